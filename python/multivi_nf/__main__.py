@@ -1,0 +1,3 @@
+from multivi_nf.commands import main
+
+main()

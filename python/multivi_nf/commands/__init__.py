@@ -1,0 +1,103 @@
+"""The command line: `multivi-nf STEP`. One module a step; each holds a click command named `command`.
+
+Modules are imported when their step is called, so that steps before TRAIN never import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from multivi_nf import __version__
+from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.files import written_whole
+
+STEPS = {
+    "simulate": "simulate",
+    "check-samplesheet": "check_samplesheet",
+    "preflight": "preflight",
+    "check-inputs": "check_inputs",
+    "qc-rna": "qc_rna",
+    "qc-protein": "qc_protein",
+    "qc-fragments": "qc_fragments",
+    "qc-atac": "qc_atac",
+    "call-peaks": "call_peaks",
+    "merge-peaks": "merge_peaks",
+    "count-peaks": "count_peaks",
+    "mosaic": "mosaic",
+    "train": "train",
+    "embed": "embed",
+    "calibrate": "calibrate",
+    "impute": "impute",
+    "gather-imputed": "gather_imputed",
+    "differential": "differential",
+    "evaluate": "evaluate",
+    "report": "report",
+}
+
+
+class Steps(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(STEPS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in STEPS:
+            return None
+        return importlib.import_module(f"multivi_nf.commands.{STEPS[name]}").command
+
+
+@click.group(cls=Steps, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="multivi-nf")
+@click.option(
+    "--resources",
+    type=click.Path(path_type=Path),
+    help="Write the step's wall seconds and peak memory to this JSON file (read by `report`).",
+)
+@click.pass_context
+def cli(ctx: click.Context, resources: Path | None) -> None:
+    """MultiVI from raw fragments and count matrices to imputation and differential analysis."""
+    ctx.obj = resources
+
+
+def write_resources(path: Path, step: str, seconds: float) -> None:
+    """Write what the step cost: wall seconds, CPU seconds and peak resident memory (bytes) with its children."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cost = {
+        "step": step,
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in (own, children)), 3),
+        "peak_memory": max(own.ru_maxrss, children.ru_maxrss) * 1024,
+    }
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(cost, indent=1) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one step and leave with its exit code: 0 done, 2 wrong input, 1 a bug, 75 stopped after a checkpoint."""
+    started = time.monotonic()
+    try:
+        with cli.make_context("multivi-nf", sys.argv[1:] if arguments is None else arguments) as context:
+            cli.invoke(context)
+            if context.obj is not None:
+                write_resources(context.obj, context.invoked_subcommand, time.monotonic() - started)
+    except InputError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except Interrupted as stop:
+        click.echo(str(stop), err=True)
+        sys.exit(75)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.Abort:
+        sys.exit(130)
