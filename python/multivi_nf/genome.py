@@ -1,0 +1,377 @@
+"""Chromosomes: sizes, naming, transcription start sites and regions to leave out.
+
+Coordinates are 0-based and half-open everywhere (BED); GTF's 1-based closed ones are converted on reading.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from multivi_nf.errors import InputError
+
+STYLES = ("auto", "exact")
+
+# Main chromosomes of the UCSC assemblies (chromInfo tables of the UCSC genome browser), bp.
+_MOUSE = [f"chr{n}" for n in [*range(1, 20), "X", "Y", "M"]]
+_HUMAN = [f"chr{n}" for n in [*range(1, 23), "X", "Y", "M"]]
+SIZES: dict[str, dict[str, int]] = {
+    "hg38": dict(zip(_HUMAN, [
+        248956422, 242193529, 198295559, 190214555, 181538259, 170805979, 159345973, 145138636, 138394717, 133797422,
+        135086622, 133275309, 114364328, 107043718, 101991189, 90338345, 83257441, 80373285, 58617616, 64444167,
+        46709983, 50818468, 156040895, 57227415, 16569])),
+    "hg19": dict(zip(_HUMAN, [
+        249250621, 243199373, 198022430, 191154276, 180915260, 171115067, 159138663, 146364022, 141213431, 135534747,
+        135006516, 133851895, 115169878, 107349540, 102531392, 90354753, 81195210, 78077248, 59128983, 63025520,
+        48129895, 51304566, 155270560, 59373566, 16571])),
+    "mm10": dict(zip(_MOUSE, [
+        195471971, 182113224, 160039680, 156508116, 151834684, 149736546, 145441459, 129401213, 124595110, 130694993,
+        122082543, 120129022, 120421639, 124902244, 104043685, 98207768, 94987271, 90702639, 61431566, 171031299,
+        91744698, 16299])),
+    "mm39": dict(zip(_MOUSE, [
+        195154279, 181755017, 159745316, 156860686, 151758149, 149588044, 144995196, 130127694, 124359700, 130530862,
+        121973369, 120092757, 120883175, 125139656, 104073951, 98008968, 95294699, 90720763, 61420004, 169476592,
+        91455967, 16299])),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Genome:
+    """What the steps need to know of an assembly.
+
+    Attributes
+    ----------
+    chrom_sizes
+        Chromosome name → length in bp, in the order of the source.
+    mito
+        Name of the mitochondrial chromosome among `chrom_sizes`, or None.
+    tss
+        Transcription start sites, columns `chrom`, `pos` (0-based), `strand` (`+` or `-`), sorted and unique, in the
+        naming of `chrom_sizes`; None where none were given.
+    blacklist
+        Regions to leave out, columns `chrom`, `start`, `end`, sorted, overlapping ones merged; None where not given.
+    renamed
+        What was renamed on reading, `{source: {name in file: name here}}`; empty when all names agreed.
+    """
+
+    chrom_sizes: dict[str, int]
+    mito: str | None
+    tss: pd.DataFrame | None
+    blacklist: pd.DataFrame | None
+    renamed: dict[str, dict[str, str]]
+
+
+def canonical(name: str) -> str:
+    """Reduce a chromosome name to what UCSC and Ensembl names share: `chr1` → `1`, `MT` and `chrM` → `M`."""
+    bare = re.sub("^chr", "", name, flags=re.IGNORECASE)
+    return "M" if bare.upper() in ("M", "MT") else bare
+
+
+def is_mitochondrial(name: str) -> bool:
+    """Tell whether a name is one of `chrM`, `chrMT`, `MT`, `M`."""
+    return canonical(name) == "M"
+
+
+def harmonise(names: Iterable[str], target_names: Iterable[str], style: str = "auto") -> dict[str, str]:
+    """Map chromosome names to the naming of a target.
+
+    Parameters
+    ----------
+    names
+        Names as in the file.
+    target_names
+        Names as they should be (of the chromosome sizes, as a rule).
+    style
+        `auto`: `chr1` and `1`, `MT` and `chrM` are the same chromosome. `exact`: only equal names are.
+
+    Returns
+    -------
+    Name → target name, for those names that have one; all others (scaffolds, decoys) are left out.
+
+    Raises
+    ------
+    InputError
+        Two names of the file would become one chromosome.
+    """
+    if style not in STYLES:
+        raise InputError(
+            f"chromosome style {style!r} is not known",
+            "names of chromosomes could not be compared",
+            f"give --chrom_style one of {', '.join(STYLES)}",
+        )
+    names = list(dict.fromkeys(names))
+    targets = list(dict.fromkeys(target_names))
+    exact = set(targets)
+    mapping = {name: name for name in names if name in exact}
+    if style == "exact":
+        return mapping
+    by_canonical = {canonical(target): target for target in reversed(targets)}
+    for name in names:
+        if name not in mapping and canonical(name) in by_canonical:
+            mapping[name] = by_canonical[canonical(name)]
+    seen: dict[str, str] = {}
+    for name, target in mapping.items():
+        if target in seen:
+            raise InputError(
+                f"the names {seen[target]!r} and {name!r} occur side by side and both mean chromosome {target!r}",
+                "two references seem to be mixed in one file; merging them would count the wrong places",
+                "give a file aligned to one reference, or set --chrom_style exact to use only the exact names",
+            )
+        seen[target] = name
+    return mapping
+
+
+def renamed(mapping: dict[str, str]) -> dict[str, str]:
+    """Keep the part of a :func:`harmonise` mapping in which the name changed, to tell the user."""
+    return {name: target for name, target in mapping.items() if name != target}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) of a plain or gzip text file without comments, track lines and empty lines."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", "it was named as an input", "correct the path")
+    with path.open("rb") as handle:
+        gzipped = handle.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path, "rt") if gzipped else path.open() as handle:
+            for number, line in enumerate(handle, 1):
+                text = line.rstrip("\r\n")
+                if text.strip() and not text.startswith(("#", "track", "browser")):
+                    yield number, text
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read as text: {error}",
+            "the file is damaged or not what it is named as",
+            "copy or download it again; compare its checksum",
+        ) from error
+
+
+def _integer(text: str, path: Path, number: int, what: str) -> int:
+    if not re.fullmatch(r"\d+", text.strip()):
+        raise InputError(
+            f"{path}, line {number}: {what} is {text!r}, which is not a whole number ≥ 0",
+            "positions cannot be read",
+            "give a tab-separated file with chromosome names in column 1 and whole numbers after it",
+        )
+    return int(text)
+
+
+def read_chrom_sizes(path: str | Path) -> dict[str, int]:
+    """Read chromosome sizes: two tab-separated columns, name and length in bp (a `.fai` index works too)."""
+    path = Path(path)
+    sizes: dict[str, int] = {}
+    for number, line in _lines(path):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) < 2:
+            raise InputError(
+                f"{path}, line {number}: {line!r} has no second column",
+                "a chromosome without length cannot bound fragments and peaks",
+                "give two columns: name, length in bp",
+            )
+        if fields[0] in sizes:
+            raise InputError(
+                f"{path}, line {number}: chromosome {fields[0]!r} occurs twice",
+                "its length would be ambiguous",
+                "keep one line a chromosome",
+            )
+        sizes[fields[0]] = _integer(fields[1], path, number, "the length")
+    if not sizes:
+        raise InputError(f"{path} holds no chromosome", "nothing could be counted", "give name and length per line")
+    return sizes
+
+
+def read_bed(path: str | Path) -> pd.DataFrame:
+    """Read a BED file of at least three columns, plain or gzip.
+
+    Returns
+    -------
+    Columns `chrom`, `start`, `end` (0-based half-open), `strand` (`.` where absent), in file order.
+
+    Raises
+    ------
+    InputError
+        Fewer than three columns, positions that are not whole numbers, or end ≤ start, naming the line.
+    """
+    path = Path(path)
+    rows = []
+    for number, line in _lines(path):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) < 3:
+            raise InputError(
+                f"{path}, line {number}: {line!r} has {len(fields)} column(s)",
+                "an interval needs chromosome, start and end",
+                "give a tab-separated BED file",
+            )
+        start, end = (_integer(fields[i], path, number, name) for i, name in ((1, "the start"), (2, "the end")))
+        if end <= start:
+            raise InputError(
+                f"{path}, line {number}: end {end} is not after start {start}",
+                "BED intervals are 0-based and half-open; this one is empty",
+                "correct the line (1-based files: subtract 1 from the start)",
+            )
+        rows.append((fields[0], start, end, fields[5] if len(fields) > 5 and fields[5] in "+-" else "."))
+    if not rows:
+        raise InputError(f"{path} holds no interval", "an empty BED file would make empty results", "check the file")
+    return pd.DataFrame(rows, columns=["chrom", "start", "end", "strand"])
+
+
+def read_tss(path: str | Path) -> pd.DataFrame:
+    """Read TSS from a BED file: 1 bp sites, or genes with a strand in column 6 (then their 5' end is taken)."""
+    bed = read_bed(path)
+    wide = (bed["end"] - bed["start"] > 1) & (bed["strand"] == ".")
+    if wide.any():
+        row = bed[wide].iloc[0]
+        raise InputError(
+            f"{path}: {row.chrom}:{row.start}-{row.end} is wider than 1 bp and has no strand in column 6",
+            "which end of it is the transcription start cannot be known",
+            "give 1 bp sites, or BED6 genes with + or - in column 6, or --gtf",
+        )
+    minus = bed["strand"].to_numpy() == "-"
+    position = np.where(minus, bed["end"] - 1, bed["start"])
+    return pd.DataFrame({"chrom": bed["chrom"], "pos": position, "strand": np.where(minus, "-", "+")})
+
+
+def read_gtf_tss(path: str | Path) -> pd.DataFrame:
+    """Read TSS from a GTF: 5' ends of genes, protein-coding ones where the file says so, else all.
+
+    Columns as in :attr:`Genome.tss`. A GTF without `gene` lines is read by its `transcript` lines.
+    """
+    path = Path(path)
+    genes: dict[str, list[tuple[str, int, str, bool]]] = {"gene": [], "transcript": []}
+    for number, line in _lines(path):
+        fields = line.split("\t")
+        if len(fields) < 9:
+            raise InputError(
+                f"{path}, line {number}: {len(fields)} column(s) where a GTF has 9",
+                "genes and their starts cannot be read",
+                "give a GTF (tab-separated), or TSS as BED by --tss",
+            )
+        if fields[2] in genes:
+            start = _integer(fields[3], path, number, "the start")
+            end = _integer(fields[4], path, number, "the end")
+            coding = re.search(r'(?:gene_type|gene_biotype) "protein_coding"', fields[8]) is not None
+            strand = "-" if fields[6] == "-" else "+"
+            genes[fields[2]].append((fields[0], end - 1 if strand == "-" else start - 1, strand, coding))
+    rows = genes["gene"] or genes["transcript"]
+    if not rows:
+        raise InputError(
+            f"{path} has no line of type gene or transcript",
+            "there are no transcription start sites in it",
+            "give a gene annotation in GTF format, or TSS as BED by --tss",
+        )
+    frame = pd.DataFrame(rows, columns=["chrom", "pos", "strand", "coding"])
+    if frame["coding"].any():
+        frame = frame[frame["coding"]]
+    return frame[["chrom", "pos", "strand"]].reset_index(drop=True)
+
+
+def merge_intervals(bed: pd.DataFrame) -> pd.DataFrame:
+    """Merge overlapping and touching intervals; the chromosome order of first appearance is kept."""
+    rows: list[list] = []
+    for chrom, group in bed.groupby("chrom", sort=False):
+        current: list | None = None
+        for start, end in sorted(zip(group["start"].tolist(), group["end"].tolist())):
+            if current is not None and start <= current[2]:
+                current[2] = max(current[2], end)
+            else:
+                current = [chrom, start, end]
+                rows.append(current)
+    return pd.DataFrame(rows, columns=["chrom", "start", "end"])
+
+
+def _to_genome(frame: pd.DataFrame, sizes: dict[str, int], style: str, path: str | Path) -> tuple[pd.DataFrame, dict]:
+    """Rename chromosomes, leave out unknown ones, refuse positions past the end; rows in the order of `sizes`."""
+    mapping = harmonise(frame["chrom"].unique(), sizes, style)
+    if not mapping:
+        raise InputError(
+            f"{path}: none of its chromosomes ({_some(frame['chrom'].unique())}) is of the genome's ({_some(sizes)})",
+            "the file belongs to another assembly or naming; results would be empty",
+            "give files of one assembly; --chrom_style auto maps chr1 and 1, MT and chrM",
+        )
+    frame = frame[frame["chrom"].isin(mapping)].copy()
+    frame["chrom"] = frame["chrom"].map(mapping)
+    last = frame["pos"] if "pos" in frame else frame["end"] - 1
+    past = last.to_numpy() >= frame["chrom"].map(sizes).to_numpy()
+    if past.mean() > 0.001:  # single entries past the end occur in genuine files (patches); they are dropped
+        row = frame[past].iloc[0]
+        raise InputError(
+            f"{path}: position {int(last[past].iloc[0]) + 1} lies past the end of {row.chrom} ({sizes[row.chrom]} bp), "
+            f"as do {int(past.sum())} of {len(frame)} entries",
+            "the file belongs to another assembly than the chromosome sizes",
+            "give --genome / --chrom_sizes and this file of the same assembly",
+        )
+    frame = frame[~past]
+    order = {name: index for index, name in enumerate(sizes)}
+    position = "pos" if "pos" in frame else "start"
+    rank = frame["chrom"].map(order).to_numpy()
+    frame = frame.iloc[np.lexsort((frame[position].to_numpy(), rank))].reset_index(drop=True)
+    return frame, renamed(mapping)
+
+
+def _some(names: Iterable[str], n: int = 3) -> str:
+    names = list(names)
+    return ", ".join(map(str, names[:n])) + (", ..." if len(names) > n else "")
+
+
+def load_genome(
+    name: str | None = None,
+    chrom_sizes: str | Path | None = None,
+    tss: str | Path | None = None,
+    gtf: str | Path | None = None,
+    blacklist: str | Path | None = None,
+    *,
+    chrom_style: str = "auto",
+) -> Genome:
+    """Gather what is known of the assembly.
+
+    Parameters
+    ----------
+    name
+        `hg38`, `hg19`, `mm10` or `mm39`: sizes of the main chromosomes are built in.
+    chrom_sizes
+        File of names and lengths; wins over `name`.
+    tss, gtf
+        Transcription start sites as BED, or a GTF to take them from; `tss` wins.
+    blacklist
+        BED of regions to leave out.
+    chrom_style
+        See :func:`harmonise`.
+
+    Raises
+    ------
+    InputError
+        No or an unknown assembly, unreadable files, or files that share no chromosome with the sizes.
+    """
+    if chrom_sizes is not None:
+        sizes = read_chrom_sizes(chrom_sizes)
+    elif name in SIZES:
+        sizes = dict(SIZES[name])
+    elif name is None:
+        raise InputError(
+            "no genome was given",
+            "fragments and peaks need the chromosomes' lengths",
+            f"give --genome ({', '.join(SIZES)}) or --chrom_sizes FILE",
+        )
+    else:
+        raise InputError(
+            f"genome {name!r} is not built in",
+            "the chromosomes' lengths are not known",
+            f"give --genome one of {', '.join(SIZES)}, or --chrom_sizes FILE for any other",
+        )
+    mito = next((chrom for chrom in sizes if is_mitochondrial(chrom)), None)
+    changes: dict[str, dict[str, str]] = {}
+    sites = regions = None
+    if tss is not None or gtf is not None:
+        sites = read_tss(tss) if tss is not None else read_gtf_tss(gtf)
+        sites, changes["tss"] = _to_genome(sites, sizes, chrom_style, tss if tss is not None else gtf)
+        sites = sites.drop_duplicates().reset_index(drop=True)
+    if blacklist is not None:
+        regions = merge_intervals(read_bed(blacklist))
+        regions, changes["blacklist"] = _to_genome(regions, sizes, chrom_style, blacklist)
+    return Genome(sizes, mito, sites, regions, {source: change for source, change in changes.items() if change})
