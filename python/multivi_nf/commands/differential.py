@@ -1,0 +1,84 @@
+"""`multivi-nf differential`: features that differ between groups of cells, observed or imputed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("mosaic", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--modality", type=click.Choice(["rna", "atac", "protein"]), help="What to compare.")
+@click.option("--groupby", metavar="COLUMN", help="Column of obs that holds the groups.")
+@click.option("--target", help="Value of COLUMN, or `each`: every group against the rest.")
+@click.option("--reference", default="rest", help="Another value of COLUMN, or `rest`.")
+@click.option(
+    "--cells",
+    type=click.Choice(["all", "observed", "imputed"]),
+    default="observed",
+    help="Cells to compare: those with the modality (observed), without it (imputed), or all.",
+)
+@click.option("--contrasts", type=click.Path(path_type=Path), help="contrasts.csv, instead of the five options above.")
+@click.option("--contrast", metavar="NAME", help="Its row to compute.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Table to write (.tsv.gz).")
+@click.option("--replicate", metavar="COLUMN", default="batch", help="Column of obs with the biological replicates.")
+@click.option("--delta", type=click.FloatRange(min=0), help="Smallest effect that counts.  [default: from the data]")
+@click.option("--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, help="Level of `significant`.")
+@click.option("--samples", type=click.IntRange(min=50), default=400, help="Draws of the posterior of each group's mean.")
+@click.option("--mode", type=click.Choice(["change", "vanilla"]), default="change", help="vanilla: P(x > y) and Bayes factor.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of calibration.json.  [default: MODEL]")
+@click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+def command(
+    mosaic: Path,
+    model: Path,
+    modality: str | None,
+    groupby: str | None,
+    target: str | None,
+    reference: str,
+    cells: str,
+    contrasts: Path | None,
+    contrast: str | None,
+    output: Path,
+    replicate: str,
+    delta: float | None,
+    fdr: float,
+    samples: int,
+    mode: str,
+    calibration: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Compare groups of cells of MOSAIC, a mosaic or the h5mu that `embed` wrote, with MODEL.
+
+    One row a feature, sorted by evidence; with `--target each` one row a feature and group, and a column `target`.
+    """
+    from multivi_nf.commands._inference import load
+    from multivi_nf.inference.calibration import Calibration
+    from multivi_nf.inference.contrasts import choose_contrast
+    from multivi_nf.inference.differential import differential
+    from multivi_nf.inference.tables import write_table
+
+    chosen = choose_contrast(
+        contrasts, contrast, modality=modality, groupby=groupby, target=target, reference=reference, cells=cells
+    )
+    trained, joined = load(mosaic, model, device)
+    table = differential(
+        trained,
+        joined,
+        modality=chosen.modality,
+        groupby=chosen.groupby,
+        target=chosen.target,
+        reference=chosen.reference,
+        cells=chosen.cells,
+        replicate=replicate,
+        delta=delta,
+        fdr=fdr,
+        n_samples=samples,
+        mode=mode,
+        calibration=Calibration.load(calibration or model),
+        seed=seed,
+    )
+    write_table(table, output)

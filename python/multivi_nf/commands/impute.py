@@ -1,0 +1,74 @@
+"""`multivi-nf impute`: denoised and imputed values with error bars, written chunk by chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("mosaic", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--modality", type=click.Choice(["rna", "atac", "protein"]), required=True, help="What to impute.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="AnnData zarr to write; must not exist.")
+@click.option("--cells", type=click.Path(path_type=Path), help="Names of the cells to impute, one a line.  [default: all]")
+@click.option("--chunk", metavar="I/N", help="Impute the I-th of N runs of cells, in the mosaic's order (1/4 ... 4/4).")
+@click.option(
+    "--features",
+    help="Names of the features to impute, one a line in a file, or `all`.  [default: 2,000 variable genes; all proteins; "
+    "atac has no default]",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=80, help="Posterior draws per cell.")
+@click.option("--interval", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, help="Coverage of lower-upper.")
+@click.option("--batch", help="Decode under this batch, or `own`: each cell's.  [default: reference mixture]")
+@click.option("--predictive", is_flag=True, help="Also bounds of the count itself (rna, protein).")
+@click.option("--library", type=click.Path(path_type=Path), help="Library sizes for --predictive: TSV of cell and library.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", help="float16 halves the disk space.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of calibration.json.  [default: MODEL]")
+@click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+def command(
+    mosaic: Path,
+    model: Path,
+    modality: str,
+    output: Path,
+    cells: Path | None,
+    chunk: str | None,
+    features: str | None,
+    samples: int,
+    interval: float,
+    batch: str | None,
+    predictive: bool,
+    library: Path | None,
+    dtype: str,
+    calibration: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Impute one modality for cells of MOSAIC with MODEL, measured (denoised) or not.
+
+    X: posterior mean; layers sd, lower, upper; obs measured, out_of_support.
+    """
+    from multivi_nf.commands._inference import load
+    from multivi_nf.inference.calibration import Calibration
+    from multivi_nf.inference.imputation import impute_to_zarr, read_library, select_cells
+    from multivi_nf.inference.selection import read_feature_list
+
+    trained, joined = load(mosaic, model, device)
+    impute_to_zarr(
+        trained,
+        joined,
+        output,
+        modality=modality,
+        cells=select_cells(joined.obs_names, cells, chunk),
+        features=read_feature_list(features),
+        n_samples=samples,
+        interval=interval,
+        batch=batch,
+        predictive=predictive,
+        library=read_library(library),
+        dtype=dtype,
+        calibration=Calibration.load(calibration or model),
+        seed=seed,
+    )
