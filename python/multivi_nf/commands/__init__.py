@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import click
@@ -83,6 +84,8 @@ def write_resources(path: Path, step: str, seconds: float) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one step and leave with its exit code: 0 done, 2 wrong input, 1 a bug, 75 stopped after a checkpoint."""
     started = time.monotonic()
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         with cli.make_context("multivi-nf", sys.argv[1:] if arguments is None else arguments) as context:
             cli.invoke(context)

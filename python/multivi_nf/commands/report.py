@@ -1,0 +1,19 @@
+"""`multivi-nf report`: the page of one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("outdir", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="The page; default OUTDIR/report.html.")
+def command(outdir: Path, output: Path | None) -> None:
+    """Draw the results under OUTDIR on one self-contained HTML page."""
+    from multivi_nf.report import write_report
+
+    target = output or outdir / "report.html"
+    write_report(outdir, target)
+    click.echo(f"The report is at {target}", err=True)

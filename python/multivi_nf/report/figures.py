@@ -1,0 +1,266 @@
+"""The page's figures: SVG that takes the page's own text colour, so that it reads on light and on dark."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#010203"
+"""Stands for the page's text colour while drawing; replaced by `currentColor` in the SVG."""
+ACCENT, SECOND, MUTED, WARN = "#2a8fd8", "#e0782f", "#8a93a0", "#d6455d"
+CATEGORIES = (
+    "#4e9fd6", "#e8873a", "#4caf6d", "#d9596b", "#9b7fd0", "#a9805f", "#e08cc4", "#8f9aa6",
+    "#c2bb3c", "#3dbdc9", "#6f7fe0", "#b8d56f", "#b5476f", "#5d8a78", "#f0b670", "#7d5ba6",
+)  # fmt: skip
+OTHER = "#8f9aa6"
+MODALITY_COLOURS = {"rna": CATEGORIES[0], "atac": CATEGORIES[1], "protein": CATEGORIES[2]}
+
+STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "normal",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+}
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """One inline SVG: deterministic, no fixed size, black replaced by the page's text colour.
+
+    Parameters
+    ----------
+    name
+        Unique on the page; keeps the ids of two figures apart.
+    description
+        What a person who cannot see the figure should be told.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    label = description.replace("&", "and").replace('"', "'").replace("<", "").replace(">", "")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _panels(n: int, columns: int, width: float = 3.0, height: float = 2.2) -> tuple[Figure, list[Axes]]:
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(rows, min(n, columns), figsize=(width * min(n, columns), height * rows), squeeze=False)
+    flat = list(axes.flat)
+    for unused in flat[n:]:
+        unused.set_visible(False)
+    return figure, flat[:n]
+
+
+def colour_of(values: pd.Series, limit: int = len(CATEGORIES) - 1) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """Colours of the cells, and the legend (label, colour, cells); groups beyond `limit` share one grey."""
+    counts = values.astype(str).value_counts()
+    names = sorted(counts.index[:limit], key=_natural)
+    colours = dict(zip(names, CATEGORIES))
+    legend = [(name, colours[name], int(counts[name])) for name in names]
+    rest = int(counts.sum() - sum(n for _, _, n in legend))
+    if rest:
+        legend.append((f"{len(counts) - limit} more groups", OTHER, rest))
+    return [colours.get(v, OTHER) for v in values.astype(str)], legend
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    return (0, float(name), name) if name.isdigit() else (1, 0.0, name)
+
+
+def umap(coordinates: np.ndarray, colours: list[str], name: str, description: str) -> str:
+    """Scatter of all cells, drawn in a fixed shuffled order so that no group lies on top."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.4, 3.2))
+        order = np.random.default_rng(0).permutation(len(coordinates))
+        size = float(np.clip(6000 / max(len(coordinates), 1), 0.3, 9))
+        axes.scatter(*coordinates[order].T, c=np.asarray(colours)[order], s=size, linewidths=0, rasterized=True)
+        axes.set_axis_off()
+        axes.set_aspect("equal", adjustable="datalim")
+        figure.set_dpi(170)
+        return svg(figure, name, description)
+
+
+def training(history: pd.DataFrame, best: int | None) -> str:
+    """Loss of training and validation by epoch, then every term of the objective."""
+    fixed = {"epoch", "train_loss", "validation_loss", "seconds"}
+    terms = [c for c in history.columns if c not in fixed and pd.api.types.is_numeric_dtype(history[c]) and history[c].notna().any()]
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(1 + len(terms), 4, 2.5, 1.9)
+        epochs = history["epoch"]
+        panels[0].plot(epochs, history["train_loss"], color=MUTED, lw=1.2, label="training")
+        panels[0].plot(epochs, history["validation_loss"], color=ACCENT, lw=1.4, label="validation")
+        if len(history) > 3:
+            both = history[["train_loss", "validation_loss"]].iloc[min(len(history) // 10 + 1, 5) :].to_numpy(dtype=float)
+            low, high = np.nanmin(both), np.nanmax(both)
+            panels[0].set_ylim(low - 0.06 * (high - low + 1e-9), high + 0.1 * (high - low + 1e-9))
+        panels[0].legend(fontsize=7)
+        panels[0].set_title("loss per cell")
+        for axes, term in zip(panels[1:], terms):
+            axes.plot(epochs, history[term], color=ACCENT, lw=1.2)
+            axes.set_title(term.replace("_", " "))
+        for axes in panels:
+            axes.set_xlabel("epoch")
+            if best is not None:
+                axes.axvline(best, color=SECOND, lw=0.9, ls=":")
+        figure.tight_layout()
+        return svg(figure, "training", "training and validation loss by epoch, and each term of the objective")
+
+
+def distributions(values: dict[str, np.ndarray], removed: np.ndarray, thresholds: dict[str, list[float]], name: str) -> str:
+    """Histograms of QC values, kept and removed cells apart, with the thresholds that were applied."""
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(len(values), 4, 2.3, 1.6)
+        for axes, (quantity, x) in zip(panels, values.items()):
+            finite = np.isfinite(x)
+            logged = bool(finite.any()) and np.nanmin(x[finite]) >= 0 and np.nanmax(x[finite]) > 50
+            shown = np.log10(np.maximum(x, 0) + 1) if logged else x
+            bins = np.histogram_bin_edges(shown[finite], 40) if finite.any() else 10
+            axes.hist(shown[finite & ~removed], bins=bins, color=ACCENT, label="kept")
+            axes.hist(shown[finite & removed], bins=bins, color=SECOND, alpha=0.75, label="removed")
+            for threshold in thresholds.get(quantity, []):
+                axes.axvline(np.log10(threshold + 1) if logged else threshold, color=INK, lw=0.9, ls="--")
+            axes.set_title(quantity.replace("_", " ") + (" (log10)" if logged else ""))
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+        if removed.any():
+            panels[0].legend(fontsize=6.5)
+        figure.tight_layout()
+        return svg(figure, name, "distributions of quality values of kept and removed barcodes with thresholds")
+
+
+def fragments(facts: dict[str, object], name: str) -> str | None:
+    """Knee plot, TSS profile and fragment sizes of one sample, of those that were recorded."""
+    drawn = [
+        (key, np.asarray(facts[key], dtype=float))
+        for key in ("knee", "tss_profile", "size_histogram")
+        if isinstance(facts.get(key), list) and len(facts[key]) > 1  # type: ignore[arg-type]
+    ]
+    if not drawn:
+        return None
+    titles = {"knee": "barcodes by rank", "tss_profile": "cuts around TSS", "size_histogram": "fragment size (bp)"}
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(len(drawn), 3, 2.7, 1.8)
+        for axes, (key, values) in zip(panels, drawn):
+            if values.ndim == 2:
+                x, y = values[:, 0], values[:, 1]
+            else:
+                x = np.arange(1, len(values) + 1) if key == "knee" else np.arange(len(values))
+                x, y = (x - len(values) / 2 if key == "tss_profile" else x), values
+            axes.plot(x, y, color=ACCENT, lw=1.2)
+            axes.set_title(titles[key])
+            if key == "knee":
+                axes.set_xscale("log")
+                axes.set_yscale("log")
+                axes.set_xlabel("rank")
+                axes.set_ylabel("fragments")
+                if facts.get("knee_threshold"):
+                    axes.axhline(float(facts["knee_threshold"]), color=SECOND, lw=0.9, ls="--")  # type: ignore[arg-type]
+        figure.tight_layout()
+        return svg(figure, name, "knee plot, TSS profile and fragment size distribution")
+
+
+def marker_heatmaps(imputed: pd.DataFrame, observed: pd.DataFrame, labels: dict[str, str], name: str, title: str) -> str:
+    """Cluster means of markers, imputed beside observed, each feature scaled to 0..1 within its own panel."""
+    with matplotlib.rc_context(STYLE):
+        height = 0.7 + 0.17 * len(imputed.columns)
+        figure, axes = plt.subplots(1, 2, figsize=(2.2 + 0.42 * len(imputed), height), sharey=True)
+        for panel, (kind, table) in zip(axes, (("imputed, not measured", imputed), ("observed", observed))):
+            values = table.to_numpy(dtype=float).T
+            low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
+            panel.imshow((values - low) / np.maximum(high - low, 1e-12), aspect="auto", cmap="cividis", vmin=0, vmax=1)
+            panel.set_title(kind)
+            panel.set_xticks(range(len(table)), [str(c) for c in table.index], rotation=90, fontsize=7)
+            panel.set_yticks(range(len(table.columns)), [labels.get(f, f) for f in table.columns], fontsize=7)
+            panel.tick_params(length=0)
+        figure.tight_layout()
+        return svg(figure, name, title)
+
+
+def volcano(table: pd.DataFrame, name: str) -> str:
+    """Effect against evidence; credible intervals of the ten strongest features."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.6, 2.7))
+        evidence = -np.log10(np.maximum(1 - table["probability"].to_numpy(dtype=float), 1e-4))
+        effect = table["effect"].to_numpy(dtype=float)
+        called = table["significant"].astype(str).str.lower().eq("true").to_numpy()
+        axes.scatter(effect[~called], evidence[~called], s=4, color=MUTED, alpha=0.5, linewidths=0, rasterized=True)
+        axes.scatter(effect[called], evidence[called], s=6, color=ACCENT, linewidths=0, rasterized=True)
+        top = np.flatnonzero(called)[:10]
+        names = table["symbol"] if "symbol" in table else table["feature"]
+        for k in top:
+            if {"effect_lower", "effect_upper"} <= set(table):
+                axes.plot(table[["effect_lower", "effect_upper"]].iloc[k], [evidence[k]] * 2, color=ACCENT, lw=0.6, alpha=0.7)
+        for k in top[:6]:
+            axes.annotate(str(names.iloc[k]), (effect[k], evidence[k]), fontsize=6.5, xytext=(2, 2), textcoords="offset points")
+        axes.set_xlabel("effect")
+        axes.set_ylabel("-log10(1 - probability)")
+        figure.set_dpi(150)
+        figure.tight_layout()
+        return svg(figure, name, "effect against evidence, significant features coloured")
+
+
+def effects_compared(observed: pd.Series, imputed: pd.Series, name: str) -> str:
+    """Effect on observed cells against the effect on imputed cells of the same contrast."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(2.7, 2.6))
+        axes.scatter(observed, imputed, s=4, color=ACCENT, alpha=0.5, linewidths=0, rasterized=True)
+        ends = [float(np.nanmin([observed.min(), imputed.min()])), float(np.nanmax([observed.max(), imputed.max()]))]
+        axes.plot(ends, ends, color=INK, lw=0.7, ls=":")
+        axes.set_xlabel("effect, observed cells")
+        axes.set_ylabel("effect, imputed cells")
+        figure.tight_layout()
+        return svg(figure, name, "effects of the same contrast on observed and on imputed cells")
+
+
+def calibration_curve(curves: dict[str, list[tuple[float, float]]], name: str = "calibration") -> str:
+    """Coverage of held-out counts against nominal level, before and after calibration."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.0, 2.7))
+        axes.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=":")
+        for (label, points), colour in zip(curves.items(), CATEGORIES):
+            nominal, covered = np.asarray(points, dtype=float).T
+            axes.plot(nominal, covered, marker="o", ms=3, lw=1.2, color=colour, label=label, ls="--" if "before" in label else "-")
+        axes.set_xlabel("nominal")
+        axes.set_ylabel("covered")
+        axes.legend(fontsize=6.5)
+        figure.tight_layout()
+        return svg(figure, name, "coverage of held-out counts against the nominal level")
+
+
+def risk_coverage(curve: list[tuple[float, float]], baseline: list[tuple[float, float]] | None, name: str) -> str:
+    """Mean error of the entries kept when the least certain are left out."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.0, 2.7))
+        axes.plot(*np.asarray(curve, dtype=float).T, color=ACCENT, lw=1.4, label="ranked by posterior sd")
+        if baseline:
+            axes.plot(*np.asarray(baseline, dtype=float).T, color=MUTED, lw=1.2, ls="--", label="ranked by the predicted mean")
+        axes.set_xlabel("share of entries kept")
+        axes.set_ylabel("mean error")
+        axes.legend(fontsize=6.5)
+        figure.tight_layout()
+        return svg(figure, name, "mean error of the entries kept against the share kept")

@@ -1,0 +1,223 @@
+"""Read what a run left under `--outdir` into one object; what is absent stays absent and the page says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+
+from multivi_nf.errors import InputError
+
+MODALITIES = ("rna", "atac", "protein")
+QC_ROWS = 20_000
+"""Barcodes drawn from a QC table for its histogram; the counts in the tables are of all of them."""
+CONTRAST_COLUMNS = ("feature", "effect", "probability", "significant")
+
+
+@dataclass
+class SampleQC:
+    """One modality of one sample: numbers by rule, and every barcode's values."""
+
+    sample: str
+    modality: str
+    summary: dict[str, Any]
+    barcodes: pd.DataFrame
+
+
+@dataclass
+class Results:
+    """Everything the page draws from.
+
+    Attributes
+    ----------
+    cells
+        `obs` of `multivi.h5mu`, one row a cell.
+    umap, latent, latent_variance
+        (n_cells, 2), (n_cells, n_latent) arrays in the order of `cells`.
+    features
+        Modality to number of modelled features.
+    """
+
+    outdir: Path
+    cells: pd.DataFrame
+    umap: np.ndarray
+    latent: np.ndarray
+    latent_variance: np.ndarray
+    features: dict[str, int]
+    mosaic_notes: dict[str, Any]
+    qc: list[SampleQC] = field(default_factory=list)
+    fragments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: pd.DataFrame | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    split: pd.DataFrame | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
+    imputed: dict[str, Path] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    resources: pd.DataFrame | None = None
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+
+def read_results(outdir: Path) -> Results:
+    """Read a run's results.
+
+    Parameters
+    ----------
+    outdir
+        A folder laid out as `--outdir` is: `multivi.h5mu`, `model/`, `qc/`, `imputed/`, `differential/`,
+        `pipeline_info/` (see docs/output.md).
+
+    Raises
+    ------
+    InputError
+        `multivi.h5mu` is not there: a page without cells would say nothing.
+    """
+    path = outdir / "multivi.h5mu"
+    if not path.is_file():
+        raise InputError(
+            f"{path} is not there",
+            "the report draws the embedding that EMBED wrote into it",
+            "give the --outdir of a finished run, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` first",
+        )
+    mosaic = mudata.read_h5mu(path, backed="r")
+    try:
+        results = Results(
+            outdir=outdir,
+            cells=mosaic.obs.copy(),
+            umap=np.asarray(mosaic.obsm["X_umap"]),
+            latent=np.asarray(mosaic.obsm["X_multivi"]),
+            latent_variance=np.asarray(mosaic.obsm["X_multivi_variance"]),
+            features={name: mosaic.mod[name].n_vars for name in MODALITIES if name in mosaic.mod},
+            mosaic_notes=_notes(mosaic.uns.get("multivi_nf")),
+        )
+    finally:
+        mosaic.file.close()
+    results.qc = _read_qc(outdir / "qc")
+    results.fragments = _read_json_per_sample(outdir / "qc", "fragments.json")
+    results.checks = {p.name.removesuffix(".preflight.json"): _json(p) for p in sorted(outdir.glob("qc/**/*.preflight.json"))}
+    _read_model(results, outdir / "model")
+    for table in sorted((outdir / "differential").glob("*.tsv.gz")):
+        results.contrasts[table.name.removesuffix(".tsv.gz")] = read_contrast(table)
+    results.imputed = {p.stem: p for p in sorted((outdir / "imputed").glob("*.zarr"))}
+    _read_pipeline_info(results, outdir)
+    return results
+
+
+def read_contrast(path: Path) -> pd.DataFrame:
+    """Read one table of DIFFERENTIAL and check that it is one."""
+    table = pd.read_csv(path, sep="\t")
+    missing = [column for column in CONTRAST_COLUMNS if column not in table]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}",
+            "the page shows each contrast's effects and evidence",
+            "give tables that `multivi-nf differential` wrote",
+        )
+    return table
+
+
+def read_imputed_features(path: Path, features: list[str]) -> pd.DataFrame:
+    """Posterior means of a few features (columns) for all cells (rows); reads only the chunks that hold them."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    names = ad.io.read_elem(group["var"]).index
+    cells = ad.io.read_elem(group["obs"]).index
+    positions = names.get_indexer(features)
+    found = [(feature, int(k)) for feature, k in zip(features, positions) if k >= 0]
+    order = sorted(found, key=lambda item: item[1])
+    values = {feature: np.asarray(group["X"][:, k], dtype=np.float32) for feature, k in order}
+    return pd.DataFrame({feature: values[feature] for feature, _ in found}, index=cells)
+
+
+def read_imputed_obs(path: Path) -> pd.DataFrame:
+    """`obs` of an imputed store (`measured`, `out_of_support`)."""
+    import zarr
+
+    return ad.io.read_elem(zarr.open_group(path, mode="r")["obs"])
+
+
+def read_imputed_var(path: Path) -> pd.DataFrame:
+    """`var` of an imputed store."""
+    import zarr
+
+    return ad.io.read_elem(zarr.open_group(path, mode="r")["var"])
+
+
+def _notes(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return json.loads(value)
+    if isinstance(value, dict):
+        return {k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" else v for k, v in value.items()}
+    return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _read_json_per_sample(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: _json(path) for path in sorted(folder.glob(f"*/{name}"))}
+
+
+def _read_qc(folder: Path) -> list[SampleQC]:
+    found = []
+    for sample in sorted(p for p in folder.glob("*") if p.is_dir()):
+        for modality in MODALITIES:
+            summary, table = sample / f"{modality}.json", sample / f"{modality}.tsv.gz"
+            if summary.is_file():
+                barcodes = pd.read_csv(table, sep="\t", low_memory=False) if table.is_file() else pd.DataFrame()
+                if len(barcodes) > QC_ROWS:
+                    barcodes = barcodes.sample(QC_ROWS, random_state=0).sort_index()
+                found.append(SampleQC(sample.name, modality, _json(summary), barcodes))
+    return found
+
+
+def _read_model(results: Results, folder: Path) -> None:
+    if (folder / "history.tsv").is_file():
+        results.history = pd.read_csv(folder / "history.tsv", sep="\t")
+    if (folder / "config.json").is_file():
+        results.model = _json(folder / "config.json")
+    if (folder / "split.tsv").is_file():
+        results.split = pd.read_csv(folder / "split.tsv", sep="\t")
+    if (folder / "calibration.json").is_file():
+        results.calibration = _json(folder / "calibration.json")
+
+
+def _read_pipeline_info(results: Results, outdir: Path) -> None:
+    info = outdir / "pipeline_info"
+    if (info / "params.json").is_file():
+        results.parameters = _json(info / "params.json")
+    versions = info / "software_versions.yml"
+    if versions.is_file():
+        results.versions = read_versions(versions.read_text())
+    evaluation = outdir / "evaluation.json"
+    if evaluation.is_file():
+        results.evaluation = _json(evaluation)
+    costs = [_json(path) | {"task": path.name.removesuffix(".resources.json")} for path in sorted(outdir.glob("**/*.resources.json"))]
+    if costs:
+        results.resources = pd.DataFrame(costs)
+
+
+def read_versions(text: str) -> dict[str, dict[str, str]]:
+    """Read nf-core's two-level `software_versions.yml` (process, tool: version)."""
+    versions: dict[str, dict[str, str]] = {}
+    process = ""
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if line[0] not in " \t":
+            process = line.strip().removesuffix(":").strip("\"'")
+            versions.setdefault(process, {})
+        else:
+            name, _, value = line.partition(":")
+            versions[process][name.strip().strip("\"'")] = value.strip().strip("\"'")
+    return versions

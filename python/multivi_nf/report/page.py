@@ -1,0 +1,351 @@
+"""Put the page together: one self-contained HTML file that needs no network."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from multivi_nf import __version__
+from multivi_nf.files import written_whole
+from multivi_nf.report import figures
+from multivi_nf.report.gather import Results, SampleQC, read_imputed_features, read_imputed_obs, read_imputed_var, read_results
+from multivi_nf.report.methods import methods_text
+from multivi_nf.report.verdict import verdict
+
+TOP = 12
+"""Rows of a contrast that are shown; the file holds all."""
+MARKERS = 24
+LABEL_LIMIT = 60
+"""A metadata column with more values than this is no grouping."""
+NOT_LABELS = {"sample", "batch", "modality", "cluster"}
+
+
+def write_report(outdir: Path, output: Path) -> None:
+    """Write the page of one run.
+
+    Parameters
+    ----------
+    outdir
+        The run's results (docs/output.md); parts that are missing are left out of the page and named there.
+    output
+        The HTML file.
+    """
+    results = read_results(outdir)
+    page = _environment().get_template("report.html.j2").render(**_context(results))
+    with written_whole(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    folder = resources.files("multivi_nf.report") / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["anchor"] = lambda name: re.sub(r"[^A-Za-z0-9]+", "-", str(name)).strip("-")
+    environment.filters["duration"] = _duration
+    environment.filters["size"] = _size
+    return environment
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}"
+    size = abs(float(value))
+    if size != 0 and (size < 1e-3 or size >= 1e6):
+        return f"{value:.2e}"
+    return f"{value:,.3g}" if size < 1000 else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def _context(results: Results) -> dict[str, Any]:
+    cells = results.cells
+    return {
+        "version": __version__,
+        "findings": verdict(results),
+        "n_cells": len(cells),
+        "n_samples": cells["sample"].nunique() if "sample" in cells else 0,
+        "features": results.features,
+        "by_modality": cells["modality"].astype(str).value_counts().to_dict() if "modality" in cells else {},
+        "n_clusters": cells["cluster"].nunique() if "cluster" in cells else 0,
+        "samples": _sample_table(results),
+        "rules": [(entry, entry.summary.get("rules", [])) for entry in results.qc],
+        "distributions": [drawn for entry in results.qc if (drawn := _distribution(entry))],
+        "fragments": [
+            (sample, Markup(svg))
+            for k, (sample, facts) in enumerate(results.fragments.items())
+            if (svg := figures.fragments(facts, f"fragments{k}"))
+        ],
+        "checks": _checks(results),
+        "training": _training(results),
+        "umaps": _umaps(results),
+        "markers": _markers(results),
+        "contrasts": _contrasts(results),
+        "calibration": _calibration(results),
+        "evaluation": results.evaluation,
+        "parameters": results.parameters,
+        "versions": results.versions,
+        "resources": _resources(results),
+        "methods": methods_text(results),
+    }
+
+
+def _sample_table(results: Results) -> list[dict[str, Any]]:
+    rows = []
+    cells = results.cells
+    for entry in results.qc:
+        own = cells[cells["sample"].astype(str) == entry.sample]
+        kept = int(own[f"has_{entry.modality}"].astype(bool).sum()) if f"has_{entry.modality}" in own else 0
+        rows.append(
+            {
+                "sample": entry.sample,
+                "modality": entry.modality,
+                "features": entry.summary.get("features"),
+                "cells_in": entry.summary.get("cells_in"),
+                "cells_out": entry.summary.get("cells_out"),
+                "removed": [(r["rule"], r["removed"]) for r in entry.summary.get("rules", []) if r.get("removed")],
+                "in_model": kept,
+            }
+        )
+    return rows
+
+
+def _distribution(entry: SampleQC) -> dict[str, Any] | None:
+    table = entry.barcodes
+    if table.empty:
+        return None
+    numeric = [
+        c
+        for c in table.columns
+        if c not in ("barcode", "removed_by") and pd.api.types.is_numeric_dtype(table[c]) and table[c].dtype != bool and table[c].nunique() > 2
+    ][:8]
+    if not numeric:
+        return None
+    removed = table["removed_by"].notna().to_numpy() & (table["removed_by"].fillna("").astype(str) != "").to_numpy()
+    thresholds: dict[str, list[float]] = {}
+    for rule in entry.summary.get("rules", []):
+        bounds = rule.get("threshold")
+        bounds = bounds if isinstance(bounds, list) else [bounds]
+        name = rule.get("quantity", rule.get("column", ""))
+        thresholds.setdefault(name, []).extend(float(b) for b in bounds if isinstance(b, (int, float)) and np.isfinite(b))
+    values = {c: table[c].to_numpy(dtype=float) for c in numeric}
+    svg = figures.distributions(values, removed, thresholds, f"qc-{_slug(entry.sample)}-{entry.modality}")
+    return {"sample": entry.sample, "modality": entry.modality, "svg": Markup(svg)}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name)
+
+
+def _checks(results: Results) -> list[dict[str, Any]]:
+    rows = []
+    for sample, check in results.checks.items():
+        for warning in check.get("warnings", []):
+            text = warning if isinstance(warning, str) else " ".join(str(v) for v in warning.values())
+            rows.append({"sample": sample, "warning": text})
+    return rows
+
+
+def _training(results: Results) -> dict[str, Any] | None:
+    history = results.history
+    if history is None or history.empty:
+        return None
+    best = None
+    if history["validation_loss"].notna().any():
+        best = int(history["epoch"].iloc[int(np.nanargmin(history["validation_loss"]))])
+    return {
+        "svg": Markup(figures.training(history, best)),
+        "epochs": len(history),
+        "best": best,
+        "seconds": float(history["seconds"].sum()) if "seconds" in history else None,
+        "split": results.split.iloc[:, 1].value_counts().to_dict() if results.split is not None else {},
+    }
+
+
+def label_columns(results: Results) -> list[str]:
+    """Columns of `obs` a person would colour a map by: those of the samplesheet and transferred labels."""
+    named = results.mosaic_notes.get("metadata", [])
+    named = list(named) if isinstance(named, (list, tuple)) else []
+    transferred = [c for c in results.cells if c.endswith("_transferred")]
+    usual = [c for c in ("cell_type", "celltype", "label") if c in results.cells]
+    found = [c for c in dict.fromkeys([*usual, *named, *transferred]) if c in results.cells and c not in NOT_LABELS]
+    return [c for c in found if 1 < results.cells[c].nunique() <= LABEL_LIMIT]
+
+
+def _umaps(results: Results) -> list[dict[str, Any]]:
+    columns = [c for c in ("modality", "batch", "cluster") if c in results.cells] + label_columns(results)[:4]
+    drawn = []
+    for k, column in enumerate(columns):
+        colours, legend = figures.colour_of(results.cells[column])
+        svg = figures.umap(results.umap, colours, f"umap{k}", f"UMAP of all cells coloured by {column}")
+        drawn.append({"column": column, "svg": Markup(svg), "legend": legend})
+    return drawn
+
+
+def _markers(results: Results) -> list[dict[str, Any]]:
+    """Imputed against observed cluster means of the features that differ most between clusters."""
+    import mudata
+
+    drawn = []
+    if not results.imputed or "cluster" not in results.cells:
+        return drawn
+    mosaic = mudata.read_h5mu(results.outdir / "multivi.h5mu", backed="r")
+    try:
+        for modality, path in results.imputed.items():
+            if modality not in mosaic.mod:
+                continue
+            features = _markers_of(results, modality, path)
+            measured = read_imputed_obs(path)["measured"].astype(bool).to_numpy()
+            if not features or measured.all() or not measured.any():
+                continue
+            imputed = read_imputed_features(path, features)
+            clusters = results.cells["cluster"].reindex(imputed.index).astype(str).to_numpy()
+            observed = _observed(mosaic.mod[modality], list(imputed.columns), results.cells["cluster"])
+            hidden = imputed[~measured].groupby(clusters[~measured]).mean()
+            order = sorted(set(hidden.index) & set(observed.index), key=figures._natural)
+            if len(order) < 2:
+                continue
+            symbols = read_imputed_var(path).get("symbol", pd.Series(dtype=str)).to_dict()
+            svg = figures.marker_heatmaps(hidden.loc[order], observed.loc[order], symbols, f"markers-{modality}", f"{modality} markers by cluster")
+            a, b = (t.loc[order].to_numpy() - t.loc[order].to_numpy().mean(0) for t in (hidden, observed))
+            scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+            agreement = float(np.median((a * b).sum(0)[scale > 0] / scale[scale > 0])) if (scale > 0).any() else float("nan")
+            drawn.append({"modality": modality, "svg": Markup(svg), "cells": int((~measured).sum()), "agreement": agreement})
+    finally:
+        mosaic.file.close()
+    return drawn
+
+
+def _markers_of(results: Results, modality: str, path: Path) -> list[str]:
+    """Top features of the cluster contrast of this modality where there is one, else the first stored features."""
+    available = read_imputed_var(path).index
+    for name, table in results.contrasts.items():
+        if "target" in table and modality in name:
+            best = table[table["effect"] > 0].sort_values(["probability", "effect"], ascending=False, kind="stable")
+            per_group = best.groupby("target", sort=True).head(3)["feature"].astype(str)
+            features = [f for f in dict.fromkeys(per_group) if f in available]
+            if features:
+                return features[:MARKERS]
+    return list(available[:MARKERS])
+
+
+def _observed(modality: Any, features: list[str], clusters: pd.Series) -> pd.DataFrame:
+    """Cluster means of log1p of counts per ten thousand (RNA), log1p counts (protein), or share open (ATAC)."""
+    counts = modality.X[:]
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    columns = modality.var_names.get_indexer(features)
+    values = counts[:, columns].toarray().astype(float) if hasattr(counts, "toarray") else np.asarray(counts[:, columns], dtype=float)
+    if counts.max() > 1 and modality.n_vars > 300:
+        values = values / np.maximum(total, 1)[:, None] * 1e4
+    values = np.log1p(values) if counts.max() > 1 else values
+    groups = clusters.reindex(modality.obs_names).astype(str).to_numpy()
+    return pd.DataFrame(values, columns=features).groupby(groups).mean()
+
+
+def _contrasts(results: Results) -> list[dict[str, Any]]:
+    drawn = []
+    for k, (name, table) in enumerate(results.contrasts.items()):
+        groups = [(str(t), part) for t, part in table.groupby("target", sort=True)] if "target" in table else [("", table)]
+        called = table["significant"].astype(str).str.lower().eq("true")
+        top = pd.concat([part.head(TOP if len(groups) == 1 else 3) for _, part in groups])
+        shown = ["target", "symbol", "feature", "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change", "probability", "fdr", "replicate_fdr", "significant"]
+        shown = [c for c in shown if c in top and not (c == "symbol" and (top["symbol"].astype(str) == top["feature"].astype(str)).all())]
+        notes = [c for c in ("imputed", "confounded", "groups_from_same_data") if c in table and table[c].astype(str).str.lower().eq("true").any()]
+        largest = max(groups, key=lambda item: int(item[1]["significant"].astype(str).str.lower().eq("true").sum()))
+        drawn.append(
+            {
+                "name": name,
+                "tested": len(table),
+                "significant": int(called.sum()),
+                "delta": float(table["delta"].iloc[0]) if "delta" in table and len(table) else None,
+                "notes": notes,
+                "columns": shown,
+                "rows": top[shown].astype(object).where(top[shown].notna(), None).to_numpy().tolist(),
+                "volcano_of": largest[0],
+                "svg": Markup(figures.volcano(largest[1], f"volcano{k}")),
+                "compared": _compared(results, name, k),
+            }
+        )
+    return drawn
+
+
+def _compared(results: Results, name: str, k: int) -> Markup | None:
+    """Observed against imputed effects, where the run has the same contrast both ways (`X` and `X_imputed`)."""
+    twin = results.contrasts.get(f"{name}_imputed")
+    table = results.contrasts[name]
+    if twin is None or "target" in table:
+        return None
+    joined = table.set_index("feature")[["effect"]].join(twin.set_index("feature")["effect"].rename("imputed"), how="inner")
+    return Markup(figures.effects_compared(joined["effect"], joined["imputed"], f"compared{k}"))
+
+
+def _calibration(results: Results) -> dict[str, Any] | None:
+    directions = results.calibration.get("directions", {})
+    if not results.calibration:
+        return None
+    curves: dict[str, list[tuple[float, float]]] = {}
+    rows, risk = [], []
+    for k, (direction, entry) in enumerate(directions.items()):
+        for when in ("before", "after"):
+            points = entry.get(f"coverage_{when}") or entry.get(f"reliability_{when}")
+            if points:
+                curves[f"{direction}, {when}"] = [tuple(p) for p in points]
+        rows.append({"direction": direction, **{key: value for key, value in entry.items() if isinstance(value, (int, float, str))}})
+        if entry.get("risk_coverage"):
+            risk.append((direction, Markup(figures.risk_coverage(entry["risk_coverage"], entry.get("risk_coverage_mean"), f"risk{k}"))))
+    return {
+        "calibrated": bool(results.calibration.get("calibrated", False)),
+        "n_pairs": results.calibration.get("n_pairs"),
+        "batches": results.calibration.get("batches", []),
+        "notes": results.calibration.get("notes", []),
+        "rows": rows,
+        "columns": list(dict.fromkeys(key for row in rows for key in row)),
+        "svg": Markup(figures.calibration_curve(curves)) if curves else None,
+        "risk": risk,
+    }
+
+
+def _resources(results: Results) -> dict[str, Any] | None:
+    if results.resources is None:
+        return None
+    rows = []
+    for step, part in results.resources.groupby("step", sort=False):
+        rows.append(
+            {
+                "step": step,
+                "tasks": len(part),
+                "seconds": float(part["seconds"].sum()),
+                "longest": float(part["seconds"].max()),
+                "peak_memory": float(part["peak_memory"].max()),
+            }
+        )
+    rows.sort(key=lambda row: -row["seconds"])
+    return {"rows": rows, "slowest": max(row["seconds"] for row in rows)}

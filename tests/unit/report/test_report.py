@@ -1,0 +1,130 @@
+"""The page says what the files say, escapes what users wrote, and needs nothing from a network."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multivi_nf.errors import InputError
+from multivi_nf.report import write_report
+from multivi_nf.report.gather import read_imputed_features, read_results, read_versions
+from multivi_nf.report.verdict import kl_per_dimension, verdict
+
+
+def findings(folder: Path) -> dict[str, tuple[str, str]]:
+    return {f.question: (f.level, f.answer) for f in verdict(read_results(folder))}
+
+
+def test_verdict_reads_pairs_latent_calibration_support_and_training(results_folder):
+    found = findings(results_folder)
+    assert found["Enough paired cells?"] == ("poor", "20 cells have more than one modality: the modalities are held together by the prior alone")
+    assert found["Is the latent space used?"] == ("look", "3 of 4 latent dimensions carry information (mean KL > 0.05 nats)")
+    assert found["Are the error bars calibrated?"][0] == "look"
+    assert "90.0%" in found["Are the error bars calibrated?"][1]
+    assert found["Are the modalities mixed?"][0] == "good"
+    assert "30.0%" in found["Do imputed cells have paired relatives?"][1]
+    assert found["Did training settle?"] == ("good", "10 epochs, lowest validation loss at epoch 6")
+
+
+def test_kl_per_dimension_is_the_closed_form():
+    mean, variance = np.array([[0.0, 1.0]]), np.array([[1.0, 0.5]])
+    expected = [0.0, 0.5 * (0.5 + 1 - 1 - np.log(0.5))]
+    np.testing.assert_allclose(kl_per_dimension(mean, variance), expected)
+
+
+def test_page_states_the_numbers(results_folder, tmp_path):
+    write_report(results_folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    text = re.sub(r"<svg.*?</svg>", "", page, flags=re.S)
+    assert "60 cells of 1 samples" in text
+    assert "counts 7" in text
+    assert "3 of 12 rows significant" in text
+    assert "Groups share no batch" in text
+    assert "1 min 02 s" in text and "1.50 GB" in text
+    assert "torch" in text and "2.15.0" in text
+    assert "not set" in text, "a parameter without a value is shown as such"
+
+
+def test_hostile_names_are_text(results_folder, tmp_path):
+    write_report(results_folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<script" not in page
+    assert "s&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_page_is_self_contained_and_ids_are_unique(results_folder, tmp_path):
+    write_report(results_folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"|rdf:resource="[^"]*"', "", page)
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//[^\"]*", without_namespaces)
+    assert "@import" not in page and "url(http" not in page
+
+    class Ids(html.parser.HTMLParser):
+        seen: list[str] = []
+
+        def handle_starttag(self, tag, attrs):
+            self.seen += [value for key, value in attrs if key == "id"]
+
+    parser = Ids()
+    parser.seen = []
+    parser.feed(page)
+    assert len(parser.seen) == len(set(parser.seen))
+
+
+def test_same_results_give_the_same_bytes(results_folder, tmp_path):
+    write_report(results_folder, tmp_path / "a.html")
+    write_report(results_folder, tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_figures_take_the_page_colour(results_folder, tmp_path):
+    write_report(results_folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "currentColor" in page and "#010203" not in page
+
+
+def test_only_multivi_h5mu_is_needed(results_folder, tmp_path):
+    import shutil
+
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(results_folder / "multivi.h5mu", bare)
+    write_report(bare, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "No contrast was asked for" in page and "model/history.tsv was not found" in page
+
+
+def test_no_results_is_an_error_with_a_remedy(tmp_path):
+    with pytest.raises(InputError, match="multivi-nf embed"):
+        write_report(tmp_path, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_imputed_features_come_by_name_in_the_order_asked(results_folder):
+    import anndata as ad
+
+    path = results_folder / "imputed" / "rna.zarr"
+    table = read_imputed_features(path, ["ENSG7", "ENSG2", "absent"])
+    whole = ad.read_zarr(path)
+    assert list(table.columns) == ["ENSG7", "ENSG2"]
+    np.testing.assert_array_equal(table.to_numpy(), whole[:, ["ENSG7", "ENSG2"]].X)
+
+
+def test_versions_file():
+    assert read_versions('# c\n"A:B":\n    x: 1.0\nC:\n    y: "2"\n') == {"A:B": {"x": "1.0"}, "C": {"y": "2"}}
+
+
+def test_report_never_imports_torch(results_folder, tmp_path):
+    code = (
+        "import sys; from multivi_nf.commands import main\n"
+        f"try: main(['report', {str(results_folder)!r}, '--output', {str(tmp_path / 'r.html')!r}])\n"
+        "except SystemExit as leave: assert not leave.code, leave.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
