@@ -1,0 +1,40 @@
+"""`multivi-nf simulate`: write a mosaic with known truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from multivi_nf.simulate import PRESETS, simulate
+
+
+@click.command()
+@click.option("--outdir", type=click.Path(path_type=Path), required=True, help="A folder to make.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="Sizes to start from.")
+@click.option("--cells", type=int, help="Cells over all seven samples.")
+@click.option("--genes", type=int, help="Genes, five mitochondrial ones included.")
+@click.option("--peaks", type=int, help="Peaks; the toy genome has 4,000 bases for each.")
+@click.option("--proteins", type=int, help="Surface proteins, two isotype controls included.")
+@click.option(
+    "--fragments/--no-fragments",
+    default=True,
+    help="Write fragments, or a 10x h5 of peaks for each sample (faster).",
+)
+@click.option("--seed", type=int, default=0, help="The same seed and sizes give the same bytes.")
+def command(
+    outdir: Path,
+    preset: str,
+    cells: int | None,
+    genes: int | None,
+    peaks: int | None,
+    proteins: int | None,
+    fragments: bool,
+    seed: int,
+) -> None:
+    """Simulate paired and unpaired cells: samplesheet.csv, inputs as real tools write them, genome/ and truth/."""
+    options = PRESETS[preset].resized(
+        cells=cells, genes=genes, peaks=peaks, proteins=proteins, fragments=fragments, seed=seed
+    )
+    samplesheet = simulate(options, outdir, say=lambda line: click.echo(line, err=True))
+    click.echo(samplesheet)

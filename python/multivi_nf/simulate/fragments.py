@@ -1,0 +1,171 @@
+"""Fragments with nucleosome structure, duplicates and background, written as bgzip with a tabix index."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numba
+import numpy as np
+import pysam
+
+from multivi_nf.files import written_whole
+from multivi_nf.simulate.cells import SampleCells, barcodes
+from multivi_nf.simulate.counts import PEAK_SHARE
+from multivi_nf.simulate.design import Options
+from multivi_nf.simulate.world import PEAK_WIDTH, World
+
+MITO_SHARE = 0.02
+BLACKLIST_SHARE = 0.006
+NUCLEOSOME_MIX = (0.58, 0.29, 0.13)
+"""Shares of nucleosome-free, mono- and di-nucleosomal fragments."""
+
+
+def fragment_lengths(rng: np.random.Generator, n: int) -> np.ndarray:
+    """(n,) lengths in bases: three nucleosome classes and the 10.4-base wobble of the helix left out."""
+    kind = rng.choice(3, n, p=NUCLEOSOME_MIX)
+    mean, sd = np.array([78.0, 198.0, 385.0]), np.array([26.0, 24.0, 34.0])
+    return np.clip(rng.normal(mean[kind], sd[kind]), 25, 800).astype(np.int64)
+
+
+def in_peaks(rng: np.random.Generator, world: World, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chromosome index, start and end of fragments out of the given peaks: short ones on the summit, longer beside it."""
+    length = fragment_lengths(rng, peaks.size)
+    summit = world.peaks["start"].to_numpy()[peaks] + PEAK_WIDTH // 2
+    side = rng.choice([-1.0, 1.0], peaks.size)
+    shift = np.where(length < 147, rng.normal(0, 70, peaks.size), side * np.abs(rng.normal(120, 45, peaks.size)))
+    start = (summit + shift - length / 2).astype(np.int64)
+    chrom = chromosome_index(world)[peaks]
+    return chrom, start, start + length
+
+
+def chromosome_index(world: World) -> np.ndarray:
+    """(n_peaks,) index of each peak's chromosome in `world.chrom_sizes`."""
+    lookup = {chrom: i for i, chrom in enumerate(world.chrom_sizes)}
+    return world.peaks["chrom"].map(lookup).to_numpy()
+
+
+def background(rng: np.random.Generator, world: World, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chromosome index, start and end of fragments from anywhere: closed chromatin, mitochondria, blacklisted regions."""
+    sizes = np.array(list(world.chrom_sizes.values()))
+    weights = np.append(sizes[:-1] / sizes[:-1].sum() * (1 - MITO_SHARE), MITO_SHARE)
+    chrom = rng.choice(sizes.size, n, p=weights)
+    length = fragment_lengths(rng, n)
+    start = (rng.random(n) * (sizes[chrom] - length)).astype(np.int64)
+    hot = np.flatnonzero((rng.random(n) < BLACKLIST_SHARE) & (chrom != sizes.size - 1))
+    region = rng.integers(0, len(world.blacklist), hot.size)
+    lookup = {name: i for i, name in enumerate(world.chrom_sizes)}
+    chrom[hot] = world.blacklist["chrom"].map(lookup).to_numpy()[region]
+    start[hot] = world.blacklist["start"].to_numpy()[region] + rng.integers(0, 300, hot.size)
+    return chrom, start, start + length
+
+
+def draw_fragments(
+    rng: np.random.Generator, world: World, group: SampleCells, rows: np.ndarray, peaks: np.ndarray, options: Options
+) -> dict[str, np.ndarray]:
+    """All fragments of a sample, in genome order: those of its cells' peaks, their background, and empty droplets.
+
+    Returns
+    -------
+    `chrom` (index), `start`, `end`, `owner` (row of `names`), `support` (reads, PCR duplicates included), and
+    `names` (barcodes: the sample's cells, then background barcodes).
+    """
+    n = len(group.cells)
+    n_empty = options.ambient_barcodes * n
+    open_in = np.bincount(rows, minlength=n)
+    closed = rng.poisson(open_in * (1 - PEAK_SHARE) / PEAK_SHARE)
+    # an empty droplet holds fragments of lysed cells: the sample's own peaks, and more background than a cell
+    empty = rng.poisson(rng.lognormal(2.3, 0.7, n_empty))
+    empty_open = rng.binomial(empty, PEAK_SHARE / 2)
+    ambient_peaks = rng.choice(peaks, empty_open.sum()) if peaks.size else np.zeros(0, np.int64)
+    owner = [
+        rows,
+        np.repeat(n + np.arange(n_empty), empty_open),
+        np.repeat(np.arange(n), closed),
+        np.repeat(n + np.arange(n_empty), empty - empty_open),
+    ]
+    parts = [
+        in_peaks(rng, world, peaks),
+        in_peaks(rng, world, ambient_peaks),
+        background(rng, world, int(closed.sum())),
+        background(rng, world, int((empty - empty_open).sum())),
+    ]
+    chrom, start, end = (np.concatenate(columns) for columns in zip(*parts))
+    owner = np.concatenate(owner)
+    sizes = np.array(list(world.chrom_sizes.values()))[chrom]
+    inside = (start >= 0) & (end <= sizes)
+    chrom, start, end, owner = chrom[inside], start[inside], end[inside], owner[inside]
+    order = np.lexsort((owner, end, start, chrom))
+    support = rng.geometric(0.55, order.size)
+    empty_names = barcodes(rng, n_empty)
+    names = np.concatenate([group.cells["barcode"].to_numpy().astype("U18"), empty_names])
+    return {
+        "chrom": chrom[order], "start": start[order], "end": end[order], "owner": owner[order],
+        "support": support, "names": names,
+    }  # fmt: skip
+
+
+@numba.njit(cache=True)
+def put_number(out: np.ndarray, at: int, value: int) -> int:
+    """Write a number in decimal at `at`; give the place after it."""
+    digits = 1
+    power = 10
+    while value >= power:
+        digits += 1
+        power *= 10
+    for k in range(digits - 1, -1, -1):
+        out[at + k] = 48 + value % 10
+        value //= 10
+    return at + digits
+
+
+@numba.njit(cache=True)
+def put_lines(
+    prefix: np.ndarray, start: np.ndarray, end: np.ndarray, names: np.ndarray, owner: np.ndarray, support: np.ndarray
+) -> np.ndarray:
+    """Text of fragment lines of one chromosome, as bytes."""
+    width = names.shape[1]
+    out = np.empty(start.size * (prefix.size + width + 45), np.uint8)
+    at = 0
+    for i in range(start.size):
+        for k in range(prefix.size):
+            out[at + k] = prefix[k]
+        at = put_number(out, at + prefix.size, start[i])
+        out[at] = 9
+        at = put_number(out, at + 1, end[i])
+        out[at] = 9
+        at += 1
+        for k in range(width):
+            out[at + k] = names[owner[i], k]
+        at += width
+        out[at] = 9
+        at = put_number(out, at + 1, support[i])
+        out[at] = 10
+        at += 1
+    return out[:at]
+
+
+def write_fragments(path: Path, world: World, sample: str, fragments: dict[str, np.ndarray]) -> None:
+    """Write `fragments.tsv.gz` (bgzip, 10x header lines) and its tabix index.
+
+    The lines are as cellranger's: chromosome, start, end, barcode, reads; 0-based half-open; sorted by position.
+    """
+    names = np.char.encode(fragments["names"], "ascii")
+    table = names.view(np.uint8).reshape(names.size, -1)
+    with written_whole(path) as temporary:
+        # pysam sees ".gz" and would be right, but the bgzip writer is asked for by name
+        with pysam.BGZFile(os.fspath(temporary), "w") as out:
+            header = [f"# id={sample}", "# description=simulated by multivi-nf", "# reference_version=toy-2026"]
+            header += [f"# primary_contig={chrom}" for chrom in world.chrom_sizes]
+            out.write(("\n".join(header) + "\n").encode())
+            for index, chrom in enumerate(world.chrom_sizes):
+                lo, hi = np.searchsorted(fragments["chrom"], [index, index + 1])
+                for at in range(lo, hi, 200_000):
+                    rows = slice(at, min(at + 200_000, hi))
+                    prefix = np.frombuffer(f"{chrom}\t".encode(), np.uint8)
+                    columns = (fragments[name][rows] for name in ("start", "end"))
+                    text = put_lines(prefix, *columns, table, fragments["owner"][rows], fragments["support"][rows])
+                    out.write(text.tobytes())
+        pysam.tabix_index(os.fspath(temporary), preset="bed", force=True)
+        index_file = temporary.with_name(temporary.name + ".tbi")
+        index_file.replace(path.with_name(path.name + ".tbi"))
