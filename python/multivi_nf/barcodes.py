@@ -1,0 +1,317 @@
+"""Barcodes of two worlds: cell lists, ATAC → RNA maps, and what to say when the two do not meet.
+
+In 10x multiome data a cell's ATAC and RNA barcodes are two different strings, associated by their line number in two
+whitelists; cellranger-arc translates the fragments to RNA barcodes, separate runs do not.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multivi_nf.errors import InputError
+
+_SUFFIX = re.compile(r"[-_]\d+$")
+_CORE = re.compile(r"[ACGTN]{8,}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_IS_CELL = ("is_cell", "is__cell_barcode")
+_COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+
+
+def read_text(path: Path) -> list[str]:
+    """Read the lines of a plain or gzip text file; damage is an :class:`InputError`."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", "it was named as an input", "correct the path in the samplesheet")
+    raw = path.read_bytes()
+    if not raw:
+        raise InputError(f"{path} is empty (0 bytes)", "an empty list would leave no cell", "check how it was written")
+    try:
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read()
+        return raw.decode("utf-8-sig").splitlines()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read as text: {error}",
+            "the file is damaged or not what it is named as",
+            "copy or download it again; compare its checksum",
+        ) from error
+
+
+def check_barcodes(barcodes: Sequence[str], source: str) -> None:
+    """Refuse empty, unprintable and duplicate barcodes, naming examples.
+
+    Raises
+    ------
+    InputError
+        With the value and its 1-based place in the list.
+    """
+    for number, barcode in enumerate(barcodes, 1):
+        if not barcode.strip() or _CONTROL.search(barcode):
+            raise InputError(
+                f"{source}: barcode {number} is {barcode!r}",
+                "a cell without a printable name cannot be matched",
+                "correct the barcodes",
+            )
+    if len(set(barcodes)) != len(barcodes):
+        repeated = [barcode for barcode, n in Counter(barcodes).items() if n > 1]
+        raise InputError(
+            f"{source}: {len(repeated)} barcode(s) occur more than once, e.g. {', '.join(repeated[:3])}",
+            "one barcode is one cell of a sample; which row is meant could not be known",
+            "keep one row a barcode; if several libraries were joined, give each its own sample (row)",
+        )
+
+
+def read_barcodes(path: str | Path) -> list[str]:
+    """Read a cell list: one barcode a line, or Cell Ranger's `per_barcode_metrics.csv` / `singlecell.csv`.
+
+    In the latter two only rows with `is_cell` = 1 count. Further columns of a plain list are ignored.
+
+    Returns
+    -------
+    Barcodes in file order, unique.
+    """
+    path = Path(path)
+    lines = [line for line in read_text(path) if line.strip()]
+    header = [field.strip() for field in lines[0].split(",")] if lines else []
+    flag = next((name for name in _IS_CELL if name in header), None)
+    if flag is not None and "barcode" in header:
+        barcodes = [row["barcode"] for row in csv.DictReader(lines) if row[flag] in ("1", "True", "true")]
+    else:
+        barcodes = [re.split(r"[\t,]", line)[0].strip() for line in lines]
+        if barcodes and barcodes[0].lower() in ("barcode", "barcodes", "cell", "cell_id"):
+            barcodes = barcodes[1:]
+    if not barcodes:
+        raise InputError(f"{path} holds no barcode", "no cell would be left", "give one barcode a line")
+    check_barcodes(barcodes, str(path))
+    return barcodes
+
+
+@dataclass(frozen=True)
+class BarcodeMap:
+    """One-to-one translation of ATAC barcodes to RNA barcodes."""
+
+    atac_to_rna: dict[str, str]
+
+    def rna(self, barcode: str) -> str | None:
+        """Translate an ATAC barcode; a suffix such as `-1` that the map lacks is carried over."""
+        return _with_suffix(barcode, self.atac_to_rna)
+
+    def inverse(self) -> BarcodeMap:
+        """Give the map from RNA to ATAC barcodes (same class, directions exchanged)."""
+        return BarcodeMap({rna: atac for atac, rna in self.atac_to_rna.items()})
+
+
+def _with_suffix(barcode: str, mapping: dict[str, str]) -> str | None:
+    if barcode in mapping:
+        return mapping[barcode]
+    found = _SUFFIX.search(barcode)
+    if found is None or barcode[: found.start()] not in mapping:
+        return None
+    return mapping[barcode[: found.start()]] + found.group()
+
+
+def read_barcode_map(path: str | Path) -> BarcodeMap:
+    """Read the `barcode_map` of a sample.
+
+    Parameters
+    ----------
+    path
+        A file of two columns (ATAC barcode, RNA barcode; tab, comma or blanks between; a header line is recognised);
+        or a folder with two whitelists of equal length, associated by line: one named `atac*`, one `rna*` or `gex*`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        pairs = _whitelists(path)
+    else:
+        pairs = []
+        for number, line in enumerate(read_text(path), 1):
+            fields = re.split(r"[\t, ]+", line.strip())
+            if fields == [""]:
+                continue
+            if number == 1 and re.search("barcode|^(atac|rna|gex)$", fields[0], re.IGNORECASE):
+                continue
+            if len(fields) < 2:
+                raise InputError(
+                    f"{path}, line {number}: {line!r} has one column",
+                    "a barcode map needs the ATAC barcode and the RNA barcode of a cell",
+                    "give two columns, or a folder with the whitelists atac.txt.gz and rna.txt.gz",
+                )
+            pairs.append((fields[0], fields[1]))
+    if not pairs:
+        raise InputError(f"{path} maps no barcode", "no ATAC cell would meet its RNA", "give two columns")
+    pairs = list(dict.fromkeys(pairs))
+    for side, name in ((0, "ATAC"), (1, "RNA")):
+        repeated = [b for b, n in Counter(pair[side] for pair in pairs).items() if n > 1]
+        if repeated:
+            raise InputError(
+                f"{path}: the {name} barcode {repeated[0]!r} occurs in {sum(p[side] == repeated[0] for p in pairs)} "
+                f"different lines ({len(repeated)} such barcodes)",
+                "the map must be one to one, or two cells would be merged",
+                "keep one line a cell; the order of columns is ATAC barcode, RNA barcode",
+            )
+    return BarcodeMap(dict(pairs))
+
+
+def _whitelists(folder: Path) -> list[tuple[str, str]]:
+    names = sorted(p for p in folder.iterdir() if p.is_file())
+    atac = [p for p in names if p.name.lower().startswith("atac")]
+    rna = [p for p in names if p.name.lower().startswith(("rna", "gex"))]
+    if len(atac) != 1 or len(rna) != 1:
+        raise InputError(
+            f"{folder} holds {', '.join(p.name for p in names) or 'nothing'}",
+            "two whitelists, one named atac* and one rna* or gex*, are needed to associate barcodes by line",
+            "copy the two 737K-arc-v1.txt.gz there under these names, or give one file of two columns",
+        )
+    left, right = ([b.strip() for b in read_text(p) if b.strip()] for p in (atac[0], rna[0]))
+    if len(left) != len(right):
+        raise InputError(
+            f"{atac[0]} has {len(left)} lines and {rna[0]} {len(right)}",
+            "whitelists are associated line by line",
+            "give the two lists of the same chemistry",
+        )
+    return list(zip(left, right))
+
+
+def translate(barcodes: Sequence[str], mapping: BarcodeMap) -> tuple[list[str], int]:
+    """Translate ATAC barcodes to RNA barcodes.
+
+    Barcodes outside the map keep their own name (they are cells without a partner); where that name belongs to an RNA
+    barcode of the map it gets the prefix `atac_`, so that two different cells never meet by accident.
+
+    Returns
+    -------
+    New names, and how many barcodes were outside the map.
+    """
+    translated = [mapping.rna(barcode) for barcode in barcodes]
+    taken = set(mapping.atac_to_rna.values()) | {name for name in translated if name is not None}
+    outside = sum(name is None for name in translated)
+    names = []
+    for own, name in zip(barcodes, translated):
+        if name is None:
+            clash = own in taken or _SUFFIX.sub("", own) in taken
+            name = f"atac_{own}" if clash else own
+        names.append(name)
+    check_barcodes(names, "barcodes after translation by barcode_map")
+    return names, outside
+
+
+def fragment_barcodes(rna_barcodes: Iterable[str], mapping: BarcodeMap | None) -> list[str]:
+    """Give the barcodes by which a sample's RNA cells are called in its fragments file (inverse of the map)."""
+    if mapping is None:
+        return list(rna_barcodes)
+    inverse = mapping.inverse()
+    return [name for barcode in rna_barcodes if (name := inverse.rna(barcode)) is not None]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many barcodes two modalities of a sample share, and what single change would help most.
+
+    Attributes
+    ----------
+    left, right
+        Modality names.
+    n_left, n_right, shared
+        Numbers of barcodes.
+    fraction
+        shared / the smaller of both numbers.
+    transformation, transformed_fraction
+        The single transformation of the left barcodes with the highest overlap, if it is higher than the present
+        one by at least 10 points; else None and `fraction`.
+    """
+
+    left: str
+    right: str
+    n_left: int
+    n_right: int
+    shared: int
+    fraction: float
+    transformation: str | None
+    transformed_fraction: float
+
+
+def _parts(barcode: str) -> tuple[str, str, str]:
+    found = _CORE.search(barcode)
+    if found is None:
+        return "", barcode, ""
+    return barcode[: found.start()], found.group(), barcode[found.end() :]
+
+
+def _reverse_complement(text: str) -> str:
+    return text.translate(_COMPLEMENT)[::-1]
+
+
+def overlap(
+    left: Iterable[str],
+    right: Iterable[str],
+    names: tuple[str, str] = ("atac", "rna"),
+    mapping: BarcodeMap | None = None,
+) -> Overlap:
+    """Compare the barcodes of two modalities of one sample.
+
+    Parameters
+    ----------
+    left, right
+        Barcodes.
+    names
+        What to call the two.
+    mapping
+        A barcode map that has not been applied to `left`, tried as one of the transformations.
+    """
+    one, two = set(left), set(right)
+    smaller = max(1, min(len(one), len(two)))
+    fraction = len(one & two) / smaller
+    # each entry: (words for the user, key of the left barcode, key of the right barcode); equal keys = same cell
+    identity: Callable[[str], str | None] = lambda b: b  # noqa: E731
+    tries: list[tuple[str, Callable[[str], str | None], Callable[[str], str | None]]] = [
+        ("dropping or exchanging the suffix after the barcode (such as -1)",
+         lambda b: "".join(_parts(b)[:2]) if _CORE.search(b) else _SUFFIX.sub("", b),
+         lambda b: "".join(_parts(b)[:2]) if _CORE.search(b) else _SUFFIX.sub("", b)),
+        ("dropping or exchanging the prefix before the barcode",
+         lambda b: "".join(_parts(b)[1:]), lambda b: "".join(_parts(b)[1:])),
+        ("comparing only the nucleotides (prefix and suffix dropped)", lambda b: _parts(b)[1], lambda b: _parts(b)[1]),
+        ("the reverse complement of the nucleotides",
+         lambda b: _parts(b)[0] + _reverse_complement(_parts(b)[1]) + _parts(b)[2], identity),
+        ("upper case", str.upper, str.upper),
+    ]  # fmt: skip
+    if mapping is not None:
+        tries.append(("the barcode map", mapping.rna, identity))
+        tries.append(("the barcode map with its two columns exchanged", mapping.inverse().rna, identity))
+    best_words, best = None, fraction
+    for words, key_left, key_right in tries:
+        keys = Counter(key for b in one if (key := key_left(b)) is not None)
+        others = Counter(key for b in two if (key := key_right(b)) is not None)
+        # a key of two cells is no name: dropping -1 and -2 of an aggregated run would merge cells
+        matched = sum(1 for key, n in keys.items() if n == 1 and others.get(key, 0) == 1) / smaller
+        if matched > best + 0.0999 or (best_words is not None and matched > best):
+            best_words, best = words, matched
+    return Overlap(*names, len(one), len(two), len(one & two), fraction, best_words, best)
+
+
+def overlap_problem(sample: str, table: Overlap) -> InputError | None:
+    """Say what is wrong with an overlap under one half, and which single change would raise it to how much."""
+    if table.fraction >= 0.5:
+        return None
+    if table.transformation is not None:
+        remedy = (
+            f"{table.transformation} would raise the overlap to {table.transformed_fraction:.0%}: rewrite the "
+            f"{table.left} barcodes so, or give the pairs in the column barcode_map"
+        )
+    else:
+        remedy = (
+            "no suffix, prefix or reverse complement helps: give the two barcodes of each cell in the column "
+            "barcode_map (10x multiome from separate runs), or put the two modalities in two rows if they are "
+            "different cells"
+        )
+    return InputError(
+        f"sample {sample!r}: {table.shared} of {min(table.n_left, table.n_right)} barcodes ({table.fraction:.0%}) are "
+        f"shared by {table.left} ({table.n_left} cells) and {table.right} ({table.n_right} cells)",
+        "cells whose barcodes do not meet are taken as unpaired, and pairing is what the model learns from",
+        remedy,
+    )

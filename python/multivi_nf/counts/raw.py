@@ -1,0 +1,195 @@
+"""What every reader gives: a matrix as it is in the file, and the checks that all formats share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from multivi_nf.errors import InputError
+
+NEAR_INTEGER = 1e-3
+"""Largest distance from a whole number that still counts as one (matrices corrected for ambient RNA and rounded)."""
+
+MAX_COUNT = np.iinfo(np.int32).max
+_DEFLATE_LIMIT = 1100  # deflate cannot compress better than 1032:1; anything beyond is declared, not stored
+
+
+@dataclass
+class RawMatrix:
+    """Counts as read, before a modality is chosen.
+
+    Attributes
+    ----------
+    matrix
+        Cells × features, CSR int32.
+    barcodes
+        One a row.
+    ids, names
+        One a column; equal where the file has one kind only.
+    types
+        Feature type of each column, or None where the file has none.
+    source
+        The file, and the place in it.
+    obs
+        Cell annotation (h5ad only).
+    notes
+        What was done on reading that the user should know.
+    """
+
+    matrix: sparse.csr_matrix
+    barcodes: list[str]
+    ids: list[str]
+    names: list[str]
+    types: list[str] | None
+    source: str
+    obs: pd.DataFrame | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def whole_numbers(values: np.ndarray, source: str) -> np.ndarray:
+    """Give values as int32; NaN, infinite, negative, fractional or huge ones are refused with an example.
+
+    Parameters
+    ----------
+    values
+        Stored values of a sparse matrix, any numeric type.
+    source
+        File and place, for the message.
+
+    Raises
+    ------
+    InputError
+        What the first offending value is.
+    """
+    why = "the model's likelihoods are those of molecule counts"
+    remedy = "give the raw counts (h5ad: in X, layers['counts'] or raw), not normalised or scaled values"
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{source}: values of type {values.dtype} are not numbers", why, remedy)
+    if values.size == 0:
+        return values.astype(np.int32)
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        if not finite.all():
+            bad = values[~finite][0]
+            raise InputError(
+                f"{source}: {int((~finite).sum())} value(s) are {bad}",
+                "one such value makes every result of training not a number",
+                "find out how they came about; set them to 0 only if nothing was counted there",
+            )
+    low, high = values.min(), values.max()
+    if low < 0:
+        raise InputError(f"{source}: {int((values < 0).sum())} value(s) are negative, e.g. {low}", why, remedy)
+    if high > MAX_COUNT:
+        raise InputError(f"{source}: the value {high} is larger than any count ({MAX_COUNT})", why, remedy)
+    if values.dtype.kind != "f":
+        return values.astype(np.int32, copy=False)
+    rounded = np.rint(values)
+    off = np.abs(values - rounded) > NEAR_INTEGER
+    if off.any():
+        raise InputError(
+            f"{source}: {off.mean():.1%} of the values are not whole numbers, e.g. {values[off][0]:.6g}", why, remedy
+        )
+    return rounded.astype(np.int32)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading; anything that is not one, or is cut, is refused.
+
+    Sizes that are declared but cannot be stored in a file of this length are refused before they are allocated.
+    """
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes)", "there are no counts in it", "check how it was written")
+    with path.open("rb") as handle:
+        head = handle.read(2048)
+    # mudata writes 512 bytes of text before the HDF5 signature
+    if not any(head[offset : offset + 8] == b"\x89HDF\r\n\x1a\n" for offset in (0, 512, 1024)):
+        raise InputError(
+            f"{path} is not an HDF5 file (it starts with {head[:8]!r})",
+            "its name says .h5 or .h5ad",
+            "give a 10x .h5, an AnnData .h5ad or a folder with matrix.mtx",
+        )
+    try:
+        handle = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be opened as HDF5: {error}",
+            "it is damaged, most often cut while copying",
+            "copy or download it again; compare its checksum",
+        ) from error
+    limit = max(path.stat().st_size * _DEFLATE_LIMIT, 2**26)
+
+    def check(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and item.size and item.size * item.dtype.itemsize > limit:
+            msg = f"dataset {name!r} declares {item.shape} values of {item.dtype}"
+            raise InputError(
+                f"{path}: {msg} in a file of {path.stat().st_size} bytes",
+                "that much cannot be stored in it; reading it would only fill the memory",
+                "the file is damaged or forged; write it again",
+            )
+
+    try:
+        handle.visititems(check)
+    except InputError:
+        handle.close()
+        raise
+    except (OSError, RuntimeError, KeyError) as error:
+        handle.close()
+        raise damaged(path, error) from error
+    return handle
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """Word the failure of a library in the middle of a file."""
+    return InputError(
+        f"{path} cannot be read to its end: {error}",
+        "the file is damaged, most often cut while copying",
+        "copy or download it again; compare its checksum",
+    )
+
+
+def strings(values: np.ndarray, source: str) -> list[str]:
+    """Decode an HDF5 string dataset; text that is not UTF-8 is refused."""
+    try:
+        return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source}: a name is not UTF-8 text ({error})", "cells and features are matched by name", "write UTF-8"
+        ) from error
+
+
+def looks_raw(detected: np.ndarray, n_features: int) -> str | None:
+    """Tell whether a matrix holds all droplets rather than cells.
+
+    Parameters
+    ----------
+    detected
+        Features detected per barcode, over all modalities of the file.
+    n_features
+        Features in the file.
+
+    Returns
+    -------
+    The reason, or None. A filtered matrix has next to no barcode with a handful of features; of all droplets most are
+    such. Small panels (a dozen proteins) are judged by emptiness alone.
+    """
+    if detected.size < 500:
+        return None
+    low = max(1, min(100 if detected.size > 100_000 else 10, n_features // 50))
+    share = float((detected < low).mean())
+    if share > 0.5:
+        return f"{share:.0%} of its {detected.size} barcodes have fewer than {low} detected feature(s)"
+    return None
+
+
+def raw_refused(path: Path, reason: str) -> InputError:
+    """Word the refusal of an unfiltered matrix."""
+    return InputError(
+        f"{path} is an unfiltered (raw) matrix: {reason}",
+        "most of its barcodes are empty droplets; taken as cells they would be the bulk of the data",
+        "give the filtered matrix (filtered_feature_bc_matrix), or name the cells in the column barcodes",
+    )
