@@ -1,0 +1,170 @@
+"""What a MultiVI model is made of: everything needed to build it again, in numbers and names, without data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from multivi_nf.errors import InputError
+from multivi_nf.model.minibatch import MODALITIES
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "rna_likelihood": ("nb", "zinb", "poisson"),
+    "dispersion": ("gene", "gene-batch"),
+    "library": ("observed", "encoded"),
+    "fusion": ("mean", "weighted", "cell-weighted", "poe", "mopoe"),
+    "alignment": ("symmetric-kl", "mmd", "none"),
+    "adversary": ("modality", "batch", "both", "none"),
+    "adversary_cells": ("paired", "reweighted"),
+    "compat": ("none", "scvi"),
+}
+"""Every option that is a choice, with its choices."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a MultiVI model.
+
+    Attributes
+    ----------
+    n_features
+        Modality to number of features; the modalities of the model.
+    batches
+        Names of the batches, in the order of their index.
+    batch_cells
+        Modality to the number of cells of each batch that measured it. A batch with 0 cells never trains that
+        modality's batch parameters, so nothing is ever decoded under it.
+    categorical
+        Further categorical covariates: name to category names.
+    categorical_cells
+        Name to modality to cells per category; where it is not given every category counts as trained.
+    continuous
+        Continuous covariates: name to (mean, standard deviation), with which they were standardised.
+    panel
+        (n_batches, n_proteins) whether the protein is in the batch's panel; None is every protein everywhere.
+    n_hidden, n_latent, n_layers
+        Width and number of hidden layers of every encoder and decoder, and the latent dimensions.
+    dropout
+        Dropout rate of the encoders and of the protein decoder.
+    rna_likelihood, dispersion, library
+        Count model of RNA, whether its dispersion is per gene or per gene and batch, and whether a cell's library
+        is its observed total over the modelled genes or encoded.
+    fusion, alignment, alignment_weight, cross_reconstruction
+        How single posteriors are joined, how they are pulled together, and the share of the objective that is the
+        mean of the single views' ELBOs (0: the paper's objective).
+    adversary, adversary_cells, adversary_weight
+        What the adversary tells apart, in which cells, and its weight.
+    kl_warmup
+        Epochs over which the weight of the KL rises from 0 to 1 (used by training).
+    deep_injection
+        Covariates enter every hidden layer, not only the first.
+    batch_dropout
+        Rate at which a cell's batch code is hidden from the encoders in training.
+    compat
+        ``scvi``: the formulas of scvi-tools 1.4.2 where they differ (`multivi_nf.model.compat`).
+    """
+
+    n_features: dict[str, int]
+    batches: tuple[str, ...]
+    batch_cells: dict[str, tuple[int, ...]]
+    categorical: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    categorical_cells: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+    continuous: dict[str, tuple[float, float]] = field(default_factory=dict)
+    panel: tuple[tuple[bool, ...], ...] | None = None
+    n_hidden: int = 128
+    n_latent: int = 20
+    n_layers: int = 2
+    dropout: float = 0.1
+    rna_likelihood: str = "nb"
+    dispersion: str = "gene"
+    library: str = "observed"
+    fusion: str = "mean"
+    alignment: str = "symmetric-kl"
+    alignment_weight: float = 1.0
+    adversary: str = "modality"
+    adversary_cells: str = "paired"
+    adversary_weight: float = 1.0
+    cross_reconstruction: float = 0.5
+    kl_warmup: int = 50
+    deep_injection: bool = False
+    batch_dropout: float = 0.1
+    compat: str = "none"
+
+    def __post_init__(self) -> None:
+        freeze = object.__setattr__
+        freeze(self, "n_features", {m: int(self.n_features[m]) for m in MODALITIES if m in self.n_features})
+        freeze(self, "batches", tuple(str(name) for name in self.batches))
+        freeze(self, "batch_cells", {m: tuple(int(n) for n in cells) for m, cells in self.batch_cells.items()})
+        freeze(self, "categorical", {k: tuple(str(v) for v in names) for k, names in self.categorical.items()})
+        cells = {
+            k: {m: tuple(int(n) for n in counts) for m, counts in by_modality.items()}
+            for k, by_modality in self.categorical_cells.items()
+        }
+        freeze(self, "categorical_cells", cells)
+        continuous = {k: (float(mean), float(sd)) for k, (mean, sd) in self.continuous.items()}
+        freeze(self, "continuous", continuous)
+        if self.panel is not None:
+            freeze(self, "panel", tuple(tuple(bool(v) for v in row) for row in self.panel))
+        problems = self._problems()
+        if problems:
+            raise InputError.all_of(problems)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The model's modalities, in the order of `MODALITIES`."""
+        return tuple(self.n_features)
+
+    def _problems(self) -> list[InputError]:
+        problems = [
+            _problem(name, getattr(self, name), f"choose one of {', '.join(choices)}")
+            for name, choices in CHOICES.items()
+            if getattr(self, name) not in choices
+        ]
+        for name in ("n_hidden", "n_latent", "n_layers"):
+            if getattr(self, name) < 1:
+                problems.append(_problem(name, getattr(self, name), "give a whole number of at least 1"))
+        for name in ("dropout", "batch_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                problems.append(_problem(name, getattr(self, name), "give a rate from 0 to below 1"))
+        if not 0 <= self.cross_reconstruction <= 1:
+            problems.append(_problem("cross_reconstruction", self.cross_reconstruction, "give a weight from 0 to 1"))
+        for name in ("alignment_weight", "adversary_weight", "kl_warmup"):
+            if getattr(self, name) < 0:
+                problems.append(_problem(name, getattr(self, name), "give a number of at least 0"))
+        if not self.n_features or min(self.n_features.values()) < 1:
+            problems.append(_problem("n_features", self.n_features, "give at least one modality with a feature"))
+        if not self.batches:
+            problems.append(_problem("batches", self.batches, "name at least one batch"))
+        for modality in self.n_features:
+            cells = self.batch_cells.get(modality, ())
+            if len(cells) != len(self.batches) or sum(cells) < 1:
+                remedy = f"give the number of cells of {modality} for each of the {len(self.batches)} batches, some > 0"
+                problems.append(_problem(f"batch_cells[{modality}]", cells, remedy))
+        shape = (len(self.batches), self.n_features.get("protein", 0))
+        if self.panel is not None and (len(self.panel), len(self.panel[0]) if self.panel else 0) != shape:
+            problems.append(_problem("panel", "of another shape", f"give {shape[0]} batches x {shape[1]} proteins"))
+        return problems
+
+    def to_json(self) -> str:
+        """JSON text, keys sorted, that `from_json` reads back to an equal configuration."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """Read `to_json`'s text; an unknown key is refused by name."""
+        values: dict[str, Any] = json.loads(text)
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise InputError(
+                f"the model's configuration has unknown entries: {', '.join(unknown)}",
+                "it was written by another version, and ignoring entries would build another model",
+                "train the model again, or use the version that wrote it",
+            )
+        return cls(**values)
+
+
+def _problem(name: str, value: Any, remedy: str) -> InputError:
+    option = "--" + name.replace("_", "-") if name in {"n_hidden", "n_latent", "n_layers", *CHOICES} else name
+    return InputError(f"{option} is {value!r}", "no model can be built from it", remedy)
