@@ -24,9 +24,18 @@ from multivi_nf.counts.tenx import find_mtx, read_10x_h5, read_mtx
 from multivi_nf.errors import InputError
 
 __all__ = [
-    "MODALITIES", "find_mtx", "is_ensembl", "is_hashtag", "is_isotype", "parse_peak", "peak_frame", "read_counts",
-    "species_of", "stable_id", "whole_numbers",
-]  # fmt: skip
+    "MODALITIES",
+    "find_mtx",
+    "is_ensembl",
+    "is_hashtag",
+    "is_isotype",
+    "parse_peak",
+    "peak_frame",
+    "read_counts",
+    "species_of",
+    "stable_id",
+    "whole_numbers",
+]
 
 MODALITIES = ("rna", "atac", "protein")
 _TYPES = {"rna": "Gene Expression", "atac": "Peaks", "protein": "Antibody Capture"}

@@ -56,10 +56,14 @@ def _group(file: h5py.File, path: Path) -> tuple[h5py.Group, str]:
             "give one file per genome, each with its own row",
         )
     if "X" in file and "obs" in file:
-        raise InputError(f"{path} is an AnnData file named .h5", "it would be read by the wrong rules",
-                         "rename it to .h5ad")  # fmt: skip
-    raise InputError(f"{path} is not a 10x count file (it holds {', '.join(file) or 'nothing'})", _WHAT_10X,
-                     "give filtered_feature_bc_matrix.h5 (molecule_info.h5 and others hold no matrix)")  # fmt: skip
+        raise InputError(
+            f"{path} is an AnnData file named .h5", "it would be read by the wrong rules", "rename it to .h5ad"
+        )
+    raise InputError(
+        f"{path} is not a 10x count file (it holds {', '.join(file) or 'nothing'})",
+        _WHAT_10X,
+        "give filtered_feature_bc_matrix.h5 (molecule_info.h5 and others hold no matrix)",
+    )
 
 
 def _read_group(
@@ -111,9 +115,13 @@ def _read_group(
     matrix = _blocks(group, indptr, len(ids), columns, rows, path)
     pick = columns.tolist()
     return RawMatrix(
-        matrix, [barcodes[i] for i in rows], [ids[i] for i in pick], [names[i] for i in pick],
-        None if types is None else types, str(path),
-    )  # fmt: skip
+        matrix,
+        [barcodes[i] for i in rows],
+        [ids[i] for i in pick],
+        [names[i] for i in pick],
+        None if types is None else types,
+        str(path),
+    )
 
 
 def _rows(barcodes: list[str], cells: list[str] | None) -> np.ndarray:

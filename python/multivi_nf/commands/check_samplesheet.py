@@ -1,0 +1,64 @@
+"""`multivi-nf check-samplesheet`: the structure of the sheet and of the contrasts, all problems at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from multivi_nf.errors import InputError
+from multivi_nf.files import written_whole
+from multivi_nf.samplesheet import read_contrasts, read_samplesheet
+
+
+@click.command(name="check-samplesheet")
+@click.argument("samplesheet", type=click.Path(path_type=Path))
+@click.option("--base-dir", help="Folder or URI that relative paths are relative to [default: the sheet's folder].")
+@click.option(
+    "--missing-files",
+    type=click.Path(path_type=Path),
+    help="Text file: paths known not to exist, one a line, as in the sheet. Without it local files are looked for.",
+)
+@click.option("--contrasts", type=click.Path(path_type=Path), help="Table of contrasts (CSV) to check along.")
+@click.option("--replicate", help="Column whose values are replicates.")
+@click.option("--peak-group", help="Column by whose values peaks are called.")
+@click.option("--labels", help="Column of labels to transfer (it may also be in the obs of .h5ad inputs).")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="JSON: samples in sheet order, contrasts."
+)
+def command(
+    samplesheet: Path,
+    base_dir: str | None,
+    missing_files: Path | None,
+    contrasts: Path | None,
+    replicate: str | None,
+    peak_group: str | None,
+    labels: str | None,
+    output: Path,
+) -> None:
+    """Check SAMPLESHEET (CSV) and write what the next steps need of it."""
+    missing = None if missing_files is None else missing_files.read_text().splitlines()
+    # labels, and replicates that are not in the sheet, may be annotation inside .h5ad inputs: check-inputs looks there
+    columns = [column for column in (peak_group,) if column]
+    samples = read_samplesheet(samplesheet, base_dir, missing, columns)
+    annotated = any((path or "").endswith(".h5ad") for sample in samples for path in sample.files.values())
+    problems = []
+    for option, column in (("--replicate", replicate), ("--labels", labels)):
+        if column and not annotated:
+            try:
+                read_samplesheet(samplesheet, base_dir, missing, [column])
+            except InputError as error:
+                problems.append(InputError(error.what.replace("a parameter", option), error.why, error.remedy))
+    table = None
+    if contrasts is not None:
+        try:
+            table = read_contrasts(contrasts, samples)
+        except InputError as error:
+            problems.append(error)
+    if problems:
+        raise InputError.all_of(problems)
+    content = {"samples": [sample.to_json() for sample in samples], "contrasts": table}
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    click.echo(f"{len(samples)} sample(s): " + ", ".join(f"{s.sample} ({'+'.join(s.modalities)})" for s in samples))
