@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.simulate.design import SAMPLES, Options, Sample
-from multivi_nf.simulate.world import BRANCH, CELL_TYPES, DISCRETE, STATES
+from multivi_nf.simulate.world import DISCRETE, STATES
 
 DOUBLETS = 0.04
 DYING = 0.02
 SITES = ("site_1", "site_2")
 BASE_COMPOSITION = {
-    "type_1": 0.17, "type_2": 0.11, "type_3": 0.15, "type_4": 0.10, "type_5": 0.09, "rare": 0.02, "branch": 0.36,
+    "type_1": 0.17, "type_2": 0.11, "type_3": 0.15, "type_4": 0.10, "type_5": 0.09, "branch": 0.38,
 }  # fmt: skip
+RARE = 0.022
+"""Share of the rare type, the same in every sample: a sample without it could not be scored."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class SampleCells:
 
     @property
     def site(self) -> int:
+        """Row of the site effects that holds for this sample."""
         return SITES.index(self.sample.site)
 
 
@@ -54,10 +57,9 @@ def barcodes(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def composition(rng: np.random.Generator) -> np.ndarray:
-    """Shares of the discrete types and the branch in one sample: the base, tilted, rare type kept rare."""
+    """Shares of the common discrete types and the branch in one sample: the base, tilted."""
     base = np.array(list(BASE_COMPOSITION.values()))
     tilt = np.exp(rng.normal(0.0, 0.45, base.size))
-    tilt[list(BASE_COMPOSITION).index("rare")] = 1.0
     return base * tilt / (base * tilt).sum()
 
 
@@ -65,8 +67,7 @@ def draw_states(rng: np.random.Generator, n: int, shares: np.ndarray) -> tuple[n
     """States of `n` nuclei of one sample and who they are (cell_type, arm, position)."""
     groups = np.array(list(BASE_COMPOSITION))
     group = groups[rng.choice(groups.size, n, p=shares)]
-    # the rare type is there in every sample: a draw without it could not be scored
-    group[: max(1, round(0.02 * n))] = "rare"
+    group[: max(1, round(RARE * n))] = "rare"
     group = rng.permutation(group)
     on_branch = group == "branch"
     position = np.where(on_branch, rng.beta(1.3, 1.1, n), np.nan)
@@ -100,7 +101,7 @@ def draw_sample(sample: Sample, options: Options, index: int) -> SampleCells:
     n = max(8, round(sample.share * options.cells))
     states, who = draw_states(rng, n, composition(rng))
     n_doublets = round(DOUBLETS * n)
-    partners, partner_who = draw_states(rng, max(1, n_doublets), composition(rng))
+    partners, partner_who = draw_states(rng, max(2, n_doublets), composition(rng))
     doublet = np.zeros(n, bool)
     doublet[rng.choice(n, n_doublets, replace=False)] = True
     hosts = np.flatnonzero(doublet)
@@ -112,7 +113,7 @@ def draw_sample(sample: Sample, options: Options, index: int) -> SampleCells:
     cells["dying"] = (rng.random(n) < DYING) & ~doublet
     size = np.exp(rng.normal(0, 0.25, n)) * np.where(cells["cell_type"] == "type_5", 1.6, 1.0)  # big cells
     poor = np.where(cells["dying"], 0.35, 1.0)
-    depth = 3.0 if sample.cells == "call" else 1.0
+    depth = options.called_depth if sample.cells == "call" else 1.0
     cells["rna_library"] = options.rna_counts * size * poor * np.exp(rng.normal(0, 0.35, n))
     cells["atac_library"] = depth * options.atac_fragments * size * poor * np.exp(rng.normal(0, 0.3, n))
     cells["ambient"] = rng.beta(3, 45, n)
@@ -124,6 +125,3 @@ def draw_sample(sample: Sample, options: Options, index: int) -> SampleCells:
 def draw_cells(options: Options) -> list[SampleCells]:
     """The cells of all samples, in samplesheet order."""
     return [draw_sample(sample, options, i) for i, sample in enumerate(SAMPLES)]
-
-
-__all__ = ["BRANCH", "CELL_TYPES", "SITES", "SampleCells", "draw_cells"]

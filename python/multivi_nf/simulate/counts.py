@@ -22,7 +22,9 @@ def rna_counts(rng: np.random.Generator, world: World, group: SampleCells) -> sp
     n, library = len(group.cells), group.cells["rna_library"].to_numpy()
     mito = np.char.startswith(world.genes["symbol"].to_numpy().astype(str), "MT-")
     shape = world.rna_shape
-    ambient_profile = world.rna.proportions(group.states[:2000], np.full(min(2000, len(group.owner)), group.site)).mean(0)
+    ambient_profile = world.rna.proportions(group.states[:2000], np.full(min(2000, len(group.owner)), group.site)).mean(
+        0
+    )
     blocks = []
     for lo in range(0, len(group.owner), CHUNK):
         rows = slice(lo, lo + CHUNK)

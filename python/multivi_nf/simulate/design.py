@@ -63,8 +63,10 @@ class Options:
     fragments
         Write fragments (default) or, for speed, a 10x h5 of peaks per sample.
     rna_counts, atac_fragments
-        Median RNA counts and unique fragments of a cell (called samples are three times as deep in fragments,
-        so that cells stand clear of the background).
+        Median RNA counts and unique fragments of a cell.
+    called_depth
+        How many times deeper in fragments a sample is whose cells are to be called, so that most pass the usual
+        floor of 1,000 fragments.
     effect, batch_effect
         Strength of cell-type effects and of site effects (s.d. of log fold changes).
     ambient_barcodes
@@ -77,10 +79,11 @@ class Options:
     proteins: int = 20
     fragments: bool = True
     seed: int = 0
-    rna_counts: float = 700.0
-    atac_fragments: float = 650.0
-    effect: float = 1.0
-    batch_effect: float = 0.35
+    rna_counts: float = 1000.0
+    atac_fragments: float = 540.0
+    called_depth: float = 3.0
+    effect: float = 1.2
+    batch_effect: float = 0.33
     ambient_barcodes: int = 2
 
     def __post_init__(self) -> None:
@@ -104,5 +107,14 @@ class Options:
 
 PRESETS = {
     "default": Options(),
-    "test": Options(cells=280, genes=160, peaks=900, proteins=8, atac_fragments=360.0, rna_counts=400.0),
+    "test": Options(
+        cells=280,
+        genes=160,
+        peaks=900,
+        proteins=8,
+        rna_counts=800.0,
+        atac_fragments=360.0,
+        called_depth=5.5,
+        effect=2.2,
+    ),  # fmt: skip
 }

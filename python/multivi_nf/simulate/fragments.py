@@ -29,7 +29,7 @@ def fragment_lengths(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def in_peaks(rng: np.random.Generator, world: World, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Chromosome index, start and end of fragments out of the given peaks: short ones on the summit, longer beside it."""
+    """Chromosome index, start, end of fragments out of the given peaks: short ones on the summit, longer beside it."""
     length = fragment_lengths(rng, peaks.size)
     summit = world.peaks["start"].to_numpy()[peaks] + PEAK_WIDTH // 2
     side = rng.choice([-1.0, 1.0], peaks.size)
@@ -46,7 +46,7 @@ def chromosome_index(world: World) -> np.ndarray:
 
 
 def background(rng: np.random.Generator, world: World, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Chromosome index, start and end of fragments from anywhere: closed chromatin, mitochondria, blacklisted regions."""
+    """Chromosome index, start, end of fragments from anywhere: closed chromatin, mitochondria, blacklisted regions."""
     sizes = np.array(list(world.chrom_sizes.values()))
     weights = np.append(sizes[:-1] / sizes[:-1].sum() * (1 - MITO_SHARE), MITO_SHARE)
     chrom = rng.choice(sizes.size, n, p=weights)

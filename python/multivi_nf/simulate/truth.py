@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def write_truth(folder: Path, world: World, groups: list[SampleCells]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cells = pd.concat([group.cells for group in groups])
     with written_whole(folder / "cells.tsv.gz") as temporary:
-        cells.round(4).to_csv(temporary, sep="\t", compression={"method": "gzip", "mtime": 0})
+        temporary.write_bytes(gzip.compress(cells.round(4).to_csv(sep="\t").encode(), mtime=0))
     with written_whole(folder / "peaks.bed") as temporary:
         world.peaks[["chrom", "start", "end"]].to_csv(temporary, sep="\t", header=False, index=False)
     with written_whole(folder / "means.h5") as temporary, h5py.File(temporary, "w") as file:
@@ -135,7 +136,9 @@ def read_truth(folder: str | Path) -> Truth:
             "without the truth of the simulated mosaic nothing can be scored",
             "give the truth/ folder that `multivi-nf simulate --outdir DIR` wrote",
         )
-    cells = pd.read_csv(folder / "cells.tsv.gz", sep="\t", index_col=0, keep_default_na=False, na_values={"position": ""})
+    cells = pd.read_csv(
+        folder / "cells.tsv.gz", sep="\t", index_col=0, keep_default_na=False, na_values={"position": ""}
+    )
     with h5py.File(folder / "means.h5") as file:
         features = {
             m: Features(*(file[f"{m}/{part}"][:] for part in ("base", "loadings", "site")))

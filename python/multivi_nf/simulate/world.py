@@ -115,8 +115,7 @@ def place_genes(rng: np.random.Generator, n: int, peaks: pd.DataFrame) -> tuple[
     genes = pd.DataFrame(
         {
             "id": [f"ENSG{10_000_000_001 + i:011d}" for i in range(n)],
-            "symbol": [f"GENE{i + 1}" for i in range(nuclear)]
-            + [f"MT-G{i + 1}" for i in range(MITOCHONDRIAL_GENES)],
+            "symbol": [f"GENE{i + 1}" for i in range(nuclear)] + [f"MT-G{i + 1}" for i in range(MITOCHONDRIAL_GENES)],
             "chrom": np.append(at["chrom"].to_numpy(), ["chrM"] * MITOCHONDRIAL_GENES),
             "position": np.append(position, np.arange(MITOCHONDRIAL_GENES) * 3000 + 500),
             "strand": np.append(rng.choice(["+", "-"], nuclear), ["+"] * MITOCHONDRIAL_GENES),
@@ -130,17 +129,15 @@ def place_genes(rng: np.random.Generator, n: int, peaks: pd.DataFrame) -> tuple[
     return genes, peaks
 
 
-def peak_loadings(
-    rng: np.random.Generator, peaks: pd.DataFrame, genes: np.ndarray, effect: float
-) -> np.ndarray:
+def peak_loadings(rng: np.random.Generator, peaks: pd.DataFrame, genes: np.ndarray, effect: float) -> np.ndarray:
     """(n_states, n_peaks) loadings: a share of the linked gene's, and enhancers of their own."""
     n = len(peaks)
     linked = genes[:, peaks["gene"].to_numpy()]
     follows = rng.random(n) < np.where(peaks["promoter"], 0.5, 0.35)
-    strength = np.where(peaks["promoter"], 0.5, 0.9)
+    strength = np.where(peaks["promoter"], 0.5, 0.8)
     out = linked * (follows * strength)[None, :]
     for i, state in enumerate(STATES):
-        share, size = (0.03, 0.4) if state in PROGRAMMES else (0.05, 1.2 * effect)
+        share, size = (0.03, 0.4) if state in PROGRAMMES else (0.05, 1.0 * effect)
         out[i] += sparse_effects(rng, n, share, size) * ~peaks["promoter"].to_numpy()
     return out
 

@@ -135,7 +135,7 @@ def write_fragment_inputs(
 
 
 def write_peaks(path: Path, rng: np.random.Generator, world: World, seen: np.ndarray) -> None:
-    """Write the peaks a caller would find in one sample: those with fragments enough, with uncertain edges and noise."""
+    """Write the peaks a caller would find in one sample: those with fragments enough, uncertain edges, some noise."""
     floor = max(3, np.quantile(seen, 0.1))
     called = np.flatnonzero(seen >= floor)
     shift = rng.integers(-40, 41, (called.size, 2))
@@ -159,7 +159,9 @@ def write_peaks(path: Path, rng: np.random.Generator, world: World, seen: np.nda
 def gene_features(world: World) -> pd.DataFrame:
     """id, name, feature_type and genome of the genes, as in a 10x features file."""
     genes = world.genes
-    return pd.DataFrame({"id": genes["id"], "name": genes["symbol"], "feature_type": "Gene Expression", "genome": "toy"})
+    return pd.DataFrame(
+        {"id": genes["id"], "name": genes["symbol"], "feature_type": "Gene Expression", "genome": "toy"}
+    )
 
 
 def protein_features(world: World) -> pd.DataFrame:
@@ -228,7 +230,7 @@ def write_genome(folder: Path, world: World) -> None:
         body = (gene.position + 1, min(size, gene.position + 2000))
         lo, hi = body if gene.strand == "+" else (max(1, gene.position - 1998), gene.position + 1)
         gtf.append(
-            f'{gene.chrom}\tmultivi-nf\tgene\t{lo}\t{hi}\t.\t{gene.strand}\t.\t'
+            f"{gene.chrom}\tmultivi-nf\tgene\t{lo}\t{hi}\t.\t{gene.strand}\t.\t"
             f'gene_id "{gene.id}"; gene_name "{gene.symbol}";\n'
         )
     (folder / "tss.bed").write_text("".join(tss))
