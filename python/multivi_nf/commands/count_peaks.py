@@ -1,0 +1,64 @@
+"""`multivi-nf count-peaks`: the cells × peaks matrix of a fragments file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.commands._fragments import genome_of, genome_options, say, tell_renamed
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("fragments", type=_FILE)
+@click.option("--peaks", type=_FILE, required=True, help="BED of peaks: the columns, in this order.")
+@click.option("--barcodes", type=_FILE, required=True, help="The cells, one barcode a line: the rows, in this order.")
+@click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode; translates a list of RNA barcodes.")
+@genome_options
+@click.option(
+    "--strategy",
+    type=click.Choice(["fragment", "insertion", "pic"]),
+    default="fragment",
+    help="fragment: once per overlapped peak; insertion: each cut site in the peak; pic: once if a cut site is in it.",
+)
+@click.option("--output", type=_FILE, required=True, help="h5ad to write.")
+def command(
+    fragments: Path,
+    peaks: Path,
+    barcodes: Path,
+    barcode_map: Path | None,
+    strategy: str,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Count FRAGMENTS of the given cells in peaks; also gives the fraction of fragments in peaks.
+
+    10x fragments are already shifted to the cut sites and are not shifted again.
+    """
+    import json
+
+    from multivi_nf.barcodes import read_barcode_map, read_barcodes
+    from multivi_nf.files import written_whole
+    from multivi_nf.fragments.cells import to_atac
+    from multivi_nf.fragments.matrix import count_peaks
+    from multivi_nf.genome import read_bed
+
+    genome, style = genome_of(options)
+    cells = read_barcodes(barcodes)
+    if barcode_map is not None:
+        cells, n_translated = to_atac(cells, read_barcode_map(barcode_map))
+        say(f"{n_translated} of {len(cells)} listed barcodes were translated by {barcode_map.name}")
+    counted = count_peaks(fragments, read_bed(peaks), cells, genome, strategy=strategy, chrom_style=style)
+    facts = json.loads(counted.uns["multivi_nf"])
+    tell_renamed(facts["renamed_chromosomes"]["fragments"], "fragments")
+    tell_renamed(facts["renamed_chromosomes"]["peaks"], "peaks")
+    with written_whole(output) as temporary:
+        counted.write_h5ad(temporary, compression="gzip", compression_opts=1)
+    say(
+        f"{counted.n_obs} cells × {counted.n_vars} peaks, {counted.X.nnz} entries, median fraction in peaks "
+        f"{counted.obs['atac_frip'].median():.3f}"
+        + (f"; {facts['cells_without_fragments']} cells have no fragment" if facts["cells_without_fragments"] else "")
+    )

@@ -1,0 +1,73 @@
+"""`multivi-nf qc-fragments`: quality of every barcode of a fragments file, and the candidate cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.commands._fragments import genome_of, genome_options, say, tell_renamed
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("fragments", type=_FILE)
+@genome_options
+@click.option("--sample", default="", help="Name of the sample, for the report.")
+@click.option("--barcodes", type=_FILE, help="The cells, one barcode a line; without it (and --rna) cells are called.")
+@click.option("--rna", type=_FILE, help="RNA matrix of the same cells: its barcodes are the cells, if no --barcodes.")
+@click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode; translates a list of RNA barcodes.")
+@click.option("--peaks", type=_FILE, help="BED of peaks, to add the fraction of fragments in peaks.")
+@click.option("--min-fragments", type=click.IntRange(min=0), help="Least fragments.  [default: 1000 if called, else 0]")
+@click.option("--min-tsse", type=click.FloatRange(min=0), help="Least TSS enrichment.  [default: not applied here]")
+@click.option("--output", type=_FILE, required=True, help="Folder: fragments.tsv.gz, candidates.txt, fragments.json.")
+def command(
+    fragments: Path,
+    sample: str,
+    barcodes: Path | None,
+    rna: Path | None,
+    barcode_map: Path | None,
+    peaks: Path | None,
+    min_fragments: int | None,
+    min_tsse: float | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Read FRAGMENTS once: fragments, duplicates, TSS enrichment, blacklist, mitochondria, nucleosomes, overlaps.
+
+    Candidates are the listed cells, or those called from the number of fragments.
+    """
+    from multivi_nf.barcodes import read_barcode_map, read_barcodes
+    from multivi_nf.fragments import quality
+    from multivi_nf.fragments.cells import to_atac
+    from multivi_nf.fragments.passes import scan
+    from multivi_nf.genome import read_bed
+
+    genome, style = genome_of(options)
+    listed: list[str] = []
+    if barcodes is not None:
+        listed = read_barcodes(barcodes)
+    elif rna is not None:
+        from multivi_nf.counts import read_counts
+
+        listed = read_counts(rna, "rna").obs_names.tolist()
+    if listed and barcode_map is not None:
+        listed, n_translated = to_atac(listed, read_barcode_map(barcode_map))
+        say(f"{n_translated} of {len(listed)} listed barcodes were translated by {barcode_map.name}")
+    found = scan(
+        fragments, genome, barcodes=listed, peaks=None if peaks is None else read_bed(peaks), chrom_style=style
+    )
+    tell_renamed(found.facts.renamed, "fragments")
+    if listed and (warning := quality.check_listed(listed, found.table, fragments)):
+        say(f"WARNING: {warning}")
+    candidates = quality.choose_candidates(found.table, len(listed), min_fragments, min_tsse)
+    settings = {"min_fragments": min_fragments, "min_tsse": min_tsse, "listed": len(listed)}
+    summary = quality.summarise(found, candidates, sample, settings)
+    quality.write_quality(output, found, candidates, summary)
+    say(
+        f"{found.facts.fragments} fragments of {len(found.table)} barcodes, {summary['cells_out']} candidate cells"
+        + (f"; {candidates.absent} listed barcodes have no fragment" if candidates.absent else "")
+        + ("" if found.facts.sorted else "; not sorted by position, so overlaps (n_overlap_loci) are not available")
+    )

@@ -1,0 +1,233 @@
+"""What is added up over fragments: compiled loops over one batch each.
+
+All take positions of one chromosome. Pointers into sorted arrays move along with the fragments, which is what makes a
+sorted file cheap; a fragment out of order only makes a pointer search anew, so the sums do not depend on the order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Columns of the table of sums, one row a barcode.
+(
+    N_NUCLEAR, N_MITO, N_TSS, N_FLANK, N_CORE, N_BLACKLIST, N_SHORT, N_MONO, N_IN_PEAKS, N_LOCI, N_SUMS,
+) = range(11)  # fmt: skip
+
+TSS_REACH = 2000  # bp on each side of a TSS
+TSS_CENTRE = 50  # centre window: TSS ± 50, 101 bp
+TSS_FLANK = 100  # the outermost 100 bp on each side
+TSS_CORE = 5  # TSS ± 5, 11 bp: the centre of SnapATAC2's definition
+SHORT, MONO = 147, 294  # nucleosome-free < 147 ≤ one nucleosome < 294 bp (Signac's NucleosomeSignal)
+LONGEST = 1000  # last bin of the size histogram holds all longer fragments
+
+FRAGMENT, INSERTION, PIC = 0, 1, 2
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _seek(values, index, target):
+    """Find the first index with values[index] >= target, near the given one if it is near."""
+    n = values.shape[0]
+    steps = 0
+    while index < n and values[index] < target:
+        index += 1
+        steps += 1
+        if steps > 8:
+            return np.searchsorted(values, target)
+    while index > 0 and values[index - 1] >= target:
+        index -= 1
+        steps += 1
+        if steps > 8:
+            return np.searchsorted(values, target)
+    return index
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _near_tss(site, index, tss, reverse, row, sums, profile):
+    """Add one cut site to every TSS within reach; the pointer moved along."""
+    index = _seek(tss, index, site - TSS_REACH)
+    j = index
+    while j < tss.shape[0] and tss[j] <= site + TSS_REACH:
+        offset = site - tss[j]
+        if reverse[j]:
+            offset = -offset
+        profile[offset + TSS_REACH] += 1
+        away = abs(offset)
+        if away <= TSS_CENTRE:
+            sums[row, N_TSS] += 1
+            if away <= TSS_CORE:
+                sums[row, N_CORE] += 1
+        elif away > TSS_REACH - TSS_FLANK:
+            sums[row, N_FLANK] += 1
+        j += 1
+    return index
+
+
+@njit(cache=True, nogil=True)
+def add_mito(barcode, sums):
+    """Count the fragments of a batch on the mitochondrial chromosome."""
+    for i in range(barcode.shape[0]):
+        sums[barcode[i], N_MITO] += 1
+
+
+@njit(cache=True, nogil=True)
+def add_number(barcode, sums):
+    """Count the fragments of a batch on nuclear chromosomes, nothing else."""
+    for i in range(barcode.shape[0]):
+        sums[barcode[i], N_NUCLEAR] += 1
+
+
+@njit(cache=True, nogil=True)
+def add_quality(position, barcode, count, tss, reverse, black_start, black_end, autosome, sums, reads, sizes, profile,
+                ends, pointers):  # fmt: skip
+    """Add a batch of nuclear fragments to every per-barcode sum.
+
+    Parameters
+    ----------
+    position, barcode, count
+        See :class:`multivi_nf.fragments.stream.Batch`.
+    tss, reverse
+        Sorted sites of this chromosome and whether they are on the minus strand.
+    black_start, black_end
+        Disjoint, sorted regions of this chromosome.
+    autosome
+        Whether loci covered more than twice are counted here.
+    sums, reads
+        int32, barcodes × N_SUMS; int64, barcodes; added to.
+    sizes, profile
+        int64, LONGEST + 1 and 2 × TSS_REACH + 1; histogram of lengths and of cut sites around TSS; added to.
+    ends
+        int32, barcodes × 4; per barcode the three largest ends so far on this chromosome and the end of its last locus.
+        With starts in order, the positions from a start to the third largest end are just those newly covered by three
+        fragments or more, so their union is the set covered more than twice.
+    pointers
+        int64, 4; where the last batch of this chromosome stopped.
+    """
+    at_black, at_start, at_end = pointers[0], pointers[1], pointers[2]
+    n_black, n_tss = black_end.shape[0], tss.shape[0]
+    for i in range(barcode.shape[0]):
+        row = barcode[i]
+        start, end = np.int64(position[i, 0]), np.int64(position[i, 1])
+        length = end - start
+        sums[row, N_NUCLEAR] += 1
+        reads[row] += count[i]
+        sizes[min(length, LONGEST)] += 1
+        if length < SHORT:
+            sums[row, N_SHORT] += 1
+        elif length < MONO:
+            sums[row, N_MONO] += 1
+        black = False
+        if n_black:
+            at_black = _seek(black_end, at_black, start + 1)
+            if at_black < n_black and black_start[at_black] < end:
+                sums[row, N_BLACKLIST] += 1
+                black = True
+        if n_tss:
+            at_start = _near_tss(start, at_start, tss, reverse, row, sums, profile)
+            at_end = _near_tss(end - 1, at_end, tss, reverse, row, sums, profile)
+        if autosome and not black:
+            first, second, third = ends[row, 0], ends[row, 1], ends[row, 2]
+            if end > third:
+                if end > second:
+                    third = second
+                    if end > first:
+                        second = first
+                        first = end
+                    else:
+                        second = end
+                else:
+                    third = end
+                ends[row, 0], ends[row, 1], ends[row, 2] = first, second, third
+            if third > start:
+                if start > ends[row, 3]:
+                    sums[row, N_LOCI] += 1
+                if third > ends[row, 3]:
+                    ends[row, 3] = third
+    pointers[0], pointers[1], pointers[2] = at_black, at_start, at_end
+
+
+@njit(cache=True, nogil=True)
+def add_peaks(position, barcode, n_cells, peak_start, peak_end, reach, peak_id, strategy, sums, last, cells, peaks,
+              counts, used, pointers):  # fmt: skip
+    """Add a batch to FRiP (every barcode) and to the matrix (barcodes below `n_cells`).
+
+    Parameters
+    ----------
+    peak_start, peak_end, peak_id
+        Peaks of this chromosome by start, and their number in the user's order. They may overlap.
+    reach
+        Largest end of all peaks up to each: sorted even where peaks lie inside others.
+    strategy
+        FRAGMENT, INSERTION or PIC.
+    last
+        int64, n_cells; where in the output the cell's last entry is, −1 for none. A cell's neighbouring fragments
+        mostly meet the same peak, so most entries are complete when written; the rest is added up by the matrix.
+    cells, peaks, counts
+        int32; the output, filled from `used[0]` on.
+    pointers
+        int64; slot 3 is where the last batch of this chromosome stopped.
+
+    Returns
+    -------
+    The number of fragments taken; fewer than given when the output is full.
+    """
+    at = pointers[3]
+    n_peaks = peak_start.shape[0]
+    n_used = used[0]
+    capacity = cells.shape[0]
+    taken = barcode.shape[0]
+    for i in range(barcode.shape[0]):
+        row = barcode[i]
+        start, end = np.int64(position[i, 0]), np.int64(position[i, 1])
+        at = _seek(reach, at, start + 1)
+        j = at
+        hits = 0
+        while j < n_peaks and peak_start[j] < end:
+            if peak_end[j] > start:
+                hits += 1
+            j += 1
+        if hits == 0:
+            continue
+        if row >= n_cells:
+            sums[row, N_IN_PEAKS] += 1
+            continue
+        if n_used + hits > capacity:
+            taken = i
+            break
+        sums[row, N_IN_PEAKS] += 1
+        j = at
+        while j < n_peaks and peak_start[j] < end:
+            if peak_end[j] > start:
+                value = 1
+                if strategy != FRAGMENT:
+                    value = int(peak_start[j] <= start) + int(end <= peak_end[j])
+                    if strategy == PIC:
+                        value = min(value, 1)
+                if value:
+                    entry = last[row]
+                    if entry >= 0 and peaks[entry] == peak_id[j]:
+                        counts[entry] += value
+                    else:
+                        cells[n_used], peaks[n_used], counts[n_used] = row, peak_id[j], value
+                        last[row] = n_used
+                        n_used += 1
+            j += 1
+    used[0] = n_used
+    pointers[3] = at
+    return taken
+
+
+@njit(cache=True, nogil=True)
+def row_starts(cells, n_cells, starts):
+    """Count entries per cell into `starts[cell + 1]` (int64, n_cells + 1)."""
+    for i in range(cells.shape[0]):
+        starts[cells[i] + 1] += 1
+
+
+@njit(cache=True, nogil=True)
+def fill_rows(cells, peaks, counts, cursor, indices, data):
+    """Put entries into their rows; `cursor` (int64, n_cells) is where each row's next entry goes."""
+    for i in range(cells.shape[0]):
+        at = cursor[cells[i]]
+        indices[at], data[at] = peaks[i], counts[i]
+        cursor[cells[i]] = at + 1

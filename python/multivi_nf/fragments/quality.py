@@ -1,0 +1,198 @@
+"""From a pass over the fragments to candidate cells, and the folder that the next steps and the report read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from multivi_nf.barcodes import overlap
+from multivi_nf.errors import InputError
+from multivi_nf.files import written_whole
+from multivi_nf.fragments.cells import Call, call_cells, knee_curve
+from multivi_nf.fragments.passes import Scan
+
+LEAST_FRAGMENTS = 1000
+"""Least fragments of a cell that is called from raw fragments; a given list has no floor."""
+
+
+@dataclass
+class Candidates:
+    """Which barcodes go on, and why the others do not.
+
+    Attributes
+    ----------
+    removed_by
+        Per barcode: empty for a candidate, else the first rule that it fails: `not_listed`, `knee`, `min_fragments`,
+        `min_tsse`.
+    rules
+        In the order applied: rule, threshold, number removed, median over the barcodes it was applied to.
+    call
+        The knee, where no list was given.
+    absent
+        Listed barcodes without any fragment.
+    """
+
+    removed_by: np.ndarray
+    rules: list[dict[str, Any]]
+    call: Call | None
+    absent: int
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Whether each barcode is a candidate."""
+        return self.removed_by == ""
+
+
+def choose_candidates(
+    table: pd.DataFrame,
+    n_listed: int = 0,
+    min_fragments: int | None = None,
+    min_tsse: float | None = None,
+) -> Candidates:
+    """Apply the list or the knee, then the floors.
+
+    Parameters
+    ----------
+    table
+        Of :func:`multivi_nf.fragments.passes.scan`, the listed barcodes first.
+    n_listed
+        Number of listed barcodes; 0 = no list, so the knee is used (see :func:`multivi_nf.fragments.cells.call_cells`).
+    min_fragments
+        Least fragments; None = 0 with a list, 1,000 without.
+    min_tsse
+        Least TSS enrichment; None = not applied here.
+
+    Raises
+    ------
+    InputError
+        No candidate is left, naming the rule, its threshold and the median; or `min_tsse` without TSS.
+    """
+    removed_by = np.full(len(table), "", dtype=object)
+    rules: list[dict[str, Any]] = []
+    n_fragments = table["n_fragments"].to_numpy()
+    call = None
+
+    def apply(rule: str, threshold: float | None, values: np.ndarray, passes: np.ndarray) -> None:
+        before = removed_by == ""
+        removed_by[before & ~passes] = rule
+        median = float(np.median(values[before])) if before.any() else 0.0
+        rules.append({"rule": rule, "threshold": threshold, "removed": int((before & ~passes).sum()), "median": median})
+
+    if n_listed:
+        apply("not_listed", None, n_fragments, np.arange(len(table)) < n_listed)
+    else:
+        call = call_cells(n_fragments)
+        apply("knee", call.threshold, n_fragments, call.is_cell)
+    floor = (0 if n_listed else LEAST_FRAGMENTS) if min_fragments is None else min_fragments
+    if floor:
+        apply("min_fragments", floor, n_fragments, n_fragments >= floor)
+    if min_tsse:
+        tsse = table["tsse"].to_numpy()
+        if np.isnan(tsse).all():
+            raise InputError(
+                f"a least TSS enrichment of {min_tsse} was asked for without transcription start sites",
+                "TSS enrichment is not available",
+                "give --tss or --gtf, or leave --atac_min_tsse out",
+            )
+        apply("min_tsse", min_tsse, tsse, tsse >= min_tsse)
+    if not (removed_by == "").any():
+        rule = max(rules, key=lambda entry: entry["removed"])
+        raise InputError(
+            f"no barcode of {len(table)} is left as a cell: {rule['rule']} (threshold {rule['threshold']}) removed "
+            f"{rule['removed']}, whose median value was {rule['median']:g}",
+            "there would be no ATAC cell in this sample",
+            "lower the threshold (--atac_min_fragments, --atac_min_tsse), or give the cells in column `barcodes`",
+        )
+    absent = int((n_fragments[:n_listed] + table["n_mito"].to_numpy()[:n_listed] == 0).sum()) if n_listed else 0
+    return Candidates(removed_by, rules, call, absent)
+
+
+def check_listed(listed: Sequence[str], table: pd.DataFrame, path: str | Path) -> str | None:
+    """Compare a list of cells with the barcodes that have fragments.
+
+    Returns
+    -------
+    A warning when under half of the list is found, with the one change that would help most; else None.
+
+    Raises
+    ------
+    InputError
+        When none is found.
+    """
+    found = int((table["n_fragments"].to_numpy()[: len(listed)] > 0).sum())
+    if 2 * found >= len(listed):
+        return None
+    largest = table["n_fragments"].nlargest(max(5 * len(listed), 1000))
+    seen = largest.index[largest > 0].tolist()
+    other = overlap(list(listed), seen, ("list", "fragments"))
+    what = (
+        f"{found} of the {len(listed)} listed barcodes have fragments in {path} (list: {', '.join(listed[:2])}, ...; "
+        f"fragments: {', '.join(seen[:2])}, ...)"
+    )
+    if other.transformation:
+        remedy = f"{other.transformation} would raise the overlap to {other.transformed_fraction:.0%}"
+    else:
+        remedy = "no suffix, prefix or reverse complement helps: give the pairs in column `barcode_map`"
+    if found == 0:
+        raise InputError(what, "there would be no ATAC cell in this sample", remedy)
+    return f"{what}; {remedy}"
+
+
+def summarise(scan: Scan, candidates: Candidates, sample: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Gather what the report shows of a fragments file; all values are plain JSON."""
+    table, facts = scan.table, asdict(scan.facts)
+    n_fragments = table["n_fragments"].to_numpy()
+    cells = table[candidates.mask]
+    call = candidates.call
+    totals = {
+        "barcodes": len(table),
+        "fragments_in_cells": int(cells["n_fragments"].sum()),
+        "fragments": int(table["n_fragments"].sum()),
+        "mito": int(table["n_mito"].sum()),
+        "reads": int(table["n_reads"].sum()),
+    }
+    numbers = cells.select_dtypes("number").median()
+    return {
+        "sample": sample,
+        "modality": "atac",
+        "cells_in": len(table),
+        "cells_out": int(candidates.mask.sum()),
+        "rules": candidates.rules,
+        "call": {"method": "list"} if call is None else
+        {"method": "order of magnitude", "threshold": call.threshold, "expected": call.expected},
+        "listed_without_fragments": candidates.absent,
+        "totals": totals,
+        "medians": {name: None if np.isnan(value) else float(value) for name, value in numbers.items()},
+        "knee": knee_curve(n_fragments),
+        "sizes": scan.sizes.tolist(),
+        "tss_profile": None if scan.profile is None else scan.profile.tolist(),
+        "file": facts,
+        "settings": settings,
+    }  # fmt: skip
+
+
+def write_quality(folder: str | Path, scan: Scan, candidates: Candidates, summary: dict[str, Any]) -> None:
+    """Write `fragments.tsv.gz` (every barcode), `candidates.txt` and `fragments.json` into a folder."""
+    table = scan.table.copy()
+    table["candidate"] = candidates.mask.astype(int)
+    table["removed_by"] = candidates.removed_by
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        write_table(temporary / "fragments.tsv.gz", table)
+        (temporary / "candidates.txt").write_text("".join(f"{name}\n" for name in table.index[candidates.mask]))
+        (temporary / "fragments.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as gzipped TSV with the same bytes every time (no time stamp, six digits)."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+        with io.TextIOWrapper(packed, encoding="ascii", newline="\n") as text:
+            table.to_csv(text, sep="\t", float_format="%.6g", na_rep="NA", lineterminator="\n")

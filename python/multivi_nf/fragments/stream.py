@@ -1,0 +1,278 @@
+"""A fragments file as a stream of batches: arrays of one chromosome's fragments, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from multivi_nf.errors import InputError
+from multivi_nf.fragments import parse as p
+from multivi_nf.fragments.source import Blocks
+from multivi_nf.genome import canonical, harmonise
+
+_BATCH = 1 << 16
+
+
+@dataclass
+class Batch:
+    """Fragments of one chromosome, in file order. Arrays are views that the next batch overwrites.
+
+    Attributes
+    ----------
+    chrom
+        Index of the chromosome in the genome's sizes.
+    position
+        int32, n × 2; start and end, 0-based half-open.
+    barcode
+        int32, n; index into :meth:`FragmentStream.barcodes`.
+    count
+        int32, n; reads that support the fragment (column 5; 1 in a file of 4 columns).
+    """
+
+    chrom: int
+    position: np.ndarray
+    barcode: np.ndarray
+    count: np.ndarray
+
+
+@dataclass
+class Facts:
+    """What a whole pass over a file found.
+
+    Attributes
+    ----------
+    fragments, lines
+        Lines that are fragments, and all lines.
+    columns
+        Number of columns, 4 to 6.
+    renamed
+        Chromosomes whose name differs from the genome's, `{in file: in genome}`.
+    other_chroms
+        Chromosomes that the genome does not have, with their number of fragments (left out of everything).
+    sorted
+        Whether starts never decrease within a chromosome.
+    ends_with_newline
+        Whether the last line is ended.
+    """
+
+    fragments: int = 0
+    lines: int = 0
+    columns: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+    other_chroms: dict[str, int] = field(default_factory=dict)
+    sorted: bool = True
+    ends_with_newline: bool = True
+
+
+class FragmentStream:
+    """Read a fragments file once, front to back.
+
+    Parameters
+    ----------
+    path
+        `chrom start end barcode [count [strand]]`, tab-separated, plain, gzip or BGZF; `#` lines and empty lines are
+        passed over. 10x fragments are already shifted to the cut sites and are taken as they are.
+    chrom_sizes
+        Chromosome name → length in bp. Fragments of other chromosomes are left out and counted in `facts`.
+    barcodes
+        Barcodes to number first, in this order.
+    only_these
+        Leave out fragments of any other barcode.
+    chrom_style
+        See :func:`multivi_nf.genome.harmonise`.
+    on_progress
+        Called with the number of bytes read.
+
+    Raises
+    ------
+    InputError
+        While iterating: a damaged or cut file; a line that is not a fragment; a chromosome that comes back after
+        another one; a fragment past the chromosome's end; a file without any fragment on the genome's chromosomes.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        chrom_sizes: dict[str, int],
+        barcodes: Sequence[str] = (),
+        *,
+        only_these: bool = False,
+        chrom_style: str = "auto",
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.chrom_sizes = chrom_sizes
+        self.chrom_style = chrom_style
+        self.table = p.BarcodeTable(_unique(barcodes), is_open=not only_these)
+        self.facts = Facts()
+        self._blocks = Blocks(self.path, on_progress)
+        self._order = {name: index for index, name in enumerate(chrom_sizes)}
+        self._seen: dict[str, int] = {}
+
+    def barcodes(self) -> list[str]:
+        """All barcodes met so far (and those given), by number."""
+        return self.table.names()
+
+    def chroms_met(self) -> list[str]:
+        """The genome's chromosomes met so far, in file order."""
+        return [self.facts.renamed.get(name, name) for name in self._seen if name not in self.facts.other_chroms]
+
+    def __iter__(self) -> Iterator[Batch]:
+        state = np.zeros(p.STATE_SIZE, np.int64)
+        position = np.empty((_BATCH, 2), np.int32)
+        barcode = np.empty(_BATCH, np.int32)
+        count = np.empty(_BATCH, np.int32)
+        name, chrom, size = np.zeros(0, np.uint8), -1, 0
+        table = self.table
+        for text, first, stop in self._blocks:
+            state[p.POSITION] = first
+            code = p.OUTPUT_FULL
+            while code != p.DONE:
+                code = p.parse(
+                    text, stop, name, chrom >= 0, size, state, table.pool, table.slots, table.entries,
+                    table.used, table.is_open, position, barcode, count,
+                )  # fmt: skip
+                n = int(state[p.N_OUT])
+                if code == p.TABLE_FULL:
+                    table.grow()
+                    continue
+                if n:
+                    yield Batch(chrom, position[:n], barcode[:n], count[:n])
+                    state[p.N_OUT] = 0
+                if code == p.NEW_CHROM:
+                    self._close(state)
+                    name, chrom, size = self._open_chrom(text, state)
+                elif code >= p.FIRST_ERROR:
+                    raise self._refusal(text, state, code, size)
+        self._close(state)
+        self.facts.lines = int(state[p.N_LINES])
+        self.facts.columns = int(state[p.N_COLUMNS])
+        self.facts.sorted = not state[p.UNSORTED]
+        self.facts.ends_with_newline = self._blocks.ends_with_newline
+        self._check_found()
+
+    def _close(self, state: np.ndarray) -> None:
+        """Book the fragments of the chromosome that has ended."""
+        n = int(state[p.N_FRAGMENTS])
+        state[p.N_FRAGMENTS] = 0
+        self.facts.fragments += n
+        last = next(reversed(self._seen), None)
+        if last in self.facts.other_chroms:
+            self.facts.other_chroms[last] += n
+
+    def _open_chrom(self, text: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, int, int]:
+        """Take the chromosome name at the current line: its bytes, its index in the genome (−1: none), its length."""
+        line, number = self._line(text, state)
+        raw, tab, _ = line.partition(b"\t")
+        if not tab or not raw or not all(33 <= byte <= 126 for byte in raw) or len(raw) > p.LONGEST_NAME:
+            raise self._refusal(text, state, p.BAD_CHROM, 0)
+        name = raw.decode("ascii")
+        if name in self._seen:
+            raise InputError(
+                f"{self.path}, line {number}: chromosome {name!r} comes back after {next(reversed(self._seen))!r} "
+                f"(it was left after line {self._seen[name]})",
+                "fragments are read once, chromosome by chromosome, in memory that does not grow with the file",
+                "sort it: `(zgrep '^#' FILE; zgrep -v '^#' FILE | sort -k1,1 -k2,2n) | bgzip > SORTED`",
+            )
+        if self._seen:
+            self._seen[next(reversed(self._seen))] = number - 1
+        self._seen[name] = number
+        state[p.LAST_START] = 0
+        known = harmonise(self._seen, self.chrom_sizes, self.chrom_style)
+        target = known.get(name)
+        if target is None:
+            self.facts.other_chroms[name] = 0
+            return np.frombuffer(raw, np.uint8), -1, 0
+        if target != name:
+            self.facts.renamed[name] = target
+        return np.frombuffer(raw, np.uint8), self._order[target], self.chrom_sizes[target]
+
+    def _line(self, text: np.ndarray, state: np.ndarray) -> tuple[bytes, int]:
+        at = int(state[p.POSITION])
+        line = text[at : at + 4096].tobytes().partition(b"\n")[0].rstrip(b"\r")
+        return line, int(state[p.N_LINES]) + 1
+
+    def _refusal(self, text: np.ndarray, state: np.ndarray, code: int, size: int) -> InputError:
+        line, number = self._line(text, state)
+        shown = line[:120].decode("ascii", "backslashreplace")
+        place = f"{self.path}, line {number}: {shown!r}"
+        fields = line.split(b"\t")
+        layout = "give tab-separated lines of chrom, start, end, barcode and, if known, count (10x fragments.tsv.gz)"
+        n_columns = int(state[p.N_COLUMNS])
+        if not 4 <= len(fields) <= 6:
+            what = f"has {len(fields)} column(s) where a fragment has 4 to 6"
+            if n_columns:
+                what += "; the line may be cut"
+            return InputError(f"{place} {what}", "a fragment cannot be read from it", layout)
+        if code == p.BAD_COLUMNS:
+            return InputError(
+                f"{place} has {len(fields)} columns where the lines before have {n_columns}",
+                "the file is cut, or was joined from files of different kinds",
+                layout,
+            )
+        if code == p.PAST_END:
+            return InputError(
+                f"{place} ends past the end of the chromosome, which has {size} bp",
+                "the fragments belong to another assembly than the chromosome sizes, so every count would be wrong",
+                "give the assembly that the fragments were aligned to by --genome or --chrom_sizes",
+            )
+        if code == p.BAD_ORDER:
+            return InputError(f"{place}: end is not after start", "the fragment has no length", layout)
+        wrong = {
+            p.BAD_START: "start (column 2) is not a whole number below 2^31",
+            p.BAD_END: "end (column 3) is not a whole number below 2^31",
+            p.BAD_COUNT: "count (column 5) is not a whole number from 1 to 2^31 - 1",
+            p.BAD_BARCODE: "barcode (column 4) is empty, longer than 1,024 bytes or not printable ASCII",
+            p.BAD_CHROM: "chromosome (column 1) is empty or not printable ASCII",
+            p.LINE_ENDS: "a carriage return stands inside the line",
+        }[code]
+        return InputError(f"{place}: {wrong}", "a fragment cannot be read from it", layout)
+
+    def _check_found(self) -> None:
+        if self.facts.fragments == 0:
+            raise InputError(
+                f"the fragments file {self.path} holds no fragment ({self.facts.lines} lines, all comments or empty)",
+                "there is nothing to count",
+                "copy it again from where it was made",
+            )
+        if len(self.facts.other_chroms) == len(self._seen):
+            raise InputError(
+                f"none of the chromosomes of {self.path} ({some(self._seen)}) is one of the genome's "
+                f"({some(self.chrom_sizes)})",
+                "every count would be zero",
+                "give the assembly that the fragments were aligned to by --genome or --chrom_sizes"
+                + (
+                    "; the names differ only in style: set --chrom_style auto"
+                    if {canonical(name) for name in self._seen} & {canonical(name) for name in self.chrom_sizes}
+                    else ""
+                ),
+            )
+
+
+def some(names: Sequence[str] | dict[str, object], n: int = 3) -> str:
+    """Show the first few of many names."""
+    names = list(names)
+    return ", ".join(map(str, names[:n])) + (f", ... {len(names)} in all" if len(names) > n else "")
+
+
+def _unique(barcodes: Sequence[str]) -> Sequence[str]:
+    twice = len(barcodes) - len(set(barcodes))
+    if twice:
+        seen: set[str] = set()
+        first = next(name for name in barcodes if name in seen or seen.add(name))
+        raise InputError(
+            f"{twice} barcode(s) of the list occur more than once, first {first!r}",
+            "a cell would be there twice",
+            "keep each barcode once",
+        )
+    for name in barcodes:
+        if not name or len(name) > p.LONGEST_NAME or not all(33 <= ord(letter) <= 126 for letter in name):
+            raise InputError(
+                f"barcode {name!r} of the list is empty, longer than 1,024 characters or not printable ASCII",
+                "it cannot occur in a fragments file",
+                "give one barcode a line, as written in column 4 of the fragments file",
+            )
+    return barcodes

@@ -1,0 +1,115 @@
+"""Writing fragments files, for the simulator, the benchmarks and the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pysam
+from numba import njit
+
+from multivi_nf.files import written_whole
+
+_CHUNK = 1 << 19
+
+
+@njit(cache=True)
+def _digits(value, out, at):
+    first = at
+    while True:
+        out[at] = 48 + value % 10
+        at += 1
+        value //= 10
+        if value == 0:
+            break
+    last = at - 1
+    while first < last:
+        out[first], out[last] = out[last], out[first]
+        first += 1
+        last -= 1
+    return at
+
+
+@njit(cache=True)
+def _copy(source, first, last, out, at):
+    for i in range(first, last):
+        out[at] = source[i]
+        at += 1
+    return at
+
+
+@njit(cache=True)
+def _lines(chrom, start, end, barcode, count, chroms, chrom_at, barcodes, barcode_at, out):
+    at = 0
+    for i in range(chrom.shape[0]):
+        at = _copy(chroms, chrom_at[chrom[i]], chrom_at[chrom[i] + 1], out, at)
+        out[at] = 9
+        at = _digits(np.int64(start[i]), out, at + 1)
+        out[at] = 9
+        at = _digits(np.int64(end[i]), out, at + 1)
+        out[at] = 9
+        at = _copy(barcodes, barcode_at[barcode[i]], barcode_at[barcode[i] + 1], out, at + 1)
+        out[at] = 9
+        at = _digits(np.int64(count[i]), out, at + 1)
+        out[at] = 10
+        at += 1
+    return at
+
+
+def _joined(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    raw = [name.encode("ascii") for name in names]
+    starts = np.zeros(len(raw) + 1, np.int64)
+    np.cumsum([len(name) for name in raw], out=starts[1:])
+    return np.frombuffer(b"".join(raw) or b"\0", np.uint8), starts
+
+
+def write_fragments(
+    path: str | os.PathLike[str],
+    chrom: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    barcode: np.ndarray,
+    count: np.ndarray,
+    *,
+    chroms: Sequence[str],
+    barcodes: Sequence[str],
+    header: Sequence[str] = (),
+    index: bool = False,
+) -> None:
+    """Write a BGZF fragments file as 10x does: chrom, start, end, barcode, count, in the order given.
+
+    Parameters
+    ----------
+    path
+        The file, `*.tsv.gz`. The same arrays give the same bytes.
+    chrom, barcode
+        Integer codes into `chroms` and `barcodes`, shape (n,).
+    start, end
+        0-based, half-open, shape (n,).
+    count
+        Reads that support each fragment, shape (n,).
+    chroms, barcodes
+        The names.
+    header
+        Lines to put first; `# ` is added.
+    index
+        Also write a tabix index, `path.tbi`; the fragments must be sorted.
+    """
+    chrom_text, chrom_at = _joined(chroms)
+    barcode_text, barcode_at = _joined(barcodes)
+    longest = int(np.diff(chrom_at).max(initial=0) + np.diff(barcode_at).max(initial=0)) + 3 * 11 + 5
+    out = np.empty(longest * min(_CHUNK, max(len(chrom), 1)), np.uint8)
+    with written_whole(path) as temporary:
+        with pysam.BGZFile(str(temporary), "wb") as handle:
+            for line in header:
+                handle.write(f"# {line}\n".encode())
+            for first in range(0, len(chrom), _CHUNK):
+                part = slice(first, first + _CHUNK)
+                n = _lines(
+                    chrom[part], start[part], end[part], barcode[part], count[part],
+                    chrom_text, chrom_at, barcode_text, barcode_at, out,
+                )  # fmt: skip
+                handle.write(out[:n].tobytes())
+    if index:
+        pysam.tabix_index(str(path), preset="bed", force=True)

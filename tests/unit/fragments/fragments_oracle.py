@@ -1,0 +1,134 @@
+"""The slow, plain way: what a fragments file means, written without any of the package's own code."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+
+PRINTABLE = re.compile(rb"[\x21-\x7e]{1,1024}")
+DIGITS = re.compile(rb"[0-9]{1,10}")
+
+
+class Refused(Exception):
+    """The text is not a legal fragments file."""
+
+
+def number(text, least):
+    if not DIGITS.fullmatch(text) or not least <= int(text) < 2**31:
+        raise Refused(f"number {text!r}")
+    return int(text)
+
+
+def same_chrom(name):
+    bare = re.sub("^chr", "", name, flags=re.I)
+    return "M" if bare.upper() in ("M", "MT") else bare
+
+
+def read(text, chrom_sizes):
+    """List (genome's chromosome, start, end, barcode, count) of legal text; raise Refused for any other."""
+    lines = text.split(b"\n")
+    rows, order, n_columns, seen_any = [], [], None, False
+    if lines and lines[-1] == b"":
+        lines.pop()
+    for line in lines:
+        if line.startswith(b"#") or line in (b"", b"\r"):
+            continue
+        fields = (line[:-1] if line.endswith(b"\r") else line).split(b"\t")
+        if not 4 <= len(fields) <= 6:
+            raise Refused(f"{len(fields)} columns")
+        if n_columns not in (None, len(fields)):
+            raise Refused("columns change")
+        n_columns = len(fields)
+        if any(b"\r" in field for field in fields):
+            raise Refused("carriage return")
+        if not PRINTABLE.fullmatch(fields[0]):
+            raise Refused("chromosome")
+        chrom = fields[0].decode()
+        start, end = number(fields[1], 0), number(fields[2], 0)
+        count = number(fields[4], 1) if len(fields) > 4 else 1
+        if end <= start:
+            raise Refused("order")
+        if not order or order[-1] != chrom:
+            if chrom in order:
+                raise Refused("chromosome comes back")
+            order.append(chrom)
+        if chrom in chrom_sizes:
+            target = chrom
+        else:
+            target = next((name for name in chrom_sizes if same_chrom(name) == same_chrom(chrom)), None)
+        if target is None:
+            if fields[3] == b"":
+                raise Refused("barcode")
+        else:
+            if not PRINTABLE.fullmatch(fields[3]):
+                raise Refused("barcode")
+            if end > chrom_sizes[target]:
+                raise Refused("past the end")
+            seen_any = True
+        rows.append((target, start, end, fields[3].decode("latin-1"), count))
+    targets = [next((n for n in chrom_sizes if n == c), None) or c for c in order]
+    mapped = [t for t in (next((n for n in chrom_sizes if same_chrom(n) == same_chrom(t)), None) for t in targets) if t]
+    if len(set(mapped)) < len(mapped):
+        raise Refused("two names of one chromosome")
+    if not seen_any:
+        raise Refused("nothing on the genome")
+    return [row for row in rows if row[0] is not None]
+
+
+def count(rows, peaks, barcodes, strategy):
+    """Cells × peaks as a nested list."""
+    table = [[0] * len(peaks) for _ in barcodes]
+    index = {name: i for i, name in enumerate(barcodes)}
+    for chrom, start, end, barcode, _ in rows:
+        if barcode not in index:
+            continue
+        for j, (peak_chrom, first, last) in enumerate(peaks):
+            if peak_chrom != chrom:
+                continue
+            sites = sum(first <= site < last for site in (start, end - 1))
+            value = {"fragment": int(start < last and end > first), "insertion": sites, "pic": min(sites, 1)}[strategy]
+            table[index[barcode]][j] += value
+    return table
+
+
+def quality(rows, mito, tss, blacklist, peaks, autosomes):
+    """{barcode: {column: value}} of all sums."""
+    sums = defaultdict(Counter)
+    placed = defaultdict(list)
+    for chrom, start, end, barcode, support in rows:
+        got = sums[barcode]
+        if chrom == mito:
+            got["n_mito"] += 1
+            continue
+        got["n_fragments"] += 1
+        got["n_reads"] += support
+        got["n_nucleosome_free"] += end - start < 147
+        got["n_mononucleosome"] += 147 <= end - start < 294
+        black = any(c == chrom and start < e and end > s for c, s, e in blacklist)
+        got["n_blacklist"] += black
+        got["n_in_peaks"] += any(c == chrom and start < e and end > s for c, s, e in peaks)
+        for site in (start, end - 1):
+            for c, position, _ in tss:
+                away = abs(site - position)
+                if c == chrom and away <= 2000:
+                    got["n_tss"] += away <= 50
+                    got["n_tss_core"] += away <= 5
+                    got["n_flank"] += away > 1900
+        if chrom in autosomes and not black:
+            placed[barcode, chrom].append((start, end))
+    for (barcode, _), fragments in placed.items():
+        depth = Counter(x for start, end in fragments for x in range(start, end))
+        sums[barcode]["n_overlap_loci"] += sum(n > 2 and depth[x - 1] <= 2 for x, n in depth.items())
+    return sums
+
+
+def profile(rows, mito, tss):
+    """Cut sites by distance from TSS in the direction of transcription."""
+    got = Counter()
+    for chrom, start, end, _, _ in rows:
+        if chrom != mito:
+            for site in (start, end - 1):
+                for c, position, strand in tss:
+                    if c == chrom and abs(site - position) <= 2000:
+                        got[(position - site if strand == "-" else site - position) + 2000] += 1
+    return got
