@@ -58,7 +58,9 @@ def svg(figure: Figure, name: str, description: str) -> str:
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None, "Creator": None}
+        )
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
@@ -108,14 +110,20 @@ def umap(coordinates: np.ndarray, colours: list[str], name: str, description: st
 def training(history: pd.DataFrame, best: int | None) -> str:
     """Loss of training and validation by epoch, then every term of the objective."""
     fixed = {"epoch", "train_loss", "validation_loss", "seconds"}
-    terms = [c for c in history.columns if c not in fixed and pd.api.types.is_numeric_dtype(history[c]) and history[c].notna().any()]
+    terms = [
+        c
+        for c in history.columns
+        if c not in fixed and pd.api.types.is_numeric_dtype(history[c]) and history[c].notna().any()
+    ]
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(1 + len(terms), 4, 2.5, 1.9)
         epochs = history["epoch"]
         panels[0].plot(epochs, history["train_loss"], color=MUTED, lw=1.2, label="training")
         panels[0].plot(epochs, history["validation_loss"], color=ACCENT, lw=1.4, label="validation")
         if len(history) > 3:
-            both = history[["train_loss", "validation_loss"]].iloc[min(len(history) // 10 + 1, 5) :].to_numpy(dtype=float)
+            both = (
+                history[["train_loss", "validation_loss"]].iloc[min(len(history) // 10 + 1, 5) :].to_numpy(dtype=float)
+            )
             low, high = np.nanmin(both), np.nanmax(both)
             panels[0].set_ylim(low - 0.06 * (high - low + 1e-9), high + 0.1 * (high - low + 1e-9))
         panels[0].legend(fontsize=7)
@@ -131,7 +139,9 @@ def training(history: pd.DataFrame, best: int | None) -> str:
         return svg(figure, "training", "training and validation loss by epoch, and each term of the objective")
 
 
-def distributions(values: dict[str, np.ndarray], removed: np.ndarray, thresholds: dict[str, list[float]], name: str) -> str:
+def distributions(
+    values: dict[str, np.ndarray], removed: np.ndarray, thresholds: dict[str, list[float]], name: str
+) -> str:
     """Histograms of QC values, kept and removed cells apart, with the thresholds that were applied."""
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(len(values), 4, 2.3, 1.6)
@@ -184,7 +194,9 @@ def fragments(facts: dict[str, object], name: str) -> str | None:
         return svg(figure, name, "knee plot, TSS profile and fragment size distribution")
 
 
-def marker_heatmaps(imputed: pd.DataFrame, observed: pd.DataFrame, labels: dict[str, str], name: str, title: str) -> str:
+def marker_heatmaps(
+    imputed: pd.DataFrame, observed: pd.DataFrame, labels: dict[str, str], name: str, title: str
+) -> str:
     """Cluster means of markers, imputed beside observed, each feature scaled to 0..1 within its own panel."""
     with matplotlib.rc_context(STYLE):
         height = 0.7 + 0.17 * len(imputed.columns)
@@ -214,9 +226,13 @@ def volcano(table: pd.DataFrame, name: str) -> str:
         names = table["symbol"] if "symbol" in table else table["feature"]
         for k in top:
             if {"effect_lower", "effect_upper"} <= set(table):
-                axes.plot(table[["effect_lower", "effect_upper"]].iloc[k], [evidence[k]] * 2, color=ACCENT, lw=0.6, alpha=0.7)
+                axes.plot(
+                    table[["effect_lower", "effect_upper"]].iloc[k], [evidence[k]] * 2, color=ACCENT, lw=0.6, alpha=0.7
+                )
         for k in top[:6]:
-            axes.annotate(str(names.iloc[k]), (effect[k], evidence[k]), fontsize=6.5, xytext=(2, 2), textcoords="offset points")
+            axes.annotate(
+                str(names.iloc[k]), (effect[k], evidence[k]), fontsize=6.5, xytext=(2, 2), textcoords="offset points"
+            )
         axes.set_xlabel("effect")
         axes.set_ylabel("-log10(1 - probability)")
         figure.set_dpi(150)
@@ -244,7 +260,16 @@ def calibration_curve(curves: dict[str, list[tuple[float, float]]], name: str = 
         axes.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=":")
         for (label, points), colour in zip(curves.items(), CATEGORIES):
             nominal, covered = np.asarray(points, dtype=float).T
-            axes.plot(nominal, covered, marker="o", ms=3, lw=1.2, color=colour, label=label, ls="--" if "before" in label else "-")
+            axes.plot(
+                nominal,
+                covered,
+                marker="o",
+                ms=3,
+                lw=1.2,
+                color=colour,
+                label=label,
+                ls="--" if "before" in label else "-",
+            )
         axes.set_xlabel("nominal")
         axes.set_ylabel("covered")
         axes.legend(fontsize=6.5)
@@ -258,7 +283,9 @@ def risk_coverage(curve: list[tuple[float, float]], baseline: list[tuple[float, 
         figure, axes = plt.subplots(figsize=(3.0, 2.7))
         axes.plot(*np.asarray(curve, dtype=float).T, color=ACCENT, lw=1.4, label="ranked by posterior sd")
         if baseline:
-            axes.plot(*np.asarray(baseline, dtype=float).T, color=MUTED, lw=1.2, ls="--", label="ranked by the predicted mean")
+            axes.plot(
+                *np.asarray(baseline, dtype=float).T, color=MUTED, lw=1.2, ls="--", label="ranked by the predicted mean"
+            )
         axes.set_xlabel("share of entries kept")
         axes.set_ylabel("mean error")
         axes.legend(fontsize=6.5)

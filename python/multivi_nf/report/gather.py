@@ -102,7 +102,9 @@ def read_results(outdir: Path) -> Results:
         mosaic.file.close()
     results.qc = _read_qc(outdir / "qc")
     results.fragments = _read_json_per_sample(outdir / "qc", "fragments.json")
-    results.checks = {p.name.removesuffix(".preflight.json"): _json(p) for p in sorted(outdir.glob("qc/**/*.preflight.json"))}
+    results.checks = {
+        p.name.removesuffix(".preflight.json"): _json(p) for p in sorted(outdir.glob("qc/**/*.preflight.json"))
+    }
     _read_model(results, outdir / "model")
     for table in sorted((outdir / "differential").glob("*.tsv.gz")):
         results.contrasts[table.name.removesuffix(".tsv.gz")] = read_contrast(table)
@@ -202,7 +204,10 @@ def _read_pipeline_info(results: Results, outdir: Path) -> None:
     evaluation = outdir / "evaluation.json"
     if evaluation.is_file():
         results.evaluation = _json(evaluation)
-    costs = [_json(path) | {"task": path.name.removesuffix(".resources.json")} for path in sorted(outdir.glob("**/*.resources.json"))]
+    costs = [
+        _json(path) | {"task": path.name.removesuffix(".resources.json")}
+        for path in sorted(outdir.glob("**/*.resources.json"))
+    ]
     if costs:
         results.resources = pd.DataFrame(costs)
 

@@ -10,14 +10,22 @@ def methods_text(results: Results) -> str:
     """Sentences on what was done, with the values that were used."""
     cells, model = results.cells, results.model
     parts = [f"Cells were processed with multivi-nf {__version__}."]
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in cells["modality"].astype(str).value_counts().items()) if "modality" in cells else ""
+    kinds = (
+        ", ".join(f"{n:,} {kind}" for kind, n in cells["modality"].astype(str).value_counts().items())
+        if "modality" in cells
+        else ""
+    )
     features = ", ".join(f"{n:,} {_unit(m)}" for m, n in results.features.items())
     parts.append(f"After quality control the mosaic held {len(cells):,} cells ({kinds}) and {features}.")
     if "atac" in results.features:
         strategy = results.parameters.get("count_strategy", "fragment")
-        parts.append(f"Accessibility was counted by {strategy} on one peak set for all samples and binarised for the model.")
+        parts.append(
+            f"Accessibility was counted by {strategy} on one peak set for all samples and binarised for the model."
+        )
     if model:
-        settings = {key: model.get(key) for key in ("n_latent", "n_hidden", "n_layers", "rna_likelihood", "fusion", "alignment")}
+        settings = {
+            key: model.get(key) for key in ("n_latent", "n_hidden", "n_layers", "rna_likelihood", "fusion", "alignment")
+        }
         known = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
         parts.append(f"A MultiVI model (Ashuach et al., Nat Methods 2023) was trained ({known}).")
     if results.history is not None:
@@ -27,7 +35,9 @@ def methods_text(results: Results) -> str:
         )
     if results.imputed:
         samples = results.parameters.get("posterior_samples", 80)
-        parts.append(f"Imputed values are posterior means over {samples} samples of the latent under the reference mixture of batches.")
+        parts.append(
+            f"Imputed values are posterior means over {samples} samples of the latent under the reference mixture of batches."
+        )
     if results.contrasts:
         parts.append(
             "Differential features were tested with the model's posterior of the difference between group means "

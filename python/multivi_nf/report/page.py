@@ -15,7 +15,14 @@ from markupsafe import Markup
 from multivi_nf import __version__
 from multivi_nf.files import written_whole
 from multivi_nf.report import figures
-from multivi_nf.report.gather import Results, SampleQC, read_imputed_features, read_imputed_obs, read_imputed_var, read_results
+from multivi_nf.report.gather import (
+    Results,
+    SampleQC,
+    read_imputed_features,
+    read_imputed_obs,
+    read_imputed_var,
+    read_results,
+)
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.verdict import verdict
 
@@ -145,7 +152,10 @@ def _distribution(entry: SampleQC) -> dict[str, Any] | None:
     numeric = [
         c
         for c in table.columns
-        if c not in ("barcode", "removed_by") and pd.api.types.is_numeric_dtype(table[c]) and table[c].dtype != bool and table[c].nunique() > 2
+        if c not in ("barcode", "removed_by")
+        and pd.api.types.is_numeric_dtype(table[c])
+        and table[c].dtype != bool
+        and table[c].nunique() > 2
     ][:8]
     if not numeric:
         return None
@@ -155,7 +165,9 @@ def _distribution(entry: SampleQC) -> dict[str, Any] | None:
         bounds = rule.get("threshold")
         bounds = bounds if isinstance(bounds, list) else [bounds]
         name = rule.get("quantity", rule.get("column", ""))
-        thresholds.setdefault(name, []).extend(float(b) for b in bounds if isinstance(b, (int, float)) and np.isfinite(b))
+        thresholds.setdefault(name, []).extend(
+            float(b) for b in bounds if isinstance(b, (int, float)) and np.isfinite(b)
+        )
     values = {c: table[c].to_numpy(dtype=float) for c in numeric}
     svg = figures.distributions(values, removed, thresholds, f"qc-{_slug(entry.sample)}-{entry.modality}")
     return {"sample": entry.sample, "modality": entry.modality, "svg": Markup(svg)}
@@ -234,11 +246,17 @@ def _markers(results: Results) -> list[dict[str, Any]]:
             if len(order) < 2:
                 continue
             symbols = read_imputed_var(path).get("symbol", pd.Series(dtype=str)).to_dict()
-            svg = figures.marker_heatmaps(hidden.loc[order], observed.loc[order], symbols, f"markers-{modality}", f"{modality} markers by cluster")
+            svg = figures.marker_heatmaps(
+                hidden.loc[order], observed.loc[order], symbols, f"markers-{modality}", f"{modality} markers by cluster"
+            )
             a, b = (t.loc[order].to_numpy() - t.loc[order].to_numpy().mean(0) for t in (hidden, observed))
             scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-            agreement = float(np.median((a * b).sum(0)[scale > 0] / scale[scale > 0])) if (scale > 0).any() else float("nan")
-            drawn.append({"modality": modality, "svg": Markup(svg), "cells": int((~measured).sum()), "agreement": agreement})
+            agreement = (
+                float(np.median((a * b).sum(0)[scale > 0] / scale[scale > 0])) if (scale > 0).any() else float("nan")
+            )
+            drawn.append(
+                {"modality": modality, "svg": Markup(svg), "cells": int((~measured).sum()), "agreement": agreement}
+            )
     finally:
         mosaic.file.close()
     return drawn
@@ -262,7 +280,11 @@ def _observed(modality: Any, features: list[str], clusters: pd.Series) -> pd.Dat
     counts = modality.X[:]
     total = np.asarray(counts.sum(axis=1)).ravel()
     columns = modality.var_names.get_indexer(features)
-    values = counts[:, columns].toarray().astype(float) if hasattr(counts, "toarray") else np.asarray(counts[:, columns], dtype=float)
+    values = (
+        counts[:, columns].toarray().astype(float)
+        if hasattr(counts, "toarray")
+        else np.asarray(counts[:, columns], dtype=float)
+    )
     if counts.max() > 1 and modality.n_vars > 300:
         values = values / np.maximum(total, 1)[:, None] * 1e4
     values = np.log1p(values) if counts.max() > 1 else values
@@ -273,12 +295,36 @@ def _observed(modality: Any, features: list[str], clusters: pd.Series) -> pd.Dat
 def _contrasts(results: Results) -> list[dict[str, Any]]:
     drawn = []
     for k, (name, table) in enumerate(results.contrasts.items()):
-        groups = [(str(t), part) for t, part in table.groupby("target", sort=True)] if "target" in table else [("", table)]
+        groups = (
+            [(str(t), part) for t, part in table.groupby("target", sort=True)] if "target" in table else [("", table)]
+        )
         called = table["significant"].astype(str).str.lower().eq("true")
         top = pd.concat([part.head(TOP if len(groups) == 1 else 3) for _, part in groups])
-        shown = ["target", "symbol", "feature", "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change", "probability", "fdr", "replicate_fdr", "significant"]
-        shown = [c for c in shown if c in top and not (c == "symbol" and (top["symbol"].astype(str) == top["feature"].astype(str)).all())]
-        notes = [c for c in ("imputed", "confounded", "groups_from_same_data") if c in table and table[c].astype(str).str.lower().eq("true").any()]
+        shown = [
+            "target",
+            "symbol",
+            "feature",
+            "mean_target",
+            "mean_reference",
+            "effect",
+            "effect_lower",
+            "effect_upper",
+            "log2_fold_change",
+            "probability",
+            "fdr",
+            "replicate_fdr",
+            "significant",
+        ]
+        shown = [
+            c
+            for c in shown
+            if c in top and not (c == "symbol" and (top["symbol"].astype(str) == top["feature"].astype(str)).all())
+        ]
+        notes = [
+            c
+            for c in ("imputed", "confounded", "groups_from_same_data")
+            if c in table and table[c].astype(str).str.lower().eq("true").any()
+        ]
         largest = max(groups, key=lambda item: int(item[1]["significant"].astype(str).str.lower().eq("true").sum()))
         drawn.append(
             {
@@ -303,7 +349,9 @@ def _compared(results: Results, name: str, k: int) -> Markup | None:
     table = results.contrasts[name]
     if twin is None or "target" in table:
         return None
-    joined = table.set_index("feature")[["effect"]].join(twin.set_index("feature")["effect"].rename("imputed"), how="inner")
+    joined = table.set_index("feature")[["effect"]].join(
+        twin.set_index("feature")["effect"].rename("imputed"), how="inner"
+    )
     return Markup(figures.effects_compared(joined["effect"], joined["imputed"], f"compared{k}"))
 
 
@@ -318,9 +366,19 @@ def _calibration(results: Results) -> dict[str, Any] | None:
             points = entry.get(f"coverage_{when}") or entry.get(f"reliability_{when}")
             if points:
                 curves[f"{direction}, {when}"] = [tuple(p) for p in points]
-        rows.append({"direction": direction, **{key: value for key, value in entry.items() if isinstance(value, (int, float, str))}})
+        rows.append(
+            {
+                "direction": direction,
+                **{key: value for key, value in entry.items() if isinstance(value, (int, float, str))},
+            }
+        )
         if entry.get("risk_coverage"):
-            risk.append((direction, Markup(figures.risk_coverage(entry["risk_coverage"], entry.get("risk_coverage_mean"), f"risk{k}"))))
+            risk.append(
+                (
+                    direction,
+                    Markup(figures.risk_coverage(entry["risk_coverage"], entry.get("risk_coverage_mean"), f"risk{k}")),
+                )
+            )
     return {
         "calibrated": bool(results.calibration.get("calibrated", False)),
         "n_pairs": results.calibration.get("n_pairs"),

@@ -39,7 +39,14 @@ def kl_per_dimension(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 def verdict(results: Results) -> list[Finding]:
     """All findings, in the order in which a reader should care."""
-    findings = [pairs(results), mixing(results), latent(results), calibration(results), support(results), training(results)]
+    findings = [
+        pairs(results),
+        mixing(results),
+        latent(results),
+        calibration(results),
+        support(results),
+        training(results),
+    ]
     return [finding for finding in findings if finding is not None]
 
 
@@ -54,9 +61,21 @@ def pairs(results: Results) -> Finding | None:
         return Finding(question, "good", f"{n:,} cells have more than one modality")
     if n >= MINIMUM_PAIRS:
         remedy = "treat imputed values of rare types with care; more paired cells help more than any setting"
-        return Finding(question, "look", f"only {n:,} cells have more than one modality (comfortable from {ENOUGH_PAIRS:,})", remedy)
-    remedy = "do not rely on imputation or on cross-modality neighbours; add a multiome or CITE-seq sample of this tissue"
-    return Finding(question, "poor", f"{n:,} cells have more than one modality: the modalities are held together by the prior alone", remedy)
+        return Finding(
+            question,
+            "look",
+            f"only {n:,} cells have more than one modality (comfortable from {ENOUGH_PAIRS:,})",
+            remedy,
+        )
+    remedy = (
+        "do not rely on imputation or on cross-modality neighbours; add a multiome or CITE-seq sample of this tissue"
+    )
+    return Finding(
+        question,
+        "poor",
+        f"{n:,} cells have more than one modality: the modalities are held together by the prior alone",
+        remedy,
+    )
 
 
 def mixing(results: Results) -> Finding | None:
@@ -66,7 +85,11 @@ def mixing(results: Results) -> Finding | None:
     if history is None or "adversary_accuracy" not in history or history["adversary_accuracy"].isna().all():
         return None
     accuracy = float(history["adversary_accuracy"].dropna().iloc[-1])
-    chance = float(history["adversary_chance"].dropna().iloc[-1]) if "adversary_chance" in history else 1 / max(len(results.features), 2)
+    chance = (
+        float(history["adversary_chance"].dropna().iloc[-1])
+        if "adversary_chance" in history
+        else 1 / max(len(results.features), 2)
+    )
     share = (accuracy - chance) / (1 - chance)
     text = f"the adversary names the modality of a paired cell's latent in {accuracy:.0%} (chance {chance:.0%})"
     if share < 0.3:
@@ -108,7 +131,9 @@ def calibration(results: Results) -> Finding:
     text = f"95 % intervals cover {covered:.1%} of held-out counts in the worst direction ({direction})"
     if off <= 0.03:
         return Finding(question, "good", text)
-    return Finding(question, "look", text, "see the calibration curve; intervals of this direction are off by that much")
+    return Finding(
+        question, "look", text, "see the calibration curve; intervals of this direction are off by that much"
+    )
 
 
 def support(results: Results) -> Finding | None:

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.conftest import skip_or_fail
 
 from multivi_nf.report import write_report
-from tests.conftest import skip_or_fail
 
 MEASURE = """<!doctype html><iframe id=f src="r.html" style="width:%dpx;height:900px;border:0"></iframe><script>
 f.onload=()=>{const d=f.contentDocument,s=f.contentWindow.getComputedStyle(d.body);
@@ -28,10 +28,24 @@ def measured(folder: Path, width: int, dark: bool) -> dict:
     if browser is None:
         skip_or_fail("no Chromium on PATH (Debian: apt-get install chromium)")
     (folder / "measure.html").write_text(MEASURE % width)
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    flags += ["--disable-sync", "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
+    flags += [
+        "--disable-sync",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={folder / 'profile'}",
+        "--window-size=1400,1000",
+    ]
     flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=4000", "--dump-dom"]
-    dom = subprocess.run([browser, *flags, (folder / "measure.html").as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = subprocess.run(
+        [browser, *flags, (folder / "measure.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
     return json.loads(re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1))
 
 

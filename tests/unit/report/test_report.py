@@ -23,8 +23,14 @@ def findings(folder: Path) -> dict[str, tuple[str, str]]:
 
 def test_verdict_reads_pairs_latent_calibration_support_and_training(results_folder):
     found = findings(results_folder)
-    assert found["Enough paired cells?"] == ("poor", "20 cells have more than one modality: the modalities are held together by the prior alone")
-    assert found["Is the latent space used?"] == ("look", "3 of 4 latent dimensions carry information (mean KL > 0.05 nats)")
+    assert found["Enough paired cells?"] == (
+        "poor",
+        "20 cells have more than one modality: the modalities are held together by the prior alone",
+    )
+    assert found["Is the latent space used?"] == (
+        "look",
+        "3 of 4 latent dimensions carry information (mean KL > 0.05 nats)",
+    )
     assert found["Are the error bars calibrated?"][0] == "look"
     assert "90.0%" in found["Are the error bars calibrated?"][1]
     assert found["Are the modalities mixed?"][0] == "good"
