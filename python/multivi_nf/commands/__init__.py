@@ -20,27 +20,28 @@ from multivi_nf.errors import InputError, Interrupted
 from multivi_nf.files import written_whole
 
 STEPS = {
-    "simulate": "simulate",
-    "check-samplesheet": "check_samplesheet",
-    "preflight": "preflight",
-    "check-inputs": "check_inputs",
-    "qc-rna": "qc_rna",
-    "qc-protein": "qc_protein",
-    "qc-fragments": "qc_fragments",
-    "qc-atac": "qc_atac",
-    "call-peaks": "call_peaks",
-    "merge-peaks": "merge_peaks",
-    "count-peaks": "count_peaks",
-    "mosaic": "mosaic",
-    "train": "train",
-    "embed": "embed",
-    "calibrate": "calibrate",
-    "impute": "impute",
-    "gather-imputed": "gather_imputed",
-    "differential": "differential",
-    "evaluate": "evaluate",
-    "report": "report",
+    "simulate": "a mosaic with known truth",
+    "check-samplesheet": "the samplesheet and the contrasts, all problems at once",
+    "preflight": "one sample's files, in seconds",
+    "check-inputs": "all samples' problems at once; which peak set the run uses",
+    "qc-rna": "cells of an RNA matrix",
+    "qc-protein": "cells of a protein matrix",
+    "qc-fragments": "every barcode of a fragment file; candidate cells",
+    "qc-atac": "cells of a peak matrix",
+    "call-peaks": "peaks by MACS3 on cut sites",
+    "merge-peaks": "peaks of all samples to one fixed-width set",
+    "count-peaks": "cells by peaks from fragments",
+    "mosaic": "all cells of all samples in one h5mu",
+    "train": "a MultiVI model",
+    "embed": "latent, map, clusters, transferred labels",
+    "calibrate": "error bars against held-out pairs",
+    "impute": "what was not measured, with its uncertainty",
+    "gather-imputed": "chunks of imputed cells to one store",
+    "differential": "genes, peaks or proteins between groups",
+    "evaluate": "results against truth",
+    "report": "one page for a run",
 }
+"""Every step and what it makes or reads; `qc-rna` lives in the module `qc_rna`."""
 
 
 class Steps(click.Group):
@@ -52,7 +53,11 @@ class Steps(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in STEPS:
             return None
-        return importlib.import_module(f"multivi_nf.commands.{STEPS[name]}").command
+        return importlib.import_module(f"multivi_nf.commands.{name.replace('-', '_')}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Steps"):
+            formatter.write_dl(list(STEPS.items()))
 
 
 @click.group(cls=Steps, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
