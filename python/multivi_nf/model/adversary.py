@@ -115,7 +115,13 @@ def modality_contest(z: torch.Tensor, present: torch.Tensor, cells: str) -> Cont
     return balanced(z[use], label[use], present.shape[1], mass[use])
 
 
-def batch_contest(z: torch.Tensor, batch: torch.Tensor, n_batches: int) -> Contest | None:
-    """Which batch did a joint sample come from? Cells of unknown batch are left out."""
+def batch_contest(z: torch.Tensor, batch: torch.Tensor, n_batches: int, *, even: bool = True) -> Contest | None:
+    """Which batch did a joint sample come from? Cells of unknown batch are left out.
+
+    With `even` batches count the same, else cells do (as in scvi-tools).
+    """
     known = batch >= 0
-    return balanced(z[known], batch[known], n_batches)
+    if even:
+        return balanced(z[known], batch[known], n_batches)
+    n = int(known.sum())
+    return Contest(z[known], batch[known], torch.full_like(z[known][:, 0], 1 / n)) if n else None

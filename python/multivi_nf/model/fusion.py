@@ -47,6 +47,10 @@ class Posteriors:
     logit: torch.Tensor
     present: torch.Tensor
 
+    def take(self, cells: torch.Tensor) -> Posteriors:
+        """The same of some cells."""
+        return Posteriors(self.mean[cells], self.variance[cells], self.logit[cells], self.present[cells])
+
 
 def kl_standard(mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
     """KL(N(mean, variance) || N(0, 1)) summed over the last dimension, nats."""

@@ -52,38 +52,33 @@ class _Bernoulli(torch.autograd.Function):
         r = torch.exp(-region.clamp(-SIZE_LIMIT, SIZE_LIMIT)).unsqueeze(0)
         one_d, one_r = 1 + d, 1 + r
         per_row = h.new_zeros(tiles.n_rows)
-        odds = torch.empty_like(depth) if with_gradient else None
         if with_gradient:
-            odds.zero_()
+            odds = torch.zeros_like(depth)
             grad_h, grad_w = torch.zeros_like(h), torch.empty_like(weight)
             grad_b, grad_r = torch.empty_like(bias), torch.empty_like(region)
-        a_buffer, q_buffer = tiles.buffer(h.dtype), tiles.buffer(h.dtype)
+        buffers = [tiles.buffer(h.dtype) for _ in range(3)]
         scale = row_weight.unsqueeze(1)
         for tile in range(tiles.n_tiles):
             start, stop = tiles.span(tile)
             size = (tiles.n_rows, stop - start)
-            a = a_buffer[: size[0] * size[1]].view(size)
-            q = q_buffer[: size[0] * size[1]].view(size)
+            a, q, scratch = (buffer[: size[0] * size[1]].view(size) for buffer in buffers)
             torch.addmm(bias[start:stop], h, weight[start:stop].T, out=a)
             a.clamp_(-LOGIT_LIMIT, LOGIT_LIMIT).neg_().exp_()
             rt, one_rt = r[:, start:stop], one_r[:, start:stop]
             torch.mul(a, one_d, out=q).add_(d).mul_(one_rt).add_(rt)
-            where = tiles.flat(tile)
-            row = tiles.row[tiles.entries(tile)[0]]
+            entries = tiles.entries(tile)
+            where, row = tiles.flat[entries], tiles.row[entries]
             per_row.index_add_(0, row, q.view(-1).take(where).log_())
-            odds_t = q.reciprocal_()
+            s = q.reciprocal_()
             if not with_gradient:
-                per_row += odds_t.log1p_().sum(1)
+                per_row += s.log1p_().sum(1)
                 continue
-            # the logarithm's own copy: s is needed below
-            s = odds_t
-            loss = torch.add(s, 1).log_()
-            per_row += loss.sum(1)
+            per_row += torch.add(s, 1, out=scratch).log_().sum(1)
             s.view(-1).index_fill_(0, where, -1)
             odds += s.sum(1)
             s.mul_(scale)
             torch.sum(s, 0, out=grad_r[start:stop])
-            a.div_(torch.add(a, 1, out=loss)).mul_(s)
+            a.div_(torch.add(a, 1, out=scratch)).mul_(s)
             torch.sum(a, 0, out=grad_b[start:stop])
             torch.mm(a.T, h, out=grad_w[start:stop])
             grad_h.addmm_(a, weight[start:stop])
@@ -271,7 +266,7 @@ def zero_inflated(
 
 
 def log_nb(x: torch.Tensor, log_mu: torch.Tensor, log_theta: torch.Tensor) -> torch.Tensor:
-    """log NB(x | mean mu, inverse dispersion theta), elementwise, from logarithms."""
+    """Log NB(x | mean mu, inverse dispersion theta), elementwise, from logarithms."""
     theta = log_theta.exp()
     log_sum = torch.logaddexp(log_theta, log_mu)
     value = theta * (log_theta - log_sum) + x * (log_mu - log_sum)
@@ -309,10 +304,22 @@ def protein_mixture(
         (n_rows,) weight of each row.
     """
     log_fore = log_background + torch.log1p(functional.relu(foreground) + 1e-8)
-    both = torch.stack([log_nb(x, log_background, log_theta) + functional.logsigmoid(mixing),
-                        log_nb(x, log_fore, log_theta) + functional.logsigmoid(-mixing)])
+    both = torch.stack(
+        [
+            log_nb(x, log_background, log_theta) + functional.logsigmoid(mixing),
+            log_nb(x, log_fore, log_theta) + functional.logsigmoid(-mixing),
+        ]
+    )
     value = -torch.logsumexp(both, 0)
     if panel is not None:
         value = torch.where(panel, value, torch.zeros_like(value))
     per_row = value.sum(1)
     return torch.dot(per_row, row_weight), per_row.detach()
+
+
+def kl_normal(
+    mean: torch.Tensor, log_sd: torch.Tensor, prior_mean: torch.Tensor, prior_log_sd: torch.Tensor
+) -> torch.Tensor:
+    """KL(N(mean, sd^2) || N(prior)), elementwise, nats."""
+    ratio = (2 * (log_sd - prior_log_sd)).exp() + ((mean - prior_mean) * (-prior_log_sd).exp()).square()
+    return prior_log_sd - log_sd + 0.5 * (ratio - 1)

@@ -36,6 +36,7 @@ class SparseRows:
 
     @property
     def n_rows(self) -> int:
+        """Number of rows."""
         return self.indptr.numel() - 1
 
     def row_index(self) -> torch.Tensor:
@@ -98,4 +99,5 @@ class Minibatch:
 
     @property
     def n_cells(self) -> int:
+        """Number of cells."""
         return self.batch.numel()

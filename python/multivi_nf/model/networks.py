@@ -12,11 +12,46 @@ from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.sparse import Tiles, first_layers
 
 
-class Codes(nn.Module):
-    """Additive rows of a layer for batch, categorical and continuous covariates.
+class CodeTable(nn.Module):
+    """One row per code of a covariate, looked up, never multiplied by a one-hot vector.
 
-    A row is looked up, never multiplied by a one-hot vector: a code that no cell of the modality trained cannot
-    reach any output, whatever its row holds (NaN times 0 would be NaN).
+    A code that no cell of the modality trained cannot reach any output, whatever its row holds (in a product with
+    a one-hot vector, NaN times 0 would be NaN).
+
+    Parameters
+    ----------
+    cells
+        Cells per code that measured the modality; codes with 0 are read as unknown.
+    n_out
+        Width of a row.
+    unknown
+        ``learned``: unknown codes have a row of their own, trained by hiding codes at random (encoders).
+        ``average``: they are the average of the trained rows, weighted by cells (decoders).
+    """
+
+    def __init__(self, cells: tuple[int, ...], n_out: int, *, unknown: str) -> None:
+        super().__init__()
+        cells = cells if sum(cells) else (1,) * len(cells)
+        self.average = unknown == "average"
+        self.rows = nn.Parameter(torch.zeros(len(cells) + (not self.average), n_out))
+        count = torch.tensor(cells, dtype=torch.float64)
+        codes = torch.where(count > 0, torch.arange(len(cells)), len(cells))
+        trained = count.nonzero().squeeze(1)
+        share = (count[trained] / count.sum()).to(torch.get_default_dtype())
+        self.register_buffer("code", torch.cat([codes, codes.new_tensor([len(cells)])]), persistent=False)
+        self.register_buffer("trained", trained, persistent=False)
+        self.register_buffer("share", share, persistent=False)
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """(n_rows, n_out) rows of the codes; -1 and untrained codes are unknown."""
+        rows = self.rows
+        if self.average:
+            rows = torch.cat([rows, (self.share.to(rows.dtype) @ rows[self.trained]).unsqueeze(0)])
+        return functional.embedding(self.code[index], rows)
+
+
+class Codes(nn.Module):
+    """Additive rows of a layer for batch, further categorical and continuous covariates.
 
     Parameters
     ----------
@@ -27,44 +62,24 @@ class Codes(nn.Module):
     n_out
         Width of the layer.
     unknown
-        ``learned``: unknown and untrained codes have a row of their own, trained by hiding codes at random
-        (encoders). ``average``: they are the average of the trained rows, weighted by cells (decoders).
+        As `CodeTable`.
     """
 
     def __init__(self, config: ModelConfig, modality: str, n_out: int, *, unknown: str) -> None:
         super().__init__()
         cells = [config.batch_cells[modality]]
         for name, categories in config.categorical.items():
-            counts = config.categorical_cells.get(name, {}).get(modality, (1,) * len(categories))
-            cells.append(counts if sum(counts) else (1,) * len(categories))
-        self.unknown = unknown
-        extra = int(unknown == "learned")
-        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(len(c) + extra, n_out)) for c in cells])
+            cells.append(config.categorical_cells.get(name, {}).get(modality, (1,) * len(categories)))
+        self.tables = nn.ModuleList([CodeTable(counts, n_out, unknown=unknown) for counts in cells])
         self.continuous = nn.Parameter(torch.zeros(len(config.continuous), n_out))
-        for i, counts in enumerate(cells):
-            count = torch.tensor(counts, dtype=torch.float64)
-            codes = torch.where(count > 0, torch.arange(len(counts)), len(counts))
-            self.register_buffer(f"code{i}", torch.cat([codes, codes.new_tensor([len(counts)])]), persistent=False)
-            trained = count.nonzero().squeeze(1)
-            self.register_buffer(f"trained{i}", trained, persistent=False)
-            share = (count[trained] / count.sum()).to(torch.get_default_dtype())
-            self.register_buffer(f"share{i}", share, persistent=False)
-
-    def _lookup(self, i: int, index: torch.Tensor) -> torch.Tensor:
-        table = self.tables[i]
-        if self.unknown == "average":
-            average = getattr(self, f"share{i}").to(table.dtype) @ table[getattr(self, f"trained{i}")]
-            table = torch.cat([table, average.unsqueeze(0)])
-        return functional.embedding(getattr(self, f"code{i}")[index], table)
 
     def forward(
         self, batch: torch.Tensor, categorical: torch.Tensor | None = None, continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """(n_rows, n_out) sum of the rows of all codes; index -1 is unknown."""
-        out = self._lookup(0, batch)
-        for i in range(1, len(self.tables)):
-            code = batch.new_full(batch.shape, -1) if categorical is None else categorical[:, i - 1]
-            out = out + self._lookup(i, code)
+        """(n_rows, n_out) sum of the rows of all codes; None stands for unknown codes and continuous values of 0."""
+        out = self.tables[0](batch)
+        for i, table in enumerate(self.tables[1:]):
+            out = out + table(torch.full_like(batch, -1) if categorical is None else categorical[:, i])
         if self.continuous.shape[0] and continuous is not None:
             out = out + continuous.to(out.dtype) @ self.continuous
         return out
@@ -140,11 +155,16 @@ class SizeHead(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
+    def start_at(self, log_total: torch.Tensor, level: torch.Tensor | None = None) -> None:
+        """Make a cell of this total come out at `level` (default 0: depth 1/2)."""
+        self.offset.copy_(log_total)
+        self.level.fill_(0.0 if level is None else float(level))
+
     def forward(self, hidden: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         """(n_rows,) logit of the depth, or log library, from (n_rows, n_hidden) and (n_rows,) totals."""
-        log_total = total.to(hidden.dtype).clamp(min=0.5).log() - self.offset.to(hidden.dtype)
-        x = torch.cat([hidden, log_total.unsqueeze(1)], dim=1)
-        return self.output(self.act(self.hidden(x))).squeeze(1) + self.slope * log_total + self.level
+        log_total = total.clamp(min=0.5).log() - self.offset
+        x = torch.cat([hidden, log_total.unsqueeze(1).to(hidden.dtype)], dim=1)
+        return self.output(self.act(self.hidden(x))).squeeze(1).to(total.dtype) + self.slope * log_total + self.level
 
 
 class Encoder(nn.Module):
@@ -176,7 +196,9 @@ class Encoder(nn.Module):
         for i in range(1, len(self.layers.linear)):
             x = self.layers.dropout(self.layers.layer(i, x, codes))
         weight = None if self.fusion is None else self.fusion(x).squeeze(1)
-        return self.mean(x), self.log_variance(x).clamp(-20, 10).exp(), weight
+        # float32 also under autocast: posteriors are squared, divided and exponentiated
+        mean, log_variance = self.mean(x).to(self.bias.dtype), self.log_variance(x).to(self.bias.dtype)
+        return mean, log_variance.clamp(-20, 10).exp(), weight
 
 
 class FullSizeEncoder(nn.Module):
@@ -193,27 +215,3 @@ class FullSizeEncoder(nn.Module):
     def forward(self, x: torch.Tensor, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """(n_rows,) output from x W of `first_layers`."""
         return self.output(self.layers(x + self.bias, codes)).squeeze(1)
-
-
-class ProteinDecoder(nn.Module):
-    """Parameters of the protein mixture: three trunks and four heads, as totalVI (Gayoso et al. 2021) has them.
-
-    Heads see their trunk, z and the covariates; `forward` gives (n_rows, 4, n_proteins): foreground before its
-    ReLU, mixing logit (of background), mean and log standard deviation of the log background.
-    """
-
-    HEADS = (("fore", "fore"), ("mixing", "mixing"), ("back", "back_mean"), ("back", "back_log_sd"))
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        n, width = config.n_features["protein"], config.n_hidden + config.n_latent
-        options = {"act": "relu", "dropout": config.dropout, "unknown": "average", "deep": True}
-        trunks = ("fore", "mixing", "back")
-        self.trunks = nn.ModuleDict({t: Layers(config, "protein", config.n_latent, **options) for t in trunks})
-        self.heads = nn.ModuleDict({head: nn.Linear(width, n) for _, head in self.HEADS})
-        self.codes = nn.ModuleDict({head: Codes(config, "protein", n, unknown="average") for _, head in self.HEADS})
-
-    def forward(self, z: torch.Tensor, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """(n_rows, 4, n_proteins) raw parameters of the mixture from (n_rows, n_latent)."""
-        hidden = {name: torch.cat([trunk(z, codes), z], dim=1) for name, trunk in self.trunks.items()}
-        return torch.stack([self.heads[h](hidden[t]) + self.codes[h](*codes) for t, h in self.HEADS], dim=1)

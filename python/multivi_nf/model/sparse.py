@@ -32,8 +32,8 @@ class Tiles:
         Features per tile (the last tile may be narrower).
     bounds
         Entry offsets of each tile, n_tiles + 1 Python integers.
-    row, column
-        (nnz,) int64 row and column within its tile of each entry, grouped by tile, rows ascending.
+    row, flat
+        (nnz,) int64 row, and position in the flattened (n_rows, width) tile, of each entry, grouped by tile.
     values
         (nnz,) values in that order, or None where all are 1.
     """
@@ -43,41 +43,33 @@ class Tiles:
     width: int
     bounds: list[int]
     row: torch.Tensor
-    column: torch.Tensor
+    flat: torch.Tensor
     values: torch.Tensor | None
 
     @property
     def n_tiles(self) -> int:
+        """Number of tiles."""
         return len(self.bounds) - 1
 
     def span(self, tile: int) -> tuple[int, int]:
         """First and one past last feature of a tile."""
         return tile * self.width, min((tile + 1) * self.width, self.n_features)
 
-    def entries(self, tile: int) -> tuple[slice, int]:
-        """Where a tile's entries lie, and its width."""
-        start, stop = self.span(tile)
-        return slice(self.bounds[tile], self.bounds[tile + 1]), stop - start
-
-    def flat(self, tile: int) -> torch.Tensor:
-        """(n,) positions of the tile's entries in the flattened (n_rows, width) tile."""
-        where, width = self.entries(tile)
-        return torch.add(self.column[where], self.row[where], alpha=width)
+    def entries(self, tile: int) -> slice:
+        """Where a tile's entries lie."""
+        return slice(self.bounds[tile], self.bounds[tile + 1])
 
     def dense(self, tile: int, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
         """(n_rows, width) dense tile; `out` is a flat buffer that is used again from tile to tile."""
-        where, width = self.entries(tile)
-        n = self.n_rows * width
-        if out is None:
-            block = torch.zeros(n, dtype=dtype, device=self.row.device)
-        else:
-            block = out[:n].zero_()
-        positions = self.flat(tile)
+        where = self.entries(tile)
+        start, stop = self.span(tile)
+        n = self.n_rows * (stop - start)
+        block = self.buffer(dtype)[:n].zero_() if out is None else out[:n].zero_()
         if self.values is None:
-            block.index_fill_(0, positions, 1)
+            block.index_fill_(0, self.flat[where], 1)
         else:
-            block.index_copy_(0, positions, self.values[where].to(dtype))
-        return block.view(self.n_rows, width)
+            block.index_copy_(0, self.flat[where], self.values[where].to(dtype))
+        return block.view(self.n_rows, stop - start)
 
     def buffer(self, dtype: torch.dtype) -> torch.Tensor:
         """Flat buffer that holds any tile."""
@@ -102,10 +94,9 @@ def tiles_of(rows: SparseRows, width: int | None = None) -> Tiles:
     width = tile_width(n, p, device) if width is None else min(width, p)
     n_tiles = -(-p // width)
     row = rows.row_index()
-    column = rows.indices.long()
     if n_tiles == 1:
-        return Tiles(n, p, width, [0, column.numel()], row, column, rows.values)
-    key = torch.add(column, row, alpha=p)
+        return Tiles(n, p, width, [0, row.numel()], row, torch.add(rows.indices, row, alpha=p), rows.values)
+    key = torch.add(rows.indices, row, alpha=p)
     edges = torch.arange(n_tiles + 1, device=device).mul_(width).clamp_(max=p)
     edges = edges.unsqueeze(1) + torch.arange(n, device=device).mul_(p)
     ends = torch.searchsorted(key, edges)
@@ -114,13 +105,14 @@ def tiles_of(rows: SparseRows, width: int | None = None) -> Tiles:
     order = torch.repeat_interleave(starts - before, lengths, output_size=key.numel())
     order += torch.arange(key.numel(), device=device)
     bounds = [*before.view(n_tiles, n)[:, 0].tolist(), key.numel()] if n else [0] * (n_tiles + 1)
-    shift = torch.repeat_interleave(
-        torch.arange(n_tiles, device=device).mul_(width),
-        lengths.view(n_tiles, n).sum(1),
-        output_size=key.numel(),
-    )
-    values = None if rows.values is None else rows.values[order]
-    return Tiles(n, p, width, bounds, row[order], column[order] - shift, values)
+    # a key is row * p + feature; its place in the tile is row * (tile's width) + feature - (tile's start)
+    row, flat = row[order], key[order]
+    flat.sub_(row, alpha=p - width)
+    for tile in range(1, n_tiles):
+        flat[bounds[tile] : bounds[tile + 1]] -= tile * width
+    last = slice(bounds[-2], bounds[-1])
+    flat[last].sub_(row[last], alpha=n_tiles * width - p)
+    return Tiles(n, p, width, bounds, row, flat, None if rows.values is None else rows.values[order])
 
 
 def log1p_rows(rows: SparseRows) -> SparseRows:
@@ -128,6 +120,11 @@ def log1p_rows(rows: SparseRows) -> SparseRows:
     if rows.values is None:
         return rows
     return SparseRows(rows.indptr, rows.indices, rows.values.log1p(), rows.n_features)
+
+
+def binary(rows: SparseRows) -> SparseRows:
+    """The same rows with every stored count read as 1."""
+    return rows if rows.values is None else SparseRows(rows.indptr, rows.indices, None, rows.n_features)
 
 
 def row_sums(rows: SparseRows) -> torch.Tensor:
