@@ -1,0 +1,176 @@
+"""`multivi-nf train`: train a model on a mosaic, or map a mosaic onto a trained one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.errors import InputError, Interrupted
+
+CHECKPOINTS = "MULTIVI_NF_CHECKPOINT_DIR"
+EXIT_FILE = "MULTIVI_NF_EXIT_FILE"
+
+ARCHITECTURE = (
+    ("--n-latent", int, "Latent dimensions [20]."),
+    ("--n-hidden", int, "Width of hidden layers [128]."),
+    ("--n-layers", int, "Hidden layers of each encoder and decoder [2]."),
+    ("--rna-likelihood", ("nb", "zinb", "poisson"), "Count model of RNA [nb]."),
+    ("--dispersion", ("gene", "gene-batch"), "RNA dispersion per gene, or per gene and batch [gene]."),
+    ("--fusion", ("mean", "weighted", "cell-weighted", "poe", "mopoe"), "How modalities' posteriors are joined."),
+    ("--alignment", ("symmetric-kl", "mmd", "none"), "Pulls the modalities of a paired cell together [symmetric-kl]."),
+    ("--alignment-weight", float, "Weight of the alignment [1]."),
+    ("--adversary", ("modality", "batch", "both", "none"), "What the adversary must not be able to tell [modality]."),
+    ("--adversary-weight", float, "Weight of the adversary [1]."),
+    ("--cross-reconstruction", float, "Share of single-view ELBOs in the objective; 0 is the paper's."),
+    ("--kl-warmup", int, "Epochs over which the weight of the KL rises to 1, a third of all epochs at most."),
+    ("--model-compat", ("none", "scvi"), "scvi: the formulas of scvi-tools 1.4.2 [none]."),
+)
+
+
+def architecture_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each part of the architecture; None leaves the model's default."""
+    for name, kind, text in reversed(ARCHITECTURE):
+        parsed = click.Choice(kind) if isinstance(kind, tuple) else kind
+        command = click.option(name, type=parsed, default=None, show_default=False, help=text)(command)
+    return command
+
+
+@click.command()
+@click.argument("mosaic", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the trained model.")
+@architecture_options
+@click.option("--categorical-covariates", default="", help="Columns of obs, separated by commas.")
+@click.option("--continuous-covariates", default="", help="Columns of obs, separated by commas.")
+@click.option("--max-epochs", type=int, help="Epochs at most [from the number of cells].")
+@click.option("--batch-size", type=int, help="Cells per step over all devices [from the number of cells].")
+@click.option("--learning-rate", type=float, help="[from the batch size]")
+@click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
+@click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto")
+@click.option("--n-devices", type=int, default=1, help="Processes that train together, one a device (torchrun).")
+@click.option("--seed", type=int, default=0)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="Map the mosaic onto this trained model: codes of new batches are learnt, all else stays.",
+)
+@click.option(
+    "--checkpoint-dir",
+    type=click.Path(path_type=Path),
+    help=f"Where checkpoints are kept [environment {CHECKPOINTS}, else OUTPUT.checkpoints].",
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same data and options.")
+@click.option("--time-limit", type=float, help="Minutes after which to save a checkpoint and leave with code 75.")
+def command(mosaic: Path, output: Path, n_devices: int, **options: Any) -> None:
+    """Train a model on MOSAIC (.h5mu)."""
+    if n_devices < 1:
+        raise InputError(f"--n-devices is {n_devices}", "at least one device must train", "give 1 or more")
+    if n_devices > 1 and "WORLD_SIZE" not in os.environ:
+        _with_torchrun(n_devices)
+        return
+    try:
+        _train(mosaic, output, **options)
+    except (InputError, Interrupted) as error:
+        _note_exit_code(2 if isinstance(error, InputError) else 75)
+        if not _first():
+            sys.exit(2 if isinstance(error, InputError) else 75)
+        raise
+
+
+def _train(
+    mosaic: Path,
+    output: Path,
+    *,
+    reference: Path | None,
+    checkpoint_dir: Path | None,
+    time_limit: float | None,
+    categorical_covariates: str,
+    continuous_covariates: str,
+    seed: int,
+    model_compat: str | None,
+    **options: Any,
+) -> None:
+    from multivi_nf.training import MultiVI, map_onto, train
+    from multivi_nf.training.source import source_of
+
+    training_names = ("max_epochs", "batch_size", "learning_rate", "precision", "device", "resume")
+    training = {name: options.pop(name) for name in training_names}
+    own = output.absolute().with_name(output.name + ".checkpoints")
+    folder = checkpoint_dir or os.environ.get(CHECKPOINTS) or own
+    training |= {
+        "seed": seed,
+        "output": output,
+        "checkpoint_dir": Path(folder).absolute(),
+        "time_limit": None if time_limit is None else 60 * time_limit,
+    }
+    source = source_of(mosaic)
+    if reference is not None:
+        given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+        given += ["--model-compat"] if model_compat else []
+        given += ["--categorical-covariates"] if categorical_covariates else []
+        given += ["--continuous-covariates"] if continuous_covariates else []
+        if given:
+            raise InputError(
+                f"{', '.join(given)} cannot be given with --reference",
+                "the architecture is the reference's",
+                "leave these options out, or train a new model without --reference",
+            )
+        map_onto(MultiVI.load(reference), source, **training)
+    else:
+        model = MultiVI.from_mosaic(
+            source,
+            seed=seed,
+            categorical_covariates=_names(categorical_covariates),
+            continuous_covariates=_names(continuous_covariates),
+            compat=model_compat,
+            **options,
+        )
+        train(model, source, **training)
+    if Path(folder) == own and own.is_dir() and not any(own.iterdir()) and _first():
+        own.rmdir()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _note_exit_code(code: int) -> None:
+    """Tell the process that started torchrun, which itself only knows success and failure."""
+    path = os.environ.get(EXIT_FILE)
+    if path and _first():
+        Path(path).write_text(str(code))
+
+
+def _with_torchrun(n_devices: int) -> None:
+    """Run this same command once a device under torchrun, and leave with the first process's exit code."""
+    with tempfile.TemporaryDirectory(prefix="multivi_nf_") as folder:
+        told = Path(folder) / "exit_code"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(n_devices)]
+        launch += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "multivi_nf", *sys.argv[1:]]
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_devices)))
+        environment = {**os.environ, EXIT_FILE: str(told), "OMP_NUM_THREADS": threads}
+        child = subprocess.Popen(launch, env=environment)
+        before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+        try:
+            code = child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if told.exists():
+            sys.exit(int(told.read_text()))
+        if code:
+            sys.exit(1)

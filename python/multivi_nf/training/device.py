@@ -1,0 +1,109 @@
+"""Which device trains, and which processes train together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+from multivi_nf.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(device: str, say: Callable[[str], None]) -> torch.device:
+    """Resolve `auto`, `cpu` or `cuda`; a process of a distributed run takes the GPU of its local rank.
+
+    Raises
+    ------
+    InputError
+        If a GPU is asked for and none can be used.
+    """
+    if device not in DEVICES:
+        raise InputError(
+            f"--device is {device!r}", "it is not a kind of device", f"choose one of {', '.join(DEVICES)}"
+        )
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cuda" and n == 0:
+        raise InputError(
+            "--device is 'cuda', but no CUDA device can be used on this machine",
+            "training on the processor instead would take many times longer than you expect",
+            "run where a GPU is (pipeline: -profile gpu), or give --device auto or --device cpu",
+        )
+    if device == "cpu" or n == 0:
+        if device == "auto":
+            say(f"NO GPU FOUND: running on the processor with {torch.get_num_threads()} threads (--device auto)")
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if rank >= n:
+        raise InputError(
+            f"process {rank + 1} of this machine has no GPU: there are {n}",
+            "each process of a distributed training needs its own",
+            f"give --n-devices {n}",
+        )
+    torch.cuda.set_device(rank)
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda", rank)
+
+
+@dataclass
+class World:
+    """The processes that train one model together; one process alone where there is no `torchrun`.
+
+    Gradients are summed by one all-reduce a step, each process's weighted by its share of the step's cells. This is
+    what DistributedDataParallel does, but it holds for steps in which a process has no cell of some modality, unequal
+    shares and gradient accumulation, so that several processes compute the gradient that one would.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device) -> World:
+        """Join the processes that `torchrun` started."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1 or "RANK" not in os.environ:
+            return cls()
+        if not distributed.is_initialized():
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, timeout=timedelta(hours=2))
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Sum gradients over processes; a parameter that has none in any process keeps none."""
+        if self.size == 1:
+            return
+        parts = [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in parameters]
+        used = parts[0].new_tensor([float(p.grad is not None) for p in parameters])
+        flat = torch.cat([*parts, used])
+        distributed.all_reduce(flat)
+        start = 0
+        for p, n_users in zip(parameters, flat[-len(parameters) :].tolist()):
+            part = flat[start : start + p.numel()].view_as(p)
+            start += p.numel()
+            if n_users:
+                p.grad = part.clone() if p.grad is None else p.grad.copy_(part)
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def leave(self) -> None:
+        """Leave the group that :meth:`join` entered."""
+        if self.size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()

@@ -1,0 +1,276 @@
+"""Train a model on a mosaic."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+
+from multivi_nf.errors import InputError
+from multivi_nf.training.data import MosaicData
+from multivi_nf.training.device import World, choose_device
+from multivi_nf.training.history import History
+from multivi_nf.training.loop import Trainer
+from multivi_nf.training.multivi import MultiVI
+from multivi_nf.training.progress import Reporter
+from multivi_nf.training.rules import Settings, settings_for
+from multivi_nf.training.source import Source, digest, fingerprint, source_of
+from multivi_nf.training.split import ROLES, split_cells, split_table
+from multivi_nf.training.vault import INTERVAL, Vault
+
+DEVICE_SHARE = 0.6
+"""Counts live on the GPU if they take no more than this share of its free memory; else they are streamed."""
+
+
+def train(
+    model: MultiVI,
+    mosaic: MuData | str | os.PathLike[str] | Source,
+    *,
+    max_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "float32",
+    split: pd.DataFrame | None = None,
+    output: str | os.PathLike[str] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_interval: float = INTERVAL,
+    resume: bool = False,
+    time_limit: float | None = None,
+    quiet: bool = False,
+) -> History:
+    """Train a model; its weights become those of the best epoch.
+
+    Parameters
+    ----------
+    model
+        From :meth:`MultiVI.from_mosaic`; changed in place, and given `history` and `split`.
+    mosaic
+        MuData or path of an h5mu with the model's features.
+    max_epochs, batch_size, learning_rate
+        None: from the number of cells, see :func:`multivi_nf.training.rules.settings_for`.
+    seed
+        Of split, order, noise and dropout. Same seed, data, settings and threads: same bytes (on the processor).
+    device
+        auto, cpu or cuda.
+    precision
+        float32, or bfloat16 by autocast.
+    split
+        Columns cell and split (train, validation, calibration) to use instead of a random one.
+    output
+        Save the model here before checkpoints are removed.
+    checkpoint_dir
+        Keep checkpoints in a subfolder of this; None keeps none.
+    checkpoint_interval
+        Seconds between them.
+    resume
+        Go on from a checkpoint of the same data and configuration, if there is one.
+    time_limit
+        Seconds from now after which to save a checkpoint and stop.
+    quiet
+        Say nothing.
+
+    Raises
+    ------
+    InputError
+        If features differ, a value is out of range, or the loss is not finite twice.
+    Interrupted
+        After SIGTERM or the time limit, once the checkpoint is saved.
+    """
+    source = source_of(mosaic)
+    first = int(os.environ.get("RANK", "0")) == 0
+    reporter = Reporter(quiet=quiet or not first)
+    place = choose_device(device, reporter.say)
+    data = MosaicData(source, model)
+    roles = chosen_roles(source, split, seed)
+    settings = settings_for(
+        int((roles == "train").sum()),
+        kl_warmup=model.config.kl_warmup,
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        precision=precision,
+    )
+    return run(
+        model,
+        data,
+        roles,
+        settings,
+        device=place,
+        reporter=reporter,
+        output=output,
+        checkpoint_dir=checkpoint_dir,
+        checkpoint_interval=checkpoint_interval,
+        resume=resume,
+        time_limit=time_limit,
+    )
+
+
+def run(
+    model: MultiVI,
+    data: MosaicData,
+    roles: np.ndarray,
+    settings: Settings,
+    *,
+    device: torch.device,
+    reporter: Reporter,
+    trainable: set[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_interval: float = INTERVAL,
+    resume: bool = False,
+    time_limit: float | None = None,
+) -> History:
+    """Train with everything decided; see :func:`train`."""
+    _describe(model, data, roles, settings, reporter)
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    world = World.join(device)
+    with _stop_signal() as signalled, _own_generators(device):
+        stop = _stopper(deadline, time_limit, signalled)
+        vault = None
+        try:
+            if checkpoint_dir is not None:
+                vault = Vault(
+                    checkpoint_dir,
+                    _identity(model, data, roles, settings),
+                    world=world,
+                    say=reporter.say,
+                    resume=resume,
+                    output="" if output is None else str(Path(output).absolute()),
+                    interval=checkpoint_interval,
+                    stop=stop,
+                )
+            model.to(device)
+            _place(data, device, reporter)
+            trainer = Trainer(
+                model,
+                data,
+                roles,
+                settings,
+                world=world,
+                reporter=reporter,
+                vault=vault,
+                stop=stop,
+                trainable=trainable,
+            )
+            history = trainer.run()
+            model.eval()
+            model.history = history
+            model.split = split_table(data.cells, roles)
+            model.training_settings = {**settings.to_dict(), "device": device.type, "processes": world.size}
+            if output is not None and world.first:
+                model.save(output)
+            if vault is not None:
+                vault.finish(trainer.state)
+            world.barrier()
+        finally:
+            if vault is not None:
+                vault.close()
+            world.leave()
+    return history
+
+
+def chosen_roles(source: Source, split: pd.DataFrame | None, seed: int) -> np.ndarray:
+    """Train, validation or calibration for each cell: given, or drawn."""
+    if split is None:
+        return split_cells({m: source.has(m) for m in source.matrices}, source.batch, seed)
+    table = split.set_index("cell")["split"]
+    missing = source.obs.index.difference(table.index)
+    unknown = set(table.unique()) - set(ROLES)
+    if len(missing) or unknown:
+        what = f"has no row for cell {missing[0]!r}" if len(missing) else f"holds {sorted(unknown)[0]!r}"
+        raise InputError(
+            f"the split {what}",
+            "each cell must train, validate or calibrate",
+            f"give a table with columns cell and split, of {', '.join(ROLES)}",
+        )
+    return table.loc[source.obs.index].to_numpy(dtype=object)
+
+
+def _describe(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Settings, reporter: Reporter) -> None:
+    cells = ", ".join(f"{int(data.has[m].sum()):,} with {m}" for m in data.modalities)
+    counts = ", ".join(f"{int((roles == role).sum()):,} {role}" for role in ROLES)
+    reporter.say(f"{data.n_cells:,} cells ({cells}) in {len(model.config.batches)} batches: {counts}")
+    reporter.say(
+        f"at most {settings.max_epochs} epochs, {settings.batch_size} cells a step, learning rate "
+        f"{settings.learning_rate:g}, KL warm-up {settings.kl_warmup} epochs, patience {settings.patience}, "
+        f"seed {settings.seed}"
+    )
+    for note in model.notes():
+        reporter.say(note)
+
+
+def _identity(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Settings) -> dict[str, Any]:
+    """All that the weights depend on, in parts that can be named."""
+    covariates = (*model.config.categorical, *model.config.continuous)
+    parts = fingerprint(data.source, covariates)
+    parts["split"] = digest(roles)
+    parts["initial weights"] = digest(*(t.detach().cpu().numpy() for t in model.state_dict().values()))
+    return {
+        "data": parts,
+        "model": json.loads(model.config.to_json()),
+        "training": dataclasses.asdict(settings),
+    }
+
+
+def _place(data: MosaicData, device: torch.device, reporter: Reporter) -> None:
+    """Put the counts on the GPU if they fit, else stream them."""
+    if device.type == "cpu":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if data.n_bytes <= DEVICE_SHARE * free:
+        data.to(device)
+        return
+    data.stream_to(device)
+    reporter.say(
+        f"the counts take {data.n_bytes / 2**30:.1f} GiB, the GPU has {free / 2**30:.1f} GiB free: minibatches are "
+        "streamed from the host"
+    )
+
+
+def _stopper(
+    deadline: float | None, time_limit: float | None, signalled: Callable[[], bool]
+) -> Callable[[], str]:
+    def stop() -> str:
+        if signalled():
+            return "SIGTERM was received"
+        if deadline is not None and time.monotonic() >= deadline:
+            return f"the time limit of {time_limit / 60:g} minutes is reached"
+        return ""
+
+    return stop
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM instead of dying by it; only the main thread of a process can."""
+    seen = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.set())
+    try:
+        yield seen.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _own_generators(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,57 @@
+"""What happened in each epoch."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from multivi_nf.files import written_whole
+
+FIRST = ("epoch", "train_loss", "validation_loss")
+LAST = ("learning_rate", "kl_weight", "best", "seconds")
+
+
+@dataclass
+class History:
+    """Losses per epoch, all per cell.
+
+    Attributes
+    ----------
+    rows
+        One dictionary an epoch: `epoch` (from 1), `train_loss` (the objective, at that epoch's KL weight),
+        `validation_loss` (−ELBO at KL weight 1 with fixed noise), one entry a term, `seconds`.
+    best_epoch
+        The epoch whose weights were kept; 0 before any.
+    stopped
+        Why training ended.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return [row.get(column, float("nan")) for row in self.rows]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an epoch, in the order of `history.tsv`'s columns."""
+        terms = dict.fromkeys(key for row in self.rows for key in row if key not in FIRST + LAST)
+        frame = pd.DataFrame(self.rows, columns=[*FIRST, *terms, *LAST])
+        frame["best"] = (frame["epoch"] == self.best_epoch).astype(int)
+        return frame
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write `history.tsv`."""
+        text = io.StringIO()
+        frame = self.to_frame()
+        frame["seconds"] = frame["seconds"].astype(float).round(3)
+        frame.to_csv(text, sep="\t", index=False, float_format="%.9g", lineterminator="\n")
+        with written_whole(path) as temporary:
+            temporary.write_text(text.getvalue())

@@ -1,0 +1,83 @@
+"""Starting values from the data: mean profiles for the decoders, the empirical background for proteins."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.mixture import GaussianMixture
+
+from multivi_nf.model import MultiVI
+from multivi_nf.training.describe import feature_means
+from multivi_nf.training.source import Matrix, Source
+
+PRIOR_CELLS = 100
+"""Cells per batch to which the background mixture is fitted, as in totalVI."""
+
+
+def initialise(model: MultiVI, source: Source) -> None:
+    """Set decoder biases to the features' means, and the protein background prior to each batch's.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+    source
+        The data it will be trained on.
+    """
+    means = {m: torch.from_numpy(feature_means(matrix)) for m, matrix in source.matrices.items() if m != "protein"}
+    model.initialise_from_means(means)
+    if "protein" in source.matrices:
+        mean, sd = protein_background(source, model.config.batches)
+        model.initialise_background(torch.from_numpy(mean), torch.from_numpy(np.log(sd)))
+
+
+def protein_background(source: Source, batches: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the log background of each batch.
+
+    As totalVI (Gayoso et al., Nat Methods 2021; scvi-tools `_get_totalvi_protein_priors`): in each of up to 100 cells
+    a mixture of two normals is fitted to log(1 + count) over the proteins of the panel; the lower component is the
+    background, averaged over cells. A batch without protein cells takes the average of the others.
+
+    Returns
+    -------
+    (n_batches, n_proteins) means and standard deviations of the log background.
+    """
+    matrix = source.matrices["protein"]
+    cell_batch = source.batch[source.obs.index.get_indexer(matrix.cells)]
+    n = matrix.n_features
+    mean, sd = np.full((len(batches), n), np.nan), np.full((len(batches), n), np.nan)
+    for i, name in enumerate(batches):
+        rows = np.flatnonzero(cell_batch == name)
+        if rows.size:
+            rows = np.sort(np.random.default_rng(0).permutation(rows)[:PRIOR_CELLS])
+            panel = np.ones(n, dtype=bool)
+            if source.panel is not None and name in source.panel.index:
+                panel = source.panel.loc[name].to_numpy()
+            mean[i], sd[i] = _background_of(np.log1p(_dense(matrix, rows)[:, panel]))
+    measured = ~np.isnan(mean[:, 0])
+    mean[~measured], sd[~measured] = mean[measured].mean(0), sd[measured].mean(0)
+    return mean, sd
+
+
+def _background_of(logs: np.ndarray) -> tuple[float, float]:
+    """Average mean and spread of the lower of two components, over cells (rows)."""
+    lows, spreads = [], []
+    for row in logs:
+        if np.unique(row).size < 3:
+            lows.append(float(row.mean()) if row.size else 0.0)
+            spreads.append(max(float(row.std()) if row.size else 1.0, 0.1))
+            continue
+        mixture = GaussianMixture(2, random_state=0).fit(row[:, None])
+        low = int(mixture.means_[:, 0].argmin())
+        lows.append(float(mixture.means_[low, 0]))
+        spreads.append(float(np.sqrt(mixture.covariances_[low, 0, 0])))
+    return float(np.mean(lows)), max(float(np.sqrt(np.mean(np.square(spreads)))), 0.05)
+
+
+def _dense(matrix: Matrix, rows: np.ndarray) -> np.ndarray:
+    """Some rows as a dense table."""
+    out = np.zeros((rows.size, matrix.n_features))
+    for i, row in enumerate(rows):
+        span = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        out[i, matrix.indices[span]] = matrix.values[span]
+    return out

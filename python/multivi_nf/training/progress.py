@@ -1,0 +1,77 @@
+"""What a user sees of a training: a bar on a terminal, one plain line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """Tells the user, on standard error.
+
+    Parameters
+    ----------
+    quiet
+        Say nothing at all (a second process of a distributed run).
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._started = time.monotonic()
+        self._done = 0
+
+    def say(self, text: str) -> None:
+        """One line for the log."""
+        if not self.quiet:
+            self._console.print(text, markup=False)
+
+    def start(self, n_epochs: int, done: int) -> None:
+        """Begin `n_epochs`, of which `done` are done already."""
+        self._started, self._done = time.monotonic(), done
+        if self.quiet or not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("train", total=n_epochs, completed=done, loss="")
+
+    def epoch(self, row: dict[str, Any], n_epochs: int) -> None:
+        """Tell one epoch's losses."""
+        if self.quiet:
+            return
+        terms = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in _OWN and not k.startswith("validation_") and isinstance(v, float))
+        losses = f"train {row['train_loss']:.2f}  validation {row['validation_loss']:.2f}  {terms}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=row["epoch"], loss=losses)
+            return
+        left = (time.monotonic() - self._started) / max(row["epoch"] - self._done, 1) * (n_epochs - row["epoch"])
+        self.say(f"epoch {row['epoch']}/{n_epochs}  {losses}  {row['seconds']:.1f} s  at most {_span(left)} left")
+
+    def stop(self) -> None:
+        """Take the bar down."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+_OWN = {"epoch", "train_loss", "validation_loss", "seconds", "best", "learning_rate", "kl_weight", "gradient_norm"}
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,123 @@
+"""Settings that a user never has to touch, from the number of cells. The evidence is in docs/training.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from multivi_nf.errors import InputError
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is trained.
+
+    Attributes
+    ----------
+    max_epochs
+        Epochs at most.
+    batch_size
+        Cells per step, over all devices.
+    learning_rate
+        Of AdamW, for the model; reached after a linear warm-up and lowered to a hundredth along a half cosine.
+    adversary_learning_rate
+        Of the adversary's own AdamW.
+    weight_decay
+        Of AdamW, for matrices (not for biases and other vectors).
+    max_norm
+        Gradients are scaled down to this norm.
+    patience
+        Epochs without a better validation loss after which training stops.
+    kl_warmup
+        Epochs over which the weight of the KL term rises from 0 to 1.
+    adversary_warmup
+        Epochs in which the adversary learns but does not yet act on the encoders.
+    seed
+        Of weights, noise, dropout, order and split.
+    precision
+        float32, or bfloat16 by autocast (GPU).
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    kl_warmup: int
+    adversary_warmup: int
+    seed: int = 0
+    precision: str = "float32"
+    adversary_learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    max_norm: float = 50.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("max_epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                problems.append(_wrong(name, getattr(self, name), "a whole number of at least 1"))
+        if not (0 < self.learning_rate < math.inf):
+            problems.append(_wrong("learning_rate", self.learning_rate, "a number above 0"))
+        if self.precision not in PRECISIONS:
+            problems.append(_wrong("precision", self.precision, " or ".join(PRECISIONS)))
+        if self.seed < 0:
+            problems.append(_wrong("seed", self.seed, "a whole number of at least 0"))
+        if problems:
+            raise InputError.all_of(problems)
+
+    def to_dict(self) -> dict[str, object]:
+        return dataclasses.asdict(self)
+
+
+def _wrong(name: str, value: object, choices: str) -> InputError:
+    option = "--" + name.replace("_", "-")
+    return InputError(f"{option} is {value!r}", "training cannot run with it", f"give {choices}")
+
+
+def settings_for(
+    n_train: int,
+    *,
+    kl_warmup: int,
+    max_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Settings:
+    """Fill in what the user left open.
+
+    Parameters
+    ----------
+    n_train
+        Cells that train the model.
+    kl_warmup
+        Epochs of KL warm-up the model asks for; shortened to a third of the epochs where these are fewer.
+    max_epochs, batch_size, learning_rate
+        Given values win; None takes the rule.
+
+    Notes
+    -----
+    Batch size: 128 up to 1,280 cells (10 steps an epoch), growing with the cells to 512, where a step's cost is no
+    longer dominated by the optimiser. Learning rate: 1e-3 at 128 cells a step, times the square root of the
+    batch's growth, 2e-3 at most. Epochs: about 3,000 steps where that is 20 epochs or more and no more than 300.
+    """
+    if batch_size is None:
+        batch_size = min(max(128, 2 ** round(math.log2(max(n_train, 1) / 10))), 512)
+    if learning_rate is None:
+        learning_rate = round(1e-3 * min(math.sqrt(max(batch_size, 128) / 128), 2.0), 6)
+    if max_epochs is None:
+        steps = max(math.ceil(n_train / max(batch_size, 1)), 1)
+        max_epochs = min(max(math.ceil(3000 / steps), 20), 300)
+    warmup = min(kl_warmup, max_epochs // 3)
+    return Settings(
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=max(10, max_epochs // 5),
+        kl_warmup=warmup,
+        adversary_warmup=max(1, max_epochs // 20) if max_epochs > 1 else 0,
+        seed=seed,
+        precision=precision,
+    )

@@ -1,0 +1,74 @@
+"""Which cells train the model, which stop it early, and which calibrate its uncertainty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+ROLES = ("train", "validation", "calibration")
+
+VALIDATION_SHARE = 0.1
+MAX_VALIDATION = 10_000
+CALIBRATION_SHARE = 0.1
+MIN_CALIBRATION = 100
+MAX_CALIBRATION_SHARE = 0.2
+
+
+def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.ndarray:
+    """Split cells into train, validation and calibration, stratified by modalities and batch.
+
+    Calibration takes 10 % of the cells with two or more modalities, at least 100 of them where that is no more than
+    20 % of them: with few pairs, the pairs are worth more in training. Validation takes 10 % of all other cells, at
+    most 10,000 (beyond that the loss is known to far better than an epoch changes it). Each stratum of (modalities,
+    batch) gives its share by largest remainder, and keeps at least one cell for training.
+
+    Parameters
+    ----------
+    has
+        Modality to (n_cells,) booleans: measured.
+    batch
+        (n_cells,) batch of each cell.
+    seed
+        The same seed gives the same split.
+
+    Returns
+    -------
+    (n_cells,) strings: one of :data:`ROLES` for each cell.
+    """
+    rng = np.random.default_rng([seed, 0x5917])
+    presence = np.column_stack([np.asarray(h, dtype=bool) for h in has.values()])
+    combination = presence @ (1 << np.arange(presence.shape[1]))
+    strata = pd.factorize(pd.Series(list(zip(combination.tolist(), map(str, batch)))), sort=True)[0]
+    roles = np.full(len(batch), "train", dtype=object)
+
+    paired = presence.sum(axis=1) >= 2
+    n_pairs = int(paired.sum())
+    n_calibration = int(max(CALIBRATION_SHARE * n_pairs, min(MIN_CALIBRATION, MAX_CALIBRATION_SHARE * n_pairs)))
+    _draw(roles, "calibration", np.flatnonzero(paired), strata, n_calibration, rng)
+
+    rest = np.flatnonzero(roles == "train")
+    n_validation = min(int(round(VALIDATION_SHARE * len(rest))), MAX_VALIDATION)
+    _draw(roles, "validation", rest, strata, n_validation, rng)
+    return roles
+
+
+def _draw(
+    roles: np.ndarray, role: str, candidates: np.ndarray, strata: np.ndarray, n: int, rng: np.random.Generator
+) -> None:
+    """Give `n` of the candidates a role, each stratum in proportion to its size (largest remainder)."""
+    names, sizes = np.unique(strata[candidates], return_counts=True)
+    if not len(names) or n <= 0:
+        return
+    quota = n * sizes / sizes.sum()
+    take = np.minimum(np.floor(quota).astype(int), np.maximum(sizes - 1, 0))
+    order = np.argsort(-(quota - take), kind="stable")
+    for i in order[: max(n - take.sum(), 0)]:
+        take[i] = min(take[i] + 1, max(sizes[i] - 1, 0))
+    for stratum, count in zip(names, take):
+        members = candidates[strata[candidates] == stratum]
+        roles[rng.permutation(members)[:count]] = role
+
+
+def split_table(cells: pd.Index, roles: np.ndarray) -> pd.DataFrame:
+    """The content of `split.tsv`: one row a cell in the mosaic's order."""
+    return pd.DataFrame({"cell": np.asarray(cells), "split": roles})

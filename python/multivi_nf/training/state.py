@@ -1,0 +1,113 @@
+"""Where a run is: what a checkpoint holds, and what a non-finite loss goes back to."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from multivi_nf.training.history import History
+from multivi_nf.training.rules import Settings
+
+if TYPE_CHECKING:
+    from multivi_nf.training.objective import Objective
+
+
+def copy_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A model's weights, copied to the host."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+class State:
+    """Position, weights, optimisers and results of a run.
+
+    Attributes
+    ----------
+    epoch, step
+        Epochs done, and steps done in the epoch that runs.
+    sums
+        What the steps of this epoch reported so far, times cells.
+    rate
+        Factor on the learning rate: 1, or 1/2 after a recovery.
+    best
+        Weights with the lowest validation loss of an epoch at full KL weight; None before one.
+    """
+
+    def __init__(self, objective: Objective, settings: Settings) -> None:
+        self.objective = objective
+        self.settings = settings
+        self.epoch = 0
+        self.step = 0
+        self.sums = [0.0] * len(objective.names)
+        self.seconds = 0.0
+        self.rate = 1.0
+        self.recovered = False
+        self.best: dict[str, torch.Tensor] | None = None
+        self.best_loss = math.inf
+        self.history = History()
+
+    @property
+    def position(self) -> int:
+        """0 at the very beginning of a run."""
+        return self.epoch + self.step
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.history.stopped)
+
+    def record(self, row: dict[str, Any], weights: dict[str, torch.Tensor], *, validated: bool) -> None:
+        """End an epoch: keep its weights if they are the best so far, and see whether to go on."""
+        self.history.rows.append(row)
+        self.epoch += 1
+        self.step = 0
+        self.sums = [0.0] * len(self.objective.names)
+        self.seconds = 0.0
+        eligible = row["kl_weight"] >= 1.0
+        if validated and eligible and row["validation_loss"] < self.best_loss:
+            self.best, self.best_loss = weights, row["validation_loss"]
+            self.history.best_epoch = self.epoch
+        if self.epoch >= self.settings.max_epochs:
+            self.history.stopped = f"trained for {self.epoch} epochs"
+        elif self.best is not None and self.epoch - self.history.best_epoch >= self.settings.patience:
+            self.history.stopped = (
+                f"stopped early after epoch {self.epoch}: no better validation loss in {self.settings.patience} epochs"
+            )
+
+    def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Everything, as named tensors (copies on the host) and JSON."""
+        tensors = {f"weight.{k}": v for k, v in copy_weights(self.objective.model).items()}
+        tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
+        tensors |= {f"optimiser.{k}": v for k, v in self.objective.optimiser_state().items()}
+        info = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "names": self.objective.names,
+            "seconds": self.seconds,
+            "rate": self.rate,
+            "recovered": self.recovered,
+            "best_loss": self.best_loss if self.best is not None else None,
+            "history": self.history.rows,
+            "best_epoch": self.history.best_epoch,
+            "stopped": self.history.stopped,
+        }
+        return tensors, copy.deepcopy(info)
+
+    def unpack(self, packed: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> None:
+        """Go back to what :meth:`pack` gave."""
+        tensors, info = packed
+        parts: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            parts[group][rest] = tensor
+        self.objective.model.load_state_dict(parts["weight"])
+        self.objective.load_optimiser_state(parts["optimiser"])
+        self.best = parts["best"] or None
+        self.best_loss = math.inf if info["best_loss"] is None else info["best_loss"]
+        for name in ("epoch", "step", "seconds", "rate", "recovered"):
+            setattr(self, name, info[name])
+        self.sums = list(info["sums"])
+        self.history.rows = copy.deepcopy(info["history"])
+        self.history.best_epoch, self.history.stopped = info["best_epoch"], info["stopped"]
