@@ -1,0 +1,74 @@
+"""`multivi-nf qc-atac`: which cells stay by their chromatin accessibility."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(name="qc-atac")
+@click.argument("counts", type=_FILE)
+@click.option("--sample", required=True, help="Name of the sample.")
+@click.option("--fragments-qc", type=_FILE, help="Folder of qc-fragments, where COUNTS comes from count-peaks.")
+@click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
+@click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode: cells carry the RNA barcode afterwards.")
+@click.option(
+    "--min-fragments",
+    type=click.IntRange(min=0),
+    help="Fewest fragments a cell.  [default: 1000 where cells were called from raw fragments, else 0]",
+)
+@click.option(
+    "--min-tsse",
+    type=click.FloatRange(min=0),
+    help="Smallest TSS enrichment.  [default: 4 where cells were called and TSS are known, else off]",
+)
+@click.option("--min-frip", type=click.FloatRange(0, 1), default=0.0, help="Smallest fraction of fragments in peaks.")
+@click.option("--max-blacklist", type=click.FloatRange(0, 1), help="Largest fraction in the blacklist.  [default: off]")
+@click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
+@click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
+@click.option("--qc", type=_FILE, required=True, help="Folder for atac.tsv.gz and atac.json.")
+def command(
+    counts: Path,
+    sample: str,
+    fragments_qc: Path | None,
+    barcodes: Path | None,
+    barcode_map: Path | None,
+    min_fragments: int | None,
+    min_tsse: float | None,
+    min_frip: float,
+    max_blacklist: float | None,
+    seed: int,
+    output: Path,
+    qc: Path,
+) -> None:
+    """Filter the cells of COUNTS (of count-peaks, or a matrix of peaks) by every ATAC threshold and flag doublets."""
+    import anndata as ad
+
+    from multivi_nf.barcodes import read_barcode_map, read_barcodes
+    from multivi_nf.commands._qc import tell
+    from multivi_nf.counts import read_counts
+    from multivi_nf.fragments.cells import to_atac
+    from multivi_nf.qc import qc_atac, write_checked
+
+    mapping = None if barcode_map is None else read_barcode_map(barcode_map)
+    if fragments_qc is not None:
+        matrix = ad.read_h5ad(counts)  # of count-peaks: its rows are the candidates already
+    else:
+        cells = None if barcodes is None else to_atac(read_barcodes(barcodes), mapping)[0]
+        matrix = read_counts(counts, "atac", cells)
+    checked = qc_atac(
+        matrix,
+        sample,
+        fragments_qc=fragments_qc,
+        barcode_map=mapping,
+        min_fragments=min_fragments,
+        min_tsse=min_tsse,
+        min_frip=min_frip,
+        max_blacklist=max_blacklist,
+        seed=seed,
+    )
+    write_checked(checked, output, qc)
+    tell(checked)

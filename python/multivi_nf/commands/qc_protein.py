@@ -1,0 +1,30 @@
+"""`multivi-nf qc-protein`: which cells stay by their surface protein."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(name="qc-protein")
+@click.argument("counts", type=_FILE)
+@click.option("--sample", required=True, help="Name of the sample.")
+@click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
+@click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
+@click.option("--seed", type=int, default=0, help="Taken like the other QC steps' and not used: nothing is random.")
+@click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
+@click.option("--qc", type=_FILE, required=True, help="Folder for protein.tsv.gz and protein.json.")
+def command(counts: Path, sample: str, barcodes: Path | None, mad: float, seed: int, output: Path, qc: Path) -> None:
+    """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their protein; isotype controls are marked."""
+    from multivi_nf.barcodes import read_barcodes
+    from multivi_nf.commands._qc import tell
+    from multivi_nf.counts import read_counts
+    from multivi_nf.qc import qc_protein, write_checked
+
+    cells = None if barcodes is None else read_barcodes(barcodes)
+    checked = qc_protein(read_counts(counts, "protein", cells), sample, mad=mad)
+    write_checked(checked, output, qc)
+    tell(checked)

@@ -1,0 +1,52 @@
+"""`multivi-nf qc-rna`: which cells stay by their RNA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(name="qc-rna")
+@click.argument("counts", type=_FILE)
+@click.option("--sample", required=True, help="Name of the sample.")
+@click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
+@click.option("--min-genes", type=click.IntRange(min=0), default=0, help="Fewest genes a cell.")
+@click.option("--min-counts", type=click.IntRange(min=0), default=0, help="Fewest counts a cell.")
+@click.option("--max-mito", type=click.FloatRange(0, 100), help="Largest mitochondrial percentage.  [default: off]")
+@click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
+@click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
+@click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
+@click.option("--qc", type=_FILE, required=True, help="Folder for rna.tsv.gz and rna.json.")
+def command(
+    counts: Path,
+    sample: str,
+    barcodes: Path | None,
+    min_genes: int,
+    min_counts: int,
+    max_mito: float | None,
+    mad: float,
+    seed: int,
+    output: Path,
+    qc: Path,
+) -> None:
+    """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their RNA and flag doublets."""
+    from multivi_nf.barcodes import read_barcodes
+    from multivi_nf.commands._qc import tell
+    from multivi_nf.counts import read_counts
+    from multivi_nf.qc import qc_rna, write_checked
+
+    cells = None if barcodes is None else read_barcodes(barcodes)
+    checked = qc_rna(
+        read_counts(counts, "rna", cells),
+        sample,
+        min_genes=min_genes,
+        min_counts=min_counts,
+        max_mito=max_mito,
+        mad=mad,
+        seed=seed,
+    )
+    write_checked(checked, output, qc)
+    tell(checked)

@@ -1,0 +1,160 @@
+"""Doublets as flags with scores, per sample: cells that lie where sums of two cells lie.
+
+Scores never remove a cell by themselves; `--remove_doublets` does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils.extmath import randomized_svd
+
+LEAST_CELLS = 100
+"""Fewest cells to score; among fewer, neighbourhoods of simulated doublets are the whole sample."""
+
+_SIMULATED = 2  # simulated doublets per cell, as in Scrublet
+_COMPONENTS = 30
+
+
+@dataclass
+class Doublets:
+    """Scores and flags of one sample.
+
+    Attributes
+    ----------
+    score
+        Per cell, 0 to 1; NaN where the sample was not scored.
+    flag
+        Bool per cell.
+    threshold
+        Smallest flagged score; NaN where nothing was scored.
+    note
+        Why nothing was scored, else empty.
+    """
+
+    score: np.ndarray
+    flag: np.ndarray
+    threshold: float
+    note: str = ""
+
+
+def expected_rate(n_cells: int) -> float:
+    """Share of doublets that 10x Genomics state for a well: 0.8 % per 1,000 cells recovered, at most 30 %."""
+    return min(0.3, 8e-6 * n_cells)
+
+
+def _unscored(n: int, note: str) -> Doublets:
+    return Doublets(np.full(n, np.nan), np.zeros(n, dtype=bool), float("nan"), note)
+
+
+def _flagged(score: np.ndarray, simulated: np.ndarray) -> Doublets:
+    """Flag at most the expected share of cells, and only such as score like most simulated doublets do.
+
+    Scrublet's own threshold (the valley of a histogram) is known to call most of a sample when there is no valley.
+    """
+    rate = expected_rate(len(score))
+    threshold = max(float(np.quantile(score, 1 - rate)), float(np.median(simulated)))
+    return Doublets(score, score >= threshold, threshold)
+
+
+def score_rna(counts: sparse.csr_matrix, seed: int) -> Doublets:
+    """Score doublets by RNA: Scrublet (Wolock et al., Cell Systems 2019) as in scanpy, with exact neighbours.
+
+    Parameters
+    ----------
+    counts
+        Cells × genes.
+    seed
+        Of the simulation and the decomposition.
+    """
+    n = counts.shape[0]
+    if n < LEAST_CELLS:
+        return _unscored(n, f"not scored: {n} cells, at least {LEAST_CELLS} are needed")
+    detected = np.diff(counts.tocsc().indptr) >= 3
+    if detected.sum() < 2 * _COMPONENTS or (np.diff(counts[:, detected].indptr) == 0).any():
+        return _unscored(n, "not scored: too few genes, or cells without any")
+    import anndata as ad
+    import scanpy as sc
+
+    data = ad.AnnData(counts[:, detected].astype(np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sc.pp.scrublet(
+            data,
+            sim_doublet_ratio=_SIMULATED,
+            expected_doublet_rate=max(expected_rate(n), 0.01),
+            n_prin_comps=_COMPONENTS,
+            use_approx_neighbors=False,
+            threshold=1.0,
+            random_state=seed,
+            verbose=False,
+        )
+    score = data.obs["doublet_score"].to_numpy(float)
+    return _flagged(score, np.asarray(data.uns["scrublet"]["doublet_scores_sim"], dtype=float))
+
+
+def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
+    """Score doublets by chromatin: simulated doublets in a space of latent semantic indexing.
+
+    Open peaks of two random cells are united; term frequency × inverse document frequency and a truncated SVD are
+    fitted to the cells, the simulated doublets are placed in the same space, and a cell's score is Scrublet's (Wolock
+    et al. 2019, Methods: likelihood of being a doublet, given the share of simulated ones among its neighbours).
+
+    Parameters
+    ----------
+    counts
+        Cells × peaks; only whether a peak is open matters.
+    seed
+        Of the simulation and the decomposition.
+    """
+    n = counts.shape[0]
+    if n < LEAST_CELLS:
+        return _unscored(n, f"not scored: {n} cells, at least {LEAST_CELLS} are needed")
+    binary = sparse.csr_matrix((np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), shape=counts.shape)
+    detected = np.bincount(binary.indices, minlength=binary.shape[1])
+    keep = np.flatnonzero(detected >= max(3, 0.01 * n))
+    binary = binary[:, keep]
+    if len(keep) < 2 * _COMPONENTS:
+        return _unscored(n, "not scored: too few peaks")
+    rng = np.random.default_rng(seed)
+    pairs = rng.integers(0, n, size=(2, _SIMULATED * n))
+    united = binary[pairs[0]] + binary[pairs[1]]
+    united.data[:] = 1
+    weight = np.log1p(n / detected[keep]).astype(np.float32)
+    cells, doublets = (_tf_idf(matrix, weight) for matrix in (binary, united))
+    k = min(_COMPONENTS, n - 1)
+    _u, _s, axes = randomized_svd(cells, k, n_iter=4, random_state=seed)
+    space = [_unit(np.asarray(matrix @ axes.T)) for matrix in (cells, doublets)]
+    score, simulated = _scrublet_score(space[0], space[1], expected_rate(n))
+    return _flagged(score, simulated)
+
+
+def _tf_idf(binary: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
+    depth = np.maximum(np.diff(binary.indptr), 1).astype(np.float32)
+    data = np.log1p(1e4 * weight[binary.indices] / np.repeat(depth, np.diff(binary.indptr)))
+    return sparse.csr_matrix((data.astype(np.float32), binary.indices, binary.indptr), shape=binary.shape)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
+def _scrublet_score(cells: np.ndarray, doublets: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scrublet's likelihood of being a doublet for cells and for simulated doublets (Wolock et al. 2019)."""
+    n, ratio = len(cells), len(doublets) / len(cells)
+    rate = max(rate, 0.01)
+    neighbours = int(round(0.5 * np.sqrt(n)) * (1 + ratio))
+    both = np.vstack([cells, doublets])
+    index = NearestNeighbors(n_neighbors=min(neighbours + 1, len(both)), algorithm="brute", n_jobs=1).fit(both)
+    near = index.kneighbors(both, return_distance=False)
+    rows = np.arange(len(both))[:, None]
+    own = near == rows
+    own[~own.any(axis=1), -1] = True  # ties may push a row out of its own list: the furthest is dropped instead
+    near = near[~own].reshape(len(both), -1)
+    q = ((near >= n).sum(axis=1) + 1) / (near.shape[1] + 2)
+    likelihood = q * rate / ratio / (1 - rate - q * (1 - rate - rate / ratio))
+    return likelihood[:n], likelihood[n:]
