@@ -1,0 +1,32 @@
+include { options } from '../shell'
+
+// Which cells stay by their chromatin accessibility; every ATAC threshold is applied here, doublets are flagged
+process ATAC_QC {
+    tag "${meta.sample}"
+    label 'process_low'
+    label 'image_cpu'
+
+    input:
+    tuple val(meta), path(counts, stageAs: 'counts/*'), path(fragments_qc, stageAs: 'fragments_qc/*'), path(barcodes, stageAs: 'barcodes/*'), path(barcode_map, stageAs: 'barcode_map/*') // all but counts may be []
+    val settings // thresholds and seed
+
+    output:
+    tuple val(meta), path("*.atac.h5ad"), emit: cells
+    path "qc/${meta.sample}/*"
+    path 'qc', emit: qc
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-qc-atac --resources ${meta.sample}.atac_qc.resources.json ${counts} --sample=${meta.sample} \\
+        ${options(fragments_qc: fragments_qc, barcodes: barcodes, barcode_map: barcode_map)} \\
+        ${options(settings)} --output=${meta.sample}.atac.h5ad --qc=qc/${meta.sample}
+    """
+
+    stub:
+    """
+    mkdir -p qc/${meta.sample}
+    touch ${meta.sample}.atac.h5ad
+    echo '{}' | tee qc/${meta.sample}/atac.json > ${meta.sample}.atac_qc.resources.json
+    """
+}

@@ -1,0 +1,31 @@
+include { options } from '../shell'
+
+// How far the error bars can be trusted, measured on the pairs that TRAIN set apart
+process CALIBRATE {
+    label 'process_medium'
+    label 'image_cuda'
+    label 'process_gpu'
+
+    input:
+    path mosaic
+    path trained, stageAs: 'trained'
+    val settings // [ seed, device ]
+
+    output:
+    path 'model', emit: model // the trained model with calibration.json
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    cp -rL trained calibrated
+    multivi-nf-calibrate --resources calibrate.resources.json ${mosaic} calibrated ${options(settings)}
+    mv calibrated model
+    """
+
+    stub:
+    """
+    cp -rL trained model
+    touch model/calibration.json
+    echo '{}' > calibrate.resources.json
+    """
+}

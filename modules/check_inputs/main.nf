@@ -1,0 +1,41 @@
+include { options } from '../shell'
+
+// The gate before all heavy steps: every sample's problems in one go, and what all samples must agree on
+process CHECK_INPUTS {
+    label 'process_single'
+    label 'image_cpu'
+
+    input:
+    path samples                                  // samples.json
+    path checked, stageAs: 'checked/*'            // [ S.preflight.json ] in samplesheet order
+    path peaks, stageAs: 'peaks/*'                // the run's peaks (BED), or []
+    path reference, stageAs: 'reference/*'        // trained model, or []
+    val settings                                  // [ peak_source, min_shared_genes, ... ]
+
+    output:
+    path 'plan.json', emit: plan                  // { peak_set: given | matrix | reference | samples | macs3 | none }
+    path 'peaks.bed', emit: peaks, optional: true // peaks that are known before any are called
+    path 'qc/*/*.preflight.json'
+    path 'qc', emit: qc
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-check-inputs --resources check_inputs.resources.json ${checked} --samples=${samples} \\
+        ${options(peaks: peaks, reference: reference)} ${options(settings)} \\
+        --output=plan.json --peaks-output=peaks.bed
+    for file in checked/*.preflight.json; do
+        sample="\$(basename "\$file" .preflight.json)"
+        mkdir -p "qc/\$sample"
+        cp -L "\$file" "qc/\$sample/"
+    done
+    """
+
+    stub:
+    """
+    echo '{"peak_set": "macs3"}' > plan.json
+    mkdir -p qc/stub
+    echo '{}' > qc/stub/stub.preflight.json
+    echo '{}' > check_inputs.resources.json
+    """
+}

@@ -1,0 +1,39 @@
+/*
+ * What is said and written at the start and at the end of a run.
+ */
+
+include { three_parts     } from './messages'
+include { parameters_text } from './record'
+
+def write_parameters(settings) {
+    def target = file("${settings.outdir}/pipeline_info/params.json", glob: false)
+    target.parent.mkdirs()
+    target.text = parameters_text(settings)
+}
+
+def success_text(outdir) {
+    return """
+        |Done. Look first at ${outdir}/report.html
+        |  ${outdir}/multivi.h5mu     cells, embedding, UMAP, clusters
+        |  ${outdir}/imputed/         imputed values with error bars
+        |  ${outdir}/differential/    contrasts
+        |  ${outdir}/pipeline_info/   what repeats the run""".stripMargin()
+}
+
+// The three-part message of the task that failed, once more, after Nextflow's own block
+def failure_text() {
+    def report  = workflow.errorReport ?: ''
+    def folder  = (report =~ /(?s)Work dir:\s+(\S[^\n]*)/).collect { found -> found[1].trim() }
+    def errors  = folder ? file("${folder[0]}/.command.err", glob: false) : null
+    def text    = errors && errors.exists() ? errors.text : ''
+    def started = text.indexOf('ERROR: ')
+    if (started >= 0) {
+        return text.substring(started).trim()
+    }
+    def image = (report + text) =~ /multivi-nf-(?:cpu|cuda|macs3)[:\w.-]*/
+    if (image && report =~ /exit status \(125\)|no such image|manifest unknown|unable to find image/) {
+        return three_parts("the image ${image[0]} is not on this machine", 'the step runs inside it',
+            'type `make images` here, or name where images lie: --container_registry PREFIX or FOLDER')
+    }
+    return ''
+}

@@ -1,0 +1,32 @@
+include { options } from '../shell'
+
+// One contrast: effects with credible intervals and a false discovery rate
+process DIFFERENTIAL {
+    tag "${contrast.contrast}"
+    label 'process_medium'
+    label 'image_cuda'
+    label 'process_gpu'
+
+    input:
+    tuple val(contrast), path(embedding), path(model) // contrast: [ contrast, modality, groupby, target, reference, cells ]
+    val settings                                      // [ replicate, delta, fdr, seed, device ]
+
+    output:
+    path "differential/*.tsv.gz", emit: table
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    def name = contrast.contrast
+    """
+    multivi-nf-differential --resources ${name}.differential.resources.json ${embedding} ${model} \\
+        ${options(contrast.findAll { column, _value -> column != 'contrast' })} ${options(settings)} \\
+        --output=differential/${name}.tsv.gz
+    """
+
+    stub:
+    """
+    mkdir differential
+    touch differential/${contrast.contrast}.tsv.gz
+    echo '{}' > ${contrast.contrast}.differential.resources.json
+    """
+}

@@ -1,0 +1,32 @@
+include { options } from '../shell'
+
+// Every cell's place in the latent space, UMAP and clusters; contrasts on clusters are checked here
+process EMBED {
+    label 'process_medium'
+    label 'image_cuda'
+    label 'process_gpu'
+
+    input:
+    path mosaic
+    path model
+    path contrasts, stageAs: 'contrasts/*' // or []
+    val settings                           // [ cluster_resolution, labels, seed, device ]
+
+    output:
+    path 'multivi.h5mu', emit: embedding
+    path 'chunks/*', emit: chunks          // [ file ]: names of the cells of one IMPUTE task
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-embed --resources embed.resources.json ${mosaic} ${model} --output=multivi.h5mu --chunks=chunks \\
+        ${options(contrasts: contrasts)} ${options(settings)}
+    """
+
+    stub:
+    """
+    mkdir chunks
+    touch multivi.h5mu chunks/1.txt chunks/2.txt
+    echo '{}' > embed.resources.json
+    """
+}

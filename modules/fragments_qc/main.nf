@@ -1,0 +1,38 @@
+include { options } from '../shell'
+
+// One pass over the fragments: values of every barcode, and which barcodes may be cells
+process FRAGMENTS_QC {
+    tag "${meta.sample}"
+    label 'process_medium'
+    label 'image_cpu'
+
+    input:
+    tuple val(meta), path(fragments, stageAs: 'fragments/*'), path(barcodes, stageAs: 'barcodes/*'), path(rna, stageAs: 'rna/*'), path(barcode_map, stageAs: 'barcode_map/*') // all but fragments may be []
+    val settings     // [ genome, chrom_style, ... ]
+    path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
+    path tss, stageAs: 'genome/tss/*'
+    path gtf, stageAs: 'genome/gtf/*'
+    path blacklist, stageAs: 'genome/blacklist/*'
+
+    output:
+    tuple val(meta), path("qc/${meta.sample}"), emit: qc_folder             // fragments.tsv.gz, candidates.txt, fragments.json
+    tuple val(meta), path("qc/${meta.sample}/candidates.txt"), emit: candidates
+    path "qc/${meta.sample}/*"
+    path 'qc', emit: qc
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-qc-fragments --resources ${meta.sample}.fragments_qc.resources.json ${fragments} --sample=${meta.sample} \\
+        ${options(barcodes: barcodes, rna: rna, barcode_map: barcode_map)} \\
+        ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\
+        ${options(settings)} --output=qc/${meta.sample}
+    """
+
+    stub:
+    """
+    mkdir -p qc/${meta.sample}
+    touch qc/${meta.sample}/candidates.txt qc/${meta.sample}/fragments.tsv.gz
+    echo '{}' | tee qc/${meta.sample}/fragments.json > ${meta.sample}.fragments_qc.resources.json
+    """
+}

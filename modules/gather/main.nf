@@ -1,0 +1,24 @@
+// The chunks of one modality in one store, in the mosaic's order of cells
+process GATHER {
+    tag "${modality}"
+    label 'process_low'
+    label 'image_cpu'
+
+    input:
+    tuple val(modality), path(chunks, stageAs: 'chunks/*')
+
+    output:
+    tuple val(modality), path("imputed/*.zarr"), emit: imputed
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-gather-imputed --resources ${modality}.gather.resources.json ${chunks} --output=imputed/${modality}.zarr
+    """
+
+    stub:
+    """
+    mkdir -p imputed/${modality}.zarr
+    echo '{}' > ${modality}.gather.resources.json
+    """
+}

@@ -1,0 +1,31 @@
+include { options } from '../shell'
+
+// One modality of one chunk of cells: posterior mean, spread, credible interval
+process IMPUTE {
+    tag "${modality} ${chunk.baseName}"
+    label 'process_medium'
+    label 'image_cuda'
+    label 'process_gpu'
+
+    input:
+    tuple val(modality), path(chunk), path(mosaic), path(model)
+    path features, stageAs: 'features/*' // list of features, or []
+    val settings                         // [ samples, batch, predictive, seed, device ]
+
+    output:
+    tuple val(modality), path("*.zarr"), emit: imputed
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-impute --resources ${modality}.${chunk.baseName}.impute.resources.json ${mosaic} ${model} \\
+        --modality=${modality} --cells=${chunk} ${options(features: features)} ${options(settings)} \\
+        --output=${modality}.${chunk.baseName}.zarr
+    """
+
+    stub:
+    """
+    mkdir ${modality}.${chunk.baseName}.zarr
+    echo '{}' > ${modality}.${chunk.baseName}.impute.resources.json
+    """
+}

@@ -1,0 +1,29 @@
+include { options } from '../shell'
+
+// One set of peaks for all samples: fixed width, overlaps resolved by score
+process MERGE_PEAKS {
+    label 'process_low'
+    label 'image_cpu'
+
+    input:
+    path peaks, stageAs: 'peaks?/*' // [ BED ] in samplesheet order
+    val settings                    // [ genome, chrom_style, peak_width ]
+    path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
+    path blacklist, stageAs: 'genome/blacklist/*'
+
+    output:
+    path 'consensus.bed', emit: peaks
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-merge-peaks --resources merge_peaks.resources.json ${peaks} \\
+        ${options(chrom_sizes: chrom_sizes, blacklist: blacklist)} ${options(settings)} --output=consensus.bed
+    """
+
+    stub:
+    """
+    touch consensus.bed
+    echo '{}' > merge_peaks.resources.json
+    """
+}

@@ -1,0 +1,31 @@
+include { options } from '../shell'
+
+// All cells of all samples in one file; a cell is absent from a modality that it was not measured in
+process MOSAIC {
+    label 'process_low'
+    label 'process_high_memory'
+    label 'image_cpu'
+
+    input:
+    path samples                       // samples.json
+    path cells, stageAs: 'cells/*'     // [ S.modality.h5ad ] in samplesheet order, rna, atac, protein within a sample
+    path reference, stageAs: 'reference/*'
+    val settings                       // [ min_cells_fraction, ... ]
+
+    output:
+    path 'mosaic.h5mu', emit: mosaic
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    def inputs = (cells instanceof List ? cells : [cells]).collect { file -> "--inputs=${file}" }.join(' ')
+    """
+    multivi-nf-mosaic --resources mosaic.resources.json --samples=${samples} ${inputs} \\
+        ${options(reference: reference)} ${options(settings)} --output=mosaic.h5mu
+    """
+
+    stub:
+    """
+    touch mosaic.h5mu
+    echo '{}' > mosaic.resources.json
+    """
+}

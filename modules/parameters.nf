@@ -1,0 +1,161 @@
+/*
+ * The door: parameters are described once, in nextflow_schema.json, and cast and checked once, here.
+ * No plugin: `plugins {}` breaks every run without network.
+ */
+
+include { three_parts } from './messages'
+
+// Institutional configs set these; they mean nothing here and are let pass.
+def tolerated() { /^(config_profile_\w+|custom_config_\w+|max_\w+|igenomes_\w+)$/ }
+
+// -> [ [title: String, properties: [name: property], required: [name]] ], in the order of the schema
+def parameter_groups() {
+    def schema = new groovy.json.JsonSlurper().parse(file("${projectDir}/nextflow_schema.json").toFile())
+    return schema.allOf.collect { reference -> schema.get('$defs').get(reference.get('$ref').tokenize('/').last()) }
+}
+
+// -> [name: property] of every parameter
+def known_parameters() {
+    return parameter_groups().collectEntries { group -> group.properties }
+}
+
+/*
+ * Cast and check all parameters.
+ *
+ * given   // Map: `params`; values may be typed already (25.04 turns 007 into 7) or strings (later versions)
+ * returns // Map: every known parameter, of its type
+ * stops with all problems at once: unknown name, type, choice, range, missing value, missing file
+ */
+def checked_parameters(given) {
+    def known    = known_parameters()
+    def required = parameter_groups().collectMany { group -> group.required ?: [] }
+    def unknown  = given.keySet().findAll { name -> !known.containsKey(name) && !(name ==~ tolerated()) }
+    def typed    = unknown.intersect(given_at_launch())
+    def problems = typed.collect { name -> unknown_parameter(name, known.keySet()) }
+    def ignored  = unknown - typed
+    if (ignored) {
+        log.warn("Parameters set by a config file and known to nothing here: ${ignored.sort().join(', ')}")
+    }
+
+    def checked = known.collectEntries { name, property ->
+        def value   = cast(given[name], property)
+        def problem = value == null ? null : wrong(name, value, given[name], property)
+        if (problem) {
+            problems << problem
+        }
+        if (value == null && required.contains(name)) {
+            problems << three_parts("--${name} is not given", property.description, "add --${name}${example(name)}")
+        }
+        [(name): value]
+    }
+    if (problems) {
+        error(problems.join('\n\n') + "\n\n`nextflow run . --help` lists every parameter.")
+    }
+    return checked
+}
+
+// The names given on the command line or in a -params-file: those that the user typed
+def given_at_launch() {
+    def command = workflow.commandLine
+    def options = (command =~ /(?:^|\s)'?--([A-Za-z][\w.-]*)/).collect { found -> found[1] }
+    def named   = (command =~ /\s-params-file[\s=](?:'([^']+)'|(\S+))/).collect { found -> found[1] ?: found[2] }
+    def inside  = named.collectMany { name -> new org.yaml.snakeyaml.Yaml().load(file(name).text)?.keySet() ?: [] }
+    def kebab   = options.collect { name -> name.replaceAll(/-(\w)/) { found -> found[1].toUpperCase() } }
+    return (options + kebab + inside).toSet()
+}
+
+// A value of the property's type, or the value as it is where it cannot be read as that type
+def cast(value, property) {
+    if (value == null || value.toString() == '') {
+        return null
+    }
+    def text = value.toString()
+    if (property.type == 'boolean') {
+        return text.toLowerCase() in ['true', 'false'] ? text.toLowerCase() == 'true' : value
+    }
+    if (property.type == 'integer') {
+        return text ==~ /-?\d{1,18}(\.0+)?/ ? text.toBigDecimal().longValue() : value
+    }
+    if (property.type == 'number') {
+        return text ==~ /-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?/ ? text.toBigDecimal() : value
+    }
+    return value instanceof Boolean ? value : text
+}
+
+// The three-part message for a value that does not fit its property; null where it fits
+def wrong(name, value, raw, property) {
+    def fits = property.type == 'boolean' ? value instanceof Boolean
+        : property.type == 'integer' ? value instanceof Long
+        : property.type == 'number' ? value instanceof BigDecimal
+        : value instanceof String
+    def kind   = property.type == 'integer' ? 'a whole number' : property.type == 'number' ? 'a number' : property.type == 'boolean' ? 'true or false' : 'a text'
+    def choice = property.get('enum') ? "one of ${property.get('enum').join(', ')}" : property.errorMessage ?: kind
+    def range  = bounds(property)
+    def about  = property.description
+    if (!fits) {
+        def said = raw instanceof Boolean ? "--${name} has no value" : "--${name} is '${raw}', which is not ${kind}"
+        return three_parts(said, about, "give ${choice}${range ? ', ' + range : ''}")
+    }
+    if ((property.get('enum') && !(value in property.get('enum'))) || (property.pattern && !(value ==~ property.pattern))) {
+        return three_parts("--${name} is '${raw}', which is not ${choice}", about, "give ${choice}")
+    }
+    if (outside(value, property)) {
+        return three_parts("--${name} is ${raw}, which is not ${range}", about, "give ${kind} ${range}")
+    }
+    if (property.exists && !file(value, glob: false).exists()) {
+        return three_parts("--${name}: there is no '${raw}'", about, 'give a path that exists; a relative one starts at the folder of the launch')
+    }
+    return null
+}
+
+def outside(value, property) {
+    return (property.minimum != null && value < property.minimum) || (property.maximum != null && value > property.maximum) ||
+        (property.exclusiveMinimum != null && value <= property.exclusiveMinimum) ||
+        (property.exclusiveMaximum != null && value >= property.exclusiveMaximum)
+}
+
+def bounds(property) {
+    def parts = [minimum: 'at least', maximum: 'at most', exclusiveMinimum: 'above', exclusiveMaximum: 'below']
+        .findAll { key, _words -> property.get(key) != null }
+        .collect { key, words -> "${words} ${property.get(key)}" }
+    return parts.join(' and ')
+}
+
+def unknown_parameter(name, known) {
+    def nearest = known.min { other -> distance(plain(name), plain(other)) }
+    return three_parts("--${name} is not a parameter", 'it would have no effect', "the nearest name is --${nearest}")
+}
+
+def plain(text) {
+    return text.toLowerCase().replaceAll(/[^a-z0-9]/, '')
+}
+
+// Levenshtein's edit distance
+def distance(one, other) {
+    def first = (0..other.size()).toList()
+    return one.toList().withIndex().inject(first) { row, pair ->
+        other.toList().withIndex().inject([pair[1] + 1]) { now, next ->
+            def cost = pair[0] == next[0] ? 0 : 1
+            now + [[now.last() + 1, row[next[1] + 1] + 1, row[next[1]] + cost].min()]
+        }
+    }.last()
+}
+
+def example(name) {
+    return name == 'input' ? ' samples.csv (`make run` makes an example)' : ' results'
+}
+
+// --help: every parameter in its group
+def help_text() {
+    def lines = parameter_groups().collectMany { group ->
+        def shown = group.properties.findAll { _name, property -> !property.hidden }
+        def rows  = shown.collect { name, property ->
+            def choices = property.get('enum') ? " {${property.get('enum').join(', ')}}" : bounds(property) ? " (${bounds(property)})" : ''
+            def set     = property.default == null ? '' : " [${property.default}]"
+            def more    = property.help_text ? " ${property.help_text}" : ''
+            "  --${name.padRight(24)} ${property.type.padRight(8)} ${property.description}${more}${choices}${set}"
+        }
+        ["\n${group.title}"] + rows
+    }
+    return "nextflow run . --input samples.csv --outdir results [-profile podman,slurm,gpu]\n${lines.join('\n')}\n"
+}

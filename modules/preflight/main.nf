@@ -1,0 +1,36 @@
+include { options } from '../shell'
+
+// Seconds per sample: are the files whole, of the right kind, and of one assembly? Problems are collected, not raised.
+process PREFLIGHT {
+    tag "${meta.sample}"
+    label 'process_single'
+    label 'image_cpu'
+
+    input:
+    tuple val(meta), path(rna, stageAs: 'rna/*'), path(fragments, stageAs: 'fragments/*'), path(atac, stageAs: 'atac/*'), path(protein, stageAs: 'protein/*'), path(peaks, stageAs: 'peaks/*'), path(barcodes, stageAs: 'barcodes/*'), path(barcode_map, stageAs: 'barcode_map/*')
+    val settings     // [ genome, chrom_style, ... ]
+    path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
+    path tss, stageAs: 'genome/tss/*'
+    path gtf, stageAs: 'genome/gtf/*'
+    path blacklist, stageAs: 'genome/blacklist/*'
+
+    output:
+    path "*.preflight.json", emit: checked
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
+    script:
+    """
+    multivi-nf-preflight --resources ${meta.sample}.preflight.resources.json --sample=${meta.sample} \\
+        ${options(rna: rna, fragments: fragments, atac: atac, protein: protein)} \\
+        ${options(peaks: peaks, barcodes: barcodes, barcode_map: barcode_map)} \\
+        ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\
+        ${options(settings)} --output=${meta.sample}.preflight.json
+    """
+
+    stub:
+    """
+    echo '{}' > ${meta.sample}.preflight.json
+    echo '{}' > ${meta.sample}.preflight.resources.json
+    """
+}

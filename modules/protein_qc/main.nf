@@ -1,0 +1,32 @@
+include { options } from '../shell'
+
+// Which cells stay by their surface protein: empty cells, aggregates; isotype controls are marked
+process PROTEIN_QC {
+    tag "${meta.sample}"
+    label 'process_low'
+    label 'image_cpu'
+
+    input:
+    tuple val(meta), path(counts, stageAs: 'counts/*'), path(barcodes, stageAs: 'barcodes/*') // barcodes: its cells, or []
+    val settings                                                                              // thresholds and seed
+
+    output:
+    tuple val(meta), path("*.protein.h5ad"), emit: cells                                      // kept cells, raw counts
+    path "qc/${meta.sample}/*"                                                                // every barcode, every rule
+    path 'qc', emit: qc
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-qc-protein --resources ${meta.sample}.protein_qc.resources.json ${counts} --sample=${meta.sample} \\
+        ${options(barcodes: barcodes)} ${options(settings)} \\
+        --output=${meta.sample}.protein.h5ad --qc=qc/${meta.sample}
+    """
+
+    stub:
+    """
+    mkdir -p qc/${meta.sample}
+    touch ${meta.sample}.protein.h5ad
+    echo '{}' | tee qc/${meta.sample}/protein.json > ${meta.sample}.protein_qc.resources.json
+    """
+}

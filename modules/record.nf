@@ -1,0 +1,18 @@
+/*
+ * What a run can be repeated by: its parameters and the versions of its programs.
+ */
+
+// The parameters as a -params-file that repeats the run
+def parameters_text(settings) {
+    def given = settings.findAll { name, value -> value != null && !(name in ['help', 'version', 'trace_report_suffix']) }
+    return groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(given)) + '\n'
+}
+
+// [ [process, tool, version] ] -> nf-core's software_versions.yml
+def versions_text(triples) {
+    def steps = triples.collect { step, tool, version -> [step.tokenize(':').last(), tool, version.trim()] }
+    def all   = steps + [['Workflow', 'multivi-nf', workflow.manifest.version], ['Workflow', 'Nextflow', workflow.nextflow.version.toString()]]
+    return all.unique().groupBy { triple -> triple[0] }.sort().collect { step, rows ->
+        "${step}:\n" + rows.sort { row -> row[1] }.collect { row -> "    ${row[1]}: ${row[2]}\n" }.join()
+    }.join()
+}

@@ -1,0 +1,36 @@
+include { quoted } from '../shell'
+
+// The page. It reads the topic of versions and so must not add to it: it would wait for itself for ever.
+process REPORT {
+    label 'process_low'
+    label 'image_cpu'
+
+    input:
+    path embedding, stageAs: 'results/multivi.h5mu'
+    path model, stageAs: 'results/model'
+    path qc, stageAs: 'parts/?/*'                // [ qc ]: folders of qc/<sample>/
+    path imputed, stageAs: 'results/imputed/*'   // [ modality.zarr ] or []
+    path tables, stageAs: 'results/differential/*' // [ contrast.tsv.gz ]
+    path resources, stageAs: 'results/resources/*' // [ step.resources.json ]
+    val versions                                   // software_versions.yml, its text
+    val parameters                                 // params.json, its text
+
+    output:
+    path 'report.html', emit: page
+    path 'report.resources.json', emit: resources
+
+    script:
+    """
+    mkdir -p results/qc results/pipeline_info
+    printf '%s' ${quoted(versions)} > results/pipeline_info/software_versions.yml
+    printf '%s' ${quoted(parameters)} > results/pipeline_info/params.json
+    for part in parts/*/qc; do cp -rL "\$part"/. results/qc/; done
+    multivi-nf-report --resources report.resources.json results --output=report.html
+    """
+
+    stub:
+    """
+    touch report.html
+    echo '{}' > report.resources.json
+    """
+}

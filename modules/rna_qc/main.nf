@@ -1,0 +1,32 @@
+include { options } from '../shell'
+
+// Which cells stay by their RNA: genes, counts, mitochondria, doublets
+process RNA_QC {
+    tag "${meta.sample}"
+    label 'process_low'
+    label 'image_cpu'
+
+    input:
+    tuple val(meta), path(counts, stageAs: 'counts/*'), path(barcodes, stageAs: 'barcodes/*') // barcodes: its cells, or []
+    val settings                                                                              // thresholds and seed
+
+    output:
+    tuple val(meta), path("*.rna.h5ad"), emit: cells                                      // kept cells, raw counts
+    path "qc/${meta.sample}/*"                                                                // every barcode, every rule
+    path 'qc', emit: qc
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    script:
+    """
+    multivi-nf-qc-rna --resources ${meta.sample}.rna_qc.resources.json ${counts} --sample=${meta.sample} \\
+        ${options(barcodes: barcodes)} ${options(settings)} \\
+        --output=${meta.sample}.rna.h5ad --qc=qc/${meta.sample}
+    """
+
+    stub:
+    """
+    mkdir -p qc/${meta.sample}
+    touch ${meta.sample}.rna.h5ad
+    echo '{}' | tee qc/${meta.sample}/rna.json > ${meta.sample}.rna_qc.resources.json
+    """
+}

@@ -1,0 +1,210 @@
+/*
+ * From a samplesheet to a joint embedding, imputation, contrasts and a page.
+ *
+ *   samplesheet ─┬─ RNA_QC ──────────────────────────────┐
+ *                ├─ PROTEIN_QC ──────────────────────────┤
+ *                ├─ FRAGMENTS_QC ─ peaks ─ COUNT_PEAKS ──┤                                ┌─ IMPUTE ─ GATHER ─┐
+ *                └─ ATAC_QC (matrix or counts) ──────────┴─ MOSAIC ─ TRAIN ─ EMBED ───────┼─ DIFFERENTIAL ────┴─ REPORT
+ *                                                                        └─ CALIBRATE ────┘
+ */
+
+include { CHECK_SAMPLESHEET } from '../modules/check_samplesheet'
+include { PREFLIGHT         } from '../modules/preflight'
+include { CHECK_INPUTS      } from '../modules/check_inputs'
+include { FINGERPRINT       } from '../modules/fingerprint'
+include { RNA_QC            } from '../modules/rna_qc'
+include { PROTEIN_QC        } from '../modules/protein_qc'
+include { FRAGMENTS_QC      } from '../modules/fragments_qc'
+include { CALL_PEAKS        } from '../modules/call_peaks'
+include { MERGE_PEAKS       } from '../modules/merge_peaks'
+include { COUNT_PEAKS       } from '../modules/count_peaks'
+include { ATAC_QC           } from '../modules/atac_qc'
+include { MOSAIC            } from '../modules/mosaic'
+include { TRAIN             } from '../modules/train'
+include { CALIBRATE         } from '../modules/calibrate'
+include { EMBED             } from '../modules/embed'
+include { IMPUTE            } from '../modules/impute'
+include { GATHER            } from '../modules/gather'
+include { DIFFERENTIAL      } from '../modules/differential'
+include { REPORT            } from '../modules/report'
+
+include { chosen                                                      } from '../modules/shell'
+include { contrasts_of ; files_of ; meta_of ; modalities_of           } from '../modules/samples'
+include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
+include { peak_set_of ; samples_of                                    } from '../modules/samples'
+include { parameters_text ; versions_text                             } from '../modules/record'
+
+workflow REPROCESS {
+    take:
+    settings // Map: every parameter, cast and checked
+
+    main:
+    sheet       = file(settings.input, glob: false)
+    genome      = chosen(settings, ['genome', 'chrom_style'])
+    chrom_sizes = path_or_none(settings.chrom_sizes)
+    tss         = path_or_none(settings.tss)
+    gtf         = path_or_none(settings.gtf)
+    blacklist   = path_or_none(settings.blacklist)
+    contrasts   = path_or_none(settings.contrasts)
+    reference   = path_or_none(settings.reference)
+    features    = settings.impute_features == 'all' ? [] : path_or_none(settings.impute_features)
+    seeded      = chosen(settings, ['seed', 'device'])
+
+    //
+    // The gate: nothing heavy starts before all inputs of all samples were looked at
+    //
+    columns = chosen(settings, ['peak_group', 'replicate', 'labels'])
+    CHECK_SAMPLESHEET(sheet, contrasts, sheet.parent.toUriString(), missing_files(sheet), columns)
+    ch_declared = CHECK_SAMPLESHEET.out.samples.flatMap { json -> samples_of(json) }
+
+    PREFLIGHT(
+        ch_declared.map { row ->
+            [meta_of(row)] + ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map'].collect { column -> path_or_none(row[column]) }
+        },
+        genome, chrom_sizes, tss, gtf, blacklist,
+    )
+    CHECK_INPUTS(
+        CHECK_SAMPLESHEET.out.samples,
+        by_path(PREFLIGHT.out.checked),
+        path_or_none(settings.peaks),
+        reference,
+        chosen(settings, ['peak_source', 'min_shared_genes']),
+    )
+    ch_peak_set = CHECK_INPUTS.out.plan.map { json -> peak_set_of(json) }                // channel: word (value)
+    ch_samples  = ch_declared.combine(ch_peak_set).map { row, peak_set -> row + [peak_set: peak_set] } // channel: row
+
+    FINGERPRINT(
+        ch_samples.map { row ->
+            def named = files_of(row)
+            [meta_of(row), named.collect { pair -> pair[0] }, named.collect { pair -> pair[1] }, named.collect { pair -> path_or_none(pair[1]) }]
+        }
+    )
+
+    //
+    // Cells of each sample, by what was measured in them
+    //
+    RNA_QC(
+        ch_samples.filter { row -> row.rna }.map { row -> [meta_of(row), path_or_none(row.rna), path_or_none(row.barcodes)] },
+        chosen(settings, ['rna_min_genes', 'rna_min_counts', 'rna_max_mito', 'rna_mad'], 'rna_') + chosen(settings, ['seed']),
+    )
+    PROTEIN_QC(
+        ch_samples.filter { row -> row.protein }.map { row -> [meta_of(row), path_or_none(row.protein), path_or_none(row.barcodes)] },
+        chosen(settings, ['seed']),
+    )
+    FRAGMENTS_QC(
+        ch_samples.filter { row -> row.fragments }.map { row ->
+            [meta_of(row)] + ['fragments', 'barcodes', 'rna', 'barcode_map'].collect { column -> path_or_none(row[column]) }
+        },
+        genome, chrom_sizes, tss, gtf, blacklist,
+    )
+
+    //
+    // One set of peaks: known before (given, a matrix's, the reference's), merged from the samples', or called
+    //
+    ch_fragments = ch_samples.filter { row -> row.fragments }
+        .map { row -> [row.sample, row] }
+        .join(FRAGMENTS_QC.out.candidates.map { meta, candidates -> [meta.sample, candidates] })
+        .map { _sample, row, candidates -> [row, path_or_none(row.fragments), candidates] } // channel: [ row, fragments, candidates ]
+
+    CALL_PEAKS(
+        ch_fragments.filter { row, _fragments, _candidates -> row.peak_set == 'macs3' }
+            .toSortedList { one, other -> one[0].index <=> other[0].index }
+            .flatMap { tuples ->
+                tuples.groupBy { tuple -> settings.peak_group ? tuple[0].metadata[settings.peak_group] : tuple[0].sample }
+                    .collect { group, members -> [group, members.collect { tuple -> tuple[1] }, members.collect { tuple -> tuple[2] }] }
+            },
+        genome, chrom_sizes,
+    )
+    ch_own_peaks = ch_samples.filter { row -> row.peak_set == 'samples' && row.peaks }.map { row -> [row, path_or_none(row.peaks)] }
+    MERGE_PEAKS(
+        in_order(ch_own_peaks).mix(by_path(CALL_PEAKS.out.peaks)).filter { peaks -> peaks },
+        genome + chosen(settings, ['peak_width'], 'peak_'), chrom_sizes, blacklist,
+    )
+    ch_peaks = CHECK_INPUTS.out.peaks.mix(MERGE_PEAKS.out.peaks) // channel: bed (one)
+
+    COUNT_PEAKS(
+        ch_fragments.map { row, fragments, candidates -> [meta_of(row), fragments, candidates] }.combine(ch_peaks),
+        genome + [strategy: settings.count_strategy], chrom_sizes,
+    )
+    ch_matrices = ch_samples.filter { row -> row.atac && !row.fragments }
+        .map { row -> [meta_of(row), path_or_none(row.atac), [], path_or_none(row.barcodes), path_or_none(row.barcode_map)] }
+    ch_counted  = ch_samples.filter { row -> row.fragments }
+        .map { row -> [meta_of(row), path_or_none(row.barcodes), path_or_none(row.barcode_map)] }
+        .join(COUNT_PEAKS.out.counts)
+        .join(FRAGMENTS_QC.out.qc_folder)
+        .map { meta, barcodes, barcode_map, counts, folder -> [meta, counts, folder, barcodes, barcode_map] }
+    ATAC_QC(
+        ch_matrices.mix(ch_counted),
+        chosen(settings, ['atac_min_fragments', 'atac_min_tsse', 'atac_min_frip', 'atac_max_blacklist'], 'atac_') + chosen(settings, ['seed']),
+    )
+
+    //
+    // All cells together, the model, what it says
+    //
+    ch_cells = RNA_QC.out.cells.mix(ATAC_QC.out.cells, PROTEIN_QC.out.cells)
+        .toSortedList { one, other -> one[0].index <=> other[0].index ?: one[1].name <=> other[1].name }
+        .map { tuples -> tuples.collect { tuple -> tuple[1] } } // channel: [ h5ad ]
+    MOSAIC(
+        CHECK_SAMPLESHEET.out.samples, ch_cells, reference,
+        chosen(settings, ['min_cells_fraction', 'min_shared_genes', 'n_top_genes', 'partial_cells', 'remove_doublets', 'seed']),
+    )
+    TRAIN(
+        MOSAIC.out.mosaic, reference,
+        chosen(settings, [
+            'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight',
+            'adversary', 'adversary_weight', 'cross_reconstruction', 'kl_warmup', 'categorical_covariates',
+            'continuous_covariates', 'model_compat', 'max_epochs', 'batch_size', 'learning_rate', 'precision', 'device',
+            'n_devices', 'seed',
+        ]),
+    )
+    CALIBRATE(MOSAIC.out.mosaic, TRAIN.out.model, seeded)
+    EMBED(
+        MOSAIC.out.mosaic, TRAIN.out.model, contrasts,
+        chosen(settings, ['cluster_resolution', 'labels']) + seeded,
+    )
+    ch_imputed = CHECK_SAMPLESHEET.out.samples
+        .flatMap { json -> modalities_of(samples_of(json)).intersect(settings.impute.tokenize(',')) }
+        .combine(EMBED.out.chunks.flatten())
+        .combine(MOSAIC.out.mosaic)
+        .combine(CALIBRATE.out.model) // channel: [ modality, chunk, mosaic, model ]
+    IMPUTE(
+        ch_imputed, features,
+        chosen(settings, ['impute_batch', 'predictive'], 'impute_') + seeded +
+            [samples: settings.posterior_samples] + (settings.impute_features == 'all' ? [features: 'all'] : [:]),
+    )
+    GATHER(
+        IMPUTE.out.imputed.groupTuple().map { modality, chunks -> [modality, chunks.sort { chunk -> chunk.name }] }
+    )
+    DIFFERENTIAL(
+        CHECK_SAMPLESHEET.out.samples.flatMap { json -> contrasts_of(json) }.combine(EMBED.out.embedding).combine(CALIBRATE.out.model),
+        chosen(settings, ['replicate', 'delta', 'fdr']) + seeded,
+    )
+
+    //
+    // The page, and what a run must be repeated by
+    //
+    ch_versions = channel.topic('versions').toList().map { triples -> versions_text(triples) } // channel: yaml text
+    ch_resources = CHECK_SAMPLESHEET.out.resources.mix(
+        PREFLIGHT.out.resources, CHECK_INPUTS.out.resources, RNA_QC.out.resources, PROTEIN_QC.out.resources,
+        FRAGMENTS_QC.out.resources, CALL_PEAKS.out.resources, MERGE_PEAKS.out.resources, COUNT_PEAKS.out.resources,
+        ATAC_QC.out.resources, MOSAIC.out.resources, TRAIN.out.resources, CALIBRATE.out.resources, EMBED.out.resources,
+        IMPUTE.out.resources, GATHER.out.resources, DIFFERENTIAL.out.resources,
+    )
+    REPORT(
+        EMBED.out.embedding,
+        CALIBRATE.out.model,
+        by_path(CHECK_INPUTS.out.qc.mix(RNA_QC.out.qc, PROTEIN_QC.out.qc, FRAGMENTS_QC.out.qc, ATAC_QC.out.qc)),
+        by_path(GATHER.out.imputed.map { _modality, store -> store }),
+        by_path(DIFFERENTIAL.out.table),
+        by_path(ch_resources),
+        ch_versions,
+        parameters_text(settings),
+    )
+    ch_versions.collectFile(name: 'software_versions.yml', storeDir: "${settings.outdir}/pipeline_info")
+    in_order(FINGERPRINT.out.table)
+        .flatMap { tables -> tables.collect { table -> table.text } }
+        .collectFile(name: 'inputs.tsv', storeDir: "${settings.outdir}/pipeline_info", sort: false, seed: 'sample\tcolumn\tpath\tsize\tsha256\n')
+
+    emit:
+    report = REPORT.out.page // channel: report.html
+}
