@@ -24,7 +24,7 @@ from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.fusion import Gaussian, Joint, Posteriors, joint
 from multivi_nf.model.generative import GENERATIVE
 from multivi_nf.model.minibatch import Minibatch, ModalityRows, SparseRows
-from multivi_nf.model.networks import Encoder, FullSizeEncoder, SizeHead
+from multivi_nf.model.networks import CodeTable, Encoder, FullSizeEncoder, SizeHead
 from multivi_nf.model.objective import LossTerms, objective
 from multivi_nf.model.sparse import Tiles, binary, first_layers, log1p_rows, row_sums, select_rows, tiles_of
 
@@ -80,6 +80,14 @@ class MultiVI(nn.Module):
         if (wanted in ("batch", "both") or (self.scvi and wanted != "none")) and len(self.config.batches) < 2:
             said.append("the adversary on batch is off: the data have one batch")
         return said
+
+    def batch_tables(self) -> dict[str, str]:
+        """Name of each parameter with one row a batch, to its modality: what a new batch adds rows to.
+
+        Encoders' tables have one row more, the last, for unknown batches.
+        """
+        tables = {name: m for name, m in self.named_modules() if isinstance(m, CodeTable) and m.covariate == "batch"}
+        return {f"{name}.rows": name.split(".")[1] for name in tables}
 
     @torch.no_grad()
     def initialise_background(self, log_mean: torch.Tensor, log_sd: torch.Tensor) -> None:
@@ -179,9 +187,9 @@ class MultiVI(nn.Module):
         size = own(hidden_size, codes)
         return Gaussian(*encoder.rest(first, codes), nn.functional.leaky_relu(size) if modality == "rna" else size)
 
-    def stack(self, minibatch: Minibatch, encoded: dict[str, Gaussian]) -> Posteriors:
+    def stack(self, n_cells: int, minibatch: Minibatch, encoded: dict[str, Gaussian]) -> Posteriors:
         """Posteriors of all cells side by side, (n_cells, n_modalities, n_latent); absent ones are N(0, 1)."""
-        n, like = minibatch.n_cells, next(self.parameters())
+        n, like = n_cells, next(self.parameters())
         means, variances, logits, present = [], [], [], []
         rows = self.measured(minibatch)
         for i, m in enumerate(self.modalities):
@@ -203,7 +211,7 @@ class MultiVI(nn.Module):
 
     def fuse(self, minibatch: Minibatch, encoded: dict[str, Gaussian]) -> Joint:
         """Joint posterior of every cell of the minibatch; each must have a measured modality."""
-        return joint(self.stack(minibatch, encoded), self.config.fusion, compat=self.scvi)
+        return joint(self.stack(minibatch.n_cells, minibatch, encoded), self.config.fusion, compat=self.scvi)
 
     def depth(self, minibatch: Minibatch) -> torch.Tensor:
         """(n_atac_rows,) depth d_c in (0, 1) of the cells with ATAC, in the order of their rows."""

@@ -24,13 +24,16 @@ class CodeTable(nn.Module):
         Cells per code that measured the modality; codes with 0 are read as unknown.
     n_out
         Width of a row.
+    covariate
+        ``batch``, or the name of a categorical covariate.
     unknown
         ``learned``: unknown codes have a row of their own, trained by hiding codes at random (encoders).
         ``average``: they are the average of the trained rows, weighted by cells (decoders).
     """
 
-    def __init__(self, cells: tuple[int, ...], n_out: int, *, unknown: str) -> None:
+    def __init__(self, cells: tuple[int, ...], n_out: int, *, unknown: str, covariate: str = "batch") -> None:
         super().__init__()
+        self.covariate = covariate
         cells = cells if sum(cells) else (1,) * len(cells)
         self.average = unknown == "average"
         self.rows = nn.Parameter(torch.zeros(len(cells) + (not self.average), n_out))
@@ -67,10 +70,12 @@ class Codes(nn.Module):
 
     def __init__(self, config: ModelConfig, modality: str, n_out: int, *, unknown: str) -> None:
         super().__init__()
-        cells = [config.batch_cells[modality]]
+        cells = {"batch": config.batch_cells[modality]}
         for name, categories in config.categorical.items():
-            cells.append(config.categorical_cells.get(name, {}).get(modality, (1,) * len(categories)))
-        self.tables = nn.ModuleList([CodeTable(counts, n_out, unknown=unknown) for counts in cells])
+            cells[name] = config.categorical_cells.get(name, {}).get(modality, (1,) * len(categories))
+        self.tables = nn.ModuleList(
+            [CodeTable(counts, n_out, unknown=unknown, covariate=name) for name, counts in cells.items()]
+        )
         self.continuous = nn.Parameter(torch.zeros(len(config.continuous), n_out))
 
     def forward(

@@ -113,7 +113,7 @@ def objective(
     tiles: dict[str, Tiles] = {}
     rows = model.measured(minibatch)
     encoded = model.encode(minibatch, generator=generator, tiles=tiles)
-    posteriors = model.stack(minibatch, encoded)
+    posteriors = model.stack(minibatch.n_cells, minibatch, encoded)
     samples = posteriors.mean + posteriors.variance.sqrt() * _noise(posteriors.mean, generator)
     noise = _noise(posteriors.mean[:, 0], generator)
     z_joint = torch.zeros_like(noise)
