@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Scan:
         Cut sites at −2,000 to 2,000 bp of TSS, in the direction of transcription, over all barcodes; None without TSS.
     facts
         See :class:`multivi_nf.fragments.stream.Facts`.
+    chroms_met
+        The genome's chromosomes that the file has, in its order.
     renamed_peaks
         Chromosomes of the peaks whose name differs from the genome's.
     """
@@ -49,6 +51,7 @@ class Scan:
     sizes: np.ndarray
     profile: np.ndarray | None
     facts: Facts
+    chroms_met: list[str] = field(default_factory=list)
     renamed_peaks: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,6 +66,7 @@ def scan(
     quality: bool = True,
     chrom_style: str = "auto",
     on_progress: Callable[[int], None] | None = None,
+    blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
 ) -> Scan:
     """Read a fragments file once and add up everything asked for.
 
@@ -88,6 +92,8 @@ def scan(
         See :func:`multivi_nf.genome.harmonise`.
     on_progress
         Called with the bytes read; by default progress is shown on stderr.
+    blocks
+        Where the text comes from, if not from the whole file (:class:`multivi_nf.fragments.sample.SampledBlocks`).
 
     Raises
     ------
@@ -102,8 +108,9 @@ def scan(
         )
     with bytes_read(Path(path), on_progress) as progress:
         stream = FragmentStream(
-            path, genome.chrom_sizes, barcodes, only_these=only_these, chrom_style=chrom_style, on_progress=progress
-        )
+            path, genome.chrom_sizes, barcodes, only_these=only_these, chrom_style=chrom_style, on_progress=progress,
+            blocks=blocks,
+        )  # fmt: skip
         sums = _Sums(genome, quality)
         matrix = None if peaks is None else _Matrix(peaks, genome, len(barcodes), STRATEGIES[strategy], chrom_style)
         for batch in stream:
@@ -120,6 +127,7 @@ def scan(
         sizes=sums.sizes,
         profile=sums.profile if genome.tss is not None else None,
         facts=stream.facts,
+        chroms_met=stream.chroms_met(),
         renamed_peaks={} if matrix is None else matrix.renamed,
     )
 

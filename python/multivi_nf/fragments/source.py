@@ -20,7 +20,8 @@ BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b00030000000000000000
 
 BLOCK = 1 << 22
 _HEADROOM = 1 << 16  # the longest line; what is left of a block is carried into this space before the next one
-_DAMAGED = (EOFError, OSError, zlib.error, isal_zlib.error, struct.error)
+#: What reading compressed data may raise.
+DAMAGED = (EOFError, OSError, zlib.error, isal_zlib.error, struct.error)
 
 
 def is_gzip(path: Path) -> bool:
@@ -157,5 +158,5 @@ class Blocks:
     def _taken(self, pending: Future[int], raw: io.RawIOBase) -> int:
         try:
             return pending.result()
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise damaged(self.path, raw.tell(), error) from error

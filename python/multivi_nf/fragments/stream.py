@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +85,8 @@ class FragmentStream:
         See :func:`multivi_nf.genome.harmonise`.
     on_progress
         Called with the number of bytes read.
+    blocks
+        Where the text comes from, if not from the whole file.
 
     Raises
     ------
@@ -102,13 +104,15 @@ class FragmentStream:
         only_these: bool = False,
         chrom_style: str = "auto",
         on_progress: Callable[[int], None] | None = None,
+        blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
     ) -> None:
         self.path = Path(path)
         self.chrom_sizes = chrom_sizes
         self.chrom_style = chrom_style
         self.table = p.BarcodeTable(_unique(barcodes), is_open=not only_these)
         self.facts = Facts()
-        self._blocks = Blocks(self.path, on_progress)
+        self._blocks = Blocks(self.path, on_progress) if blocks is None else blocks
+        self._label = str(path) if blocks is None else f"{path} (in a sample of its lines)"
         self._order = {name: index for index, name in enumerate(chrom_sizes)}
         self._seen: dict[str, int] = {}
 
@@ -125,7 +129,7 @@ class FragmentStream:
         position = np.empty((_BATCH, 2), np.int32)
         barcode = np.empty(_BATCH, np.int32)
         count = np.empty(_BATCH, np.int32)
-        name, chrom, size = np.zeros(0, np.uint8), -1, 0
+        name, chrom, size = np.zeros(0, np.uint8), -1, 0  # arrays own their memory: one compiled signature
         table = self.table
         for text, first, stop in self._blocks:
             state[p.POSITION] = first
@@ -172,7 +176,7 @@ class FragmentStream:
         name = raw.decode("ascii")
         if name in self._seen:
             raise InputError(
-                f"{self.path}, line {number}: chromosome {name!r} comes back after {next(reversed(self._seen))!r} "
+                f"{self._label}, line {number}: chromosome {name!r} comes back after {next(reversed(self._seen))!r} "
                 f"(it was left after line {self._seen[name]})",
                 "fragments are read once, chromosome by chromosome, in memory that does not grow with the file",
                 "sort it: `(zgrep '^#' FILE; zgrep -v '^#' FILE | sort -k1,1 -k2,2n) | bgzip > SORTED`",
@@ -185,10 +189,10 @@ class FragmentStream:
         target = known.get(name)
         if target is None:
             self.facts.other_chroms[name] = 0
-            return np.frombuffer(raw, np.uint8), -1, 0
+            return np.frombuffer(raw, np.uint8).copy(), -1, 0
         if target != name:
             self.facts.renamed[name] = target
-        return np.frombuffer(raw, np.uint8), self._order[target], self.chrom_sizes[target]
+        return np.frombuffer(raw, np.uint8).copy(), self._order[target], self.chrom_sizes[target]
 
     def _line(self, text: np.ndarray, state: np.ndarray) -> tuple[bytes, int]:
         at = int(state[p.POSITION])
@@ -198,7 +202,7 @@ class FragmentStream:
     def _refusal(self, text: np.ndarray, state: np.ndarray, code: int, size: int) -> InputError:
         line, number = self._line(text, state)
         shown = line[:120].decode("ascii", "backslashreplace")
-        place = f"{self.path}, line {number}: {shown!r}"
+        place = f"{self._label}, line {number}: {shown!r}"
         fields = line.split(b"\t")
         layout = "give tab-separated lines of chrom, start, end, barcode and, if known, count (10x fragments.tsv.gz)"
         n_columns = int(state[p.N_COLUMNS])

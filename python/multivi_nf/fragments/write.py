@@ -15,7 +15,8 @@ _CHUNK = 1 << 19
 
 
 @njit(cache=True)
-def _digits(value, out, at):
+def put_number(value, out, at):
+    """Write a number in decimal digits from `out[at]` on; the index after it."""
     first = at
     while True:
         out[at] = 48 + value % 10
@@ -45,13 +46,13 @@ def _lines(chrom, start, end, barcode, count, chroms, chrom_at, barcodes, barcod
     for i in range(chrom.shape[0]):
         at = _copy(chroms, chrom_at[chrom[i]], chrom_at[chrom[i] + 1], out, at)
         out[at] = 9
-        at = _digits(np.int64(start[i]), out, at + 1)
+        at = put_number(np.int64(start[i]), out, at + 1)
         out[at] = 9
-        at = _digits(np.int64(end[i]), out, at + 1)
+        at = put_number(np.int64(end[i]), out, at + 1)
         out[at] = 9
         at = _copy(barcodes, barcode_at[barcode[i]], barcode_at[barcode[i] + 1], out, at + 1)
         out[at] = 9
-        at = _digits(np.int64(count[i]), out, at + 1)
+        at = put_number(np.int64(count[i]), out, at + 1)
         out[at] = 10
         at += 1
     return at

@@ -1,0 +1,55 @@
+"""`multivi-nf call-peaks`: summits of accessibility, by MACS3 on cut sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.commands._fragments import genome_of, genome_options, say
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("fragments", type=_FILE, nargs=-1, required=True)
+@genome_options
+@click.option("--barcodes", type=_FILE, multiple=True, help="The cells of each of FRAGMENTS.  [default: all]")
+@click.option("--groups", type=_FILE, multiple=True, help="Barcode, group (TSV) of each of FRAGMENTS.")
+@click.option("--qvalue", type=click.FloatRange(0, 1, min_open=True), default=0.05, help="Largest FDR of a peak.")
+@click.option("--output", type=_FILE, required=True, help="BED of summits with scores, for merge-peaks.")
+def command(
+    fragments: tuple[Path, ...],
+    barcodes: tuple[Path, ...],
+    groups: tuple[Path, ...],
+    qvalue: float,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Call peaks on all FRAGMENTS together, or group by group of their cells. Needs macs3 (`make macs3`)."""
+    from multivi_nf.barcodes import read_barcodes
+    from multivi_nf.errors import InputError
+    from multivi_nf.peaks import call_peaks, read_groups, write_summits
+
+    for name, files in (("--barcodes", barcodes), ("--groups", groups)):
+        if files and len(files) != len(fragments):
+            raise InputError(
+                f"{len(files)} files were given by {name} for {len(fragments)} fragments files",
+                "which list belongs to which file could not be known",
+                f"give {name} once for each fragments file, in the same order",
+            )
+    genome, style = genome_of(options)
+    inputs = []
+    for i, path in enumerate(fragments):
+        cells = read_barcodes(barcodes[i]) if barcodes else None
+        if groups:
+            grouped = read_groups(groups[i])
+            inputs.append((path, grouped if cells is None else {c: grouped[c] for c in cells if c in grouped}))
+        else:
+            inputs.append((path, None if cells is None else dict.fromkeys(cells, "all")))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    summits = call_peaks(inputs, genome, q_value=qvalue, chrom_style=style, work=output.parent)
+    write_summits(output, summits)
+    for group, n in summits.groupby("group", sort=False).size().items():
+        say(f"{group}: {n} summits")

@@ -1,0 +1,104 @@
+"""Cut sites as BED, for the peak caller: two lines a fragment, one file a group of cells."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from isal import igzip
+from numba import njit
+
+from multivi_nf.errors import InputError
+from multivi_nf.fragments.progress import bytes_read
+from multivi_nf.fragments.stream import FragmentStream, some
+from multivi_nf.fragments.write import put_number
+from multivi_nf.genome import Genome
+
+
+@njit(cache=True, nogil=True)
+def _sites(chrom, position, barcode, groups, group, out):
+    """Write the cut sites of a group's fragments as `chrom start start+1`; bytes used, fragments taken."""
+    at, taken = 0, 0
+    for i in range(barcode.shape[0]):
+        if groups[barcode[i]] != group:
+            continue
+        taken += 1
+        for side in range(2):
+            site = np.int64(position[i, 0]) if side == 0 else np.int64(position[i, 1]) - 1
+            for j in range(chrom.shape[0]):
+                out[at] = chrom[j]
+                at += 1
+            out[at] = 9
+            at = put_number(site, out, at + 1)
+            out[at] = 9
+            at = put_number(site + 1, out, at + 1)
+            out[at] = 10
+            at += 1
+    return at, taken
+
+
+def write_cut_sites(
+    inputs: Sequence[tuple[Path, Mapping[str, str] | None]],
+    genome: Genome,
+    folder: Path,
+    *,
+    chrom_style: str = "auto",
+) -> tuple[dict[str, Path], dict[str, int], list[str]]:
+    """Write gzipped BED files of nuclear cut sites.
+
+    Parameters
+    ----------
+    inputs
+        Fragments files, each with {barcode: group}, or None to take all its fragments as one group `all`.
+    genome
+        Sizes; the mitochondrial chromosome is left out.
+    folder
+        Where to write.
+
+    Returns
+    -------
+    files, fragments, chroms : group → file and number of fragments (groups in order of first appearance), and the
+        genome's chromosomes that occur.
+    """
+    names = list(dict.fromkeys(g for _, groups in inputs for g in (["all"] if groups is None else groups.values())))
+    code = {name: i for i, name in enumerate(names)}
+    files = {name: folder / f"cuts_{i}.bed.gz" for i, name in enumerate(names)}
+    fragments = dict.fromkeys(names, 0)
+    met: dict[str, None] = {}
+    chroms = list(genome.chrom_sizes)
+    with contextlib.ExitStack() as stack:
+        handles = [stack.enter_context(igzip.open(files[name], "wb", compresslevel=1)) for name in names]
+        for path, groups in inputs:
+            known = [] if groups is None else list(groups)
+            present = sorted({0} if groups is None else {code[g] for g in groups.values()})
+            group_of = np.array([code[groups[name]] for name in known] if groups else [0], np.int32)
+            with bytes_read(path) as progress:
+                stream = FragmentStream(
+                    path, genome.chrom_sizes, known, only_these=groups is not None, chrom_style=chrom_style,
+                    on_progress=progress,
+                )  # fmt: skip
+                out = np.empty(0, np.uint8)
+                for batch in stream:
+                    name = chroms[batch.chrom]
+                    if name == genome.mito:
+                        continue
+                    met[name] = None
+                    if groups is None and len(stream.table) > len(group_of):
+                        group_of = np.zeros(2 * len(stream.table), np.int32)
+                    raw = np.frombuffer(name.encode(), np.uint8).copy()
+                    needed = 2 * len(batch.barcode) * (len(raw) + 24)
+                    out = out if len(out) >= needed else np.empty(needed, np.uint8)
+                    for g in present:
+                        n, taken = _sites(raw, batch.position, batch.barcode, group_of, g, out)
+                        handles[g].write(memoryview(out)[:n])
+                        fragments[names[g]] += taken
+    empty = [name for name, n in fragments.items() if n == 0]
+    if empty:
+        raise InputError(
+            f"group(s) {', '.join(map(repr, empty[:5]))} have no fragment in {some([str(path) for path, _ in inputs])}",
+            "no peaks could be called for them",
+            "give barcodes as in column 4 of the fragments files",
+        )
+    return files, fragments, list(met)
