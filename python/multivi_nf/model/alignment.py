@@ -55,8 +55,8 @@ def alignment(posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compa
         ``symmetric-kl``, ``mmd`` or ``none``. The MMD of a pair counts once for each cell that has the pair, so
         that its size does not depend on the minibatch.
     compat
-        scvi-tools 1.4.2: standard deviations v^(1/4) in the divergence, and the length of the difference of
-        means in place of the MMD.
+        scvi-tools 1.4.2: standard deviations v^(1/4) in the divergence; in place of the MMD the length of the
+        difference of means, summed over the minibatch and then charged to every cell of it.
     """
     total = posteriors.mean.new_zeros(())
     if rule == "none":
@@ -72,7 +72,8 @@ def alignment(posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compa
         if not rows.numel():
             continue
         if compat:
-            total = total + torch.linalg.norm(posteriors.mean[rows, a] - posteriors.mean[rows, b], dim=1).sum()
+            length = torch.linalg.norm(posteriors.mean[rows, a] - posteriors.mean[rows, b], dim=1)
+            total = total + posteriors.present.shape[0] * length.sum()
         else:
             total = total + rows.numel() * mmd(samples[rows, a], samples[rows, b])
     return total
