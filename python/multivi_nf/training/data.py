@@ -21,8 +21,7 @@ class Described(Protocol):
 
     features: pd.DataFrame
 
-    @property
-    def config(self) -> object: ...
+    config: object
 
 
 class MosaicData:
@@ -96,6 +95,7 @@ class MosaicData:
 
     @property
     def n_cells(self) -> int:
+        """Number of cells, measured in whatever."""
         return len(self.cells)
 
     @property

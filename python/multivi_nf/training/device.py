@@ -75,6 +75,7 @@ class World:
 
     @property
     def first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:

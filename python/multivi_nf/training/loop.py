@@ -203,7 +203,7 @@ class Trainer:
     def _recover(self, term: str) -> None:
         """Go back to the last good state with half the learning rate; the second time, give up."""
         state = self.state
-        where = f"epoch {state.epoch + 1}, step {min(state.step + 1, self.n_steps)}"
+        where = f"epoch {state.epoch + 1}, step {max(state.step, 1)}"
         if state.recovered:
             raise InputError(
                 f"the loss term {term!r} is not finite in {where}, again after going back once with half the learning "
@@ -227,7 +227,7 @@ class Trainer:
     def _validate_and_record(self) -> None:
         state = self.state
         validation = self._validate()
-        row = self.objective.row(state.sums, validation, state.epoch)
+        row = self.objective.row(state.sums, validation, state.epoch, self.n_steps, state.rate)
         if not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
             raise FloatingPointError("validation_loss")
         now = time.monotonic()

@@ -20,7 +20,7 @@ from multivi_nf.model import ModelConfig
 from multivi_nf.training.describe import config_of
 from multivi_nf.training.history import History
 from multivi_nf.training.initialise import initialise
-from multivi_nf.training.source import Source, source_of
+from multivi_nf.training.source import Source, digest, source_of
 
 SCHEMA = 1
 """Version of the model folder's layout."""
@@ -37,8 +37,8 @@ class MultiVI(model.MultiVI):
         The training, None before it.
     split
         Columns cell, split (train, validation, calibration); None before training.
-    training
-        The settings it was trained with.
+    training_settings
+        How it was trained; empty before.
     """
 
     def __init__(self, config: ModelConfig, features: pd.DataFrame) -> None:
@@ -79,6 +79,7 @@ class MultiVI(model.MultiVI):
             "schema": SCHEMA,
             "multivi_nf": __version__,
             "model": json.loads(self.config.to_json()),
+            "features": _features_digest(self.features),
             "training": self.training_settings,
         }
         if self.history is not None:
@@ -89,6 +90,7 @@ class MultiVI(model.MultiVI):
             (temporary / "config.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
             save_file(weights, temporary / "weights.safetensors")
+            (temporary / "weights.safetensors").chmod((temporary / "config.json").stat().st_mode)
             _write_table(self.features, temporary / "features.tsv")
             if self.history is not None:
                 self.history.write(temporary / "history.tsv")
@@ -108,6 +110,12 @@ class MultiVI(model.MultiVI):
         content = _read_config(folder)
         config = ModelConfig.from_json(json.dumps(content["model"]))
         features = _read_features(folder, config)
+        if _features_digest(features) != content.get("features"):
+            raise InputError(
+                f"the names in {folder / 'features.tsv'} are not those that the model was saved with",
+                "weights belong to features by position; under other names every result would be wrong",
+                "restore features.tsv, or train the model again",
+            )
         loaded = cls(config, features)
         try:
             weights = load_file(_present(folder, "weights.safetensors"))
@@ -129,6 +137,11 @@ class MultiVI(model.MultiVI):
             loaded.split = pd.read_csv(folder / "split.tsv", sep="\t", dtype=str, keep_default_na=False)
         loaded.eval()
         return loaded
+
+
+def _features_digest(features: pd.DataFrame) -> str:
+    """Ties the weights to the names and their order."""
+    return digest(features["modality"].to_numpy(dtype=object), features["feature"].to_numpy(dtype=object))
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

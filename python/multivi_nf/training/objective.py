@@ -179,7 +179,9 @@ class Objective:
 
     # -- reports and state --------------------------------------------------------------------------------------------
 
-    def row(self, sums: list[float], validation: dict[str, float], epoch: int) -> dict[str, Any]:
+    def row(
+        self, sums: list[float], validation: dict[str, float], epoch: int, n_steps: int, factor: float
+    ) -> dict[str, Any]:
         """One row of `history.tsv`, without its seconds."""
         mean = {name: value / max(sums[-1], 1) for name, value in zip(self.names, sums)}
         row: dict[str, Any] = {
@@ -191,7 +193,7 @@ class Objective:
         row |= {f"validation_{name}": validation.get(name, math.nan) for name in self.terms if name != "elbo_loss"}
         row |= {name: validation[name] for name in ("adversary_accuracy", "adversary_chance") if name in validation}
         row[GRADIENT] = mean[GRADIENT]
-        row["learning_rate"] = self._optimisers["model"][0].param_groups[0]["lr"]
+        row["learning_rate"] = self.settings.learning_rate * factor * self.rate(epoch, n_steps - 1, n_steps)
         row["kl_weight"] = self.kl_weight(epoch)
         return row
 

@@ -81,7 +81,7 @@ class Owner:
                     seen, since = holder, now
                 if now - since > self.stale:
                     if self._take(number + 1):
-                        self.say(f"took over the checkpoints in {self.folder}: their owner showed no life for {self.stale:.0f} s")
+                        self.say(f"took over {self.folder}: its owner showed no life for {self.stale:.0f} s")
                         break
                     continue
                 waiting.touch()
@@ -90,7 +90,7 @@ class Owner:
                     who = f"{(holder or {}).get('host', 'another host')}, process {(holder or {}).get('pid', '?')}"
                     self.say(f"waiting: {self.folder} is in use by {who}")
                 if interrupted():
-                    msg = "stopped while waiting for another run's checkpoints; nothing was changed, run again with --resume"
+                    msg = "stopped while waiting for another run's checkpoints; run again with --resume"
                     raise Interrupted(msg)
                 time.sleep(min(self.beat / 2, 1.0))
         finally:

@@ -53,7 +53,8 @@ class Reporter:
         """Tell one epoch's losses."""
         if self.quiet:
             return
-        terms = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in _OWN and not k.startswith("validation_") and isinstance(v, float))
+        shown = (name for name in row if name not in _OWN and not name.startswith("validation_"))
+        terms = "  ".join(f"{name} {row[name]:.4g}" for name in shown)
         losses = f"train {row['train_loss']:.2f}  validation {row['validation_loss']:.2f}  {terms}"
         if self._bar is not None:
             self._bar.update(self._task, completed=row["epoch"], loss=losses)

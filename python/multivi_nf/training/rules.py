@@ -68,6 +68,7 @@ class Settings:
             raise InputError.all_of(problems)
 
     def to_dict(self) -> dict[str, object]:
+        """All settings by name."""
         return dataclasses.asdict(self)
 
 

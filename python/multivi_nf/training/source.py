@@ -57,6 +57,7 @@ class Matrix:
 
     @property
     def n_features(self) -> int:
+        """Number of columns."""
         return len(self.var)
 
 
@@ -231,7 +232,7 @@ def _check_values(modality: str, values: np.ndarray) -> None:
         if bad.size:
             raise InputError(
                 f"modality {modality!r} holds the value {bad[0]}, which is not a count",
-                "the likelihoods of the model are those of counts; normalised values would give results without meaning",
+                "the likelihoods are those of counts; normalised values would give results without meaning",
                 f"put raw counts in mosaic['{modality}'].X",
             )
 

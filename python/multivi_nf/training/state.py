@@ -55,6 +55,7 @@ class State:
 
     @property
     def finished(self) -> bool:
+        """Whether training has ended, and `history.stopped` says why."""
         return bool(self.history.stopped)
 
     def record(self, row: dict[str, Any], weights: dict[str, torch.Tensor], *, validated: bool) -> None:

@@ -110,8 +110,8 @@ class Vault:
         threads = torch.get_num_threads()
         if info["threads"] != threads or info["processes"] != self.world.size:
             self.say(
-                f"the checkpoint was made with {info['processes']} processes of {info['threads']} threads, this run has "
-                f"{self.world.size} of {threads}: the result will agree to rounding, not byte for byte"
+                f"the checkpoint was made with {info['processes']} processes of {info['threads']} threads, this run "
+                f"has {self.world.size} of {threads}: the result will agree to rounding, not byte for byte"
             )
         state.unpack((tensors, info))
 

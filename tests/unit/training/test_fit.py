@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mudata import MuData
+from scipy import sparse
+
+from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.training import MultiVI, fit, loop, train
+from multivi_nf.training.objective import Objective
+from multivi_nf.training.rules import Settings, settings_for
+
+
+def small(mosaic: MuData, **architecture: object) -> MultiVI:
+    return MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3, **architecture)
+
+
+def fitted(mosaic: MuData, architecture: dict | None = None, **how: object) -> MultiVI:
+    model = small(mosaic, **(architecture or {}))
+    train(model, mosaic, **{"quiet": True, "max_epochs": 6, "batch_size": 32, "device": "cpu", **how})
+    return model
+
+
+def same_bytes(a: MultiVI, b: MultiVI) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return list(one) == list(two) and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def rows_without_seconds(model: MultiVI) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in model.history.rows]
+
+
+def test_training_lowers_the_loss_and_tells_every_term(mosaic):
+    model = fitted(mosaic, max_epochs=30)
+    frame = model.history.to_frame()
+    assert list(frame["epoch"]) == list(range(1, len(frame) + 1))
+    assert frame["validation_loss"].iloc[-1] < frame["validation_loss"].iloc[0]
+    columns = ["epoch", "train_loss", "validation_loss", "rna", "atac", "kl", "alignment", "adversary"]
+    assert list(frame.columns[: len(columns)]) == columns
+    assert {"adversary_accuracy", "adversary_chance", "seconds", "best"} <= set(frame.columns)
+    assert frame.drop(columns="adversary_accuracy").notna().all().all()
+    assert frame["best"].sum() == 1
+
+
+def test_a_seed_repeats_to_the_byte_and_leaves_the_callers_generators_alone(mosaic):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    a = fitted(mosaic, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    b, c = fitted(mosaic, seed=3), fitted(mosaic, seed=4)
+    assert same_bytes(a, b) and rows_without_seconds(a) == rows_without_seconds(b)
+    assert not same_bytes(a, c)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Ask to stop at the n-th step of the next run."""
+    left = [n]
+
+    def stop() -> str:
+        left[0] -= 1
+        return "the test says so" if left[0] == 0 else ""
+
+    monkeypatch.setattr(fit, "_stopper", lambda *_: stop)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "mopoe"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(mosaic, tmp_path, monkeypatch, fusion):
+    architecture = {"fusion": fusion}
+    undisturbed = fitted(mosaic, architecture)
+    stops = random.Random(1)
+    monkeypatch.setattr(fit, "_stopper", fit._stopper)
+    for _ in range(50):
+        # The first question comes while the folder is taken over, the others once a step.
+        stop_after(monkeypatch, stops.randint(1, 9))
+        model = small(mosaic, **architecture)
+        try:
+            how = {"max_epochs": 6, "batch_size": 32, "device": "cpu", "quiet": True}
+            train(model, mosaic, checkpoint_dir=tmp_path, resume=True, **how)
+            break
+        except Interrupted as told:
+            assert "--resume" in str(told)
+    else:
+        pytest.fail("the run never came to its end")
+    assert same_bytes(model, undisturbed)
+    assert rows_without_seconds(model) == rows_without_seconds(undisturbed)
+    assert not list(tmp_path.iterdir()), "a finished run removes its checkpoints"
+
+
+def test_without_resume_a_run_starts_anew(mosaic, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        fitted(mosaic, checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    assert same_bytes(fitted(mosaic, checkpoint_dir=tmp_path), fitted(mosaic))
+
+
+def test_a_checkpoint_of_other_data_or_options_is_refused_with_the_difference(mosaic, tmp_path, monkeypatch):
+    how = {"checkpoint_dir": tmp_path / "k", "output": tmp_path / "model", "resume": True}
+    stop_after(monkeypatch, 5)
+    with pytest.raises(Interrupted):
+        fitted(mosaic, **how)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="batch_size is 16 here and 32 in the checkpoint"):
+        fitted(mosaic, batch_size=16, **how)
+    with pytest.raises(InputError, match="fusion is \"poe\" here and \"mean\" in the checkpoint"):
+        fitted(mosaic, {"fusion": "poe"}, **how)
+    mosaic.mod["rna"].X.data[0] += 1
+    with pytest.raises(InputError, match="other rna counts"):
+        fitted(mosaic, **how)
+
+
+def test_other_runs_in_the_same_folder_are_left_alone(mosaic, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 5)
+    with pytest.raises(Interrupted):
+        fitted(mosaic, checkpoint_dir=tmp_path, output=tmp_path / "one", resume=True)
+    monkeypatch.undo()
+    fitted(mosaic, batch_size=16, checkpoint_dir=tmp_path, output=tmp_path / "two", resume=True)
+    assert len([p for p in tmp_path.iterdir() if p.name not in ("one", "two")]) == 1
+
+
+def test_time_limit_stops_with_a_checkpoint(mosaic, tmp_path):
+    with pytest.raises(Interrupted, match="time limit"):
+        fitted(mosaic, checkpoint_dir=tmp_path, time_limit=1e-9)
+    # The limit was up before the folder was taken, or a step was saved.
+    fitted(mosaic, checkpoint_dir=tmp_path, resume=True)
+
+
+def test_an_unwritable_checkpoint_folder_stops_the_run(mosaic, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be written"):
+        fitted(mosaic, checkpoint_dir=tmp_path / "file")
+
+
+def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
+    losses = iter([1.0, 2.0, 9.0, 5.0, 3.0, 4.0])
+    weights = []
+
+    def validate(self: loop.Trainer) -> dict[str, float]:
+        weights.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        return {"elbo_loss": next(losses)}
+
+    monkeypatch.setattr(loop.Trainer, "_validate", validate)
+    model = fitted(mosaic, {"kl_warmup": 2}, max_epochs=6)
+    assert model.history["kl_weight"][:3] == [0.0, 0.5, 1.0]
+    assert model.history.best_epoch == 5
+    assert all(torch.equal(v, weights[4][k]) for k, v in model.state_dict().items())
+
+
+def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, monkeypatch):
+    monkeypatch.setattr(loop.Trainer, "_validate", lambda self: {"elbo_loss": 5.0 + self.state.epoch})
+    model = fitted(mosaic, {"kl_warmup": 0}, max_epochs=60)
+    assert len(model.history) == 13 and "early" in model.history.stopped and model.history.best_epoch == 1
+
+
+def test_validation_has_the_same_noise_in_every_epoch(mosaic):
+    model = fitted(mosaic, max_epochs=3, learning_rate=1e-30)
+    losses = model.history["validation_loss"]
+    assert losses[0] == losses[1] == losses[2]
+    assert len(set(model.history["rna"])) == 3
+
+
+def test_parts_of_a_step_add_up_to_its_gradient(mosaic, monkeypatch):
+    """Out of memory above 10 cells: the step runs in parts, and its gradient is that of the whole step."""
+    gradients = {}
+
+    def keep(name: str):
+        update = Objective.update
+
+        def spy(self: Objective, *args: object) -> None:
+            if name not in gradients:
+                gradients[name] = [p.grad.clone() for p in self.parameters if p.grad is not None]
+            update(self, *args)
+
+        return spy
+
+    def exact(self: Objective, minibatch: object, share: float, seed: int) -> None:
+        """The gradient at the posterior means: no noise, so that parts can be compared."""
+        losses = self.model.loss(minibatch, kl_weight=1.0, generator=self.generator)
+        (losses.total * share).backward()
+        self._partial[0] += minibatch.n_cells * losses.total.detach()
+        self._partial[-1] += minibatch.n_cells
+
+    def no_noise(*shape: object, generator: object = None, **how: object) -> torch.Tensor:
+        return torch.zeros(*shape, **how)
+
+    monkeypatch.setattr(torch, "randn", no_noise)
+    monkeypatch.setattr(Objective, "add", exact)
+    architecture = {"dropout": 0.0, "batch_dropout": 0.0, "cross_reconstruction": 0.0, "adversary": "none"}
+    with monkeypatch.context() as m:
+        m.setattr(Objective, "update", keep("whole"))
+        fitted(mosaic, architecture, max_epochs=1)
+
+    def limited(self: Objective, minibatch: object, share: float, seed: int) -> None:
+        if minibatch.n_cells > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        exact(self, minibatch, share, seed)
+
+    with monkeypatch.context() as m:
+        m.setattr(Objective, "update", keep("parts"))
+        m.setattr(Objective, "add", limited)
+        fitted(mosaic, architecture, max_epochs=1)
+    assert len(gradients["whole"]) == len(gradients["parts"])
+    for a, b in zip(gradients["whole"], gradients["parts"]):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_too_little_memory_for_one_cell_is_said(mosaic, monkeypatch):
+    def never(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Objective, "add", never)
+    with pytest.raises(InputError, match="a step of one cell"):
+        fitted(mosaic)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_loss_that_is_not_finite_goes_back_once_with_half_the_rate(mosaic, monkeypatch, capfd, times):
+    add, calls = Objective.add, [0]
+
+    def spoilt(self: Objective, *args: object) -> None:
+        add(self, *args)
+        calls[0] += 1
+        if calls[0] == 7 or (times == 2 and calls[0] == 11):
+            self._partial[2] = math.nan
+
+    monkeypatch.setattr(Objective, "add", spoilt)
+    if times == 2:
+        with pytest.raises(InputError, match="'atac' is not finite in epoch 1, step 4, again"):
+            fitted(mosaic)
+        return
+    model = fitted(mosaic, quiet=False)
+    assert "'atac' is not finite in epoch 2, step 3: going back to epoch 1 with half" in capfd.readouterr().err
+    assert len(model.history) == 6
+    rates = model.history["learning_rate"]
+    assert rates[0] < settings_for(100, kl_warmup=50, batch_size=32).learning_rate / 2
+
+
+@pytest.mark.parametrize("modalities", [("rna",), ("atac",), ("protein",), ("rna", "atac", "protein")])
+def test_every_set_of_modalities_trains(mosaic_maker, modalities):
+    model = fitted(mosaic_maker(modalities=modalities, n_cells=80), max_epochs=2)
+    assert np.isfinite(model.history["validation_loss"]).all()
+
+
+@pytest.mark.parametrize("n_cells", [2, 5, 33])
+def test_few_cells_one_batch_and_batches_of_one_cell(mosaic_maker, n_cells):
+    model = fitted(mosaic_maker(n_cells=n_cells, batches=("a",)), max_epochs=2, batch_size=1)
+    assert np.isfinite(model.history["train_loss"]).all()
+
+
+def test_without_pairs_and_with_an_empty_modality(mosaic_maker):
+    model = fitted(mosaic_maker(paired=0.0), max_epochs=2)
+    assert np.isfinite(model.history["train_loss"]).all()
+    mosaic = mosaic_maker(modalities=("rna", "atac"), paired=0.0)
+    empty = MuData({"rna": mosaic.mod["rna"], "atac": mosaic.mod["atac"][:0].copy()})
+    assert fitted(empty, max_epochs=1).config.modalities == ("rna",)
+
+
+def test_constant_features_train(mosaic):
+    for part, value in ((mosaic.mod["rna"], 3), (mosaic.mod["atac"], 1)):
+        counts = part.X.toarray()
+        counts[:, 0], counts[:, 1] = 0, value
+        part.X = sparse.csr_matrix(counts)
+    assert np.isfinite(fitted(mosaic).history["train_loss"]).all()
+
+
+def test_a_given_split_is_used(mosaic):
+    cells = mosaic.obs_names
+    split = pd.DataFrame({"cell": cells, "split": np.where(np.arange(len(cells)) < 20, "validation", "train")})
+    model = fitted(mosaic, split=split)
+    assert (model.split["split"] == split["split"]).all()
+    with pytest.raises(InputError, match="no row for cell"):
+        fitted(mosaic, split=split.iloc[1:])
+
+
+def test_cuda_without_one_is_refused(mosaic, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no CUDA device"):
+        fitted(mosaic, device="cuda")
+
+
+def test_auto_says_loudly_that_there_is_no_gpu(mosaic, monkeypatch, capfd):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fitted(mosaic, device="auto", quiet=False, max_epochs=1)
+    assert "NO GPU FOUND" in capfd.readouterr().err
+
+
+def test_bfloat16_trains(mosaic):
+    model = fitted(mosaic, precision="bfloat16")
+    assert np.isfinite(model.history["train_loss"]).all()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(100, 128), (4000, 512), (1_000_000, 512)])
+def test_rules_follow_the_number_of_cells(n, batch_size):
+    rule = settings_for(n, kl_warmup=50)
+    assert rule.batch_size == batch_size
+    assert 20 <= rule.max_epochs <= 300 and rule.kl_warmup <= rule.max_epochs // 3
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "batch_size", "learning_rate", "seed"])
+def test_values_out_of_range_are_named(name):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is -1"):
+        settings_for(100, kl_warmup=5, **{name: -1})
+    assert isinstance(settings_for(100, kl_warmup=5), Settings)
+
+
+def test_calibration_cells_take_no_part(mosaic):
+    model = fitted(mosaic)
+    held_out = model.split.loc[model.split["split"] == "calibration", "cell"]
+    assert len(held_out) > 0
+    for part in mosaic.mod.values():
+        rows = part.obs_names.isin(held_out)
+        part.X = part.X.multiply(np.where(rows, 5, 1)[:, None]).tocsr().astype(np.int32)
+    again = small(mosaic)
+    again.load_state_dict(small_start(mosaic, model))
+    train(again, mosaic, max_epochs=6, batch_size=32, device="cpu", quiet=True, split=model.split)
+    assert same_bytes(model, again)
+
+
+def small_start(mosaic: MuData, model: MultiVI) -> dict[str, torch.Tensor]:
+    """Initial weights from the untouched data: means over all cells changed with the calibration cells' counts."""
+    for part in mosaic.mod.values():
+        rows = part.obs_names.isin(model.split.loc[model.split["split"] == "calibration", "cell"])
+        part.X = part.X.multiply(np.where(rows, 0.2, 1)[:, None]).tocsr()
+    start = small(mosaic).state_dict()
+    for part in mosaic.mod.values():
+        rows = part.obs_names.isin(model.split.loc[model.split["split"] == "calibration", "cell"])
+        part.X = part.X.multiply(np.where(rows, 5, 1)[:, None]).tocsr().astype(np.int32)
+    return start
+
+
+def test_the_history_file_holds_what_the_run_did(mosaic, tmp_path):
+    model = fitted(mosaic, output=tmp_path / "model")
+    table = pd.read_csv(Path(tmp_path) / "model" / "history.tsv", sep="\t")
+    np.testing.assert_allclose(table["validation_loss"], model.history["validation_loss"], rtol=1e-8)
