@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -380,6 +381,20 @@ def _unknown_column(place: str, column: str, metadata: Sequence[str], asker: str
         "cells could not be grouped by it",
         (f"did you mean {near[0]!r}? " if near else "") + f"Columns there are: {choices}; add one to the samplesheet",
     )
+
+
+def read_samples_json(path: str | Path) -> list[Sample]:
+    """Read what `check-samplesheet` wrote (`{"samples": [...], "contrasts": ...}`, or a bare list)."""
+    try:
+        content = json.loads(Path(path).read_text())
+        rows = content["samples"] if isinstance(content, dict) else content
+        return [Sample.from_json(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no table of samples ({error!r})",
+            "samples, batches and metadata are taken from it",
+            "give the samples.json that check-samplesheet wrote",
+        ) from error
 
 
 def values_of(samples: Sequence[Sample], column: str) -> list[str] | None:

@@ -1,0 +1,61 @@
+"""`multivi-nf mosaic`: joins the QC'd cells of all samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(name="mosaic")
+@click.option("--samples", type=_FILE, required=True, help="samples.json of check-samplesheet.")
+@click.option(
+    "--inputs", type=_FILE, multiple=True, required=True, help="S.<modality>.h5ad of QC; give it once a file."
+)
+@click.argument("more_inputs", type=_FILE, nargs=-1)
+@click.option("--min-cells-fraction", type=click.FloatRange(0, 1), default=0.01, help="Of the cells with the modality.")
+@click.option("--min-shared-genes", type=click.FloatRange(0, 1), default=0.5, help="Of the smallest sample's genes.")
+@click.option("--n-top-genes", type=click.IntRange(min=0), default=0, help="Most variable genes to keep; 0 = all.")
+@click.option(
+    "--partial-cells", type=click.Choice(["keep", "drop"]), default="keep", help="Cells not in all modalities."
+)
+@click.option("--remove-doublets/--keep-doublets", default=False, help="Drop the cells that are flagged.")
+@click.option("--reference", type=_FILE, help="Trained model whose features are taken.")
+@click.option("--output", type=_FILE, required=True, help="mosaic.h5mu.")
+def command(
+    samples: Path,
+    inputs: tuple[Path, ...],
+    more_inputs: tuple[Path, ...],
+    min_cells_fraction: float,
+    min_shared_genes: float,
+    n_top_genes: int,
+    partial_cells: str,
+    remove_doublets: bool,
+    reference: Path | None,
+    output: Path,
+) -> None:
+    """Join all cells by sample and barcode; a cell is absent from a modality that it was not measured in."""
+    from multivi_nf.mosaic import build_mosaic
+    from multivi_nf.samplesheet import read_samples_json
+
+    record = build_mosaic(
+        [*inputs, *more_inputs],
+        read_samples_json(samples),
+        output,
+        min_cells_fraction=min_cells_fraction,
+        min_shared_genes=min_shared_genes,
+        n_top_genes=n_top_genes,
+        partial_cells=partial_cells,
+        remove_doublets=remove_doublets,
+        reference=reference,
+        progress=lambda line: click.echo(line, err=True),
+    )
+    for row in record["samples"]:
+        click.echo(f"{row['sample']}: " + json.dumps(row["cells"]), err=True)
+    for modality, row in record["features"].items():
+        click.echo(f"{modality}: {row['cells']} cells × {row['kept']} features", err=True)
+    for note in record["notes"]:
+        click.echo(f"  {note}", err=True)
