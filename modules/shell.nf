@@ -21,3 +21,8 @@ def options(values) {
 def chosen(settings, names, prefix = '') {
     return names.collectEntries { name -> [(name - prefix): settings[name]] }
 }
+
+// Numerical libraries take the task's processors, not the machine's
+def threads(cpus) {
+    return "export OMP_NUM_THREADS=${cpus} OPENBLAS_NUM_THREADS=${cpus} NUMBA_NUM_THREADS=${cpus}"
+}

@@ -95,7 +95,7 @@ workflow REPROCESS {
         ch_samples.filter { row -> row.fragments }.map { row ->
             [meta_of(row)] + ['fragments', 'barcodes', 'rna', 'barcode_map'].collect { column -> path_or_none(row[column]) }
         },
-        genome, chrom_sizes, tss, gtf, blacklist,
+        genome + chosen(settings, ['atac_min_fragments'], 'atac_'), chrom_sizes, tss, gtf, blacklist,
     )
 
     //
@@ -146,7 +146,7 @@ workflow REPROCESS {
         .map { tuples -> tuples.collect { tuple -> tuple[1] } } // channel: [ h5ad ]
     MOSAIC(
         CHECK_SAMPLESHEET.out.samples, ch_cells, reference,
-        chosen(settings, ['min_cells_fraction', 'min_shared_genes', 'n_top_genes', 'partial_cells', 'remove_doublets', 'seed']),
+        chosen(settings, ['min_cells_fraction', 'min_shared_genes', 'n_top_genes', 'partial_cells', 'remove_doublets']),
     )
     TRAIN(
         MOSAIC.out.mosaic, reference,

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // Which cells stay by their chromatin accessibility; every ATAC threshold is applied here, doublets are flagged
 process ATAC_QC {
@@ -18,6 +18,7 @@ process ATAC_QC {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-qc-atac --resources ${meta.sample}.atac_qc.resources.json ${counts} --sample=${meta.sample} \\
         ${options(fragments_qc: fragments_qc, barcodes: barcodes, barcode_map: barcode_map)} \\
         ${options(settings)} --output=${meta.sample}.atac.h5ad --qc=qc/${meta.sample}

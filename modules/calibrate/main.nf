@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // How far the error bars can be trusted, measured on the pairs that TRAIN set apart
 process CALIBRATE {
@@ -17,6 +17,7 @@ process CALIBRATE {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     cp -rL trained calibrated
     multivi-nf-calibrate --resources calibrate.resources.json ${mosaic} calibrated ${options(settings)}
     mv calibrated model

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // Peaks of one group of samples, called by MACS3 on the cut sites of their candidate cells
 process CALL_PEAKS {
@@ -20,6 +20,7 @@ process CALL_PEAKS {
     script:
     def cells = (candidates instanceof List ? candidates : [candidates]).collect { file -> "--barcodes=${file}" }.join(' ')
     """
+    ${threads(task.cpus)}
     multivi-nf-call-peaks --resources group${task.index}.call_peaks.resources.json ${fragments} ${cells} \\
         ${options(chrom_sizes: chrom_sizes)} ${options(settings)} --output=group${task.index}.peaks.bed
     """

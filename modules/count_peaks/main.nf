@@ -1,9 +1,9 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // Fragments of the candidate cells, counted on the run's one set of peaks
 process COUNT_PEAKS {
     tag "${meta.sample}"
-    label 'process_medium'
+    label 'process_low'
     label 'image_cpu'
 
     input:
@@ -17,6 +17,7 @@ process COUNT_PEAKS {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-count-peaks --resources ${meta.sample}.count_peaks.resources.json ${fragments} \\
         ${options(peaks: peaks, barcodes: candidates, chrom_sizes: chrom_sizes)} \\
         ${options(settings)} --output=${meta.sample}.counts.h5ad

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // One contrast: effects with credible intervals and a false discovery rate
 process DIFFERENTIAL {
@@ -18,6 +18,7 @@ process DIFFERENTIAL {
     script:
     def name = contrast.contrast
     """
+    ${threads(task.cpus)}
     multivi-nf-differential --resources ${name}.differential.resources.json ${embedding} ${model} \\
         ${options(contrast.findAll { column, _value -> column != 'contrast' })} ${options(settings)} \\
         --output=differential/${name}.tsv.gz

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // Every cell's place in the latent space, UMAP and clusters; contrasts on clusters are checked here
 process EMBED {
@@ -19,6 +19,7 @@ process EMBED {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-embed --resources embed.resources.json ${mosaic} ${model} --output=multivi.h5mu --chunks=chunks \\
         ${options(contrasts: contrasts)} ${options(settings)}
     """

@@ -1,9 +1,9 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // One pass over the fragments: values of every barcode, and which barcodes may be cells
 process FRAGMENTS_QC {
     tag "${meta.sample}"
-    label 'process_medium'
+    label 'process_low'
     label 'image_cpu'
 
     input:
@@ -23,6 +23,7 @@ process FRAGMENTS_QC {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-qc-fragments --resources ${meta.sample}.fragments_qc.resources.json ${fragments} --sample=${meta.sample} \\
         ${options(barcodes: barcodes, rna: rna, barcode_map: barcode_map)} \\
         ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // One modality of one chunk of cells: posterior mean, spread, credible interval
 process IMPUTE {
@@ -18,6 +18,7 @@ process IMPUTE {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-impute --resources ${modality}.${chunk.baseName}.impute.resources.json ${mosaic} ${model} \\
         --modality=${modality} --cells=${chunk} ${options(features: features)} ${options(settings)} \\
         --output=${modality}.${chunk.baseName}.zarr

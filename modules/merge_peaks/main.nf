@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // One set of peaks for all samples: fixed width, overlaps resolved by score
 process MERGE_PEAKS {
@@ -17,6 +17,7 @@ process MERGE_PEAKS {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-merge-peaks --resources merge_peaks.resources.json ${peaks} \\
         ${options(chrom_sizes: chrom_sizes, blacklist: blacklist)} ${options(settings)} --output=consensus.bed
     """

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // All cells of all samples in one file; a cell is absent from a modality that it was not measured in
 process MOSAIC {
@@ -19,6 +19,7 @@ process MOSAIC {
     script:
     def inputs = (cells instanceof List ? cells : [cells]).collect { file -> "--inputs=${file}" }.join(' ')
     """
+    ${threads(task.cpus)}
     multivi-nf-mosaic --resources mosaic.resources.json --samples=${samples} ${inputs} \\
         ${options(reference: reference)} ${options(settings)} --output=mosaic.h5mu
     """

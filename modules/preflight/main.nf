@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // Seconds per sample: are the files whole, of the right kind, and of one assembly? Problems are collected, not raised.
 process PREFLIGHT {
@@ -21,6 +21,7 @@ process PREFLIGHT {
 
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-preflight --resources ${meta.sample}.preflight.resources.json --sample=${meta.sample} \\
         ${options(rna: rna, fragments: fragments, atac: atac, protein: protein)} \\
         ${options(peaks: peaks, barcodes: barcodes, barcode_map: barcode_map)} \\

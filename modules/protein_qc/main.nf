@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // Which cells stay by their surface protein: empty cells, aggregates; isotype controls are marked
 process PROTEIN_QC {
@@ -18,6 +18,7 @@ process PROTEIN_QC {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-qc-protein --resources ${meta.sample}.protein_qc.resources.json ${counts} --sample=${meta.sample} \\
         ${options(barcodes: barcodes)} ${options(settings)} \\
         --output=${meta.sample}.protein.h5ad --qc=qc/${meta.sample}

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // Which cells stay by their RNA: genes, counts, mitochondria, doublets
 process RNA_QC {
@@ -18,6 +18,7 @@ process RNA_QC {
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     script:
     """
+    ${threads(task.cpus)}
     multivi-nf-qc-rna --resources ${meta.sample}.rna_qc.resources.json ${counts} --sample=${meta.sample} \\
         ${options(barcodes: barcodes)} ${options(settings)} \\
         --output=${meta.sample}.rna.h5ad --qc=qc/${meta.sample}

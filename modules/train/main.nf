@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; threads } from '../shell'
 
 // MultiVI, trained on the mosaic. Checkpoints lie in $MULTIVI_NF_CHECKPOINT_DIR, outside of the task's hash.
 process TRAIN {
@@ -22,6 +22,7 @@ process TRAIN {
     // Time to save a checkpoint: no signal can be counted on
     def minutes = [task.time.toMinutes() - 10, 1].max()
     """
+    ${threads(task.cpus)}
     multivi-nf-train --resources train.resources.json ${mosaic} --output=model --resume --time-limit=${minutes} \\
         ${options(reference: reference)} ${options(settings)}
     """

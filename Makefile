@@ -1,0 +1,49 @@
+# make run    set up, simulate a mosaic, run the pipeline on it, print where the report is
+# make test   set up, run every test
+# PYTHON names the interpreter to build on (CPython 3.11, 3.12 or 3.13).
+SHELL  := /bin/bash
+PYTHON ?= python3
+BIN    := .venv/bin
+RUN    ?= results
+
+.PHONY: run test setup macs3 peers images push lint test-real test-deploy clean
+
+run: setup
+	@$(BIN)/python tools/run.py --outdir $(RUN)
+
+setup:
+	@$(PYTHON) tools/setup.py
+
+# Builds MACS3 once (about 4 minutes, needs a C compiler); without one the tests that call peaks say so.
+test: setup
+	@if command -v gcc > /dev/null; then $(PYTHON) tools/setup.py macs3; else echo 'make: no gcc, so MACS3 is not built'; fi
+	@$(BIN)/pytest -m 'not real and not deploy' $(PYTEST)
+
+test-real: setup
+	@$(BIN)/pytest -m real $(PYTEST)
+
+test-deploy: setup
+	@bash tests/deploy/provision.sh
+	@$(BIN)/pytest -m deploy tests/deploy tests/chaos $(PYTEST)
+
+macs3:
+	@$(PYTHON) tools/setup.py macs3
+
+peers: setup
+	@$(PYTHON) tools/setup.py peers
+
+images: setup
+	@bash tools/images.sh build
+	@bash tools/images.sh archive
+
+push:
+	@bash tools/images.sh push "$(REGISTRY)"
+
+lint: setup
+	@$(PYTHON) tools/setup.py lint
+	@$(BIN)/ruff check .
+	@$(BIN)/nextflow lint -o concise main.nf nextflow.config workflows modules conf
+	@$(BIN)/nf-core pipelines lint --dir .
+
+clean:
+	rm -rf .venv .nextflow .nextflow.log* work dist .pytest_cache .hypothesis .ruff_cache
