@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 
@@ -163,35 +164,46 @@ def distributions(
         return svg(figure, name, "distributions of quality values of kept and removed barcodes with thresholds")
 
 
-def fragments(facts: dict[str, object], name: str) -> str | None:
+def fragments(facts: dict[str, Any], name: str) -> str | None:
     """Knee plot, TSS profile and fragment sizes of one sample, of those that were recorded."""
-    drawn = [
-        (key, np.asarray(facts[key], dtype=float))
-        for key in ("knee", "tss_profile", "size_histogram")
-        if isinstance(facts.get(key), list) and len(facts[key]) > 1  # type: ignore[arg-type]
-    ]
+    drawn = [key for key in ("curve", "tss_profile", "sizes") if facts.get(key)]
     if not drawn:
         return None
-    titles = {"knee": "barcodes by rank", "tss_profile": "cuts around TSS", "size_histogram": "fragment size (bp)"}
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(drawn), 3, 2.7, 1.8)
-        for axes, (key, values) in zip(panels, drawn):
-            if values.ndim == 2:
-                x, y = values[:, 0], values[:, 1]
-            else:
-                x = np.arange(1, len(values) + 1) if key == "knee" else np.arange(len(values))
-                x, y = (x - len(values) / 2 if key == "tss_profile" else x), values
-            axes.plot(x, y, color=ACCENT, lw=1.2)
-            axes.set_title(titles[key])
-            if key == "knee":
-                axes.set_xscale("log")
-                axes.set_yscale("log")
-                axes.set_xlabel("rank")
-                axes.set_ylabel("fragments")
-                if facts.get("knee_threshold"):
-                    axes.axhline(float(facts["knee_threshold"]), color=SECOND, lw=0.9, ls="--")  # type: ignore[arg-type]
+        figure, panels = _panels(len(drawn), 3, 2.7, 1.9)
+        for axes, key in zip(panels, drawn):
+            _FRAGMENT_PANELS[key](axes, facts)
         figure.tight_layout()
         return svg(figure, name, "knee plot, TSS profile and fragment size distribution")
+
+
+def _knee(axes: Axes, facts: dict[str, Any]) -> None:
+    rank, n_fragments = np.asarray(facts["curve"], dtype=float).T
+    axes.loglog(rank, np.maximum(n_fragments, 1), color=ACCENT, lw=1.4)
+    knee = facts.get("knee") or {}
+    if knee.get("n_fragments"):
+        axes.axhline(float(knee["n_fragments"]), color=SECOND, lw=0.9, ls="--")
+    axes.set_title("fragments by barcode rank")
+    axes.set_xlabel("rank")
+
+
+def _tss_profile(axes: Axes, facts: dict[str, Any]) -> None:
+    profile = np.asarray(facts["tss_profile"], dtype=float)
+    width = min(25, len(profile))
+    smooth = np.convolve(profile, np.ones(width) / width, mode="same")
+    axes.plot(np.arange(len(profile)) - len(profile) // 2, smooth, color=ACCENT, lw=1.2)
+    axes.set_title("cuts around TSS")
+    axes.set_xlabel("bp from TSS")
+
+
+def _sizes(axes: Axes, facts: dict[str, Any]) -> None:
+    sizes = np.asarray(facts["sizes"], dtype=float)
+    axes.plot(np.arange(len(sizes) - 1), sizes[:-1] / max(sizes.sum(), 1), color=ACCENT, lw=1.0)
+    axes.set_title("fragment size")
+    axes.set_xlabel("bp")
+
+
+_FRAGMENT_PANELS = {"curve": _knee, "tss_profile": _tss_profile, "sizes": _sizes}
 
 
 def marker_heatmaps(

@@ -101,7 +101,7 @@ def read_results(outdir: Path) -> Results:
     finally:
         mosaic.file.close()
     results.qc = _read_qc(outdir / "qc")
-    results.fragments = _read_json_per_sample(outdir / "qc", "fragments.json")
+    results.fragments = _read_fragments(outdir / "qc")
     results.checks = {
         p.name.removesuffix(".preflight.json"): _json(p) for p in sorted(outdir.glob("qc/**/*.preflight.json"))
     }
@@ -166,8 +166,18 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _read_json_per_sample(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: _json(path) for path in sorted(folder.glob(f"*/{name}"))}
+def _read_fragments(folder: Path) -> dict[str, dict[str, Any]]:
+    """What FRAGMENTS_QC wrote a sample, and its knee curve: (rank, fragments), ranks even in log."""
+    found = {}
+    for path in sorted(folder.glob("*/fragments.json")):
+        facts = _json(path)
+        table = path.with_name("fragments.tsv.gz")
+        if table.is_file():
+            ordered = np.sort(pd.read_csv(table, sep="\t", usecols=["n_fragments"])["n_fragments"].to_numpy())[::-1]
+            ranks = np.unique(np.geomspace(1, max(len(ordered), 1), 300).astype(int))
+            facts["curve"] = [[int(r), int(ordered[r - 1])] for r in ranks if r <= len(ordered)]
+        found[path.parent.name] = facts
+    return found
 
 
 def _read_qc(folder: Path) -> list[SampleQC]:

@@ -30,13 +30,14 @@ def methods_text(results: Results) -> str:
         parts.append(f"A MultiVI model (Ashuach et al., Nat Methods 2023) was trained ({known}).")
     if results.history is not None:
         parts.append(
-            f"Training ran for {len(results.history)} epochs with early stopping on the validation ELBO at KL weight 1, "
-            f"seed {results.parameters.get('seed', 0)}."
+            f"Training ran for {len(results.history)} epochs with early stopping on the validation ELBO "
+            f"at KL weight 1, seed {results.parameters.get('seed', 0)}."
         )
     if results.imputed:
         samples = results.parameters.get("posterior_samples", 80)
         parts.append(
-            f"Imputed values are posterior means over {samples} samples of the latent under the reference mixture of batches."
+            f"Imputed values are posterior means over {samples} samples of the latent "
+            "under the reference mixture of batches."
         )
     if results.contrasts:
         parts.append(

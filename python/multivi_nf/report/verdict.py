@@ -10,7 +10,7 @@ import numpy as np
 from multivi_nf.report.gather import Results, read_imputed_obs
 
 ENOUGH_PAIRS = 1000
-"""Paired cells from which integration was seen to work well; below, alignment rests on few cells (Seurat v5, SCMMIB)."""
+"""Paired cells from which integration was seen to work well (SCMMIB); below, alignment rests on few cells."""
 MINIMUM_PAIRS = 100
 ACTIVE_KL = 0.05
 """Mean KL (nats) to the prior above which a latent dimension carries information."""

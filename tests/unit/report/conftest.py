@@ -79,6 +79,10 @@ def make_results(outdir: Path) -> Path:
         json.dumps({"sample": "s1", "modality": "rna", "cells_in": 47, "cells_out": 40, "features": 12, "rules": rules})
     )
 
+    gz(qc / "fragments.tsv.gz", "barcode\tn_fragments\n" + "".join(f"c{k}\t{1000 // (k + 1)}\n" for k in range(500)))
+    facts = {"knee": {"rank": 40, "n_fragments": 25}, "sizes": [0, 5, 9, 3, 0], "tss_profile": [1, 1, 6, 1, 1]}
+    (qc / "fragments.json").write_text(json.dumps(facts))
+
     model = outdir / "model"
     model.mkdir()
     history = pd.DataFrame(

@@ -134,3 +134,14 @@ def test_report_never_imports_torch(results_folder, tmp_path):
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_knee_curve_is_the_sorted_counts(results_folder):
+    curve = dict(map(tuple, read_results(results_folder).fragments["s1"]["curve"]))
+    assert curve[1] == 1000 and curve[2] == 500 and curve[500] == 2
+    assert "fragments by barcode rank" in page_of(results_folder)
+
+
+def page_of(folder: Path) -> str:
+    write_report(folder, folder / "r.html")
+    return (folder / "r.html").read_text()
