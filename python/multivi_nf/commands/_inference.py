@@ -1,4 +1,4 @@
-"""What the steps after TRAIN share: opening the mosaic and the model."""
+"""What the steps after TRAIN share: opening the model, and the mosaic in its terms."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from multivi_nf.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mudata import MuData
-
     from multivi_nf.training import MultiVI
+    from multivi_nf.training.data import MosaicData
 
 
-def load(mosaic: Path, model: Path, device: str = "auto") -> tuple[MultiVI, MuData]:
-    """Read a mosaic and a trained model, the model on `device` ("auto": cuda where there is one)."""
+def load_model(folder: Path, device: str = "auto") -> MultiVI:
+    """Read a trained model and put it on `device` ("auto": cuda where there is one)."""
     import torch
 
-    from multivi_nf.mosaic import read_mosaic
     from multivi_nf.training import MultiVI
 
-    if not (model / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         raise InputError(
-            f"{model} holds no trained model (no config.json)",
+            f"{folder} holds no trained model (no config.json)",
             "latent space, imputation and differential analysis are read from a trained model",
             "give the folder that `multivi-nf train --output` wrote",
         )
@@ -33,7 +31,14 @@ def load(mosaic: Path, model: Path, device: str = "auto") -> tuple[MultiVI, MuDa
             "the step would run on the CPU without saying so",
             "use --device auto or cpu, or run where a GPU is visible",
         )
-    trained = MultiVI.load(model)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return trained.to(device).eval(), read_mosaic(mosaic)
+    return MultiVI.load(folder).to(device).eval()
+
+
+def load(mosaic: Path, folder: Path, device: str = "auto") -> tuple[MultiVI, MosaicData]:
+    """Read a model and the cells of a mosaic, matched by feature names, without the mosaic's layers."""
+    from multivi_nf.inference.embedding import cells_of
+
+    model = load_model(folder, device)
+    return model, cells_of(model, mosaic)

@@ -26,9 +26,9 @@ def command(
     and everything downstream is marked as not calibrated.
     """
     from multivi_nf.commands._inference import load
-    from multivi_nf.inference.calibration import calibrate
+    from multivi_nf.inference.fitting import calibrate
 
     trained, cells = load(mosaic, model, device)
-    calibration = calibrate(trained, cells, split=model / "split.tsv", n_samples=samples, conformal=conformal, seed=seed)
+    calibration = calibrate(trained, cells, n_samples=samples, conformal=conformal, seed=seed)
     calibration.save(output or model)
     click.echo(calibration.summary(), err=True)

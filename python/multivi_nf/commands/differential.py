@@ -26,7 +26,7 @@ import click
 @click.option("--replicate", metavar="COLUMN", default="batch", help="Column of obs with the biological replicates.")
 @click.option("--delta", type=click.FloatRange(min=0), help="Smallest effect that counts.  [default: from the data]")
 @click.option("--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, help="Level of `significant`.")
-@click.option("--samples", type=click.IntRange(min=50), default=400, help="Draws of the posterior of each group's mean.")
+@click.option("--samples", type=click.IntRange(min=50), default=250, help="Draws of the posterior of each group's mean.")
 @click.option("--mode", type=click.Choice(["change", "vanilla"]), default="change", help="vanilla: P(x > y) and Bayes factor.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of calibration.json.  [default: MODEL]")
 @click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
@@ -57,8 +57,8 @@ def command(
     """
     from multivi_nf.commands._inference import load
     from multivi_nf.inference.calibration import Calibration
+    from multivi_nf.inference.comparison import differential
     from multivi_nf.inference.contrasts import choose_contrast
-    from multivi_nf.inference.differential import differential
     from multivi_nf.inference.tables import write_table
 
     chosen = choose_contrast(

@@ -38,18 +38,21 @@ def command(
 
     obsm: X_multivi, X_multivi_variance, X_multivi_<modality>, X_umap; obs: cluster, COLUMN_transferred.
     """
-    from multivi_nf.commands._inference import load
+    from multivi_nf.commands._inference import load_model
     from multivi_nf.files import written_whole
     from multivi_nf.inference.annotation import annotate
     from multivi_nf.inference.contrasts import check_contrasts, read_contrasts
     from multivi_nf.inference.embedding import embed
     from multivi_nf.inference.posterior import write_chunks
+    from multivi_nf.mosaic import read_mosaic
 
     table = read_contrasts(contrasts) if contrasts else []
-    trained, cells = load(mosaic, model, device)
-    annotated = annotate(
-        cells, embed(trained, cells), resolution=cluster_resolution, labels=labels, seed=seed, model=trained
-    )
+    trained, cells = load_model(model, device), read_mosaic(mosaic)
+    embedding = embed(trained, cells)
+    if embedding.unseen_batches:
+        names = ", ".join(embedding.unseen_batches[:5])
+        click.echo(f"batches that the model never saw, embedded through its unknown code: {names}", err=True)
+    annotated = annotate(cells, embedding, resolution=cluster_resolution, labels=labels, seed=seed)
     check_contrasts(table, annotated)
     with written_whole(output) as temporary:
         annotated.write_h5mu(temporary)

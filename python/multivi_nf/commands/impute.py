@@ -61,7 +61,7 @@ def command(
         joined,
         output,
         modality=modality,
-        cells=select_cells(joined.obs_names, cells, chunk),
+        cells=select_cells(joined.cells, cells, chunk),
         features=read_feature_list(features),
         n_samples=samples,
         interval=interval,

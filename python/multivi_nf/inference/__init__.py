@@ -12,9 +12,9 @@ _PUBLIC = {
     "impute": "imputation",
     "impute_to_zarr": "imputation",
     "gather": "gathering",
-    "calibrate": "calibration",
+    "calibrate": "fitting",
     "Calibration": "calibration",
-    "differential": "differential",
+    "differential": "comparison",
     "read_contrasts": "contrasts",
 }
 

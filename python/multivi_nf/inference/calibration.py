@@ -1,0 +1,169 @@
+"""What held-out pairs said about the error bars, stored with the model and applied wherever they are used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from multivi_nf.errors import InputError
+from multivi_nf.files import written_whole
+from multivi_nf.inference.support import Support
+
+if TYPE_CHECKING:
+    from multivi_nf.training import MultiVI
+    from multivi_nf.training.data import MosaicData
+
+MINIMUM_PAIRS = 100
+
+
+@dataclass
+class Assessment:
+    """How far the values of some cells can be trusted, for one target modality.
+
+    Attributes
+    ----------
+    temperature
+        (n_cells,) factor on the variance of the posterior; 1 where the target was measured.
+    outside
+        (n_cells,) imputed and out of support.
+    support_p
+        (n_cells,) share of held-out supported cells that lie at least as far from the pairs; NaN where the target was
+        measured or no reference is stored.
+    calibrated
+        Every imputed cell's direction was calibrated.
+    """
+
+    temperature: np.ndarray
+    outside: np.ndarray
+    support_p: np.ndarray
+    calibrated: bool
+
+
+@dataclass
+class Calibration:
+    """Content of calibration.json and support.safetensors.
+
+    Attributes
+    ----------
+    calibrated
+        At least one direction had 100 held-out pairs.
+    n_pairs
+        Held-out cells with two or more modalities.
+    batches
+        Batches of these; elsewhere the calibration is an extrapolation.
+    directions
+        "atac->rna", "rna+protein->atac", ...: `temperature`, `dispersion_factor`, scores before and after (what the
+        report draws), or `calibrated` False with the number of cells where they were too few.
+    atac_depth
+        d~ of the training mosaic.
+    notes
+        Sentences for the user.
+    support
+        References of the out-of-support score by direction.
+    """
+
+    calibrated: bool = False
+    n_pairs: int = 0
+    batches: list[str] = field(default_factory=list)
+    directions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    atac_depth: float | None = None
+    notes: list[str] = field(default_factory=list)
+    support: Support | None = None
+
+    @classmethod
+    def none(cls) -> Calibration:
+        """No calibration: the posterior as it is."""
+        return cls(notes=["the model was not calibrated"])
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration:
+        """Read a model folder's calibration; without one, `none`."""
+        path = Path(folder) / "calibration.json"
+        if not path.is_file():
+            return cls.none()
+        try:
+            values = json.loads(path.read_text())
+            found = cls(**{k: values[k] for k in values if k in cls.__dataclass_fields__ and k != "support"})
+        except (ValueError, TypeError) as problem:
+            raise InputError(
+                f"{path} cannot be read: {problem}",
+                "error bars would silently go without their calibration",
+                "run `multivi-nf calibrate` again",
+            ) from problem
+        found.support = Support.load(Path(folder) / "support.safetensors")
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write calibration.json and, where there are pairs, support.safetensors into a folder."""
+        folder = Path(folder)
+        if self.support is not None:
+            self.support.save(folder / "support.safetensors")
+        content = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "support"}
+        with written_whole(folder / "calibration.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def direction(self, sources: str, target: str) -> dict[str, Any] | None:
+        """Entry of a direction that was calibrated, else None."""
+        entry = self.directions.get(f"{sources}->{target}")
+        return entry if entry and entry.get("calibrated") else None
+
+    def dispersion_factor(self, sources: str, target: str) -> float:
+        """Factor on the over-dispersion 1 / theta of predicted counts."""
+        entry = self.direction(sources, target)
+        return float(entry.get("dispersion_factor", 1.0)) if entry else 1.0
+
+    def effect_noise(self, data: MosaicData, cells: np.ndarray, target: str) -> np.ndarray | None:
+        """(n_features,) sd of the error of log means of imputed groups (largest of their directions); None: unknown."""
+        found = [
+            np.asarray(entry["effect_sd"], dtype=np.float32)
+            for sources in patterns(data, cells)
+            if (entry := self.direction(sources, target)) and "effect_sd" in entry
+        ]
+        return np.max(found, axis=0) if found else None
+
+    def assess(self, model: MultiVI, data: MosaicData, index: np.ndarray, target: str) -> Assessment:
+        """Temperature, support and calibration of the cells at `index` when `target` is asked for."""
+        n = len(index)
+        found = Assessment(np.ones(n), np.zeros(n, bool), np.full(n, np.nan), self.calibrated)
+        for sources, rows in patterns(data, index).items():
+            if target in sources.split("+"):
+                continue
+            entry = self.direction(sources, target)
+            found.calibrated &= entry is not None
+            if entry is not None:
+                found.temperature[rows] = float(entry["temperature"])
+            if self.support is not None and self.support.knows(sources, target):
+                p, widening = self.support.score(data, index[rows], sources, target)
+                found.support_p[rows] = p
+                found.outside[rows] = p <= self.support.level
+                found.temperature[rows] *= np.where(found.outside[rows], widening, 1.0)
+        return found
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        lines = [f"{self.n_pairs:,} held-out pairs in {len(self.batches)} batches; " + (
+            "calibrated" if self.calibrated else "not calibrated")]
+        for name, entry in sorted(self.directions.items()):
+            if entry.get("calibrated"):
+                lines.append(
+                    f"  {name}: temperature {entry['temperature']:.3g}, dispersion factor "
+                    f"{entry.get('dispersion_factor', 1.0):.3g}, log score {entry['log_score_before']:.5g} -> "
+                    f"{entry['log_score_after']:.5g} nats a value"
+                )
+            else:
+                lines.append(f"  {name}: {entry['n_cells']} pairs, too few")
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def patterns(data: MosaicData, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Cells by what was measured: "rna", "rna+atac", ... to positions in `index`."""
+    modalities = [m for m in ("rna", "atac", "protein") if m in data.has]
+    code = sum((data.has[m][index].astype(int) << i for i, m in enumerate(modalities)), np.zeros(len(index), int))
+    return {
+        "+".join(m for i, m in enumerate(modalities) if value >> i & 1): np.flatnonzero(code == value)
+        for value in np.unique(code)
+    }

@@ -1,0 +1,195 @@
+"""Groups of cells of a comparison: who is in, who stands for whom, and the bootstrap weights of each cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from multivi_nf.errors import InputError
+from multivi_nf.inference.contrasts import SAME_DATA_COLUMNS, Contrast, group_labels, groups_of
+from multivi_nf.inference.posterior import cell_keys, uniforms
+
+if TYPE_CHECKING:
+    from multivi_nf.training.data import MosaicData
+
+MAX_CELLS = 5000
+"""Cells of a group that are decoded; a larger group is represented by so many, drawn by the hash of their names."""
+REST = "rest"
+
+
+@dataclass
+class Group:
+    """Cells that are decoded together.
+
+    Attributes
+    ----------
+    name
+        Value of the grouping column, or "rest".
+    cells
+        (n,) positions in the mosaic of the cells that are decoded.
+    everyone
+        Positions of all its cells, decoded or not.
+    measured
+        (n,) whether the modality was measured.
+    replicate
+        (n,) replicate names.
+    batches
+        Batches of all its cells.
+    """
+
+    name: str
+    cells: np.ndarray
+    everyone: np.ndarray
+    measured: np.ndarray
+    replicate: np.ndarray
+    batches: frozenset[str]
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the group, decoded or not."""
+        return len(self.everyone)
+
+    @property
+    def share(self) -> float:
+        """Cells that each decoded cell stands for."""
+        return self.n_cells / len(self.cells)
+
+    @property
+    def imputed(self) -> bool:
+        """Some of its cells were not measured in the modality."""
+        return not self.measured.all()
+
+
+@dataclass
+class Design:
+    """All groups of a contrast and its (target, reference) pairs."""
+
+    groups: dict[str, Group]
+    pairs: list[tuple[str, str]]
+    same_data: bool
+
+    def members(self, name: str, against: str) -> list[Group]:
+        """Groups that make up one side: itself, or for "rest" all but `against`."""
+        if name in self.groups:
+            return [self.groups[name]]
+        return [group for key, group in self.groups.items() if key != against]
+
+
+def make_design(
+    data: MosaicData, contrast: Contrast, replicate: str, seed: int, max_cells: int = MAX_CELLS
+) -> Design:
+    """Find the cells of a contrast.
+
+    Raises
+    ------
+    InputError
+        Unknown column or group, a group without cells of the wanted kind, or of one cell.
+    """
+    labels = group_labels(data.obs, contrast.groupby).to_numpy(object)
+    pairs = groups_of(contrast, group_labels(data.obs, contrast.groupby))
+    replicates = replicate_names(data, replicate)
+    has = data.has[contrast.modality]
+    use = {"observed": has, "imputed": ~has, "all": np.ones(len(has), bool)}[contrast.cells]
+    known = np.asarray([isinstance(label, str) for label in labels])
+    if contrast.target == "each":
+        names = sorted({label for label in labels[known]})
+        sets = {name: known & (labels == name) for name in names}
+    else:
+        sets = {contrast.target: known & (labels == contrast.target)}
+        other = labels != contrast.target if contrast.reference == REST else labels == contrast.reference
+        sets[contrast.reference] = known & other
+    keys = cell_keys(data.cells, seed, "subsample")
+    groups, problems = {}, []
+    for name, mask in sets.items():
+        chosen = np.flatnonzero(mask & use)
+        if len(chosen) < 2:
+            if contrast.target == "each" and len(sets) > 2:
+                continue
+            problems.append(_too_small(contrast, name, len(chosen), int(mask.sum()), int((mask & has).sum())))
+            continue
+        kept = chosen if len(chosen) <= max_cells else np.sort(chosen[np.argsort(keys[chosen])[:max_cells]])
+        batches = frozenset(np.unique(data.source.batch[chosen].astype(str)))
+        groups[name] = Group(name, kept, chosen, has[kept], replicates[kept], batches)
+    if problems:
+        raise InputError.all_of(problems)
+    pairs = [p for p in pairs if p[0] in groups and (p[1] in groups or p[1] == REST)]
+    if not pairs or len(groups) < 2:
+        raise InputError(
+            f"fewer than two groups of {contrast.groupby} have two {_kind(contrast)} cells",
+            "there is nothing to compare",
+            "choose other groups, or --cells all",
+        )
+    return Design(groups, pairs, contrast.groupby in SAME_DATA_COLUMNS)
+
+
+def _kind(contrast: Contrast) -> str:
+    return {"observed": f"{contrast.modality}-measured", "imputed": f"{contrast.modality}-imputed", "all": ""}[
+        contrast.cells
+    ]
+
+
+def _too_small(contrast: Contrast, name: str, n: int, n_all: int, n_measured: int) -> InputError:
+    what = f"group {contrast.groupby} = {name!r} has {n or 'no'} {_kind(contrast)} cell{'' if n == 1 else 's'} "
+    remedy = "choose a larger group"
+    if contrast.cells != "all" and n_all > 1:
+        remedy = "use --cells all to let the model impute the others" if contrast.cells == "observed" else (
+            "use --cells observed or all: its cells were measured"
+        )
+    return InputError(
+        f"{what}({n_all:,} cells in all, {n_measured:,} measured)",
+        "the mean of a group and its error need at least two cells",
+        remedy,
+    )
+
+
+def replicate_names(data: MosaicData, column: str) -> np.ndarray:
+    """(n_cells,) replicate of every cell of the mosaic."""
+    if column == "batch":
+        return data.source.batch.astype(str)
+    if column not in data.obs:
+        raise InputError(
+            f"--replicate {column!r} is not a column of obs ({', '.join(map(str, data.obs.columns))})",
+            "replicates decide how far an effect can be generalised",
+            "name a column of the samplesheet, or leave it out (batch)",
+        )
+    return data.obs[column].astype(str).to_numpy(object)
+
+
+def replicate_weights(groups: list[Group], n_draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Bayesian-bootstrap masses of replicates, (n_draws,) each, the same in all groups.
+
+    Dirichlet(a, ..., a) with a = (R - 2) / R for R replicates a group (the fewest of any group with more than one):
+    the mean over replicates then varies by s^2 / R, the variance of a mean, which Rubin's a = 1 falls short of by
+    (R - 1) / (R + 1). For two replicates it picks one of them, nearly.
+    """
+    counts = [len(set(group.replicate)) for group in groups]
+    fewest = min([n for n in counts if n > 1], default=1)
+    shape = max((fewest - 2) / fewest, 0.02)
+    names = sorted({name for group in groups for name in group.replicate})
+    keys = cell_keys(names, seed, "replicate")
+    masses = {}
+    for name, key in zip(names, keys):
+        # gamma(a) = gamma(a + 1) u^(1/a), kept away from underflow
+        stream = np.random.Generator(np.random.Philox(int(key)))
+        mass = stream.gamma(shape + 1, size=n_draws) * stream.random(n_draws) ** (1 / shape)
+        masses[name] = np.maximum(mass, 1e-200) if fewest > 1 else np.ones(n_draws)
+    return masses
+
+
+def cell_weights(group: Group, names: np.ndarray, masses: dict[str, np.ndarray], seed: int) -> np.ndarray:
+    """(n_draws, n_cells) float32 weights of the cells, the replicate's mass times an exponential (Rubin 1981).
+
+    Each row is scaled to sum to the number of cells, so that weighted counts stay on the scale of counts. A replicate's
+    mass multiplies all its cells: the posterior of the pooled mean, with replicates as the unit that varies.
+    """
+    n_draws = len(next(iter(masses.values())))
+    keys = cell_keys(names[group.cells], seed, "bootstrap")
+    weights = -np.log(uniforms(keys, 0, n_draws)).T
+    if len(set(group.replicate)) > 1:
+        table = np.stack([masses[name] for name in sorted(set(group.replicate))])
+        code = np.searchsorted(sorted(set(group.replicate)), group.replicate)
+        weights *= table[code].T
+    weights *= len(group.cells) / weights.sum(axis=1, keepdims=True)
+    return weights.astype(np.float32)

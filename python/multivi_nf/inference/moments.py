@@ -1,0 +1,155 @@
+"""Mean, standard deviation and interval over posterior draws, in one sweep over a block that stays in cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from multivi_nf.errors import InputError
+
+_COLUMNS = 256
+_FEW = 6
+
+
+@dataclass
+class Moments:
+    """Posterior summaries of a block, each (n_cells, n_features) float32; bounds are None where not asked for."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    lower: np.ndarray | None
+    upper: np.ndarray | None
+
+
+def check_interval(n_samples: int, interval: float) -> None:
+    """Refuse an interval that so few draws cannot hold.
+
+    The p-th quantile of n draws is their p (n + 1)-th order statistic (Weibull; the type 6 of Hyndman & Fan 1996), whose
+    expected coverage is p exactly. It exists if p (n + 1) >= 1, that is n >= 2 / (1 - interval) - 1.
+    """
+    needed = 2 / (1 - interval) - 1
+    if n_samples < needed - 1e-9:
+        raise InputError(
+            f"a {interval:.0%} interval was asked for from {n_samples} posterior draws",
+            "its bounds would lie outside the smallest and the largest draw",
+            f"ask for at least {int(np.ceil(needed - 1e-9))} draws (--samples), or a narrower --interval",
+        )
+
+
+@numba.njit(fastmath={"contract", "nsz", "nnan", "ninf"}, nogil=True)
+def _summarise(p, begin, end, mean, sd, lower, upper, rank, share, bounds):
+    """Cells `begin` to `end`. p: (n_draws, n_cells, n_features).
+
+    The inner loops run over a constant number of columns, without which they are not vectorised (20 times slower).
+    """
+    n_draws, _, n_features = p.shape
+    keep = rank + 1 if bounds else 0
+    low = np.empty((keep + 1, _COLUMNS), np.float32)
+    high = np.empty((keep + 1, _COLUMNS), np.float32)
+    below = np.zeros(_COLUMNS, np.float32)
+    above = np.zeros(_COLUMNS, np.float32)
+    first = np.zeros(_COLUMNS, np.float32)
+    total = np.empty(_COLUMNS, np.float32)
+    square = np.empty(_COLUMNS, np.float32)
+    for cell in range(begin, end):
+        for start in range(0, n_features, _COLUMNS):
+            width = min(_COLUMNS, n_features - start)
+            for j in range(width):
+                first[j] = p[0, cell, start + j]
+            for j in range(_COLUMNS):
+                total[j] = 0.0
+                square[j] = 0.0
+            low[:] = np.float32(3.0e38)
+            high[:] = np.float32(-3.0e38)
+            for s in range(n_draws):
+                if width == _COLUMNS:
+                    for j in range(_COLUMNS):
+                        below[j] = p[s, cell, start + j]
+                else:
+                    for j in range(width):
+                        below[j] = p[s, cell, start + j]
+                for j in range(_COLUMNS):
+                    # sums around the first draw: no cancellation where the spread is small beside the mean
+                    d = below[j] - first[j]
+                    above[j] = below[j]
+                    total[j] += d
+                    square[j] += d * d
+                for i in range(keep):
+                    for j in range(_COLUMNS):
+                        a = low[i, j]
+                        b = below[j]
+                        low[i, j] = min(a, b)
+                        below[j] = max(a, b)
+                for i in range(keep):
+                    for j in range(_COLUMNS):
+                        a = high[i, j]
+                        b = above[j]
+                        high[i, j] = max(a, b)
+                        above[j] = min(a, b)
+            for j in range(width):
+                shift = total[j] / n_draws
+                mean[cell, start + j] = first[j] + shift
+                sd[cell, start + j] = np.sqrt(max(square[j] - total[j] * shift, 0.0) / max(n_draws - 1, 1))
+                if bounds:
+                    lower[cell, start + j] = low[rank - 1, j] + share * (low[rank, j] - low[rank - 1, j])
+                    upper[cell, start + j] = high[rank - 1, j] + share * (high[rank, j] - high[rank - 1, j])
+
+
+def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = None) -> Moments:
+    """Summarise draws.
+
+    Parameters
+    ----------
+    draws
+        (n_draws, n_cells, n_features) float32, C order.
+    interval
+        Coverage of the bounds, quantiles at p (n + 1); None leaves them out.
+    n_threads
+        Cells are shared out among threads; a cell's values do not depend on it.
+
+    Returns
+    -------
+    Mean, standard deviation (divisor n - 1; 0 for one draw) and bounds.
+    """
+    n_draws, n_cells, n_features = draws.shape
+    shape = (n_cells, n_features)
+    mean, sd = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    position = (1 - interval) / 2 * (n_draws + 1) if interval is not None else 1.0
+    rank = int(position + 1e-9)
+    share = max(position - rank, 0.0)
+    lower, upper = (np.empty(shape, np.float32), np.empty(shape, np.float32)) if interval is not None else (mean, sd)
+    few = interval is not None and rank < _FEW and rank < n_draws
+
+    def work(begin: int, end: int) -> None:
+        _summarise(draws, begin, end, mean, sd, lower, upper, max(rank, 1), np.float32(share), few)
+
+    share_out(work, n_cells, n_threads)
+    if interval is not None and not few:
+        # many draws lie beyond the bounds: a sort is then quicker than keeping them in order
+        ordered = np.sort(draws, axis=0)
+        after = min(rank, n_draws - 1)
+        lower[:] = ordered[rank - 1] + np.float32(share) * (ordered[after] - ordered[rank - 1])
+        upper[:] = ordered[-rank] - np.float32(share) * (ordered[-rank] - ordered[-1 - after])
+    return Moments(mean, sd, lower if interval is not None else None, upper if interval is not None else None)
+
+
+def share_out(work: Callable[[int, int], None], n_cells: int, n_threads: int | None) -> None:
+    """Call `work(begin, end)` for runs of cells, one a thread."""
+    n_threads = max(1, min(n_threads or default_threads(), n_cells))
+    edges = np.linspace(0, n_cells, n_threads + 1).astype(int)
+    if n_threads == 1:
+        work(0, n_cells)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(work, edges[:-1].tolist(), edges[1:].tolist()))
+
+
+def default_threads() -> int:
+    """Threads that torch would use, which follow OMP_NUM_THREADS and the cores this process may run on."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdigit() and int(named) > 0 else len(os.sched_getaffinity(0))
