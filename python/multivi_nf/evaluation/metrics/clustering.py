@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
+import igraph
 import numpy as np
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score, silhouette_score
 
@@ -60,18 +62,23 @@ def label_transfer(source: np.ndarray, labels: np.ndarray, target: np.ndarray, k
 
 
 def leiden_clusters(space: np.ndarray, resolutions: Sequence[float], *, k: int = 15, seed: int = 0) -> list[np.ndarray]:
-    """Leiden clusters of a kNN graph of the space at each resolution (scanpy's neighbours, igraph's Leiden)."""
-    import anndata
-    import scanpy
+    """Leiden clusters (modularity, igraph) of the symmetric `k` nearest neighbour graph, at each resolution.
 
-    data = anndata.AnnData(np.zeros((len(space), 1), np.float32), obsm={"X_space": np.asarray(space)})
-    scanpy.pp.neighbors(data, n_neighbors=k, use_rep="X_space", random_state=seed)
+    Exact neighbours and equal weights: the same for every embedding, and nothing to compile.
+    """
+    neighbours, _ = nearest(space, space, k, same=True)
+    edges = np.sort(
+        np.stack([np.repeat(np.arange(len(space)), neighbours.shape[1]), neighbours.ravel()], axis=1), axis=1
+    )
+    graph = igraph.Graph(n=len(space), edges=np.unique(edges, axis=0))
     found = []
-    for resolution in resolutions:
-        scanpy.tl.leiden(
-            data, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed
-        )
-        found.append(data.obs["leiden"].to_numpy().astype(str))
+    igraph.set_random_number_generator(random.Random(seed))
+    try:
+        for resolution in resolutions:
+            parts = graph.community_leiden(objective_function="modularity", resolution=resolution, n_iterations=3)
+            found.append(np.array(parts.membership))
+    finally:
+        igraph.set_random_number_generator(random)
     return found
 
 

@@ -1,0 +1,67 @@
+"""`multivi-nf evaluate`: score a run against the truth of a simulated mosaic, or against labels of real cells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import anndata
+import click
+import mudata
+import pandas as pd
+
+from multivi_nf.errors import InputError
+from multivi_nf.evaluation.runs import evaluate_run, label_column, truth_labels
+from multivi_nf.files import written_whole
+from multivi_nf.simulate import read_truth
+
+EXISTING = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--mosaic", type=EXISTING, required=True, help="multivi.h5mu of `multivi-nf embed`.")
+@click.option("--truth", type=EXISTING, help="truth/ of `multivi-nf simulate`.")
+@click.option("--labels", help="Column of obs with cell types, where there is no truth.")
+@click.option("--model", type=EXISTING, help="The run's model/: cells that did not train it are scored apart.")
+@click.option("--imputed", type=EXISTING, help="The run's imputed/rna.zarr, scored against the truth.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def command(
+    mosaic: Path, truth: Path | None, labels: str | None, model: Path | None, imputed: Path | None, output: Path
+) -> None:
+    """Print how well cells are clustered, mixed, paired and imputed, and write the same as JSON."""
+    if (truth is None) == (labels is None):
+        raise InputError(
+            "--truth and --labels were both given" if truth else "neither --truth nor --labels was given",
+            "cells are scored against one set of cell types",
+            "give --truth DIR for a simulated mosaic, or --labels COLUMN for one whose types are known",
+        )
+    for option, path in (("--mosaic", mosaic), ("--model", model), ("--imputed", imputed)):
+        if path is not None and not path.exists():
+            raise InputError(
+                f"{option} {path} does not exist", "there is nothing to score", "give the run's own output"
+            )
+    known = None if truth is None else read_truth(truth)
+    data = mudata.read_h5mu(mosaic)
+    kinds = label_column(data, labels) if known is None else truth_labels(data, known)
+    values = None if imputed is None else {"rna": anndata.read_zarr(imputed)}
+    scores = evaluate_run(data, kinds, truth=known, held_out=held_out_cells(model), imputed=values)
+    click.echo(f"{len(kinds):,} of {data.n_obs:,} cells scored")
+    for score in scores:
+        click.echo(score.line())
+    with written_whole(output) as temporary:
+        content = {"cells": data.n_obs, "scored": len(kinds), "scores": [asdict(score) for score in scores]}
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def held_out_cells(model: Path | None) -> pd.Index | None:
+    """Validation and calibration cells of a model folder."""
+    if model is None:
+        return None
+    path = model / "split.tsv"
+    if not path.is_file():
+        raise InputError(
+            f"--model {model} has no split.tsv", "cells that trained it cannot be told apart", "give the run's model/"
+        )
+    split = pd.read_csv(path, sep="\t", dtype=str)
+    return pd.Index(split.loc[split["split"] != "train", "cell"])

@@ -1,0 +1,227 @@
+"""Score the output of a pipeline run against what is known of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+
+from multivi_nf.errors import InputError
+from multivi_nf.evaluation import metrics
+from multivi_nf.evaluation.spaces import lsi_space, pca_space
+from multivi_nf.simulate.truth import Truth
+
+LATENT = "X_multivi"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the report: a value, what it is compared with, and how to read it."""
+
+    name: str
+    value: float
+    beside: dict[str, float]
+    meaning: str
+
+    def line(self) -> str:
+        """The line as it is printed."""
+        others = ", ".join(f"{name} {value:.3g}" for name, value in self.beside.items())
+        return f"{self.name:<34} {self.value:>7.3f}   {f'({others}) ' if others else ''}{self.meaning}"
+
+
+def latent(mosaic: mudata.MuData, key: str = LATENT) -> pd.DataFrame:
+    """A latent space of the mosaic as a frame of the cells that have it."""
+    if key not in mosaic.obsm:
+        raise InputError(
+            f"the mosaic has no obsm[{key!r}]; it has {sorted(mosaic.obsm)}",
+            "there is no embedding to score",
+            "give the multivi.h5mu that `multivi-nf embed` wrote",
+        )
+    frame = pd.DataFrame(np.asarray(mosaic.obsm[key], dtype=np.float64), index=mosaic.obs_names)
+    return frame.dropna()
+
+
+def label_column(mosaic: mudata.MuData, column: str) -> pd.Series:
+    """Labels of the mosaic's own cells; cells without one are left out."""
+    if column not in mosaic.obs:
+        raise InputError(
+            f"--labels {column!r} is not a column of obs; they are {sorted(mosaic.obs.columns)}",
+            "there is nothing to score the cells against",
+            "name a column of the samplesheet's metadata, or give --truth",
+        )
+    labels = mosaic.obs[column].astype(object)
+    return labels[labels.notna() & (labels.astype(str) != "")].astype(str)
+
+
+def truth_labels(mosaic: mudata.MuData, truth: Truth) -> pd.Series:
+    """Cell types of the mosaic's cells, doublets and dying cells left out."""
+    known = truth.cells.loc[mosaic.obs_names.intersection(truth.cells.index, sort=False)]
+    if known.empty:
+        raise InputError(
+            f"no cell of the mosaic ({mosaic.obs_names[0]!r}, ...) is in the truth ({truth.cells.index[0]!r}, ...)",
+            "nothing can be scored",
+            "give the truth/ folder of the simulation that the run was made from",
+        )
+    good = ~known["doublet"].astype(bool) & ~known["dying"].astype(bool)
+    return known.loc[good, "cell_type"].astype(str)
+
+
+def score_clusters(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame) -> list[Score]:
+    """ARI of clusters against the labels, beside those of each modality's own space over the same cells and grid."""
+    found = []
+    of = joint.index.intersection(labels.index, sort=False)
+    if "cluster" in mosaic.obs:
+        clusters = mosaic.obs.loc[of, "cluster"].astype(str)
+        value = metrics.adjusted_rand(labels[of], clusters)
+        nmi = metrics.normalised_mutual_information(labels[of], clusters)
+        found.append(Score("clusters, ARI", value, {"NMI": nmi}, "the run's own clusters, all cells"))
+    for modality, name, space in (("rna", "RNA PCA", pca_space), ("atac", "ATAC LSI", lsi_space)):
+        if modality not in mosaic.mod:
+            continue
+        cells = mosaic[modality].obs_names.intersection(of, sort=False)
+        own = metrics.best_leiden(space(mosaic[modality][cells].X), labels[cells].to_numpy())
+        ours = metrics.best_leiden(joint.loc[cells].to_numpy(), labels[cells].to_numpy())
+        beside = {name: own["ari"], "NMI": ours["nmi"], f"{name} NMI": own["nmi"]}
+        found.append(Score(f"Leiden ARI, {modality} cells", ours["ari"], beside, "best of one grid; higher is better"))
+    return found
+
+
+def score_mixing(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame) -> list[Score]:
+    """LISI ratios of modality group and batch, overall and within labels."""
+    found = []
+    cells = joint.index
+    known = cells.intersection(labels.index, sort=False)
+    for column, name in (("modality", "modalities"), ("batch", "batches")):
+        groups = mosaic.obs.loc[cells, column].astype(str)
+        if groups.nunique() < 2:
+            continue
+        value = metrics.lisi_ratio(joint.to_numpy(), groups.to_numpy())
+        within = metrics.lisi_ratio_within(
+            joint.loc[known].to_numpy(), groups[known].to_numpy(), labels[known].to_numpy(), minimum=50
+        )
+        beside = {"within types": within, "raw": value["raw_ratio"]}
+        found.append(Score(f"mixing of {name}, LISI ratio", value["ratio"], beside, "1 is as if permuted, 0 separate"))
+    if "rna" in mosaic.mod:
+        rna = mosaic["rna"].obs_names.intersection(cells, sort=False)
+        batch = mosaic.obs.loc[rna, "batch"].astype(str).to_numpy()
+        if len(np.unique(batch)) > 1:
+            before = metrics.lisi_ratio(pca_space(mosaic["rna"][rna].X), batch)["ratio"]
+            found.append(Score("mixing of batches before, RNA PCA", before, {}, "what the model started from"))
+    return found
+
+
+def score_pairs(mosaic: mudata.MuData, labels: pd.Series, held_out: pd.Index | None) -> list[Score]:
+    """FOSCTTM and same-type neighbours of the two views of paired cells; of those kept from training where known."""
+    if not {f"{LATENT}_rna", f"{LATENT}_atac"} <= set(mosaic.obsm):
+        return []
+    rna, atac = latent(mosaic, f"{LATENT}_rna"), latent(mosaic, f"{LATENT}_atac")
+    paired = rna.index.intersection(atac.index, sort=False).intersection(labels.index, sort=False)
+    found = []
+    apart = paired.intersection([] if held_out is None else held_out, sort=False)
+    for cells, name in ((paired, "paired cells"), (apart, "held-out pairs")):
+        if len(cells) < 20:
+            continue
+        views = metrics.pairing(rna.loc[cells].to_numpy(), atac.loc[cells].to_numpy(), labels[cells].to_numpy())
+        beside = {"cells": len(cells), "same-type neighbour": views.same_label, "median rank/N": views.median_rank}
+        found.append(Score(f"FOSCTTM, {name}", views.foscttm, beside, "0 is perfect, 0.5 chance"))
+    return found
+
+
+def score_types(mosaic: mudata.MuData, labels: pd.Series) -> list[Score]:
+    """Label purity of each view beside its own space, and transfer of labels from RNA to ATAC cells."""
+    found, spaces = [], {}
+    for modality, name, space in (("rna", "RNA PCA", pca_space), ("atac", "ATAC LSI", lsi_space)):
+        if f"{LATENT}_{modality}" not in mosaic.obsm or modality not in mosaic.mod:
+            continue
+        frame = latent(mosaic, f"{LATENT}_{modality}")
+        cells = frame.index.intersection(labels.index, sort=False)
+        spaces[modality] = frame.loc[cells]
+        kinds = labels[cells].to_numpy()
+        own = metrics.label_purity(space(mosaic[modality][cells].X), kinds)
+        value = metrics.label_purity(spaces[modality].to_numpy(), kinds)
+        found.append(Score(f"15-NN type purity, {modality} view", value, {name: own}, "higher is better"))
+    if {"rna", "atac"} <= set(spaces):
+        source = spaces["rna"]
+        target = spaces["atac"].loc[spaces["atac"].index.difference(source.index, sort=False)]
+        if len(target) >= 20:
+            moved = metrics.label_transfer(source.to_numpy(), labels[source.index].to_numpy(), target.to_numpy())
+            kinds = labels[target.index].to_numpy()
+            beside = {"accuracy": float((moved == kinds).mean()), "ATAC-only cells": len(target)}
+            f1 = metrics.macro_f1(kinds, moved)
+            found.append(Score("types carried from RNA to ATAC, F1", f1, beside, "macro; higher is better"))
+    return found
+
+
+def score_latent(mosaic: mudata.MuData) -> list[Score]:
+    """Active dimensions."""
+    if f"{LATENT}_variance" not in mosaic.obsm:
+        return []
+    mean, variance = latent(mosaic), latent(mosaic, f"{LATENT}_variance")
+    active = metrics.active_dimensions(mean.to_numpy(), variance.loc[mean.index].to_numpy())
+    return [Score("active latent dimensions", active, {"of": mean.shape[1]}, "mean KL above 0.05")]
+
+
+def score_imputed_rna(mosaic: mudata.MuData, truth: Truth, imputed: anndata.AnnData) -> list[Score]:
+    """Imputed expression of cells without RNA against their true means, beside the mean profile of measured cells."""
+    genes = mosaic["rna"].var_names.intersection(truth.genes.index, sort=False)
+    asked = imputed.var_names.intersection(genes, sort=False)
+    cells = imputed.obs_names[~imputed.obs["measured"].to_numpy(bool)].intersection(truth.cells.index, sort=False)
+    cells = cells[~truth.cells.loc[cells, "doublet"].astype(bool)]
+    if len(cells) < 20 or len(asked) < 2:
+        return []
+    mean = pd.DataFrame(truth.expression(cells), index=cells, columns=truth.genes.index)[genes]
+    mean = mean.div(mean.sum(1), axis=0)[asked].to_numpy() * 1e4
+    part = imputed[cells, asked]
+    predicted = np.asarray(part.X, dtype=np.float64)
+    measured = mosaic["rna"]
+    shares = measured.X / np.maximum(measured.X.sum(1), 1)
+    profile = 1e4 * np.asarray(shares.mean(0)).ravel()[measured.var_names.get_indexer(asked)]
+    ours, constant = (np.mean((np.log1p(p) - np.log1p(mean)) ** 2) for p in (predicted, profile[None, :]))
+    scores = {"cells": len(cells), "skill over mean profile": 1 - ours / constant}
+    if {"lower", "upper"} <= set(part.layers):
+        inside = (np.asarray(part.layers["lower"]) <= mean) & (mean <= np.asarray(part.layers["upper"]))
+        scores["true means in the 95 % interval"] = float(inside.mean())
+    value = float(np.nanmean(metrics.feature_spearman(predicted, mean)))
+    return [Score("imputed RNA, Spearman per gene", value, scores, "of ATAC-only cells, against true means")]
+
+
+def evaluate_run(
+    mosaic: mudata.MuData,
+    labels: pd.Series,
+    *,
+    truth: Truth | None = None,
+    held_out: pd.Index | None = None,
+    imputed: Mapping[str, anndata.AnnData] | None = None,
+) -> list[Score]:
+    """Score a run's embedding, and its imputation where a truth is given.
+
+    Parameters
+    ----------
+    mosaic
+        Output of EMBED.
+    labels
+        Cell types by cell; cells without one are not scored.
+    truth
+        Of a simulated mosaic.
+    held_out
+        Cells that did not train the model.
+    imputed
+        Modality to imputed values.
+
+    Returns
+    -------
+    Scores in the order they are printed.
+    """
+    joint = latent(mosaic)
+    scores = score_clusters(mosaic, labels, joint)
+    scores += score_mixing(mosaic, labels, joint)
+    scores += score_pairs(mosaic, labels, held_out)
+    scores += score_types(mosaic, labels)
+    scores += score_latent(mosaic)
+    if truth is not None and imputed and "rna" in imputed:
+        scores += score_imputed_rna(mosaic, truth, imputed["rna"])
+    return scores
