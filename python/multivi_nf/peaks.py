@@ -247,9 +247,10 @@ def _gathered(sources: Sequence[pd.DataFrame], genome: Genome, chrom_style: str)
     order = {name: i for i, name in enumerate(genome.chrom_sizes)}
     for peaks in sources:
         mapping = harmonise(peaks["chrom"].unique(), genome.chrom_sizes, chrom_style)
-        part = peaks[peaks["chrom"].isin(mapping)].copy()
+        share = peaks["score"] / peaks.groupby("group")["score"].transform("sum")
+        part = peaks.assign(score=(share * 1e6).round(6))  # rounded: the order of a sum must not decide between equals
+        part = part[part["chrom"].isin(mapping)]
         part["chrom"] = part["chrom"].map(mapping)
-        part["score"] = part["score"] / part.groupby("group")["score"].transform("sum") * 1e6
         part["rank"] = part["chrom"].map(order)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -102,7 +102,7 @@ def preflight(
 def _check_header(path: Path, genome: Genome, problems: list[InputError], facts: dict[str, Any]) -> None:
     """Compare the reference that the `#` header names with the assembly that the sizes are of."""
     try:
-        text = next(iter(SampledBlocks(path, places=1, blocks=1, head=1 << 16)), None)
+        text = next(iter(SampledBlocks(path, places=1, blocks=4, head=1 << 16)), None)
     except DAMAGED:
         return  # said by the pass itself
     if text is None:

@@ -1,0 +1,18 @@
+"""Mutated files, a few here; `benchmarks/fragments_fuzz.py` runs 10,000 (or MULTIVI_NF_FUZZ_FILES here)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
+
+import fragments_fuzz
+
+
+def test_mutated_files_are_right_or_refused(tmp_path):
+    files = int(os.environ.get("MULTIVI_NF_FUZZ_FILES", "300"))
+    outcome = fragments_fuzz.run(files, seed=1, folder=tmp_path)
+    assert outcome["refused"] + outcome["equal"] == files
+    assert min(outcome.values()) > files / 10
