@@ -230,7 +230,7 @@ def read_samplesheet(
     _check_shared_files(table, samples)
     for column in columns:
         if column not in metadata and column not in OWN_COLUMNS:
-            table.problems.append(_unknown_column(path.name, column, metadata, "a parameter"))
+            table.problems.append(unknown_column(path.name, column, metadata, "a parameter"))
     if table.problems:
         raise InputError.all_of(table.problems)
     return samples
@@ -373,7 +373,8 @@ def _check_shared_files(table: _Table, samples: list[Sample]) -> None:
             )
 
 
-def _unknown_column(place: str, column: str, metadata: Sequence[str], asker: str) -> InputError:
+def unknown_column(place: str, column: str, metadata: Sequence[str], asker: str) -> InputError:
+    """Word the refusal of a column of `obs` that will not exist, with the nearest one that will."""
     near = difflib.get_close_matches(column, [*metadata, *OWN_COLUMNS], 1, 0.6)
     choices = ", ".join([*metadata, *OWN_COLUMNS, "cluster"])
     return InputError(
@@ -514,9 +515,35 @@ def _check_contrast(
 def _check_groups(
     table: _Table, line: int, row: dict[str, str], samples: Sequence[Sample], annotations: dict[str, list[str]] | None
 ) -> None:
+    place = f"{table.path.name}, line {line}"
+    table.problems += _group_problems(place, row, samples, annotations)
+
+
+def check_contrast_groups(
+    contrasts: Sequence[dict[str, str]], samples: Sequence[Sample], annotations: dict[str, list[str]]
+) -> list[InputError]:
+    """Check once more that all groups of the contrasts have cells, now that the annotation of `.h5ad` inputs is known.
+
+    Parameters
+    ----------
+    contrasts
+        Of :func:`read_contrasts`.
+    annotations
+        Column → values of the cell annotation.
+    """
+    return [
+        problem
+        for row in contrasts
+        for problem in _group_problems(f"contrast {row['contrast']!r}", row, samples, annotations)
+    ]
+
+
+def _group_problems(
+    place: str, row: dict[str, str], samples: Sequence[Sample], annotations: dict[str, list[str]] | None
+) -> list[InputError]:
     column = row["groupby"]
     if column == "cluster":
-        return  # known after EMBED only
+        return []  # known after EMBED only
     values = values_of(samples, column)
     if values is None and annotations is not None:
         values = annotations.get(column)
@@ -524,24 +551,26 @@ def _check_groups(
         undecided = annotations is None and any(
             (sample.files[m] or "").endswith(".h5ad") for sample in samples for m in MODALITIES
         )
-        if not undecided and column not in OWN_COLUMNS:
-            metadata = [*(samples[0].metadata if samples else ()), *(annotations or ())]
-            table.problems.append(_unknown_column(f"{table.path.name}, line {line}", column, metadata, "groupby"))
-        return
+        if undecided or column in OWN_COLUMNS:
+            return []
+        metadata = [*(samples[0].metadata if samples else ()), *(annotations or ())]
+        return [unknown_column(place, column, metadata, "groupby")]
+    problems = []
     for side in ("target", "reference"):
         if row[side] and row[side] not in ("each", "rest") and row[side] not in values:
-            table.add(
-                line,
-                side,
-                f"no cell has the value {row[side]!r} in {column!r}",
-                "the group would be empty",
-                f"one of {', '.join(values[:10])}{', ...' if len(values) > 10 else ''}",
+            problems.append(
+                InputError(
+                    f"{place}, column {side!r}: no cell has the value {row[side]!r} in {column!r}",
+                    "the group would be empty",
+                    f"one of {', '.join(values[:10])}{', ...' if len(values) > 10 else ''}",
+                )
             )
-    if row["target"] == "each" and len(values) < 2:
-        table.add(
-            line,
-            "groupby",
-            f"{column!r} has one value only ({', '.join(values)})",
-            "there is no rest to compare it with",
-            "choose a column with two or more values",
+    if row["target"] in ("each", *values) and row["reference"] == "rest" and len(values) < 2:
+        problems.append(
+            InputError(
+                f"{place}, column 'groupby': {column!r} has one value only ({', '.join(values)})",
+                "there is no rest to compare it with",
+                "choose a column with two or more values",
+            )
         )
+    return problems

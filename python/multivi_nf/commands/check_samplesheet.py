@@ -58,7 +58,9 @@ def command(
             problems.append(error)
     if problems:
         raise InputError.all_of(problems)
-    content = {"samples": [sample.to_json() for sample in samples], "contrasts": table}
+    # check-inputs looks for these columns again, when the annotation of .h5ad inputs is known
+    named = {name: column for name, column in (("replicate", replicate), ("labels", labels)) if column}
+    content = {"samples": [sample.to_json() for sample in samples], "contrasts": table, "columns": named}
     with written_whole(output) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     click.echo(f"{len(samples)} sample(s): " + ", ".join(f"{s.sample} ({'+'.join(s.modalities)})" for s in samples))

@@ -24,6 +24,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--remove-doublets/--keep-doublets", default=False, help="Drop the cells that are flagged.")
 @click.option("--reference", type=_FILE, help="Trained model whose features are taken.")
+@click.option("--seed", type=int, default=0, help="Recorded with the result; nothing here is random.")
 @click.option("--output", type=_FILE, required=True, help="mosaic.h5mu.")
 def command(
     samples: Path,
@@ -35,6 +36,7 @@ def command(
     partial_cells: str,
     remove_doublets: bool,
     reference: Path | None,
+    seed: int,
     output: Path,
 ) -> None:
     """Join all cells by sample and barcode; a cell is absent from a modality that it was not measured in."""
@@ -51,6 +53,7 @@ def command(
         partial_cells=partial_cells,
         remove_doublets=remove_doublets,
         reference=reference,
+        seed=seed,
         progress=lambda line: click.echo(line, err=True),
     )
     for row in record["samples"]:

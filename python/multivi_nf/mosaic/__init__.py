@@ -34,6 +34,7 @@ def build_mosaic(
     partial_cells: str = "keep",
     remove_doublets: bool = False,
     reference: Path | None = None,
+    seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Join the QC'd parts of all samples into `mosaic.h5mu`.
@@ -60,6 +61,8 @@ def build_mosaic(
         See :func:`multivi_nf.mosaic.parts.choose_cells`.
     reference
         Folder of a trained model whose features are taken, in its order, without any filter.
+    seed
+        Recorded only: nothing here is random.
     progress
         Called with a line for every part.
 
@@ -95,7 +98,7 @@ def build_mosaic(
         notes += found.notes
     parameters = {
         "min_cells_fraction": min_cells_fraction, "min_shared_genes": min_shared_genes, "n_top_genes": n_top_genes,
-        "partial_cells": partial_cells, "remove_doublets": remove_doublets,
+        "partial_cells": partial_cells, "remove_doublets": remove_doublets, "seed": seed,
         "reference": None if reference is None else Path(reference).name,
     }  # fmt: skip
     strategies = facts.get("atac", {}).get("counting_strategy", [])

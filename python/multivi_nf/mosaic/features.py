@@ -72,7 +72,7 @@ def shared_genes(parts: Sequence[Part], min_shared: float) -> Features:
         The shared genes are fewer than `min_shared` of the smallest sample's; names examples, and the species if they
         differ.
     """
-    with_ids = [_has_ids(part.var.index) for part in parts]
+    with_ids = [has_ids(part.var.index) for part in parts]
     by = "id" if all(with_ids) else "symbol"
     keys = [_keys(part, by) for part in parts]
     shared = _intersection(keys)
@@ -93,7 +93,8 @@ def shared_genes(parts: Sequence[Part], min_shared: float) -> Features:
     return Features(var, target, facts, notes)
 
 
-def _has_ids(names: pd.Index) -> bool:
+def has_ids(names: Sequence[str]) -> bool:
+    """Tell whether most names are Ensembl ids."""
     sample = names[:2000]
     return sum(map(is_ensembl, sample)) > len(sample) / 2
 
@@ -266,7 +267,7 @@ def reference_features(parts: Sequence[Part], modality: str, table: pd.DataFrame
     for part in parts:
         own = part.var.index.tolist()
         place = {name: index for index, name in enumerate(wanted)}
-        if modality == "rna" and _has_ids(pd.Index(wanted)) != _has_ids(part.var.index):
+        if modality == "rna" and has_ids(wanted) != has_ids(part.var.index):
             own = part.var["symbol"].astype(str).tolist()
             place = {name: index for index, name in reversed(list(enumerate(table["symbol"].astype(str))))}
         t = np.array([place.get(name, -1) for name in own], dtype=np.int64)

@@ -1,0 +1,59 @@
+"""`multivi-nf check-inputs`: all samples' problems in one go, and where the peaks come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(name="check-inputs")
+@click.argument("checked", type=_FILE, nargs=-1, required=True)
+@click.option("--samples", type=_FILE, required=True, help="samples.json of check-samplesheet.")
+@click.option("--peaks", type=_FILE, help="Peaks of the run (BED).")
+@click.option("--peak-source", type=click.Choice(["macs3", "samples"]), help="Where peaks come from without --peaks.")
+@click.option("--reference", type=_FILE, help="Trained model whose features are used.")
+@click.option("--min-shared-genes", type=click.FloatRange(0, 1), default=0.5, help="Of the smallest sample's genes.")
+@click.option("--output", type=_FILE, required=True, help="plan.json.")
+@click.option("--peaks-output", type=_FILE, help="BED of the peak set, where it is known by now.")
+def command(
+    checked: tuple[Path, ...],
+    samples: Path,
+    peaks: Path | None,
+    peak_source: str | None,
+    reference: Path | None,
+    min_shared_genes: float,
+    output: Path,
+    peaks_output: Path | None,
+) -> None:
+    """Gather CHECKED (S.preflight.json of every sample); stop if any has a problem, else write the plan."""
+    from multivi_nf.files import written_whole
+    from multivi_nf.plan import make_plan, read_checked
+    from multivi_nf.samplesheet import read_samples_json
+
+    rows = read_samples_json(samples)
+    content = json.loads(samples.read_text())
+    content = content if isinstance(content, dict) else {}
+    plan, frame = make_plan(
+        rows,
+        read_checked(checked, rows),
+        contrasts=content.get("contrasts") or (),
+        columns=content.get("columns"),
+        peaks=peaks,
+        peak_source=peak_source,
+        reference=reference,
+        min_shared_genes=min_shared_genes,
+    )
+    if frame is not None and peaks_output is not None:
+        with written_whole(peaks_output) as temporary:
+            frame.to_csv(temporary, sep="\t", header=False, index=False)
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(plan, indent=1) + "\n")
+    for warning in plan["warnings"]:
+        click.echo(f"WARNING: {warning}", err=True)
+    for note in plan["notes"]:
+        click.echo(f"  {note}", err=True)
+    click.echo(f"{len(rows)} sample(s) are fit to run; peaks: {plan['peak_set']}", err=True)

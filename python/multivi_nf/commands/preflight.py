@@ -1,0 +1,58 @@
+"""`multivi-nf preflight`: what can be known of one sample's files in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.commands._fragments import genome_of, genome_options
+from multivi_nf.files import written_whole
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(name="preflight")
+@click.option("--sample", required=True, help="Name of the sample.")
+@click.option("--rna", type=_FILE, help="RNA matrix.")
+@click.option("--fragments", type=_FILE, help="Fragments file.")
+@click.option("--atac", type=_FILE, help="ATAC matrix.")
+@click.option("--protein", type=_FILE, help="Protein matrix.")
+@click.option("--peaks", type=_FILE, help="The sample's own peaks (BED).")
+@click.option("--barcodes", type=_FILE, help="Its cells, one a line.")
+@click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode.")
+@genome_options
+@click.option("--all-peaks", type=_FILE, help="Peaks of the whole run (BED), to compare fragments with.")
+@click.option("--reference", type=_FILE, help="Trained model; compared by check-inputs.")
+@click.option("--output", type=_FILE, required=True, help="JSON with problems, warnings and facts.")
+def command(
+    sample: str,
+    rna: Path | None,
+    fragments: Path | None,
+    atac: Path | None,
+    protein: Path | None,
+    peaks: Path | None,
+    barcodes: Path | None,
+    barcode_map: Path | None,
+    all_peaks: Path | None,
+    reference: Path | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Check one sample's files; problems go into the JSON (exit code 0), so that all samples' are told together."""
+    from multivi_nf.preflight import check_sample
+
+    files = {
+        "rna": rna, "fragments": fragments, "atac": atac, "protein": protein, "peaks": peaks, "barcodes": barcodes,
+        "barcode_map": barcode_map,
+    }  # fmt: skip
+    content = check_sample(sample, files, lambda: genome_of(options)[0], options["chrom_style"], all_peaks)
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    click.echo(f"{sample}: {len(content['problems'])} problem(s), {len(content['warnings'])} warning(s)", err=True)
+    for problem in content["problems"]:
+        click.echo(f"PROBLEM: {problem['what']}", err=True)
+    for warning in content["warnings"]:
+        click.echo(f"WARNING: {warning}", err=True)
