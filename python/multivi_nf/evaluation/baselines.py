@@ -36,6 +36,15 @@ def mean_profile(split: Split, modality: str) -> np.ndarray:
     return np.asarray(profiles(modality, split.mosaic[modality].X).mean(0)).ravel()
 
 
+def shrunk(values: np.ndarray, profile: np.ndarray, weight: float = 0.1) -> np.ndarray:
+    """Values drawn a tenth of the way to the mean profile.
+
+    A mean over 50 sparse cells holds zeros, and log scores would punish these alone; every baseline that averages
+    gets this help.
+    """
+    return (1 - weight) * values + weight * profile
+
+
 def label_means(split: Split, modality: str, labels: pd.Series, cells: pd.Index) -> np.ndarray:
     """(n_cells, n_features) mean profile of each cell's true label: an oracle, since labels are not known."""
     shown = split.mosaic[modality]
@@ -43,7 +52,7 @@ def label_means(split: Split, modality: str, labels: pd.Series, cells: pd.Index)
     values = profiles(modality, shown.X)
     means = {label: np.asarray(values[own == label].mean(0)).ravel() for label in np.unique(own)}
     overall = np.asarray(values.mean(0)).ravel()
-    return np.stack([means.get(label, overall) for label in labels[split.origin[cells]]])
+    return shrunk(np.stack([means.get(label, overall) for label in labels[split.origin[cells]]]), overall)
 
 
 class Bridge:
@@ -65,6 +74,7 @@ class Bridge:
             m: pd.DataFrame(self.fits[m](part.X), index=part.obs_names) for m, part in (("rna", rna), ("atac", atac))
         }
         self.paired = rna.obs_names.intersection(atac.obs_names, sort=False)
+        self.overall = {m: mean_profile(split, m) for m in ("rna", "atac")}
 
     def ridge(self, source: str, target: str, cells: pd.Index, penalty: float | None = None) -> np.ndarray:
         """(n_cells, n) target-space coordinates predicted from the source space by ridge regression on the pairs.
@@ -80,24 +90,22 @@ class Bridge:
     def neighbours(self, source: str, target: str, cells: pd.Index, k: int = 50) -> np.ndarray:
         """(n_cells, n_features) mean target profile of the `k` nearest paired cells in the source's own space."""
         bridge = self.mosaic[target][self.paired]
-        return neighbour_mean(
-            profiles(target, bridge.X),
-            self.spaces[source].loc[self.paired].to_numpy(),
-            k,
-            self.spaces[source].loc[cells].to_numpy(),
-        )
+        queries, points = (self.spaces[source].loc[names].to_numpy() for names in (cells, self.paired))
+        found = neighbour_mean(profiles(target, bridge.X), points, k, queries)
+        return shrunk(found, self.overall[target])
 
     def ridge_rna(self, cells: pd.Index) -> np.ndarray:
         """(n_cells, n_genes) shares of expression: LSI to PCA by ridge, back to genes, logs undone, floored at 0."""
         logged = self.fits["rna"].restore(self.ridge("atac", "rna", cells))
         linear = np.maximum(np.expm1(logged), 1e-3)
-        return linear / linear.sum(1, keepdims=True)
+        return shrunk(linear / linear.sum(1, keepdims=True), self.overall["rna"])
 
     def ridge_atac(self, cells: pd.Index, k: int = 50) -> np.ndarray:
         """(n_cells, n_peaks): PCA to LSI by ridge, then the mean of the `k` nearest cells that show ATAC."""
         predicted = self.ridge("rna", "atac", cells)
         shown = self.mosaic["atac"]
-        return neighbour_mean(profiles("atac", shown.X), self.spaces["atac"].to_numpy(), k, predicted)
+        found = neighbour_mean(profiles("atac", shown.X), self.spaces["atac"].to_numpy(), k, predicted)
+        return shrunk(found, self.overall["atac"])
 
 
 def own_modality_ceiling(
@@ -113,7 +121,7 @@ def own_modality_ceiling(
     for i, row in enumerate(rows):
         others = found[i][found[i] != row][:k]
         out[i] = np.asarray(values[others].mean(0)).ravel()
-    return out
+    return shrunk(out, np.asarray(values.mean(0)).ravel())
 
 
 def smoothed_truth(

@@ -36,12 +36,12 @@ class Views:
 
 
 def score_embedding(split: Split, views: Views, labels: pd.Series | None, seed: int = 0) -> dict[str, float]:
-    """Pairing of two views of the same cells, mixing, purity against own spaces, active dimensions.
+    """Pairing of two views of the same cells, mixing, purity beside each modality's own space, active dimensions.
 
     Parameters
     ----------
     split
-        Of RNA and ATAC; pairing is scored on cells shown twice (:func:`~multivi_nf.evaluation.splits.random_unpairing`).
+        Of RNA and ATAC; pairing is scored on the cells that it shows twice.
     views
         The embedding.
     labels
