@@ -1,0 +1,100 @@
+"""What the quality benchmarks share: the SNARE set as the protocol wants it, our model, tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+
+from multivi_nf.evaluation.scoring import Views
+from multivi_nf.evaluation.splits import Split
+from multivi_nf.inference import embed, impute
+from multivi_nf.training import MultiVI, train
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def snare() -> tuple[dict[str, anndata.AnnData], pd.Series]:
+    """The SNARE-seq cortex cells without "Mis": genes in >= 1 % and peaks in >= 0.2 % of cells; and their labels."""
+    folder = DATA / "snare_mouse_cortex_dev"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is not there: this benchmark needs the real data sets beside the checkout")
+    complete = {m: anndata.read_h5ad(folder / f"{m}.h5ad") for m in ("rna", "atac")}
+    table = pd.read_csv(folder / "cells.tsv.gz", sep="\t", index_col=0)
+    cells = table.index[table["cell_type"] != "Mis"]
+    for modality, share in (("rna", 0.01), ("atac", 0.002)):
+        data = complete[modality][cells].copy()
+        seen = np.asarray((data.X > 0).mean(0)).ravel() >= share
+        data = data[:, seen].copy()
+        data.obs["batch"] = table.loc[cells, "batch"].astype(str).to_numpy()
+        complete[modality] = data
+    return complete, table.loc[cells, "cell_type"].astype(str)
+
+
+def fit(split: Split, seed: int = 0, **options) -> tuple[MultiVI, float]:
+    """Train ours, with the defaults unless an option is named; give the model and CPU seconds."""
+    training = {k: options.pop(k) for k in ("max_epochs", "batch_size", "learning_rate") if k in options}
+    started = time.process_time()
+    model = MultiVI.from_mosaic(split.mosaic, seed=seed, **options)
+    train(model, split.mosaic, seed=seed, quiet=True, **training)
+    return model, time.process_time() - started
+
+
+def views_of(model: MultiVI, split: Split) -> Views:
+    """Ours, as the scores want it."""
+    found = embed(model, split.mosaic)
+    names = split.mosaic.obs_names
+    by = {m: pd.DataFrame(z, index=names).dropna() for m, z in found.by_modality.items()}
+    return Views(pd.DataFrame(found.mean, index=names), by, pd.DataFrame(found.variance, index=names))
+
+
+def imputed(model: MultiVI, split: Split, modality: str, cells: pd.Index, samples: int = 25) -> np.ndarray:
+    """(n_cells, n_features) posterior mean of ours for the given cells, all features."""
+    found = impute(model, split.mosaic, modality=modality, n_samples=samples, interval=0.9, cells=list(cells))
+    return np.asarray(found[cells].X)
+
+
+def show(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print a table, one method a row, and the same as one JSON line."""
+    table = pd.DataFrame(rows).T
+    print(f"\n== {title}")
+    print(table.to_string(float_format=lambda v: f"{v:.3f}"))
+    print(json.dumps({"title": title, "rows": rows}, default=float), flush=True)
+
+
+def parser(text: str) -> argparse.ArgumentParser:
+    """Options all quality benchmarks have."""
+    arguments = argparse.ArgumentParser(description=text)
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="architecture or training options other than the defaults",
+    )
+    return arguments
+
+
+def read_options(pairs: list[str]) -> dict:
+    """NAME=VALUE pairs, numbers as numbers."""
+    options = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def threads(n: int) -> None:
+    """Use `n` threads for everything that torch does."""
+    torch.set_num_threads(n)
