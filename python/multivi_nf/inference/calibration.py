@@ -111,19 +111,24 @@ class Calibration:
         entry = self.directions.get(f"{sources}->{target}")
         return entry if entry and entry.get("calibrated") else None
 
+    def conformal(self, sources: str, target: str) -> dict[str, Any] | None:
+        """Split-conformal widths of a direction, where they were asked for."""
+        entry = self.direction(sources, target)
+        return entry.get("conformal") if entry else None
+
     def dispersion_factor(self, sources: str, target: str) -> float:
         """Factor on the over-dispersion 1 / theta of predicted counts."""
         entry = self.direction(sources, target)
         return float(entry.get("dispersion_factor", 1.0)) if entry else 1.0
 
-    def effect_noise(self, data: MosaicData, cells: np.ndarray, target: str) -> np.ndarray | None:
-        """(n_features,) sd of the error of log means of imputed groups (largest of their directions); None: unknown."""
-        found = [
-            np.asarray(entry["effect_sd"], dtype=np.float32)
-            for sources in patterns(data, cells)
-            if (entry := self.direction(sources, target)) and "effect_sd" in entry
+    def effect_noise(self, data: MosaicData, cells: np.ndarray, target: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Error of the log mean of imputed groups: (log means, standard deviations) for each direction of `cells`."""
+        entries = [self.direction(sources, target) for sources in patterns(data, cells)]
+        return [
+            (np.asarray(entry["effect_sd"]["log_mean"]), np.asarray(entry["effect_sd"]["sd"]))
+            for entry in entries
+            if entry and "effect_sd" in entry
         ]
-        return np.max(found, axis=0) if found else None
 
     def assess(self, model: MultiVI, data: MosaicData, index: np.ndarray, target: str) -> Assessment:
         """Temperature, support and calibration of the cells at `index` when `target` is asked for."""
@@ -137,6 +142,7 @@ class Calibration:
             if entry is not None:
                 found.temperature[rows] = float(entry["temperature"])
             if self.support is not None and self.support.knows(sources, target):
+                self.support.model = model
                 p, widening = self.support.score(data, index[rows], sources, target)
                 found.support_p[rows] = p
                 found.outside[rows] = p <= self.support.level

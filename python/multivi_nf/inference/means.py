@@ -62,7 +62,7 @@ class Part:
     counts
         (n_cells, n_features) CSC counts of measured cells; None if imputed.
     noise
-        (n_features,) sd of the error of imputed log means; None if measured.
+        Error of imputed log means by their height (:meth:`Calibration.effect_noise`); empty if measured.
     spread
         t: sd between features of the log residual; set by :meth:`Means.learn`.
     """
@@ -75,7 +75,7 @@ class Part:
     pick: torch.Tensor
     size: torch.Tensor | None
     counts: sparse.csc_matrix | None
-    noise: np.ndarray | None
+    noise: list[tuple[np.ndarray, np.ndarray]]
     spread: float = 0.0
     normaliser: dict[tuple[int, bool], list[torch.Tensor]] = field(default_factory=dict)
 
@@ -157,7 +157,7 @@ class Means:
         halves = uniforms(cell_keys(names, self.seed, "halves"), 0, N_HALVES).T < 0.5
         ones = np.ones((1, len(cells)))
         table = np.concatenate([weights[:, rows], halves, ones]).astype(np.float32)
-        noise = None if measured else calibration.effect_noise(self.data, cells, self.decoder.modality)
+        noise = [] if measured else calibration.effect_noise(self.data, cells, self.decoder.modality)
         return Part(
             group.name,
             group.share,
@@ -327,10 +327,12 @@ class Means:
         """What the part's sums are multiplied by: draws (n_draws, width), halves (2 n_halves, width)."""
         one = torch.ones((), device=sums.value.device)
         if part.counts is None:
-            if part.noise is None or not part.noise.any():
+            if not part.noise:
                 return one, one
-            sd = torch.as_tensor(part.noise[start : start + sums.value.shape[1]], dtype=torch.float32, device=one.device)
-            return (sd * self._normals(part, start, i, sums.value.shape[1])).exp(), one
+            level = (sums.value[-1] / part.n_cells).clamp(min=1e-12).log().cpu().numpy()
+            sd = np.max([np.interp(level, knots, height) for knots, height in part.noise], axis=0)
+            wide = torch.as_tensor(sd, dtype=torch.float32, device=one.device)
+            return (wide * self._normals(part, start, i, len(sd))).exp(), one
         if part.spread == 0:
             return one, one
         log, variance, _ = self._residual(part, sums)

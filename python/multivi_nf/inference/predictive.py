@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from multivi_nf.training.data import MosaicData
 
 N_LIBRARIES = 50
+CONFORMAL_INTERVAL = 0.95
+CONFORMAL_DECILES = 10
 POISSON_THETA = 1e8
 _LONGEST = 20_000
 _SMALLEST_LOG = -600.0
@@ -147,6 +149,35 @@ def invert(mixture: Mixture, interval: float, n_threads: int | None = None) -> t
     return lower, upper
 
 
+def conformal_widths(mixture: Mixture, counts: np.ndarray) -> dict[str, list[float]]:
+    """How far the bounds of each decile of the predicted mean must move out to cover 95 % of held-out counts.
+
+    Conformalised quantile regression (Romano, Patterson & Candes 2019): the score of a count is its distance outside its
+    interval (negative inside), and bounds move by the ceil((n + 1) 0.95)-th smallest score. Bounds never move inwards.
+    """
+    lower, upper = invert(mixture, CONFORMAL_INTERVAL)
+    mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
+    score = np.maximum(lower - counts, counts - upper).ravel()
+    order = np.argsort(mean, axis=None, kind="stable")
+    parts = np.array_split(order, CONFORMAL_DECILES)
+    edges = [float(mean.ravel()[part[-1]]) for part in parts[:-1]]
+    widths = []
+    for part in parts:
+        rank = min(int(np.ceil((len(part) + 1) * CONFORMAL_INTERVAL)), len(part))
+        widths.append(max(float(np.sort(score[part])[rank - 1]), 0.0))
+    return {"edges": edges, "widths": widths}
+
+
+def widen(
+    lower: np.ndarray, upper: np.ndarray, mean: np.ndarray, conformal: dict | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Apply `conformal_widths` to bounds, given the predicted means."""
+    if conformal is None:
+        return lower, upper
+    width = np.asarray(conformal["widths"], np.float32)[np.searchsorted(conformal["edges"], mean)]
+    return np.maximum(lower - width, 0), upper + width
+
+
 @dataclass
 class Predictive:
     """What is needed beyond the draws: libraries, dispersion, and the calibration's factor on it.
@@ -159,12 +190,15 @@ class Predictive:
         rna: ascending quantiles of the libraries of measured cells in the reference batches.
     factor
         (n_cells,) factor on the over-dispersion.
+    widths
+        Rows of cells and the split-conformal widths of their direction, where they were asked for.
     """
 
     modality: str
     library: np.ndarray
     reference: np.ndarray
     factor: np.ndarray
+    widths: list[tuple[np.ndarray, dict]]
 
     @classmethod
     def make(
@@ -183,10 +217,12 @@ class Predictive:
                 "a peak is open or not: an interval of 0 and 1 says nothing",
                 "read the imputed probability; it is the prediction",
             )
-        factor = np.ones(len(index))
+        factor, widths = np.ones(len(index)), []
         for sources, rows in patterns(data, index).items():
             if modality not in sources.split("+"):
                 factor[rows] = calibration.dispersion_factor(sources, modality)
+                if (found := calibration.conformal(sources, modality)) is not None:
+                    widths.append((rows, found))
         own, reference = np.full(len(index), np.nan), np.empty(0)
         if modality == "rna":
             totals = cell_totals(data)
@@ -202,7 +238,7 @@ class Predictive:
                     "cells without RNA get the libraries of the reference batches, and none of these is here",
                     "give --library FILE",
                 )
-        return cls(modality, own, np.sort(reference), factor)
+        return cls(modality, own, np.sort(reference), factor, widths)
 
     def bounds(
         self,
@@ -220,7 +256,13 @@ class Predictive:
             mixture = protein_mixture(decoder, prepared, z, codes, columns, self.factor[cells])
         else:
             mixture = self._rna(decoder, z, codes, draws, columns, cells)
-        return invert(mixture, interval)
+        lower, upper = invert(mixture, interval)
+        if self.widths and interval == CONFORMAL_INTERVAL:
+            mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
+            for rows, found in self.widths:
+                at = np.flatnonzero(np.isin(np.arange(cells.start, cells.stop), rows))
+                lower[at], upper[at] = widen(lower[at], upper[at], mean[at], found)
+        return lower, upper
 
     def libraries(self, n_draws: int, cells: slice) -> np.ndarray:
         """(n_components, n_cells): the cell's own, or reference quantiles spread over the draws.
