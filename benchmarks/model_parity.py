@@ -1,4 +1,4 @@
-"""Parity with scvi-tools 1.4.2: its weights in our model, float64, z supplied, dropout off; largest relative difference.
+"""Parity with scvi-tools 1.4.2: its weights in our model, float64, z supplied, dropout off.
 
 Run with a Python that has scvi-tools 1.4.2, and this package on its path:
 
@@ -81,7 +81,8 @@ def compare(modalities: tuple[str, ...], likelihood: str, penalty: str, weights:
     continuous = torch.randn(N_CELLS, 1).double()
 
     config = ModelConfig(
-        n_features={m: SIZES[m] for m in modalities}, batches=tuple("abc"), batch_cells={m: (1, 1, 1) for m in modalities},
+        n_features={m: SIZES[m] for m in modalities}, batches=tuple("abc"),
+        batch_cells=dict.fromkeys(modalities, (1, 1, 1)),
         categorical={"technology": ("x", "y")}, continuous={"age": (0, 1)}, n_hidden=16, n_latent=5,
         rna_likelihood=likelihood, alignment=penalty, fusion="weighted" if weights == "universal" else "mean",
         compat="scvi",

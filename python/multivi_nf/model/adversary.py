@@ -95,8 +95,8 @@ def modality_contest(z: torch.Tensor, present: torch.Tensor, cells: str) -> Cont
     cells
         ``paired``: cells with at least two modalities, so that both classes hold the same cells. ``reweighted``:
         unpaired cells too, each with the mass that the paired cells of its neighbourhood hand out: every paired
-        cell's sample spreads a mass of 1 over the unpaired samples of its modality by an RBF kernel of median
-        width, so that compositions match those of the paired cells.
+        cell's sample spreads a mass of 1 over the unpaired samples of its modality by an RBF kernel as wide as
+        the median distance to the nearest, so that compositions match those of the paired cells.
     """
     paired = present.sum(1) > 1
     use = present & paired.unsqueeze(1)
@@ -108,7 +108,7 @@ def modality_contest(z: torch.Tensor, present: torch.Tensor, cells: str) -> Cont
             guests, hosts = (present[:, m] & ~paired).nonzero().squeeze(1), use[:, m].nonzero().squeeze(1)
             if guests.numel() and hosts.numel():
                 square = squared_distances(z[hosts, m].detach(), z[guests, m].detach())
-                share = torch.softmax(-square / square.median().clamp(min=1e-6), 1)
+                share = torch.softmax(-square / square.amin(1).median().clamp(min=1e-6), 1)
                 mass[guests, m] = share.sum(0)
         use = mass > 0
     label = torch.arange(present.shape[1], device=z.device).expand_as(present)
