@@ -48,10 +48,32 @@ def checked_parameters(given) {
         }
         [(name): value]
     }
+    problems.addAll(problems ? [] : together(checked))
     if (problems) {
         error(problems.join('\n\n') + "\n\n`nextflow run . --help` lists every parameter.")
     }
     return checked
+}
+
+// What no single value shows: parameters that do not go together
+def together(settings) {
+    def architecture = [
+        'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight', 'adversary',
+        'adversary_weight', 'cross_reconstruction', 'kl_warmup', 'categorical_covariates', 'continuous_covariates', 'model_compat',
+    ].findAll { name -> settings[name] != null }
+    def rules = [
+        [settings.impute.tokenize(',').contains('atac') && !settings.impute_features, "--impute ${settings.impute} without --impute_features",
+            'all peaks of all cells with three error bars may not fit on any disk', 'name peaks in a file with --impute_features FILE, or say --impute_features all'],
+        [settings.impute_features && settings.impute_features != 'all' && !file(settings.impute_features, glob: false).exists(), "--impute_features: there is no '${settings.impute_features}'",
+            'it lists the features to impute, one a line', 'give a path that exists, or all'],
+        [settings.atac_min_tsse && !settings.tss && !settings.gtf, "--atac_min_tsse ${settings.atac_min_tsse} without --tss or --gtf",
+            'TSS enrichment cannot be computed without transcription start sites', 'give --tss BED or --gtf GTF, or leave --atac_min_tsse out'],
+        [settings.peak_width % 2 == 0, "--peak_width is ${settings.peak_width}, which is even",
+            'a peak has its summit in its middle', "give an odd width such as ${settings.peak_width + 1}"],
+        [settings.reference && architecture, "${architecture.collect { name -> '--' + name }.join(', ')} with --reference",
+            'the architecture is that of the reference', 'leave them out, or train a new model without --reference'],
+    ]
+    return rules.findAll { rule -> rule[0] }.collect { rule -> three_parts(rule[1], rule[2], rule[3]) }
 }
 
 // The names given on the command line or in a -params-file: those that the user typed

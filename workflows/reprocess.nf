@@ -45,6 +45,7 @@ workflow REPROCESS {
     tss         = path_or_none(settings.tss)
     gtf         = path_or_none(settings.gtf)
     blacklist   = path_or_none(settings.blacklist)
+    peaks       = path_or_none(settings.peaks)
     contrasts   = path_or_none(settings.contrasts)
     reference   = path_or_none(settings.reference)
     features    = settings.impute_features == 'all' ? [] : path_or_none(settings.impute_features)
@@ -61,12 +62,12 @@ workflow REPROCESS {
         ch_declared.map { row ->
             [meta_of(row)] + ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map'].collect { column -> path_or_none(row[column]) }
         },
-        genome, chrom_sizes, tss, gtf, blacklist,
+        genome, chrom_sizes, tss, gtf, blacklist, peaks,
     )
     CHECK_INPUTS(
         CHECK_SAMPLESHEET.out.samples,
-        by_path(PREFLIGHT.out.checked),
-        path_or_none(settings.peaks),
+        in_order(PREFLIGHT.out.checked),
+        peaks,
         reference,
         chosen(settings, ['peak_source', 'min_shared_genes']),
     )
@@ -111,14 +112,16 @@ workflow REPROCESS {
             .toSortedList { one, other -> one[0].index <=> other[0].index }
             .flatMap { tuples ->
                 tuples.groupBy { tuple -> settings.peak_group ? tuple[0].metadata[settings.peak_group] : tuple[0].sample }
-                    .collect { group, members -> [group, members.collect { tuple -> tuple[1] }, members.collect { tuple -> tuple[2] }] }
+                    .collect { group, members -> [[sample: group, index: members[0][0].index], members.collect { tuple -> tuple[1] }, members.collect { tuple -> tuple[2] }] }
             },
         genome, chrom_sizes,
     )
     ch_own_peaks = ch_samples.filter { row -> row.peak_set == 'samples' && row.peaks }.map { row -> [row, path_or_none(row.peaks)] }
     MERGE_PEAKS(
-        in_order(ch_own_peaks).mix(by_path(CALL_PEAKS.out.peaks)).filter { peaks -> peaks },
-        genome + chosen(settings, ['peak_width'], 'peak_'), chrom_sizes, blacklist,
+        in_order(ch_own_peaks).map { beds -> [true, beds] }
+            .mix(in_order(CALL_PEAKS.out.peaks).map { beds -> [false, beds] })
+            .filter { _union, beds -> beds },
+        genome, settings.peak_width, chrom_sizes, blacklist,
     )
     ch_peaks = CHECK_INPUTS.out.peaks.mix(MERGE_PEAKS.out.peaks) // channel: bed (one)
 

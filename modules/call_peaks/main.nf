@@ -2,17 +2,17 @@ include { options ; threads } from '../shell'
 
 // Peaks of one group of samples, called by MACS3 on the cut sites of their candidate cells
 process CALL_PEAKS {
-    tag "${group}"
+    tag "${meta.sample}"
     label 'process_medium'
     label 'image_macs3'
 
     input:
-    tuple val(group), path(fragments, stageAs: 'fragments?/*'), path(candidates, stageAs: 'candidates?/*') // in one order
+    tuple val(meta), path(fragments, stageAs: 'fragments?/*'), path(candidates, stageAs: 'candidates?/*') // meta: the group; both in one order
     val settings // [ genome, chrom_style ]
     path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
 
     output:
-    path "*.peaks.bed", emit: peaks // summits with scores
+    tuple val(meta), path("*.peaks.bed"), emit: peaks // summits with scores
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     tuple val("${task.process}"), val('macs3'), eval('(macs3 --version || echo absent) 2> /dev/null | sed "s/.* //"'), topic: versions
@@ -21,13 +21,13 @@ process CALL_PEAKS {
     def cells = (candidates instanceof List ? candidates : [candidates]).collect { file -> "--barcodes=${file}" }.join(' ')
     """
     ${threads(task.cpus)}
-    multivi-nf-call-peaks --resources group${task.index}.call_peaks.resources.json ${fragments} ${cells} \\
-        ${options(chrom_sizes: chrom_sizes)} ${options(settings)} --output=group${task.index}.peaks.bed
+    multivi-nf-call-peaks --resources group${meta.index}.call_peaks.resources.json ${fragments} ${cells} \\
+        ${options(chrom_sizes: chrom_sizes)} ${options(settings)} --output=group${meta.index}.peaks.bed
     """
 
     stub:
     """
-    touch group${task.index}.peaks.bed
-    echo '{}' > group${task.index}.call_peaks.resources.json
+    touch group${meta.index}.peaks.bed
+    echo '{}' > group${meta.index}.call_peaks.resources.json
     """
 }

@@ -6,8 +6,9 @@ process MERGE_PEAKS {
     label 'image_cpu'
 
     input:
-    path peaks, stageAs: 'peaks?/*' // [ BED ] in samplesheet order
-    val settings                    // [ genome, chrom_style, peak_width ]
+    tuple val(union), path(peaks, stageAs: 'peaks?/*') // union: keep the extents of the samples' own peaks; in samplesheet order
+    val settings                                       // [ genome, chrom_style ]
+    val width                                          // of called peaks
     path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
     path blacklist, stageAs: 'genome/blacklist/*'
 
@@ -19,7 +20,8 @@ process MERGE_PEAKS {
     """
     ${threads(task.cpus)}
     multivi-nf-merge-peaks --resources merge_peaks.resources.json ${peaks} \\
-        ${options(chrom_sizes: chrom_sizes, blacklist: blacklist)} ${options(settings)} --output=consensus.bed
+        ${options(chrom_sizes: chrom_sizes, blacklist: blacklist)} \\
+        ${options(settings)} ${options(union ? [union: true] : [width: width])} --output=consensus.bed
     """
 
     stub:

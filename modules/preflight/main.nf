@@ -13,9 +13,10 @@ process PREFLIGHT {
     path tss, stageAs: 'genome/tss/*'
     path gtf, stageAs: 'genome/gtf/*'
     path blacklist, stageAs: 'genome/blacklist/*'
+    path all_peaks, stageAs: 'all_peaks/*' // the run's peaks (BED), or []
 
     output:
-    path "*.preflight.json", emit: checked
+    tuple val(meta), path("*.preflight.json"), emit: checked // { problems, warnings, facts }
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
 
@@ -25,7 +26,7 @@ process PREFLIGHT {
     multivi-nf-preflight --resources ${meta.sample}.preflight.resources.json --sample=${meta.sample} \\
         ${options(rna: rna, fragments: fragments, atac: atac, protein: protein)} \\
         ${options(peaks: peaks, barcodes: barcodes, barcode_map: barcode_map)} \\
-        ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\
+        ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist, all_peaks: all_peaks)} \\
         ${options(settings)} --output=${meta.sample}.preflight.json
     """
 
