@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import threading
@@ -67,7 +68,7 @@ class Owner:
         """
         make_writable(self.folder)
         seen: dict[str, Any] | None = None
-        since = told = time.monotonic()
+        since, told = time.monotonic(), -math.inf
         waiting = self.folder / f"waiting-{self.token}"
         try:
             while True:
@@ -85,7 +86,7 @@ class Owner:
                         break
                     continue
                 waiting.touch()
-                if told == since or now - told > 60:
+                if now - told > 60:
                     told = now
                     who = f"{(holder or {}).get('host', 'another host')}, process {(holder or {}).get('pid', '?')}"
                     self.say(f"waiting: {self.folder} is in use by {who}")

@@ -129,21 +129,20 @@ def extended(reference: MultiVI, source: Source) -> tuple[MultiVI, dict[str, tor
     model = MultiVI(config, reference.features)
     state, start = reference.state_dict(), model.state_dict()
     fresh: dict[str, torch.Tensor] = {}
+    tables = model.batch_tables()
     for name in start:
         if state[name].shape == start[name].shape:
             start[name] = state[name].clone()
         else:
-            start[name] = _with_rows(name, state[name], start[name], old)
-    for name, _ in model.named_parameters():
-        modality = _batch_parameter(name, config)
-        if modality:
-            mask = torch.zeros(start[name].shape[0], dtype=torch.bool)
-            before = (*old.batch_cells[modality], *[0] * (len(config.batches) - len(old.batches)))
-            mask[: len(config.batches)] = torch.tensor(
-                [now > 0 and was == 0 for now, was in zip(config.batch_cells[modality], before)]
-            )
-            if mask.any():
-                fresh[name] = mask
+            start[name] = _with_rows(state[name], start[name], old.batch_cells[tables[name]])
+    for name, modality in tables.items():
+        mask = torch.zeros(start[name].shape[0], dtype=torch.bool)
+        before = (*old.batch_cells[modality], *[0] * (len(config.batches) - len(old.batches)))
+        mask[: len(config.batches)] = torch.tensor(
+            [now > 0 and was == 0 for now, was in zip(config.batch_cells[modality], before)]
+        )
+        if mask.any():
+            fresh[name] = mask
     model.load_state_dict(start)
     if "protein" in source.matrices:
         _background(model, source, fresh)
@@ -171,24 +170,15 @@ def _extended_config(old: ModelConfig, source: Source) -> ModelConfig:
     return dataclasses.replace(old, batches=batches, batch_cells=cells, panel=panel, adversary="none")
 
 
-def _batch_parameter(name: str, config: ModelConfig) -> str:
-    """The modality of a parameter with one row a batch; empty for all others."""
-    if name.endswith("tables.0"):
-        return name.split(".")[1]
-    if name == "rna_log_dispersion" and config.dispersion == "gene-batch":
-        return "rna"
-    return "protein" if name in ("background_mean", "background_log_sd") else ""
-
-
-def _with_rows(name: str, old: torch.Tensor, new: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+def _with_rows(old: torch.Tensor, new: torch.Tensor, batch_cells: tuple[int, ...]) -> torch.Tensor:
     """A table with rows for new batches between the known ones and, where there is one, the unknown one."""
-    n = len(config.batches)
+    n = len(batch_cells)
     out = torch.empty_like(new)
     out[:n] = old[:n]
     if old.shape[0] > n:
         out[n:] = old[-1]
         return out
-    cells = torch.tensor(config.batch_cells[_batch_parameter(name, config)], dtype=old.dtype)
+    cells = torch.tensor(batch_cells, dtype=old.dtype)
     trained = cells.nonzero().squeeze(1)
     out[n:] = (cells[trained] / cells.sum()) @ old[trained]
     return out
@@ -196,10 +186,10 @@ def _with_rows(name: str, old: torch.Tensor, new: torch.Tensor, config: ModelCon
 
 def _background(model: MultiVI, source: Source, fresh: dict[str, torch.Tensor]) -> None:
     """Start the protein background of new batches at their empirical one."""
-    mask = fresh.get("background_mean")
-    if mask is None:
-        return
+    parameters = dict(model.named_parameters())
     mean, sd = protein_background(source, model.config.batches)
     with torch.no_grad():
-        model.background_mean[mask] = torch.from_numpy(mean).to(model.background_mean)[mask]
-        model.background_log_sd[mask] = torch.from_numpy(np.log(sd)).to(model.background_log_sd)[mask]
+        for ending, value in (("background_mean.rows", mean), ("background_log_sd.rows", np.log(sd))):
+            for name, mask in fresh.items():
+                if name.endswith(ending):
+                    parameters[name][mask] = torch.from_numpy(value).to(parameters[name])[mask]

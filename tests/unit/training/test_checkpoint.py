@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from multivi_nf.errors import InputError
+from multivi_nf.training import checkpoint
+
+
+def save(folder: Path, number: int) -> Path:
+    tensors = {"weight.a": torch.full((3,), float(number)), "best.a": torch.zeros(2, dtype=torch.int64)}
+    return checkpoint.save(folder, number, tensors, {"epoch": number, "loss": 0.1 + 0.2})
+
+
+def test_what_is_saved_is_read_back_and_older_ones_go(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    tensors, info = checkpoint.newest(tmp_path)
+    assert tensors["weight.a"].tolist() == [2, 2, 2] and tensors["best.a"].dtype == torch.int64
+    assert info["loss"] == 0.1 + 0.2
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000000000002"]
+
+
+def test_only_safetensors_and_json_are_written(tmp_path):
+    names = {p.name for p in save(tmp_path, 1).iterdir()}
+    assert names == {"state.safetensors", "state.json"}
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "no json", "half json"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, how):
+    good, bad = save(tmp_path / "old", 1), save(tmp_path, 2)
+    good.rename(tmp_path / good.name)
+    data = bad / "state.safetensors"
+    content = bytearray(data.read_bytes())
+    if how == "cut":
+        data.write_bytes(content[:-4])
+    elif how == "flipped":
+        content[-1] ^= 1
+        data.write_bytes(content)
+    elif how == "no json":
+        (bad / "state.json").unlink()
+    else:
+        (bad / "state.json").write_text((bad / "state.json").read_text()[:20])
+    said: list[str] = []
+    _, info = checkpoint.newest(tmp_path, said.append)
+    assert info["epoch"] == 1 and bad.name in said[0]
+
+
+def test_half_written_checkpoints_are_swept(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / ".0123.step-000000000002").mkdir()
+    (tmp_path / ".0123.step-000000000002" / "state.safetensors").write_text("half")
+    assert checkpoint.newest(tmp_path)[1]["epoch"] == 1
+    checkpoint.sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    checkpoint.remove(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_differences_are_named():
+    mine = {"data": {"rna counts": "x"}, "model": {"n_latent": 20}, "training": {"seed": 0}}
+    theirs = {"data": {"rna counts": "y"}, "model": {"n_latent": 10}, "training": {"seed": 0}}
+    with pytest.raises(InputError, match="other rna counts; n_latent is 20 here and 10 in the checkpoint"):
+        checkpoint.refuse_other(mine, theirs, Path("here"))
+    checkpoint.refuse_other(mine, mine, Path("here"))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from multivi_nf.commands.train import _with_torchrun, command
+from multivi_nf.errors import InputError
+from multivi_nf.training import MultiVI
+
+SMALL = ["--n-hidden", "8", "--n-latent", "3", "--batch-size", "32", "--device", "cpu"]
+
+
+@pytest.fixture
+def file(mosaic_maker, tmp_path) -> Path:
+    mosaic = mosaic_maker()
+    mosaic.uns["multivi_nf"] = "{}"
+    mosaic.write(tmp_path / "mosaic.h5mu")
+    return tmp_path / "mosaic.h5mu"
+
+
+def run(*arguments: object) -> None:
+    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def shell(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "multivi_nf", "train", *map(str, arguments)]
+
+
+def test_options_reach_the_model(file, tmp_path):
+    options = ["--fusion", "poe", "--dispersion", "gene-batch", "--rna-likelihood", "zinb", "--alignment", "mmd"]
+    options += ["--adversary", "both", "--cross-reconstruction", "0", "--kl-warmup", "1", "--alignment-weight", "2"]
+    options += ["--categorical-covariates", "cluster", "--continuous-covariates", "age", "--n-layers", "1"]
+    run(file, "--output", tmp_path / "model", "--max-epochs", 1, *SMALL, *options)
+    config = MultiVI.load(tmp_path / "model").config
+    assert (config.fusion, config.dispersion, config.rna_likelihood, config.alignment) == (
+        "poe", "gene-batch", "zinb", "mmd",
+    )  # fmt: skip
+    assert (config.adversary, config.cross_reconstruction, config.kl_warmup, config.alignment_weight) == (
+        "both", 0, 1, 2,
+    )  # fmt: skip
+    assert (config.n_layers, config.n_latent) == (1, 3)
+    assert list(config.categorical) == ["cluster"] and list(config.continuous) == ["age"]
+    assert {p.name for p in tmp_path.iterdir()} == {"mosaic.h5mu", "model"}, "no checkpoints are left"
+
+
+def test_a_reference_is_mapped_onto(file, mosaic_maker, tmp_path):
+    run(file, "--output", tmp_path / "model", "--max-epochs", 2, *SMALL)
+    query = mosaic_maker(modalities=("rna",), batches=("new",), prefix="q", n_cells=40)
+    query.uns["multivi_nf"] = "{}"
+    query.write(tmp_path / "query.h5mu")
+    run(tmp_path / "query.h5mu", "--output", tmp_path / "mapped", "--reference", tmp_path / "model", "--max-epochs", 2)
+    assert MultiVI.load(tmp_path / "mapped").config.batches == ("a", "b", "new")
+    with pytest.raises(InputError, match="--n-latent cannot be given with --reference"):
+        run(file, "--output", tmp_path / "x", "--reference", tmp_path / "model", "--n-latent", 3)
+
+
+def test_the_environment_names_the_checkpoint_folder(file, tmp_path, monkeypatch):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    monkeypatch.setenv("MULTIVI_NF_CHECKPOINT_DIR", str(blocked))
+    with pytest.raises(InputError, match="blocked"):
+        run(file, "--output", tmp_path / "model", "--max-epochs", 1, *SMALL)
+    run(file, "--output", tmp_path / "model", "--max-epochs", 1, "--checkpoint-dir", tmp_path / "k", *SMALL)
+
+
+def test_sigterm_saves_and_leaves_with_75_and_resume_gives_the_same_bytes(file, tmp_path, capfd):
+    arguments = [file, "--max-epochs", 40, *SMALL]
+    run(*arguments, "--output", tmp_path / "undisturbed")
+    child = subprocess.Popen(
+        shell(*arguments, "--output", tmp_path / "model"), stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    for line in child.stderr:
+        if line.startswith("epoch 2/"):
+            child.send_signal(signal.SIGTERM)
+            break
+    rest = child.stderr.read()
+    child.stderr.close()
+    assert child.wait() == 75, rest
+    assert "--resume" in rest and not (tmp_path / "model").exists()
+    capfd.readouterr()
+    run(*arguments, "--output", tmp_path / "model", "--resume")
+    assert "going on at epoch" in capfd.readouterr().err
+    for name in ("weights.safetensors", "features.tsv", "split.tsv", "config.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
+    a, b = (pd.read_csv(tmp_path / m / "history.tsv", sep="\t") for m in ("model", "undisturbed"))
+    pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
+    assert not (tmp_path / "model.checkpoints").exists()
+
+
+def test_two_processes_train_as_one(file, tmp_path):
+    """Same global batch; noise and dropout differ by process: the loss curves agree."""
+    arguments = [file, "--max-epochs", 8, *SMALL]
+    run(*arguments, "--output", tmp_path / "one")
+    both = shell(*arguments, "--output", tmp_path / "two", "--n-devices", 2)
+    done = subprocess.run(both, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (pd.read_csv(tmp_path / m / "history.tsv", sep="\t") for m in ("one", "two"))
+    assert len(a) == len(b)
+    np.testing.assert_allclose(a["validation_loss"], b["validation_loss"], rtol=0.01)
+    np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=0.01)
+    assert done.stderr.count("epoch 1/8") == 1, "one process speaks"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75])
+def test_the_exit_code_comes_through_torchrun(monkeypatch, code):
+    """torchrun itself only tells success and failure; the first process leaves its code in a file."""
+
+    class Child:
+        def __init__(self, launch: list[str], env: dict[str, str]) -> None:
+            assert launch[1:3] == ["-m", "torch.distributed.run"]
+            if code in (2, 75):
+                Path(env["MULTIVI_NF_EXIT_FILE"]).write_text(str(code))
+
+        def wait(self) -> int:
+            return int(code > 0)
+
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    if code == 0:
+        run("m.h5mu", "--output", "x", "--n-devices", 2)
+        return
+    with pytest.raises(SystemExit) as left:
+        _with_torchrun(2)
+    assert left.value.code == code
+
+
+def test_a_wrong_number_of_devices_is_named(tmp_path):
+    with pytest.raises(InputError, match="--n-devices is 0"):
+        run("m.h5mu", "--output", tmp_path / "x", "--n-devices", 0)
