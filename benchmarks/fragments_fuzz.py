@@ -3,8 +3,8 @@
     python benchmarks/fragments_fuzz.py [--files 10000] [--seed 0]
 
 Each file is a small legal one with a few mutations of its text (bytes flipped, cut, lines swapped, doubled, removed)
-or of its compressed bytes (flipped, cut anywhere, cut at a BGZF block). Python's own gzip and the plain oracle of the tests
-say what it means; the stream must give just those counts, or refuse what they refuse.
+or of its compressed bytes (flipped, cut anywhere, cut at a BGZF block). Python's own gzip and the plain oracle of
+the tests say what it means; the stream must give just those counts, or refuse what they refuse.
 """
 
 from __future__ import annotations

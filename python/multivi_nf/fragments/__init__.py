@@ -16,6 +16,7 @@ _PUBLIC = {
     "overlap_p_values": "cells",
     "to_atac": "cells",
     "preflight": "checks",
+    "FragmentWriter": "write",
     "write_fragments": "write",
     "write_cut_sites": "cuts",
 }

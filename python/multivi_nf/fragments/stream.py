@@ -11,6 +11,7 @@ import numpy as np
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import parse as p
 from multivi_nf.fragments.source import Blocks
+from multivi_nf.fragments.words import PADDING
 from multivi_nf.genome import canonical, harmonise
 
 _BATCH = 1 << 16
@@ -129,14 +130,14 @@ class FragmentStream:
         position = np.empty((_BATCH, 2), np.int32)
         barcode = np.empty(_BATCH, np.int32)
         count = np.empty(_BATCH, np.int32)
-        name, chrom, size = np.zeros(0, np.uint8), -1, 0  # arrays own their memory: one compiled signature
+        name, chrom, size = _padded(b""), -1, 0
         table = self.table
         for text, first, stop in self._blocks:
             state[p.POSITION] = first
             code = p.OUTPUT_FULL
             while code != p.DONE:
                 code = p.parse(
-                    text, stop, name, chrom >= 0, size, state, table.pool, table.slots, table.entries,
+                    text, stop, name, chrom >= 0, size, state, table.pool, table.slots, table.places,
                     table.used, table.is_open, position, barcode, count,
                 )  # fmt: skip
                 n = int(state[p.N_OUT])
@@ -189,10 +190,10 @@ class FragmentStream:
         target = known.get(name)
         if target is None:
             self.facts.other_chroms[name] = 0
-            return np.frombuffer(raw, np.uint8).copy(), -1, 0
+            return _padded(raw + b"\t"), -1, 0
         if target != name:
             self.facts.renamed[name] = target
-        return np.frombuffer(raw, np.uint8).copy(), self._order[target], self.chrom_sizes[target]
+        return _padded(raw + b"\t"), self._order[target], self.chrom_sizes[target]
 
     def _line(self, text: np.ndarray, state: np.ndarray) -> tuple[bytes, int]:
         at = int(state[p.POSITION])
@@ -254,6 +255,11 @@ class FragmentStream:
                     else ""
                 ),
             )
+
+
+def _padded(name: bytes) -> np.ndarray:
+    """Give bytes as an array of its own, ready to be read in words."""
+    return np.frombuffer(bytearray(name + bytes(PADDING)), np.uint8)
 
 
 def some(names: Sequence[str] | dict[str, object], n: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from numba import njit
 
 from multivi_nf.files import written_whole
 
-_CHUNK = 1 << 19
+_CHUNK = 1 << 16
 
 
 @njit(cache=True)
@@ -65,6 +66,55 @@ def _joined(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(raw) or b"\0", np.uint8), starts
 
 
+class FragmentWriter:
+    """Write a BGZF fragments file piece by piece; a context manager.
+
+    Parameters
+    ----------
+    path
+        The file, `*.tsv.gz`; it appears when the block ends without an error.
+    chroms, barcodes
+        The names that codes point into.
+    header
+        Lines to put first; `# ` is added.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], chroms: Sequence[str], barcodes: Sequence[str], header: Sequence[str] = ()
+    ) -> None:
+        self._path = path
+        self._chroms, self._barcodes = _joined(chroms), _joined(barcodes)
+        self._header = header
+        longest = sum(int(np.diff(starts).max(initial=0)) for _, starts in (self._chroms, self._barcodes)) + 3 * 11 + 5
+        self._longest = longest
+        self._out = np.empty(0, np.uint8)
+
+    def __enter__(self) -> FragmentWriter:
+        self._stack = contextlib.ExitStack()
+        temporary = self._stack.enter_context(written_whole(self._path))
+        self._handle = self._stack.enter_context(pysam.BGZFile(str(temporary), "wb"))
+        for line in self._header:
+            self._handle.write(f"# {line}\n".encode())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)
+
+    def write(
+        self, chrom: np.ndarray, start: np.ndarray, end: np.ndarray, barcode: np.ndarray, count: np.ndarray
+    ) -> None:
+        """Append fragments; arguments as in :func:`write_fragments`."""
+        if len(self._out) == 0:
+            self._out = np.empty(self._longest * _CHUNK, np.uint8)
+        for first in range(0, len(chrom), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            n = _lines(
+                chrom[part], start[part], end[part], barcode[part], count[part], *self._chroms, *self._barcodes,
+                self._out,
+            )  # fmt: skip
+            self._handle.write(self._out[:n].tobytes())
+
+
 def write_fragments(
     path: str | os.PathLike[str],
     chrom: np.ndarray,
@@ -97,20 +147,7 @@ def write_fragments(
     index
         Also write a tabix index, `path.tbi`; the fragments must be sorted.
     """
-    chrom_text, chrom_at = _joined(chroms)
-    barcode_text, barcode_at = _joined(barcodes)
-    longest = int(np.diff(chrom_at).max(initial=0) + np.diff(barcode_at).max(initial=0)) + 3 * 11 + 5
-    out = np.empty(longest * min(_CHUNK, max(len(chrom), 1)), np.uint8)
-    with written_whole(path) as temporary:
-        with pysam.BGZFile(str(temporary), "wb") as handle:
-            for line in header:
-                handle.write(f"# {line}\n".encode())
-            for first in range(0, len(chrom), _CHUNK):
-                part = slice(first, first + _CHUNK)
-                n = _lines(
-                    chrom[part], start[part], end[part], barcode[part], count[part],
-                    chrom_text, chrom_at, barcode_text, barcode_at, out,
-                )  # fmt: skip
-                handle.write(out[:n].tobytes())
+    with FragmentWriter(path, chroms, barcodes, header) as writer:
+        writer.write(chrom, start, end, barcode, count)
     if index:
         pysam.tabix_index(str(path), preset="bed", force=True)

@@ -229,7 +229,7 @@ def real_macs3():
     built = os.environ.get("MULTIVI_NF_MACS3") or shutil.which("macs3")
     if built is None:
         repository = Path(__file__).resolve().parents[3]
-        candidate = repository / ".venv-macs3" / "bin" / "macs3"
+        candidate = repository / ".venv" / "bin" / "macs3"
         built = str(candidate) if candidate.exists() else None
     if built is None:
         reason = "macs3 is not built (make macs3)"
