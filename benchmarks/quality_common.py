@@ -56,7 +56,9 @@ def views_of(model: MultiVI, split: Split) -> Views:
 
 def imputed(model: MultiVI, split: Split, modality: str, cells: pd.Index, samples: int = 25) -> np.ndarray:
     """(n_cells, n_features) posterior mean of ours for the given cells, all features."""
-    found = impute(model, split.mosaic, modality=modality, n_samples=samples, interval=0.9, cells=list(cells))
+    found = impute(
+        model, split.mosaic, modality=modality, features="all", n_samples=samples, interval=0.9, cells=list(cells)
+    )
     return np.asarray(found[cells].X)
 
 

@@ -9,7 +9,8 @@ compositions, few fragments a cell.
 from __future__ import annotations
 
 from multivi_nf.simulate.design import PRESETS, Options
+from multivi_nf.simulate.memory import simulated_mosaic
 from multivi_nf.simulate.truth import Truth, read_truth
 from multivi_nf.simulate.write import simulate
 
-__all__ = ["PRESETS", "Options", "Truth", "read_truth", "simulate"]
+__all__ = ["PRESETS", "Options", "Truth", "read_truth", "simulate", "simulated_mosaic"]

@@ -1,0 +1,94 @@
+"""A type without RNA, and a type without pairs, on SNARE-seq cortex.
+
+Log fold changes of the type's imputed RNA against the rest, beside ridge regression (S4); and the out-of-support
+score of a type that no pair has (S5): AUROC, and the share of supported cells that are flagged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from quality_common import fit, imputed, parser, read_options, show, snare, threads
+from sklearn.metrics import roc_auc_score
+
+from multivi_nf.evaluation.baselines import Bridge
+from multivi_nf.evaluation.metrics import fold_change_agreement
+from multivi_nf.evaluation.splits import random_unpairing, type_without, type_without_pairs
+from multivi_nf.inference import calibrate, impute
+
+GATE = ("L2/3", "L4/5", "L6")
+
+
+def log_fold_change(target: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """log2 ratio of mean shares, floored at 1e-5."""
+    target, rest = (m / m.sum() for m in (target.mean(0), rest.mean(0)))
+    return np.log2(target + 1e-5) - np.log2(rest + 1e-5)
+
+
+def shares(counts) -> np.ndarray:
+    dense = counts.toarray().astype(np.float64)
+    return dense / np.maximum(dense.sum(1, keepdims=True), 1)
+
+
+def type_without_rna(complete, labels, target, seed, options) -> dict[str, dict[str, float]]:
+    """S4 on top of 25 % paired: every cell of the type shows ATAC only."""
+    base = random_unpairing(complete, 0.25, seed=seed, labels=labels)
+    split = type_without(base, complete, labels, target)
+    genes = split.mosaic["rna"].var_names
+    is_type = (labels == target).to_numpy()
+    counts = complete["rna"][:, genes].X
+    truth = log_fold_change(shares(counts[is_type]), shares(counts[~is_type]))
+    lone = split.views("atac")
+    kinds = labels[split.origin[lone]].to_numpy()
+    model, _ = fit(split, seed, **options)
+    ours = imputed(model, split, "rna", lone)
+    ridge = Bridge(split).ridge_rna(lone)
+    return {
+        name: fold_change_agreement(log_fold_change(values[kinds == target], values[kinds != target]), truth)
+        for name, values in (("multivi-nf", ours), ("ridge", ridge))
+    }
+
+
+def out_of_support(complete, labels, target, seed, options) -> dict[str, float]:
+    """S5: the type is seen in both modalities, never in a pair."""
+    base = random_unpairing(complete, 0.25, seed=seed, labels=labels)
+    split = type_without_pairs(base, complete, labels, target)
+    model, _ = fit(split, seed, **options)
+    calibration = calibrate(model, split.mosaic)
+    lone = split.views("atac")
+    found = impute(model, split.mosaic, modality="rna", cells=list(lone), n_samples=40, calibration=calibration)
+    kinds = labels[split.origin[found.obs_names]].to_numpy() == target
+    score = found.obs["out_of_support"].to_numpy(dtype=float)
+    width = np.asarray(found.layers["upper"] - found.layers["lower"]).mean(1)
+    return {
+        "auroc": float(roc_auc_score(kinds, score)),
+        "supported_flagged": float((score[~kinds] > 0.5).mean()),
+        "width_ratio": float(width[kinds].mean() / width[~kinds].mean()),
+    }
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--types", nargs="+", default=list(GATE))
+    arguments.add_argument("--support", action="store_true", help="also the out-of-support score of each type")
+    options = arguments.parse_args()
+    threads(options.threads)
+    complete, labels = snare()
+    for seed in options.seeds:
+        rows, support = {}, {}
+        for target in options.types:
+            for name, scores in type_without_rna(complete, labels, target, seed, read_options(options.set)).items():
+                rows[f"{target}, {name}"] = scores
+            if options.support:
+                support[target] = out_of_support(complete, labels, target, seed, read_options(options.set))
+        for name in ("multivi-nf", "ridge"):
+            of = [scores for key, scores in rows.items() if key.endswith(name)]
+            rows[f"mean, {name}"] = pd.DataFrame(of).mean().to_dict()
+        show(f"a type without RNA, SNARE, seed {seed}", rows)
+        if support:
+            show(f"a type without pairs, SNARE, seed {seed}", support)
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()

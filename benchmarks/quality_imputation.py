@@ -1,0 +1,78 @@
+"""Imputation on SNARE-seq cortex, split S2: the hidden profile is nowhere in training or feature selection.
+
+RNA of ATAC-only cells and ATAC of RNA-only cells: ours (defaults) beside mean profile, 50 neighbours across modalities,
+ridge, the true label's mean (an oracle), the hidden modality's own neighbours (a ceiling), and scvi-tools where `--peer` is given.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from quality_common import fit, imputed, parser, read_options, show, snare, threads
+from quality_peers import run_scvi
+
+from multivi_nf.evaluation.baselines import Bridge, label_means, own_modality_ceiling
+from multivi_nf.evaluation.scoring import hidden_truth, score_atac, score_rna
+from multivi_nf.evaluation.splits import strict_unpairing
+
+DIRECTIONS = {"rna": ("atac", score_rna), "atac": ("rna", score_atac)}
+
+
+def predictions(split, complete, labels, hidden, target, source, model) -> dict[str, np.ndarray]:
+    """Method to (n_cells, n_features) predicted profiles of the hidden cells."""
+    bridge = Bridge(split)
+    shape = hidden.counts.shape
+    origin = pd.Index(split.origin[hidden.cells])
+    features = split.mosaic[target].var_names
+    return {
+        "mean profile": np.broadcast_to(hidden.reference, shape),
+        "50 neighbours": bridge.neighbours(source, target, hidden.cells),
+        "ridge": bridge.ridge_rna(hidden.cells) if target == "rna" else bridge.ridge_atac(hidden.cells),
+        "true label (oracle)": label_means(split, target, labels, hidden.cells),
+        "own neighbours (ceiling)": own_modality_ceiling(complete, target, origin, features),
+        "multivi-nf": imputed(model, split, target, hidden.cells),
+    }
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--peer", type=Path, help="Python of the peers environment (make peers)")
+    arguments.add_argument("--peer-epochs", type=int, default=100)
+    options = arguments.parse_args()
+    threads(options.threads)
+    complete, labels = snare()
+    every: dict[str, dict[str, list]] = {"rna": {}, "atac": {}}
+    for seed in options.seeds:
+        split = strict_unpairing(complete, 0.25, seed=seed, labels=labels)
+        model, _ = fit(split, seed, **read_options(options.set))
+        peer = None
+        if options.peer:
+            wanted = {m: split.views(source) for m, (source, _) in DIRECTIONS.items()}
+            settings = {
+                "seed": seed,
+                "batch_key": "modality",
+                "max_epochs": options.peer_epochs,
+                "learning_rate": 1e-3,
+                "threads": 2,
+            }
+            peer = run_scvi(options.peer, split, settings, wanted)
+        for target, (source, score) in DIRECTIONS.items():
+            hidden = hidden_truth(split, complete, target, source)
+            found = predictions(split, complete, labels, hidden, target, source, model)
+            if peer is not None:
+                found["scvi"] = peer[f"imputed_{target}"]
+            rows = {name: score(hidden, np.asarray(values)) for name, values in found.items()}
+            show(f"{target} from {source}, S2, seed {seed}", rows)
+            for name, scores in rows.items():
+                every[target].setdefault(name, []).append(scores)
+    for target, methods in every.items():
+        show(
+            f"{target}, mean over seeds", {name: pd.DataFrame(rows).mean().to_dict() for name, rows in methods.items()}
+        )
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()
