@@ -11,19 +11,23 @@ import click
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder for calibration.json and support.safetensors.  [default: MODEL]"
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for calibration.json and support.safetensors.  [default: MODEL]",
 )
 @click.option("--samples", type=click.IntRange(min=8), default=40, help="Posterior draws per cell.")
-@click.option("--conformal/--no-conformal", default=False, help="Also store split-conformal widths per decile of feature mean.")
+@click.option(
+    "--conformal/--no-conformal", default=False, help="Also store split-conformal widths per decile of feature mean."
+)
 @click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(
     mosaic: Path, model: Path, output: Path | None, samples: int, conformal: bool, seed: int, device: str
 ) -> None:
-    """Calibrate MODEL on the pairs that `train` set apart (split.tsv, calibration); MOSAIC is the one it was trained on.
+    """Calibrate MODEL on the pairs that `train` set apart (split.tsv); MOSAIC is the one it was trained on.
 
-    Writes calibration.json and support.safetensors; `impute` and `differential` read them. Fewer than 100 pairs: said,
-    and everything downstream is marked as not calibrated.
+    Writes calibration.json and support.safetensors; `impute` and `differential` read them. Fewer than 100 pairs:
+    said, and everything downstream is marked as not calibrated.
     """
     from multivi_nf.commands._inference import load
     from multivi_nf.inference.fitting import calibrate

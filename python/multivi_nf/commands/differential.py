@@ -25,9 +25,15 @@ import click
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Table to write (.tsv.gz).")
 @click.option("--replicate", metavar="COLUMN", default="batch", help="Column of obs with the biological replicates.")
 @click.option("--delta", type=click.FloatRange(min=0), help="Smallest effect that counts.  [default: from the data]")
-@click.option("--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, help="Level of `significant`.")
-@click.option("--samples", type=click.IntRange(min=50), default=250, help="Draws of the posterior of each group's mean.")
-@click.option("--mode", type=click.Choice(["change", "vanilla"]), default="change", help="vanilla: P(x > y) and Bayes factor.")
+@click.option(
+    "--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, help="Level of `significant`."
+)
+@click.option(
+    "--samples", type=click.IntRange(min=50), default=250, help="Draws of the posterior of each group's mean."
+)
+@click.option(
+    "--mode", type=click.Choice(["change", "vanilla"]), default="change", help="vanilla: P(x > y) and Bayes factor."
+)
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of calibration.json.  [default: MODEL]")
 @click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")

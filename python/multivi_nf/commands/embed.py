@@ -11,15 +11,23 @@ import click
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The mosaic with the embedding (.h5mu).")
-@click.option("--cluster-resolution", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Leiden resolution.")
+@click.option(
+    "--cluster-resolution", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Leiden resolution."
+)
 @click.option("--labels", metavar="COLUMN", help="Column of obs to transfer to the cells that have no value in it.")
 @click.option(
-    "--contrasts", type=click.Path(path_type=Path), help="Check that the contrasts of this CSV can be made; stop if not."
+    "--contrasts",
+    type=click.Path(path_type=Path),
+    help="Check that the contrasts of this CSV can be made; stop if not.",
 )
 @click.option(
-    "--chunks", type=click.Path(path_type=Path), help="Also write lists of cells here, one file a chunk, for `impute --cells`."
+    "--chunks",
+    type=click.Path(path_type=Path),
+    help="Also write lists of cells here, one file a chunk, for `impute --cells`.",
 )
-@click.option("--chunk-size", type=click.IntRange(min=1), default=20480, help="Cells a chunk; rounded up to whole blocks.")
+@click.option(
+    "--chunk-size", type=click.IntRange(min=1), default=20480, help="Cells a chunk; rounded up to whole blocks."
+)
 @click.option("--seed", type=int, default=0, help="Seed of UMAP and clustering.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(

@@ -12,19 +12,30 @@ import click
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--modality", type=click.Choice(["rna", "atac", "protein"]), required=True, help="What to impute.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="AnnData zarr to write; must not exist.")
-@click.option("--cells", type=click.Path(path_type=Path), help="Names of the cells to impute, one a line.  [default: all]")
+@click.option(
+    "--cells", type=click.Path(path_type=Path), help="Names of the cells to impute, one a line.  [default: all]"
+)
 @click.option("--chunk", metavar="I/N", help="Impute the I-th of N runs of cells, in the mosaic's order (1/4 ... 4/4).")
 @click.option(
     "--features",
-    help="Names of the features to impute, one a line in a file, or `all`.  [default: 2,000 variable genes; all proteins; "
-    "atac has no default]",
+    help="Names of the features to impute, one a line in a file, or `all`.  "
+    "[default: 2,000 variable genes; all proteins; atac has no default]",
 )
 @click.option("--samples", type=click.IntRange(min=1), default=80, help="Posterior draws per cell.")
-@click.option("--interval", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, help="Coverage of lower-upper.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    help="Coverage of lower-upper.",
+)
 @click.option("--batch", help="Decode under this batch, or `own`: each cell's.  [default: reference mixture]")
 @click.option("--predictive", is_flag=True, help="Also bounds of the count itself (rna, protein).")
-@click.option("--library", type=click.Path(path_type=Path), help="Library sizes for --predictive: TSV of cell and library.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", help="float16 halves the disk space.")
+@click.option(
+    "--library", type=click.Path(path_type=Path), help="Library sizes for --predictive: TSV of cell and library."
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", help="float16 halves the disk space."
+)
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of calibration.json.  [default: MODEL]")
 @click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")

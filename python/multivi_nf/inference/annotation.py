@@ -77,9 +77,7 @@ def umap_and_clusters(latent: np.ndarray, resolution: float, seed: int) -> tuple
             return np.zeros((n, 2), np.float32), ["0"] * n
         graph = ad.AnnData(obs=pd.DataFrame(index=np.arange(n).astype(str)), obsm={"X": latent})
         sc.pp.neighbors(graph, use_rep="X", n_neighbors=min(NEIGHBOURS, n - 1), random_state=seed)
-        sc.tl.leiden(
-            graph, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed
-        )
+        sc.tl.leiden(graph, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
         # spectral initialisation needs more cells than eigenvectors, and connected graphs
         sc.tl.umap(graph, random_state=seed, init_pos="spectral" if n > 50 else "random")
     return graph.obsm["X_umap"].astype(np.float32), graph.obs["leiden"].astype(str).tolist()

@@ -151,8 +151,10 @@ class Calibration:
 
     def summary(self) -> str:
         """A few lines for the terminal."""
-        lines = [f"{self.n_pairs:,} held-out pairs in {len(self.batches)} batches; " + (
-            "calibrated" if self.calibrated else "not calibrated")]
+        lines = [
+            f"{self.n_pairs:,} held-out pairs in {len(self.batches)} batches; "
+            + ("calibrated" if self.calibrated else "not calibrated")
+        ]
         for name, entry in sorted(self.directions.items()):
             if entry.get("calibrated"):
                 lines.append(

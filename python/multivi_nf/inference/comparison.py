@@ -77,8 +77,8 @@ def differential(
     n_samples
         Draws of the posterior of the group means.
     mode
-        "vanilla": probability is P(x > y) for a cell of each group, and a column `bayes_factor` (natural logarithm of the
-        odds) is added, as the reference implementation has it.
+        "vanilla": probability is P(x > y) for a cell of each group, and a column `bayes_factor` (natural logarithm of
+        the odds) is added, as the reference implementation has it.
     calibration
         From :func:`~multivi_nf.inference.calibrate`.
     max_cells
@@ -229,7 +229,9 @@ class _Engine:
             )
             n = max(len(target), len(reference), 5000)
             rng = np.random.default_rng([self.means.seed, start])
-            x, y = (side[torch.from_numpy(rng.integers(len(side), size=n)).to(side.device)] for side in (target, reference))
+            x, y = (
+                side[torch.from_numpy(rng.integers(len(side), size=n)).to(side.device)] for side in (target, reference)
+            )
             higher = (x > y).float().mean(0).clamp(1 / n, 1 - 1 / n)
             effect = self._effect(x, y)
             lower, upper = _bounds(effect)

@@ -1,4 +1,4 @@
-"""Which groups of cells are compared: contrasts.csv, and whether the groups exist. Imports neither torch nor a model."""
+"""Which groups of cells are compared: contrasts.csv, and whether the groups exist. No torch, no model."""
 
 from __future__ import annotations
 
@@ -43,20 +43,19 @@ def read_contrasts(path: Path) -> list[Contrast]:
     """
     if not path.is_file():
         raise InputError(
-            f"contrasts file {path} does not exist", "no comparison can be made", "give the path of a CSV with the columns "
-            + ",".join(COLUMNS)
+            f"contrasts file {path} does not exist",
+            "no comparison can be made",
+            "give the path of a CSV with the columns " + ",".join(COLUMNS),
         )
     table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     required = {"contrast", "modality", "groupby", "target"}
     if not required <= set(table.columns):
         raise InputError(
-            f"{path} lacks the column(s) {', '.join(sorted(required - set(table.columns)))}; it has {', '.join(table.columns)}",
+            f"{path} lacks {', '.join(sorted(required - set(table.columns)))}; it has {', '.join(table.columns)}",
             "a contrast is not defined without them",
             f"write the header line {','.join(COLUMNS)}",
         )
-    table = table.assign(
-        reference=_filled(table, "reference", "rest"), cells=_filled(table, "cells", "observed")
-    )
+    table = table.assign(reference=_filled(table, "reference", "rest"), cells=_filled(table, "cells", "observed"))
     problems = _problems(table, path)
     if problems:
         raise InputError.all_of(problems)
@@ -171,13 +170,17 @@ def groups_of(contrast: Contrast, labels: pd.Series) -> list[tuple[str, str]]:
         )
     if len(present) < 2:
         raise InputError(
-            f"all cells have {contrast.groupby} = {present[0]!r}" if present else f"{contrast.groupby} is empty in all cells",
+            f"all cells have {contrast.groupby} = {present[0]!r}"
+            if present
+            else f"{contrast.groupby} is empty in all cells",
             "there is no second group to compare with",
             "choose a column with two or more values",
         )
-    return [(g, contrast.reference) for g in present if g != contrast.reference] if contrast.target == "each" else [
-        (contrast.target, contrast.reference)
-    ]
+    return (
+        [(g, contrast.reference) for g in present if g != contrast.reference]
+        if contrast.target == "each"
+        else [(contrast.target, contrast.reference)]
+    )
 
 
 def check_contrasts(contrasts: list[Contrast], mosaic: MuData) -> None:

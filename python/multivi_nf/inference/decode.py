@@ -169,9 +169,7 @@ class Decoder:
                 normaliser.append(running)
         return Prepared(hidden, index, normaliser)
 
-    def raw(
-        self, h: torch.Tensor, batch: torch.Tensor, start: int, stop: int | None = None
-    ) -> dict[str, torch.Tensor]:
+    def raw(self, h: torch.Tensor, batch: torch.Tensor, start: int, stop: int | None = None) -> dict[str, torch.Tensor]:
         """The model's own parameters of a tile of features."""
         stop = min(start + TILE, self.n_features) if stop is None else stop
         return self.model.tile(self.modality, h, start, stop, batch)

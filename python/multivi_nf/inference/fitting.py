@@ -80,14 +80,18 @@ def calibrate(
     has = {m: data.has[m] for m in model.modalities}
     paired = held[sum(has[m][held].astype(int) for m in has) > 1]
     depth = median_depth(model, data) if "atac" in has and has["atac"].any() else None
-    found = Calibration(n_pairs=len(paired), batches=sorted(set(data.source.batch[paired].astype(str))), atac_depth=depth)
+    found = Calibration(
+        n_pairs=len(paired), batches=sorted(set(data.source.batch[paired].astype(str))), atac_depth=depth
+    )
     directions = list(_directions(model.modalities))
     with progress("calibrate", len(directions), "directions") as advance:
         for sources, target in directions:
             cells = paired[np.all([has[m][paired] for m in (*sources, target)], axis=0)] if len(paired) else paired
             name = f"{'+'.join(sources)}->{target}"
             if len(cells) >= MINIMUM_PAIRS:
-                found.directions[name] = _Direction(model, data, cells, sources, target, depth, n_samples, seed).fit(conformal)
+                found.directions[name] = _Direction(model, data, cells, sources, target, depth, n_samples, seed).fit(
+                    conformal
+                )
             elif any(_wanted(has, sources, target)):
                 found.directions[name] = {"calibrated": False, "n_cells": len(cells)}
             advance(1)
@@ -132,7 +136,8 @@ def _notes(found: Calibration, data: MosaicData) -> list[str]:
     notes = []
     if not found.calibrated:
         notes.append(
-            f"{found.n_pairs} held-out pairs are too few to check error bars (100 are needed): they are the model's own opinion"
+            f"{found.n_pairs} held-out pairs are too few to check error bars (100 are needed): "
+            "they are the model's own opinion"
         )
     elif others:
         names = ", ".join(others[:10]) + (" ..." if len(others) > 10 else "")
@@ -176,7 +181,10 @@ class _Direction:
         for block in blocks(len(self.cells)):
             minibatch = data.minibatch(self.cells[block])
             self.blocks.append(
-                (posteriors(model, minibatch, hide)[0], Codes(minibatch.batch, minibatch.categorical, minibatch.continuous))
+                (
+                    posteriors(model, minibatch, hide)[0],
+                    Codes(minibatch.batch, minibatch.categorical, minibatch.continuous),
+                )
             )
             counts.append(minibatch.modalities[target].counts.dense().cpu().numpy())
             sizes.append(self._sizes(minibatch))
@@ -186,7 +194,7 @@ class _Direction:
         self.latent = torch.cat([joint.mean for joint, _ in self.blocks]).cpu().numpy()
         self.uniform = uniforms(cell_keys(names, seed, "pit"), 0, len(positions))
 
-    def _sizes(self, minibatch) -> np.ndarray:  # noqa: ANN001
+    def _sizes(self, minibatch) -> np.ndarray:
         """What turns a decoded value into an expected count: library, or depth over d~."""
         counts = minibatch.modalities[self.target].counts
         if self.target == "rna":

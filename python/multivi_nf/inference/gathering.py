@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,8 @@ class Store:
         rows: int = BLOCK,
     ) -> None:
         skeleton = ad.AnnData(obs=obs, var=var, uns=uns)
-        skeleton.write_zarr(path)
+        with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+            skeleton.write_zarr(path)
         self.group = zarr.open_group(path, mode="r+")
         shape = (len(obs), len(var))
         chunks = (max(1, min(rows, shape[0])), max(1, min(CHUNK_COLUMNS, shape[1])))
@@ -64,7 +66,10 @@ class Store:
             array = self.group.create_array(where, shape=shape, dtype=dtype, chunks=chunks, fill_value=0)
             array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
             self.arrays[name] = array
-        zarr.consolidate_metadata(path)
+        with warnings.catch_warnings():
+            # anndata writes consolidated metadata, which must name the matrices too
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(path)
 
     def write(self, rows: slice, **values: np.ndarray) -> None:
         """Fill the rows of some matrices."""
@@ -145,7 +150,9 @@ def gather(chunks: list[Path], output: Path) -> None:
     layers = ["X", *sorted(first["layers"])]
     dtype, rows = str(first["X"].dtype), first["X"].chunks[0]
     n_bytes = len(obs) * len(var) * len(layers) * np.dtype(dtype).itemsize
-    with new_store(output, n_bytes, "free space, or impute fewer features (--features) or with --dtype float16") as path:
+    with new_store(
+        output, n_bytes, "free space, or impute fewer features (--features) or with --dtype float16"
+    ) as path:
         store = Store(path, obs, var, uns, layers, dtype, rows)
         row = 0
         for _, group, cells, _ in parts:

@@ -77,9 +77,7 @@ class Design:
         return [group for key, group in self.groups.items() if key != against]
 
 
-def make_design(
-    data: MosaicData, contrast: Contrast, replicate: str, seed: int, max_cells: int = MAX_CELLS
-) -> Design:
+def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int, max_cells: int = MAX_CELLS) -> Design:
     """Find the cells of a contrast.
 
     Raises
@@ -94,7 +92,7 @@ def make_design(
     use = {"observed": has, "imputed": ~has, "all": np.ones(len(has), bool)}[contrast.cells]
     known = np.asarray([isinstance(label, str) for label in labels])
     if contrast.target == "each":
-        names = sorted({label for label in labels[known]})
+        names = sorted(set(labels[known]))
         sets = {name: known & (labels == name) for name in names}
     else:
         sets = {contrast.target: known & (labels == contrast.target)}
@@ -134,8 +132,10 @@ def _too_small(contrast: Contrast, name: str, n: int, n_all: int, n_measured: in
     what = f"group {contrast.groupby} = {name!r} has {n or 'no'} {_kind(contrast)} cell{'' if n == 1 else 's'} "
     remedy = "choose a larger group"
     if contrast.cells != "all" and n_all > 1:
-        remedy = "use --cells all to let the model impute the others" if contrast.cells == "observed" else (
-            "use --cells observed or all: its cells were measured"
+        remedy = (
+            "use --cells all to let the model impute the others"
+            if contrast.cells == "observed"
+            else ("use --cells observed or all: its cells were measured")
         )
     return InputError(
         f"{what}({n_all:,} cells in all, {n_measured:,} measured)",

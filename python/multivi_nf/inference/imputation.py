@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from mudata import MuData
 
-    from multivi_nf.model import Joint
     from multivi_nf.training import MultiVI
     from multivi_nf.training.data import MosaicData
 
@@ -133,10 +132,14 @@ def _cell_index(data: MosaicData, cells: Sequence[str] | None) -> np.ndarray:
     index = data.cells.get_indexer(list(cells))
     unknown = [c for c, i in zip(cells, index) if i < 0]
     if unknown or len(set(index)) < len(index) or not len(index):
-        what = f"{len(unknown)} cells are not in the mosaic: {', '.join(unknown[:3])}" if unknown else (
-            "a cell is named twice" if len(index) else "the list of cells is empty"
+        what = (
+            f"{len(unknown)} cells are not in the mosaic: {', '.join(unknown[:3])}"
+            if unknown
+            else ("a cell is named twice" if len(index) else "the list of cells is empty")
         )
-        raise InputError(what, "values belong to cells of the mosaic, each once", "use names `sample:barcode` of obs_names")
+        raise InputError(
+            what, "values belong to cells of the mosaic, each once", "use names `sample:barcode` of obs_names"
+        )
     return index
 
 
@@ -158,7 +161,9 @@ def _request(
     data = cells_of(model, mosaic)
     model.eval()
     index = _cell_index(data, cells)
-    depth = median_depth(model, data, calibration.atac_depth) if modality == "atac" and "atac" in model.modalities else 1.0
+    depth = (
+        median_depth(model, data, calibration.atac_depth) if modality == "atac" and "atac" in model.modalities else 1.0
+    )
     decoder = Decoder(model, modality, batch, depth)
     if decoder.own:
         decoder.check_own(data, index)
@@ -180,7 +185,9 @@ def _values(request: _Request) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
     for block in blocks(len(request.index)):
         minibatch = request.data.minibatch(request.index[block])
         joint, _, _ = posteriors(request.model, minibatch)
-        joint = tempered(joint, torch.as_tensor(request.assessment.temperature[block], dtype=torch.float32, device=device))
+        joint = tempered(
+            joint, torch.as_tensor(request.assessment.temperature[block], dtype=torch.float32, device=device)
+        )
         noise = torch.from_numpy(normals(keys[block], range(request.n_samples), k)).to(device)
         z = draw(joint, noise)
         own = Codes(minibatch.batch, minibatch.categorical, minibatch.continuous)
@@ -259,8 +266,11 @@ def _tables(request: _Request, modality: str) -> tuple[pd.DataFrame, pd.DataFram
         "interval": request.interval,
         "seed": request.seed,
         "batch": "own" if request.decoder.own else [model.config.batches[b] for b in request.decoder.batches],
-        "scale": {"rna": "counts per 10,000", "atac": f"probability at depth {request.decoder.depth:.6g}",
-                  "protein": "expected foreground count"}[modality],  # fmt: skip
+        "scale": {
+            "rna": "counts per 10,000",
+            "atac": f"probability at depth {request.decoder.depth:.6g}",
+            "protein": "expected foreground count",
+        }[modality],  # fmt: skip
         "first_cell": int(request.index.min()),
     }
     uns = {

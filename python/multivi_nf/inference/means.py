@@ -1,14 +1,14 @@
 """Posterior of the means of groups of cells, tile by tile of features.
 
 One draw of a group's mean takes bootstrap weights w of replicates and cells (`groups`), one posterior sample of z per
-cell, and sums w p(z) under the reference mixture. Samples come in antithetic pairs (mean + e, mean - e), and a draw picks one
-of the pair for each cell: the spread is that of independent samples, and the centre that of infinitely many.
+cell, and sums w p(z) under the reference mixture. Samples come in antithetic pairs (mean + e, mean - e), and a draw
+picks one of the pair for each cell: the spread is that of independent samples, the centre that of infinitely many.
 
 Where the modality was measured, the group's own counts correct what the decoder smoothed over: with X the weighted
-observed and E the weighted expected count of the same cells (own batch, own library), log(X / E) is the model's residual
-for the group. It is shrunk by t^2 / (t^2 + v), v its bootstrap variance and t^2 its variance between features beyond v
-(empirical Bayes, normal-normal), and multiplies the mean. Where it was not measured, the error of imputed effects that
-calibration found enters as independent noise on the logarithm.
+observed and E the weighted expected count of the same cells (own batch, own library), log(X / E) is the model's
+residual for the group. It is shrunk by t^2 / (t^2 + v), v its bootstrap variance and t^2 its variance between features
+beyond v (empirical Bayes, normal-normal), and multiplies the mean. Where it was not measured, the error of imputed
+effects that calibration found enters as independent noise on the logarithm.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Part:
 
     @property
     def n_cells(self) -> int:
+        """Cells that are decoded."""
         return self.z.shape[1]
 
 

@@ -29,7 +29,7 @@ class Moments:
 def check_interval(n_samples: int, interval: float) -> None:
     """Refuse an interval that so few draws cannot hold.
 
-    The p-th quantile of n draws is their p (n + 1)-th order statistic (Weibull; the type 6 of Hyndman & Fan 1996), whose
+    The p-th quantile of n draws is their p (n + 1)-th order statistic (Weibull; type 6 of Hyndman & Fan 1996), whose
     expected coverage is p exactly. It exists if p (n + 1) >= 1, that is n >= 2 / (1 - interval) - 1.
     """
     needed = 2 / (1 - interval) - 1

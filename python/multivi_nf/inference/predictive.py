@@ -141,9 +141,7 @@ def invert(mixture: Mixture, interval: float, n_threads: int | None = None) -> t
     low, high = (1 - interval) / 2, (1 + interval) / 2 - 1e-9
 
     def work(begin: int, end: int) -> None:
-        _invert(
-            mixture.mean, mixture.weight, mixture.zero, mixture.theta, low, high, begin, end, lower, upper
-        )
+        _invert(mixture.mean, mixture.weight, mixture.zero, mixture.theta, low, high, begin, end, lower, upper)
 
     share_out(work, shape[0], n_threads)
     return lower, upper
@@ -152,8 +150,8 @@ def invert(mixture: Mixture, interval: float, n_threads: int | None = None) -> t
 def conformal_widths(mixture: Mixture, counts: np.ndarray) -> dict[str, list[float]]:
     """How far the bounds of each decile of the predicted mean must move out to cover 95 % of held-out counts.
 
-    Conformalised quantile regression (Romano, Patterson & Candes 2019): the score of a count is its distance outside its
-    interval (negative inside), and bounds move by the ceil((n + 1) 0.95)-th smallest score. Bounds never move inwards.
+    Conformalised quantile regression (Romano, Patterson & Candes 2019): the score of a count is its distance outside
+    its interval (negative inside), and bounds move by the ceil((n + 1) 0.95)-th smallest score, never inwards.
     """
     lower, upper = invert(mixture, CONFORMAL_INTERVAL)
     mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)

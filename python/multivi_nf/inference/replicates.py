@@ -14,9 +14,7 @@ MINIMUM = 3
 MINIMUM_CELLS = 10
 
 
-def pseudobulks(
-    data: MosaicData, cells: np.ndarray, replicate: np.ndarray, modality: str
-) -> dict[str, np.ndarray]:
+def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, modality: str) -> dict[str, np.ndarray]:
     """Replicate to (n_features,) summed counts over the measured ones of `cells`.
 
     Parameters
@@ -42,7 +40,7 @@ def pseudobulks(
 
 
 def comparable(target: set[str], reference: set[str]) -> str | None:
-    """"blocked" where both sides have the same replicates (two or more), "independent" with three or more each."""
+    """Say "blocked" where both sides have the same replicates (two or more), "independent" with three or more each."""
     if target == reference and len(target) >= 2:
         return "blocked"
     if len(target) >= MINIMUM and len(reference) >= MINIMUM and not target & reference:

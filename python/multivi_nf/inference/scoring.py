@@ -16,7 +16,7 @@ _LONGEST = 20_000
 
 @numba.njit(nogil=True)
 def _log_probability(mean, weight, zero, theta, x, begin, end, out):
-    """log of the mixture's probability of the counts x, for cells `begin` to `end`."""
+    """Log of the mixture's probability of the counts x, for cells `begin` to `end`."""
     n_components, _, n_features = mean.shape
     shared = weight.shape[1] == 1
     for cell in range(begin, end):
@@ -112,7 +112,7 @@ def reliability(p: np.ndarray, x: np.ndarray, n_bins: int = 10) -> list[list[flo
 
 
 def logistic_slope(p: np.ndarray, x: np.ndarray) -> float:
-    """Slope of the logistic regression of x on logit p (Cox 1958): 1 if calibrated, below if predictions are too bold."""
+    """Slope of the logistic regression of x on logit p (Cox 1958): 1 if calibrated, below 1 if predictions are bold."""
     p = np.clip(p.ravel(), 1e-6, 1 - 1e-6)
     logit, y = np.log(p / (1 - p)), (x.ravel() > 0).astype(float)
     design = np.stack([np.ones_like(logit), logit], axis=1)

@@ -79,14 +79,17 @@ def _look_up(modality: str, names: Sequence[str], symbols: Sequence[str], wanted
         bad = unknown or ambiguous
         kind = "unknown to the model" if unknown else "symbols of several features"
         raise InputError(
-            f"{len(bad)} of {len(wanted)} {modality} features are {kind}: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}",
+            f"{len(bad)} of {len(wanted)} {modality} features are {kind}: "
+            f"{', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}",
             "the model can only compute features that it was trained on, each under one name",
             f"take names from the column `feature` of the model's features.tsv, such as {names[0]}",
         )
     if not found or len(set(found)) < len(found):
         doubled = [names[i] for i in sorted(set(found)) if found.count(i) > 1] if found else []
         raise InputError(
-            f"the list of {modality} features is empty" if not found else f"features named twice: {', '.join(doubled[:5])}",
+            f"the list of {modality} features is empty"
+            if not found
+            else f"features named twice: {', '.join(doubled[:5])}",
             "a table with no feature, or with one feature twice, is of no use downstream",
             "name each feature once",
         )

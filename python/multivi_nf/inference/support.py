@@ -2,10 +2,10 @@
 
 Distances in the aligned latent space hide the very cells that are meant: an encoder places a type it never saw paired
 among those it did. So each source modality has a view of its own, that no other modality touched: principal components
-of log counts (rna, protein) or of TF-IDF (atac), each cell scaled to length one. Two distances are kept per cell: to its
-nearest paired cells, and that distance relative to its nearest cells of any kind. The first is large for a cell unlike
-all others; the second for a cell whose like is in the data, but never among the pairs. Both are turned into conformal p-values
-by held-out pairs, and a cell is out of support where the smaller of the two, doubled, is at most 5 %.
+of log counts (rna, protein) or of TF-IDF (atac), each cell scaled to length one. Two distances are kept per cell: to
+its nearest paired cells, and that distance relative to its nearest cells of any kind. The first is large for a cell
+unlike all others; the second for a cell whose like is in the data, but never among the pairs. Both are turned into
+conformal p-values by held-out pairs; a cell is out of support where the smaller of the two, doubled, is at most 5 %.
 """
 
 from __future__ import annotations
@@ -151,7 +151,14 @@ class Support:
         return found
 
     def _add(
-        self, data: MosaicData, source: str, target: str, cells: np.ndarray, both: np.ndarray, apart: np.ndarray, seed: int
+        self,
+        data: MosaicData,
+        source: str,
+        target: str,
+        cells: np.ndarray,
+        both: np.ndarray,
+        apart: np.ndarray,
+        seed: int,
     ) -> None:
         view = self.views[source]
         both = _some(data, both, REFERENCE_CELLS, seed)
@@ -161,16 +168,16 @@ class Support:
         self.references[f"{source}->{target}"] = reference
         paired_batches = set(data.source.batch[both].astype(str))
         for batch in sorted(set(data.source.batch[cells].astype(str)) - paired_batches):
-            reference.shift[batch] = self._shift(data, cells[data.source.batch[cells] == batch], source, reference, seed)
+            reference.shift[batch] = self._shift(
+                data, cells[data.source.batch[cells] == batch], source, reference, seed
+            )
         for batch in paired_batches:
             reference.shift[batch] = np.zeros(view.components.shape[1])
         reference.everyone = self._placed(data, everyone, source, reference, seed)
         distance, ratio = self._distances(self._placed(data, apart, source, reference, seed), reference)
         reference.held_distance, reference.held_ratio = np.sort(distance), np.sort(ratio)
 
-    def _shift(
-        self, data: MosaicData, cells: np.ndarray, source: str, reference: Reference, seed: int
-    ) -> np.ndarray:
+    def _shift(self, data: MosaicData, cells: np.ndarray, source: str, reference: Reference, seed: int) -> np.ndarray:
         """Offset of a batch in the own view: median over its cells of the difference to paired cells alike in z.
 
         Types without pairs are matched wrongly, which the median forgives while they are the smaller part.
@@ -201,8 +208,8 @@ class Support:
 
         Returns
         -------
-        (n,) p-values, and factors by which their posterior is widened where they are out of support: the squared ratio of
-        the distance to the 95th percentile of held-out pairs.
+        (n,) p-values, and factors by which their posterior is widened where they are out of support: the squared
+        ratio of the distance to the 95th percentile of held-out pairs.
         """
         p, widening = np.zeros(len(index)), np.full(len(index), np.inf)
         for source in sources.split("+"):
@@ -218,9 +225,7 @@ class Support:
             widening = np.minimum(widening, np.maximum(excess, 1) ** 2)
         return p, widening
 
-    def _placed(
-        self, data: MosaicData, cells: np.ndarray, source: str, reference: Reference, seed: int
-    ) -> np.ndarray:
+    def _placed(self, data: MosaicData, cells: np.ndarray, source: str, reference: Reference, seed: int) -> np.ndarray:
         """Coordinates less the offset of each cell's batch; a batch never seen is measured on all its cells here."""
         placed = self.views[source].place(data, cells)
         batch = data.source.batch[cells].astype(str)
