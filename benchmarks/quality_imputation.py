@@ -1,7 +1,8 @@
 """Imputation on SNARE-seq cortex, split S2: the hidden profile is nowhere in training or feature selection.
 
 RNA of ATAC-only cells and ATAC of RNA-only cells: ours (defaults) beside mean profile, 50 neighbours across modalities,
-ridge, the true label's mean (an oracle), the hidden modality's own neighbours (a ceiling), and scvi-tools where `--peer` is given.
+ridge, the true label's mean (an oracle), the hidden modality's own neighbours (a ceiling); scvi-tools where `--peer`
+is given.
 """
 
 from __future__ import annotations
