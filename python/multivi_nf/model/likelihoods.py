@@ -21,10 +21,18 @@ SIZE_LIMIT = 15.0
 """The same for the logits of depth and region factor."""
 
 
-def _scale(gradients: tuple[torch.Tensor | None, ...], by: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    if by.device.type == "cpu" and by.item() == 1.0:
-        return gradients
-    return tuple(None if g is None else g * by for g in gradients)
+def _leave(ctx: Any, *gradients: torch.Tensor) -> None:
+    """Keep the gradients that the forward pass has found, for one backward pass."""
+    ctx.gradients = gradients
+
+
+def _collect(ctx: Any, by: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Gradients times the incoming one; the largest has the size of a weight, so nothing is copied."""
+    gradients, ctx.gradients = ctx.gradients, None
+    if by.device.type != "cpu" or by.item() != 1.0:
+        for gradient in gradients:
+            gradient.mul_(by)
+    return gradients
 
 
 class _Bernoulli(torch.autograd.Function):
@@ -86,13 +94,13 @@ class _Bernoulli(torch.autograd.Function):
         if with_gradient:
             grad_d = odds * row_weight * (d / one_d).squeeze(1)
             grad_r *= (r / one_r).squeeze(0)
-            ctx.save_for_backward(grad_h, grad_w, grad_b, grad_d, grad_r)
+            _leave(ctx, grad_h, grad_w, grad_b, grad_d, grad_r)
         ctx.mark_non_differentiable(per_row)
         return total, per_row
 
     @staticmethod
     def backward(ctx: Any, by: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (*_scale(ctx.saved_tensors, by), None, None, None)
+        return (*_collect(ctx, by), None, None, None)
 
 
 def bernoulli(
@@ -179,12 +187,12 @@ class _NegativeBinomial(torch.autograd.Function):
             grad *= weight
             grad_library = grad.sum(1)
             grad.addcmul_(share, grad_library.unsqueeze(1), value=-1)
-            ctx.save_for_backward(grad, grad_library, grad_theta)
+            _leave(ctx, grad, grad_library, grad_theta)
         return total, per_row
 
     @staticmethod
     def backward(ctx: Any, by: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (*_scale(ctx.saved_tensors, by), None, None, None)
+        return (*_collect(ctx, by), None, None, None)
 
 
 def negative_binomial(

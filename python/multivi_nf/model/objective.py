@@ -118,11 +118,14 @@ def objective(
     noise = _noise(posteriors.mean[:, 0], generator)
     z_joint = torch.zeros_like(noise)
     zero = noise.new_zeros(())
+    # in the rows' weights rather than on the sums: a likelihood's gradients then need no scaling
+    per_cell = 1.0 / (minibatch.n_cells if denominator is None else denominator)
     parts = {"kl": zero}
     for view in views(model, posteriors, generator):
         some = posteriors if view.cells is None else posteriors.take(view.cells)
         q = fuse(some, view.use, model.config.fusion, compat=model.scvi)
         z = q.mean + q.variance.sqrt() * (noise if view.cells is None else noise[view.cells])
+        view.weight = view.weight * per_cell
         parts["kl"] = parts["kl"] + torch.dot(kl_standard(q.mean, q.variance), view.weight)
         for m, measured in rows.items():
             seen, z_rows = observe(minibatch, measured, encoded[m], tiles[m], view)
@@ -132,15 +135,14 @@ def objective(
             for name, value in model.generative[m].loss(z_m, seen, generator).items():
                 parts[name] = parts.get(name, zero) + value
         z_joint = z if view.cells is None else z_joint.index_copy(0, view.cells, z)
-    parts["alignment"] = alignment(posteriors, samples, model.config.alignment, compat=model.scvi)
+    aligned = alignment(posteriors, samples, model.config.alignment, compat=model.scvi)
+    parts["alignment"] = per_cell * aligned
     contests = {}
     if "modality" in model.adversaries:
         contests["modality"] = modality_contest(samples, posteriors.present, model.config.adversary_cells)
     if "batch" in model.adversaries:
         contests["batch"] = batch_contest(z_joint, minibatch.batch, len(model.config.batches), even=not model.scvi)
     contests = {name: contest for name, contest in contests.items() if contest is not None}
-    per_cell = 1.0 / (minibatch.n_cells if denominator is None else denominator)
-    parts = {name: value * per_cell for name, value in parts.items()}
     return _add_up(model, parts, contests, kl_weight, adversary_weight, {m: r.cells.numel() for m, r in rows.items()})
 
 
