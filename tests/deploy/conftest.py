@@ -1,19 +1,25 @@
-"""Fixtures of the deployment tests: Nextflow, the profiles as Nextflow resolves them, images, SLURM."""
+"""Deployment tests: profiles, images, schedulers."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+FIXTURES = HERE.parent / "deploy/fixtures.py"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the fixtures that tests/deploy and tests/chaos share, once: a reference run costs minutes."""
+    if not config.pluginmanager.has_plugin("deployment"):
+        spec = importlib.util.spec_from_file_location("deployment", FIXTURES)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["deployment"] = module
+        spec.loader.exec_module(module)
+        config.pluginmanager.register(module, "deployment")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,113 +27,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.deploy)
-
-
-def unavailable(reason: str) -> None:
-    """Skip with a plain reason; fail where skips are not allowed (CI)."""
-    if os.environ.get("MULTIVI_NF_NO_SKIP") == "1":
-        pytest.fail(f"{reason} (MULTIVI_NF_NO_SKIP=1 turns this skip into a failure)")
-    pytest.skip(reason)
-
-
-def need(*programs: str) -> None:
-    """Skip or fail unless all programs are on PATH."""
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing:
-        unavailable(f"not on PATH: {', '.join(missing)}; tests/deploy/provision.sh installs them")
-
-
-@pytest.fixture(scope="session")
-def version() -> str:
-    text = (REPOSITORY / "python/multivi_nf/_version.py").read_text()
-    return re.search(r'"(.+)"', text).group(1)
-
-
-@pytest.fixture(scope="session")
-def container_environment() -> dict[str, str]:
-    """Give the environment in which podman works in a sandbox of a CI machine too."""
-    return {"USER": os.environ.get("USER", "root"), "CONTAINERS_CONF": str(HERE / "containers.conf")}
-
-
-@pytest.fixture(scope="session")
-def nextflow(container_environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Nextflow to its end; the caller says what exit status is right."""
-    launcher = REPOSITORY / ".venv/bin/nextflow"
-    if not launcher.exists():
-        unavailable("there is no .venv/bin/nextflow; `make setup` makes it")
-
-    def run(
-        *arguments: object, cwd: Path, status: int | None = 0, timeout: float = 900, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        cwd.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [launcher, *map(str, arguments)],
-            cwd=cwd,
-            env=os.environ | container_environment | {"NXF_ANSI_LOG": "false"} | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert status is None or done.returncode == status, f"{done.stdout}\n{done.stderr}"
-        return done
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def processes() -> dict[str, list[str]]:
-    """Give every process of the pipeline with its labels, as the modules declare them."""
-    found = {}
-    for module in sorted((REPOSITORY / "modules").glob("*/main.nf")):
-        text = module.read_text()
-        for name, body in re.findall(r"^process (\w+) \{(.*?)^\}", text, re.DOTALL | re.MULTILINE):
-            found[name] = re.findall(r"^    label '(\w+)'", body, re.MULTILINE)
-    assert len(found) >= 15, found
-    return found
-
-
-@pytest.fixture(scope="session")
-def resolve(
-    nextflow: Callable[..., subprocess.CompletedProcess[str]],
-    processes: dict[str, list[str]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[list[dict]], dict]:
-    """Resolve directives of every process for many cases (see resolve.nf) in one start of Nextflow."""
-
-    def run(cases: list[dict]) -> dict:
-        folder = tmp_path_factory.mktemp("resolve")
-        plan, resolved = folder / "plan.json", folder / "resolved.json"
-        plan.write_text(json.dumps({"repository": str(REPOSITORY), "processes": processes, "cases": cases}))
-        nextflow("run", HERE / "resolve.nf", "--plan", plan, "--resolved", resolved, cwd=folder)
-        return json.loads(resolved.read_text())
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def images(version: str, container_environment: dict[str, str]) -> dict[str, str]:
-    """Build the three images (seconds where nothing changed) and give their names."""
-    need("podman")
-    started = subprocess.run(
-        [REPOSITORY / "tools/images.sh", "build"],
-        env=os.environ | container_environment | {"CONTAINER_ENGINE": "podman"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert started.returncode == 0, started.stderr[-4000:]
-    return {image: f"localhost/multivi-nf-{image}:{version}" for image in ("cpu", "macs3", "cuda")}
-
-
-@pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Start a SLURM of one node in a folder of its own; give the environment that finds it."""
-    need("slurmctld", "slurmd", "munged", "sbatch")
-    if os.getuid() != 0:
-        unavailable("SLURM's daemons are started as root")
-    folder = tmp_path_factory.mktemp("slurm")
-    folder.chmod(0o755)
-    subprocess.run([HERE / "slurm.sh", "start", folder], check=True)
-    yield {"SLURM_CONF": str(folder / "slurm.conf"), "SLURM_FOLDER": str(folder)}
-    subprocess.run([HERE / "slurm.sh", "stop", folder], check=True)

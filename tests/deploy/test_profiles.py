@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -264,11 +266,7 @@ def test_nextflow_config_resolves_everywhere(nextflow: Nextflow, tmp_path: Path)
             assert value["process"]["executor"] == EXECUTORS[executor]
             assert value[engine]["enabled"] is True
         assert last == first
-        gpus = last["process"]["ext"].pop("gpus")
-        assert "n_devices" in gpus
-        if not last["process"]["ext"]:
-            last["process"].pop("ext")
-        assert last == plain, "the profile gpu sets one thing"
+        assert last == plain
 
 
 @pytest.mark.parametrize("executor", ["local", "slurm", "pbspro", "lsf"])
@@ -276,3 +274,43 @@ def test_preview(nextflow: Nextflow, tmp_path: Path, executor: str) -> None:
     """The whole workflow is built for the executors whose code is in Nextflow's core."""
     done = nextflow("run", REPOSITORY, "-profile", f"test,{executor}", "-preview", "--outdir", "out", cwd=tmp_path)
     assert "WARN" not in done.stdout, done.stdout
+
+
+HEADERS = {
+    "pbspro": {
+        "FRAGMENTS_QC": ["#PBS -J 0-3", "#PBS -q normal", "#PBS -l select=1:ncpus=1:mem=", "#PBS -P lab"],
+        "MOSAIC": ["#PBS -q normal", "#PBS -l select=1:ncpus=1:mem=", "#PBS -l walltime="],
+        "TRAIN": ["#PBS -q gpu", "mb:ngpus=2"],
+        "EMBED": ["#PBS -q gpu", "mb:ngpus=1"],
+        "IMPUTE": ["#PBS -J 0-", "#PBS -q gpu", "mb:ngpus=1"],
+    },
+    "lsf": {
+        "FRAGMENTS_QC": ["[1-4]", "#BSUB -q normal", "#BSUB -M ", "#BSUB -G lab"],
+        "MOSAIC": ["#BSUB -q normal", "#BSUB -W "],
+        "TRAIN": ["#BSUB -q gpu", "#BSUB -gpu num=2"],
+        "EMBED": ["#BSUB -q gpu", "#BSUB -gpu num=1"],
+        "IMPUTE": ["#BSUB -q gpu", "[1-", "#BSUB -gpu num=1"],
+    },
+}
+
+
+@pytest.mark.parametrize("executor", HEADERS)
+def test_job_scripts_for_schedulers_that_cannot_be_had(nextflow: Nextflow, tmp_path: Path, executor: str) -> None:
+    """A recording `qsub` or `bsub` takes what Nextflow submits; the whole pipeline (stubs) runs through it."""
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    site = tmp_path / "site.config"
+    site.write_text(
+        "process.queue = 'normal'\nprocess { withLabel: process_gpu { queue = 'gpu' } }\n"
+        "executor { account = 'lab'\n pollInterval = '1 sec' }\n"
+    )
+    arguments = ["-profile", f"test,{executor},gpu", "--n_devices", 2, "--outdir", "out", "-c", site, "-stub-run"]
+    path = f"{Path(__file__).parent / 'schedulers'}:{os.environ['PATH']}"
+    nextflow("run", REPOSITORY, *arguments, cwd=tmp_path, PATH=path, RECORDED=str(recorded))
+    scripts = [script.read_text() for script in recorded.iterdir()]
+    for process, wanted in HEADERS[executor].items():
+        jobs = [script for script in scripts if re.search(rf"^### name: '\w+:{process}\b", script, re.MULTILINE)]
+        assert jobs, f"no job of {process}"
+        for job in jobs:
+            header = "\n".join(re.findall(r"^#(?:PBS|BSUB) .*", job, re.MULTILINE))
+            assert all(line in header for line in wanted), f"{process}:\n{header}"

@@ -1,0 +1,124 @@
+"""The images: what is in them, who they run as, and that they need neither network nor a home."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def inside(images: dict[str, str], container_environment: dict[str, str]):
+    """Run a shell line in an image, without network, as the image's own or another user."""
+
+    def run(image: str, line: str, *options: str) -> str:
+        command = ["podman", "run", "--rm", "--network", "none", *options, images[image], "bash", "-euc", line]
+        done = subprocess.run(
+            command, env=os.environ | container_environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("image", ["cpu", "macs3", "cuda"])
+def test_content(inside, image: str, version: str) -> None:
+    assert inside(image, "multivi-nf --version").split()[-1] == version
+    assert inside(image, "ps -p 1 -o comm= && bash --version").startswith("bash")
+    assert inside(image, "id -u").strip() not in ("", "0"), "runs as root"
+    assert inside(image, "command -v gcc pip uv apt-key || echo none").strip() == "none"
+    has_torch = inside(image, "python -c 'import torch' 2> /dev/null && echo yes || echo no").strip()
+    assert has_torch == ("yes" if image == "cuda" else "no")
+    if image == "macs3":
+        assert inside(image, "macs3 --version").startswith("macs3 3.")
+
+
+@pytest.mark.parametrize("image", ["cpu", "cuda"])
+def test_any_user_without_home_or_network(inside, image: str) -> None:
+    """A scheduler's user is unknown to the image: no passwd entry, no home, nothing writable but /tmp."""
+    line = "cd /tmp; python -c 'import numba, matplotlib.pyplot, scanpy, umap; import multivi_nf.counts; print(1)'"
+    assert inside(image, line, "--user", "54321:54321", "--read-only", "--tmpfs", "/tmp").strip() == "1"
+    assert inside(image, "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '").split() == ["lo"]
+
+
+def test_labels_and_size(images: dict[str, str], container_environment: dict[str, str], version: str) -> None:
+    for image, name in images.items():
+        shown = subprocess.run(
+            ["podman", "image", "inspect", name],
+            env=os.environ | container_environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = json.loads(shown.stdout)[0]
+        labels = found["Labels"]
+        assert labels["org.opencontainers.image.version"] == version
+        assert labels["org.opencontainers.image.revision"] not in ("", "unknown")
+        print(f"{name}: {found['Size'] / 1e9:.2f} GB")
+        if image == "cpu":
+            assert found["Size"] <= 1.5e9
+
+
+def test_nothing_of_this_machine_is_in_the_image(inside) -> None:
+    assert inside("cpu", "ls /run/secrets 2> /dev/null || true").strip() == ""
+    assert inside("cpu", "env | grep -i -E 'proxy|cert|token' || echo none").strip() == "none"
+    for path in (str(REPOSITORY), str(Path.home())):
+        hits = inside(
+            "cpu", f"grep -rIl --include=*.py --include=*.json --include=*.txt '{path}/' /opt/multivi-nf | head"
+        )
+        assert hits.strip() == ""
+
+
+def test_archive_is_an_oci_layout(images: dict[str, str], container_environment: dict[str, str], version: str) -> None:
+    subprocess.run(
+        [REPOSITORY / "tools/images.sh", "archive", "cpu"], env=os.environ | container_environment, check=True
+    )
+    with tarfile.open(REPOSITORY / f"dist/multivi-nf-cpu-{version}.oci.tar") as archive:
+        names = archive.getnames()
+        assert {"oci-layout", "index.json"} <= set(names)
+        layout = json.load(archive.extractfile("oci-layout"))
+    assert layout["imageLayoutVersion"] == "1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["build", "gpu"], {}, ["there is no image 'gpu'", "cpu, macs3 and cuda"]),
+        (["push"], {}, ["no registry was given", "make push REGISTRY="]),
+        (
+            ["archive", "cuda"],
+            {"CONTAINER_ENGINE": "false"},
+            ["there is no image localhost/multivi-nf-cuda", "make images"],
+        ),
+        (
+            ["build"],
+            {"CONTAINER_ENGINE": "", "PATH": "/usr/bin:/bin", "NO_ENGINE": "1"},
+            ["neither podman nor a running docker"],
+        ),
+    ],
+)
+def test_refusals_have_three_parts(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], said: list[str]
+) -> None:
+    if "NO_ENGINE" in environment:  # the tools the script needs, and no engine
+        for tool in ("bash", "dirname", "sed", "id", "git", "env", "printf"):
+            (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
+        environment = {"PATH": str(tmp_path), "CONTAINER_ENGINE": ""}
+    done = subprocess.run(
+        ["/bin/bash", REPOSITORY / "tools/images.sh", *arguments],
+        env=os.environ | {"CONTAINER_ENGINE": "podman"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 3
+    for words in said:
+        assert words in done.stderr
