@@ -18,6 +18,10 @@ LEAST_CELLS = 100
 
 _SIMULATED = 2  # simulated doublets per cell, as in Scrublet
 _COMPONENTS = 30
+_LSI_COMPONENTS = 15
+_DEPTH_WEIGHT = 0.25
+"""Share of the spread of the LSI space that log depth gets: chosen by `benchmarks/doublets.py`. Without it, cells of
+a few hundred fragments are told apart by noise alone; with much more, only depth would speak."""
 
 
 @dataclass
@@ -102,7 +106,8 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
 
     Open peaks of two random cells are united; term frequency × inverse document frequency and a truncated SVD are
     fitted to the cells, the simulated doublets are placed in the same space, and a cell's score is Scrublet's (Wolock
-    et al. 2019, Methods: likelihood of being a doublet, given the share of simulated ones among its neighbours).
+    et al. 2019, Methods: likelihood of being a doublet, given the share of simulated ones among its neighbours). Rows
+    are scaled to unit length, so that the space tells what is open, and log depth is one further, lighter axis.
 
     Parameters
     ----------
@@ -126,9 +131,11 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
     united.data[:] = 1
     weight = np.log1p(n / detected[keep]).astype(np.float32)
     cells, doublets = (_tf_idf(matrix, weight) for matrix in (binary, united))
-    k = min(_COMPONENTS, n - 1)
-    _u, _s, axes = randomized_svd(cells, k, n_iter=4, random_state=seed)
+    _u, _s, axes = randomized_svd(cells, min(_LSI_COMPONENTS, n - 1), n_iter=4, random_state=seed)
     space = [_unit(np.asarray(matrix @ axes.T)) for matrix in (cells, doublets)]
+    depth = [np.log(np.maximum(np.diff(matrix.indptr), 1)) for matrix in (binary, united)]
+    scale = _DEPTH_WEIGHT * np.sqrt(space[0].var(axis=0).sum()) / max(depth[0].std(), 1e-6)
+    space = [np.column_stack([at, d * scale]).astype(np.float32) for at, d in zip(space, depth)]
     score, simulated = _scrublet_score(space[0], space[1], expected_rate(n))
     return _flagged(score, simulated)
 
