@@ -103,8 +103,8 @@ def score_mixing(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame) 
         within = metrics.lisi_ratio_within(
             joint.loc[known].to_numpy(), groups[known].to_numpy(), labels[known].to_numpy(), minimum=50
         )
-        beside = {"within types": within, "raw": value["raw_ratio"]}
-        found.append(Score(f"mixing of {name}, LISI ratio", value["ratio"], beside, "1 is as if permuted, 0 separate"))
+        beside = {"within types": within, "scaled": value["scaled_ratio"], "unmixed": 1 / value["permuted"]}
+        found.append(Score(f"mixing of {name}, LISI ratio", value["ratio"], beside, "1 is as if permuted"))
     if "rna" in mosaic.mod:
         rna = mosaic["rna"].obs_names.intersection(cells, sort=False)
         batch = mosaic.obs.loc[rna, "batch"].astype(str).to_numpy()

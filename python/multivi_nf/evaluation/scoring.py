@@ -56,7 +56,7 @@ def score_embedding(split: Split, views: Views, labels: pd.Series | None, seed: 
     joint = views.joint.to_numpy()
     groups = split.modalities[views.joint.index].to_numpy()
     mixing = metrics.lisi_ratio(joint, groups, seed=seed)
-    scores |= {"lisi_ratio": mixing["ratio"], "lisi_raw_ratio": mixing["raw_ratio"], "lisi": mixing["median"]}
+    scores |= {"lisi_ratio": mixing["ratio"], "lisi_scaled": mixing["scaled_ratio"], "lisi": mixing["median"]}
     if labels is not None:
         kinds = labels[split.origin[views.joint.index]].to_numpy()
         scores["lisi_ratio_within"] = metrics.lisi_ratio_within(joint, groups, kinds, seed=seed)

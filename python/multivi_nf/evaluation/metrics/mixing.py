@@ -84,9 +84,9 @@ def lisi_ratio(
 
     Returns
     -------
-    `median`; `permuted` (mean over permutations of the median); `ratio` = (median - 1) / (permuted - 1), which is 0
-    when every neighbourhood is of one group and 1 for perfect mixing; `raw_ratio` = median / permuted, which is never
-    below 1 / number of groups. NaN ratios when there is one group only.
+    `median`; `permuted` (mean over permutations of the median); `ratio` = median / permuted, 1 for perfect mixing and
+    1 / permuted when every neighbourhood is of one group; `scaled_ratio` = (median - 1) / (permuted - 1), which is
+    then 0. NaN ratios when there is one group only.
     """
     groups = np.asarray(groups)
     neighbours, distances = nearest(space, space, k, same=True)
@@ -99,8 +99,8 @@ def lisi_ratio(
     return {
         "median": median,
         "permuted": permuted,
-        "ratio": (median - 1) / (permuted - 1) if several else float("nan"),
-        "raw_ratio": median / permuted if several else float("nan"),
+        "ratio": median / permuted if several else float("nan"),
+        "scaled_ratio": (median - 1) / (permuted - 1) if several else float("nan"),
     }
 
 
