@@ -2,13 +2,13 @@
 
     python benchmarks/fragments_generate.py --fragments 20000000 --output DIR
 
-Peaks of lognormal strength (most of them weak), cell types with peaks of their own, a rare type, transcription starts on
-strong peaks, the nucleosome ladder of fragment lengths, PCR duplicates, mitochondrial fragments, and background barcodes
-that outnumber cells by twenty. Chromosome by chromosome, so that memory does not grow with the file.
+Peaks of lognormal strength (most of them weak), cell types with peaks of their own, a rare type, transcription starts
+on strong peaks, the nucleosome ladder of fragment lengths, PCR duplicates, mitochondrial fragments, and background
+barcodes that outnumber cells by twenty. Chromosome by chromosome, so that memory does not grow with the file.
 
-DIR holds fragments.tsv.gz (bgzip, 28 header lines), barcodes.txt (the cells), groups.tsv (cell, type), peaks.bed, tss.bed,
-blacklist.bed and truth.npz: fragments, reads and mitochondrial fragments of every barcode, and the exact cells x peaks
-counts by strategy, computed from the drawn positions by sorted searches, not by the package.
+DIR holds fragments.tsv.gz (bgzip, 27 header lines), barcodes.txt (the cells), groups.tsv (cell, type), peaks.bed,
+tss.bed, blacklist.bed and truth.npz: fragments, reads and mitochondrial fragments of every barcode, and the exact
+cells x peaks counts by strategy, computed from the drawn positions by sorted searches, not by the package.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def barcode_names(n: int, style: str, rng: np.random.Generator) -> list[str]:
     letters = np.frombuffer(b"ACGT", np.uint8)[(codes[:, None] >> (2 * np.arange(16))) & 3]
     words = letters.reshape(-1).tobytes().decode()
     plain = [words[16 * i : 16 * i + 16] for i in range(len(codes))]
-    return [f"{name}-1" for name in plain] if style == "10x" else [f"lib_{i % 7}#{name}.x" for i, name in enumerate(plain)]
+    return [f"{name}-1" if style == "10x" else f"lib_{i % 7}#{name}.x" for i, name in enumerate(plain)]
 
 
 def place(plan: Plan, rng: np.random.Generator) -> dict:
@@ -121,9 +121,10 @@ def generate(plan: Plan, folder: Path) -> dict:
     names = barcode_names(plan.cells + plan.background, plan.barcode_style, rng)
     n = len(names)
     n_rare = round(plan.rare * plan.cells)
+    common = (1 - plan.rare) / (plan.types - 1)
     kind = np.concatenate([
         rng.integers(0, plan.types - 1, plan.cells - n_rare), np.full(n_rare, plan.types - 1),
-        rng.choice(plan.types, plan.background, p=[*[(1 - plan.rare) / (plan.types - 1)] * (plan.types - 1), plan.rare]),
+        rng.choice(plan.types, plan.background, p=[*[common] * (plan.types - 1), plan.rare]),
     ])  # fmt: skip
     depth = np.concatenate([rng.lognormal(0, 0.5, plan.cells) * 0.8 / plan.cells / 1.13,
                             rng.lognormal(0, 1.2, plan.background) * 0.2 / max(plan.background, 1) / 2.05])  # fmt: skip
@@ -154,11 +155,11 @@ def generate(plan: Plan, folder: Path) -> dict:
             start, end, row = start[order], (start + length)[order], row[order]
             count = 1 + rng.poisson(1.2, total)
             writer.write(np.full(total, c, np.int8), start, end, row, count)
+            seen["reads"] += np.bincount(row, weights=count, minlength=n).astype(np.int64)
             if c == len(totals):
                 seen["mito"] += np.bincount(row, minlength=n)
                 continue
             seen["fragments"] += np.bincount(row, minlength=n)
-            seen["reads"] += np.bincount(row, weights=count, minlength=n).astype(np.int64)
             found = overlaps(start, end, row, world["summit"][mine] - PEAK_WIDTH // 2, plan.cells)
             for name, matrix in found.items():
                 parts[name].append(matrix)
@@ -195,10 +196,10 @@ def _write_rest(folder: Path, plan: Plan, world: dict, names: list[str], kind: n
 def read_truth(folder: Path) -> tuple[dict, dict[str, sparse.csr_matrix]]:
     """Read truth.npz: arrays, and the matrices by strategy."""
     stored = np.load(folder / "truth.npz")
-    matrices = {
-        name: sparse.csr_matrix(tuple(stored[f"{name}_{part}"] for part in ("data", "indices", "indptr")), stored["shape"])
-        for name in ("fragment", "insertion", "pic")
-    }
+    matrices = {}
+    for name in ("fragment", "insertion", "pic"):
+        parts = tuple(stored[f"{name}_{part}"] for part in ("data", "indices", "indptr"))
+        matrices[name] = sparse.csr_matrix(parts, stored["shape"])
     return {name: stored[name] for name in ("names", "fragments", "reads", "mito", "inside", "rare_own")}, matrices
 
 

@@ -64,10 +64,11 @@ def _near_tss(site, index, tss, reverse, row, sums, profile):
 
 
 @njit(cache=True, nogil=True)
-def add_mito(barcode, sums):
-    """Count the fragments of a batch on the mitochondrial chromosome."""
+def add_mito(barcode, count, sums, reads):
+    """Count the fragments of a batch on the mitochondrial chromosome, and their reads."""
     for i in range(barcode.shape[0]):
         sums[barcode[i], N_MITO] += 1
+        reads[barcode[i]] += count[i]
 
 
 @njit(cache=True, nogil=True)

@@ -158,7 +158,7 @@ def quality_table(
     n_fragments
         Fragments on nuclear chromosomes; each line of the file is one fragment, whatever its support.
     n_reads, duplicate_fraction
-        Sum of column 5 on nuclear chromosomes, and 1 − n_fragments / n_reads.
+        Sum of column 5 over nuclear and mitochondrial fragments; 1 − fragments / reads of both.
     n_mito, mito_fraction
         Mitochondrial fragments, and their share of all.
     n_tss, n_flank, n_tss_core, tsse
@@ -171,7 +171,7 @@ def quality_table(
     n_overlap_loci
         Stretches of an autosome covered by more than two fragments (AMULET's idea); needs a sorted file.
     n_in_peaks, frip
-        Fragments that overlap any peak, and their share.
+        Nuclear fragments that overlap any peak, and their share of the nuclear ones.
     """
     columns = {name: sums[:, i] for i, name in enumerate(_SUM_NAMES)}
     nuclear = columns["n_fragments"]
@@ -179,7 +179,7 @@ def quality_table(
     missing = np.full(len(names), np.nan)
     if quality:
         table["n_reads"] = reads
-        table["duplicate_fraction"] = _share(reads - nuclear, reads)
+        table["duplicate_fraction"] = _share(reads - nuclear - columns["n_mito"], reads)
         table["n_mito"] = columns["n_mito"]
         table["mito_fraction"] = _share(columns["n_mito"], columns["n_mito"] + nuclear)
         for name in ("n_tss", "n_flank", "n_tss_core"):
@@ -240,7 +240,7 @@ class _Sums:
         if self.names[batch.chrom] != self.name:
             self._enter(self.names[batch.chrom])
         if self.name == self.genome.mito:
-            k.add_mito(batch.barcode, self.sums)
+            k.add_mito(batch.barcode, batch.count, self.sums, self.reads)
         elif self.quality:
             k.add_quality(
                 batch.position, batch.barcode, batch.count, *self._regions, self.sums, self.reads, self.sizes,

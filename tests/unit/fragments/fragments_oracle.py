@@ -97,11 +97,11 @@ def quality(rows, mito, tss, blacklist, peaks, autosomes):
     placed = defaultdict(list)
     for chrom, start, end, barcode, support in rows:
         got = sums[barcode]
+        got["n_reads"] += support
         if chrom == mito:
             got["n_mito"] += 1
             continue
         got["n_fragments"] += 1
-        got["n_reads"] += support
         got["n_nucleosome_free"] += end - start < 147
         got["n_mononucleosome"] += 147 <= end - start < 294
         black = any(c == chrom and start < e and end > s for c, s, e in blacklist)

@@ -108,8 +108,8 @@ def test_hand_made(tmp_path, ending, header, cut):
 def test_derived_values(tmp_path):
     path = write(tmp_path / "f.tsv.gz", text_of(HAND_MADE))
     row = scan(path, genome(), peaks=bed(PEAKS)).table.loc["A-1"]
-    assert row["n_reads"] == 13 and row["n_fragments"] == 9
-    assert row["duplicate_fraction"] == pytest.approx(4 / 13)
+    assert row["n_reads"] == 20 and row["n_fragments"] == 9 and row["n_mito"] == 1
+    assert row["duplicate_fraction"] == pytest.approx(10 / 20)
     assert row["mito_fraction"] == pytest.approx(1 / 10)
     assert row["frip"] == pytest.approx(row["n_in_peaks"] / 9)
     assert row["tsse"] == pytest.approx((row["n_tss"] / 101) / max(row["n_flank"] / 200, 0.1))
