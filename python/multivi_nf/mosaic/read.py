@@ -89,13 +89,20 @@ def _open(path: Path) -> mudata.MuData:
                          "give the path of a mosaic .h5mu")  # fmt: skip
     try:
         with quiet(), mudata.set_options(pull_on_update=False):
-            return mudata.read_h5mu(path)
+            mosaic = mudata.read_h5mu(path)
     except Exception as error:  # anndata, mudata and h5py raise many kinds on damaged files; the cause is kept
         raise InputError(
             f"{path} cannot be read as .h5mu: {error}",
             "cells and counts are taken from it",
             "give a MuData file (mudata.MuData.write); for single matrices write a samplesheet and run the pipeline",
         ) from error
+    # mudata turns whole float columns with gaps (counts of absent modalities) into nullable integers, which numpy
+    # reads as objects
+    for column in mosaic.obs.columns:
+        dtype = mosaic.obs[column].dtype
+        if pd.api.types.is_extension_array_dtype(dtype) and pd.api.types.is_numeric_dtype(dtype):
+            mosaic.obs[column] = mosaic.obs[column].to_numpy(dtype=float, na_value=np.nan)
+    return mosaic
 
 
 def _standard(data: ad.AnnData, modality: str, name: str) -> ad.AnnData:

@@ -56,12 +56,17 @@ def _unscored(n: int, note: str) -> Doublets:
 
 
 def _flagged(score: np.ndarray, simulated: np.ndarray) -> Doublets:
-    """Flag at most the expected share of cells, and only such as score like most simulated doublets do.
+    """Flag about the expected share of cells (of a small sample 2 %), and only those that score like simulated ones.
 
-    Scrublet's own threshold (the valley of a histogram) is known to call most of a sample when there is no valley.
+    "Like" is at least the median of the simulated ones. Scrublet's own threshold (the valley of a histogram) is known
+    to call most of a sample when there is no valley. Cells of equal score are flagged together, or not at all where
+    that would be more than twice the share.
     """
-    rate = expected_rate(len(score))
-    threshold = max(float(np.quantile(score, 1 - rate)), float(np.median(simulated)))
+    most = int(np.ceil(max(expected_rate(len(score)), 0.02) * len(score)))
+    threshold = max(float(np.sort(score)[-most]), float(np.median(simulated)))
+    if (score >= threshold).sum() > 2 * most:
+        above = score[score > threshold]
+        threshold = float(above.min()) if len(above) else float(np.nextafter(score.max(), np.inf))
     return Doublets(score, score >= threshold, threshold)
 
 
