@@ -32,7 +32,7 @@ def read_checked(paths: Sequence[Path], samples: Sequence[Sample]) -> dict[str, 
         try:
             content = json.loads(Path(path).read_text())
             found[content["sample"]] = content
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is no preflight ({error!r})",
                 "what it checked is not known",
