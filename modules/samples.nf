@@ -29,7 +29,9 @@ def modalities_of(rows) {
 
 // Where peaks come from; MACS3 is looked for here, before any heavy step
 def peak_set_of(plan) {
-    def peak_set = new groovy.json.JsonSlurper().parse(plan.toFile()).peak_set
+    def planned  = new groovy.json.JsonSlurper().parse(plan.toFile())
+    def peak_set = planned.peak_set
+    planned.warnings.each { warning -> log.warn(warning) }
     def places   = System.getenv('PATH').tokenize(':')
     def found    = workflow.containerEngine || workflow.stubRun || places.any { place -> file("${place}/macs3", glob: false).exists() }
     if (peak_set == 'macs3' && !found) {

@@ -41,9 +41,7 @@ class SetupError(Exception):
     """Set-up cannot go on; the text says what is wrong, why it matters and what to do."""
 
     def __init__(self, what, why, remedy):
-        super().__init__(
-            "ERROR: {}\n  Why it matters: {}\n  What to do: {}".format(what, why, remedy)
-        )
+        super().__init__(f"ERROR: {what}\n  Why it matters: {why}\n  What to do: {remedy}")
 
 
 def cache_root():
@@ -54,13 +52,13 @@ def cache_root():
 
 def check_machine():
     """Refuse what the locks do not cover, by name."""
-    found = "{} {} on {} {}".format(
-        platform.python_implementation(), platform.python_version(), platform.system(), platform.machine()
+    found = (
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
     )
     fits = sys.implementation.name == "cpython" and (3, 11) <= sys.version_info[:2] <= (3, 13)
     if not fits or platform.system() != "Linux" or platform.machine() != "x86_64":
         raise SetupError(
-            "this is {}".format(found),
+            f"this is {found}",
             "packages are locked for CPython 3.11, 3.12 and 3.13 on x86-64 Linux; another would get untested versions",
             "name a fitting interpreter, for instance `make run PYTHON=python3.12`",
         )
@@ -70,9 +68,9 @@ def check_machine():
 def step(what):
     """Say what is being done, and how long it took."""
     started = time.monotonic()
-    print("set-up: {} ...".format(what), flush=True)
+    print(f"set-up: {what} ...", flush=True)
     yield
-    print("set-up: {}: done in {:.0f} s".format(what, time.monotonic() - started), flush=True)
+    print(f"set-up: {what}: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def run(command, why, environment=None):
@@ -82,7 +80,7 @@ def run(command, why, environment=None):
         return done.stdout
     tail = "\n    | ".join(done.stdout.strip().splitlines()[-12:])
     raise SetupError(
-        "`{}` failed (exit code {})\n    | {}".format(shlex.join(map(str, command)), done.returncode, tail),
+        f"`{shlex.join(map(str, command))}` failed (exit code {done.returncode})\n    | {tail}",
         why,
         "if this is a download, check the network, a proxy (HTTPS_PROXY) or name a mirror (PIP_INDEX_URL, PIP_CERT); "
         "then give the same command again: what is complete is kept",
@@ -101,7 +99,7 @@ def digest(*parts):
 def once(folder):
     """Give a temporary folder that becomes `folder` when the block succeeds; one process at a time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".{}.lock".format(folder.name)).open("w") as lock:
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
             yield None
@@ -118,7 +116,7 @@ def make_environment(folder):
         import ensurepip  # noqa: F401
     except ImportError:
         raise SetupError(
-            "{} has no `ensurepip`".format(sys.executable),
+            f"{sys.executable} has no `ensurepip`",
             "without it no environment can be made",
             "install it (Debian, Ubuntu: apt-get install python3-venv) or name another interpreter (make PYTHON=...)",
         ) from None
@@ -162,7 +160,7 @@ def bootstrap():
 
 def install(name, lock, what):
     """Make an environment from a lock file, once; gives its folder."""
-    folder = cache_root() / "{}-{}-{}".format(name, TAG, digest(lock))
+    folder = cache_root() / f"{name}-{TAG}-{digest(lock)}"
     if folder.exists():
         return folder
     tools = bootstrap()
@@ -190,7 +188,7 @@ def repair_shebang(script, partial, folder):
 def java_version(java):
     """Give the major version of a Java, 0 where it does not start."""
     try:
-        said = subprocess.run([java, "-version"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, timeout=60)
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return 0
     found = re.search(r'version "(?:1\.)?(\d+)', said.stderr)
@@ -223,7 +221,7 @@ def nextflow_on_path():
     version = re.search(r"version (\d+)\.(\d+)", said)
     if version and tuple(map(int, version.groups())) >= OLDEST_NEXTFLOW:
         return found
-    print("set-up: {} is older than 25.04, so it is not used".format(found), flush=True)
+    print(f"set-up: {found} is older than 25.04, so it is not used", flush=True)
     return None
 
 
@@ -231,12 +229,12 @@ def nextflow_jar():
     """Give Nextflow's one-file jar, from MULTIVI_NF_NEXTFLOW_JAR or Maven Central, checked by its hash."""
     if os.environ.get("MULTIVI_NF_NEXTFLOW_JAR"):
         return Path(os.environ["MULTIVI_NF_NEXTFLOW_JAR"]).absolute()
-    folder = cache_root() / "nextflow-{}".format(NEXTFLOW)
-    jar = folder / "nextflow-{}-one.jar".format(NEXTFLOW)
+    folder = cache_root() / f"nextflow-{NEXTFLOW}"
+    jar = folder / f"nextflow-{NEXTFLOW}-one.jar"
     if folder.exists():
         return jar
     tools = bootstrap()
-    with step("fetch Nextflow {} from Maven Central".format(NEXTFLOW)), once(folder) as partial:
+    with step(f"fetch Nextflow {NEXTFLOW} from Maven Central"), once(folder) as partial:
         if partial:
             fetch = (
                 "import sys; from pathlib import Path; from jgo.maven import MavenContext as M; "
@@ -249,7 +247,7 @@ def nextflow_jar():
             fetched = Path(said.strip().splitlines()[-1])
             if hashlib.sha256(fetched.read_bytes()).hexdigest() != NEXTFLOW_SHA256:
                 raise SetupError(
-                    "the fetched Nextflow {} does not have the expected SHA-256 {}".format(NEXTFLOW, NEXTFLOW_SHA256),
+                    f"the fetched Nextflow {NEXTFLOW} does not have the expected SHA-256 {NEXTFLOW_SHA256}",
                     "it may have been cut short or altered on its way",
                     "give the same command again; if it happens again, look at the Maven mirror in use",
                 )
@@ -281,14 +279,12 @@ def launcher(cache):
     """Give the text of `.venv/bin/nextflow`."""
     found = nextflow_on_path()
     if found:
-        start = 'exec {} "$@"'.format(shlex.quote(found))
+        start = f'exec {shlex.quote(found)} "$@"'
     else:
         jar, java = nextflow_jar(), find_java()
-        opens = " \\\n    ".join("--add-opens=java.base/{}=ALL-UNNAMED".format(package) for package in OPENS)
+        opens = " \\\n    ".join(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENS)
         options = "-Djava.awt.headless=true -XX:+TieredCompilation -XX:TieredStopAtLevel=1 $NXF_OPTS"
-        start = "exec {} \\\n    {} \\\n    {} -jar {} \"$@\"".format(
-            shlex.quote(java), opens, options, shlex.quote(str(jar))
-        )
+        start = f'exec {shlex.quote(java)} \\\n    {opens} \\\n    {options} -jar {shlex.quote(str(jar))} "$@"'
     return LAUNCHER.format(home=cache / "nextflow-home", cache=cache, start=start)
 
 
@@ -314,11 +310,12 @@ def make_venv(packages):
         venv.create(VENV, clear=VENV.exists(), symlinks=True)
         site = next(VENV.glob("lib/python3.*/site-packages"))
         cached = next(packages.glob("lib/python3.*/site-packages"))
-        lines = [str(CLONE / "python"), "import site; site.addsitedir({!r})".format(str(cached))]
+        lines = [str(CLONE / "python"), f"import site; site.addsitedir({str(cached)!r})"]
         (site / "multivi_nf.pth").write_text("\n".join(lines) + "\n")
         here = 'here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"'
-        for name, module in (("multivi-nf", "multivi_nf"), ("pytest", "pytest"), ("ruff", "ruff")):
-            write_script(name, '#!/bin/bash\n{}\nexec "$here/python" -m {} "$@"\n'.format(here, module))
+        for name, module in (("multivi-nf", "multivi_nf"), ("pytest", "pytest")):
+            write_script(name, f'#!/bin/bash\n{here}\nexec "$here/python" -m {module} "$@"\n')
+        write_script("ruff", f'#!/bin/bash\nexec {shlex.quote(str(packages))}/bin/ruff "$@"\n')
         write_script("nextflow", launcher(cache))
         if not shutil.which("ps"):
             write_script("ps", PS)
@@ -341,7 +338,7 @@ def setup():
         raise SetupError("there is no bash", "Nextflow runs its tasks with it", "install bash")
     packages = install("env", LOCKS / "test.lock", "install the locked packages (torch is the largest: about 2.6 GB)")
     if make_venv(packages):
-        print("set-up: ready; {}/bin/nextflow and {}/bin/multivi-nf".format(VENV.name, VENV.name), flush=True)
+        print(f"set-up: ready; {VENV.name}/bin/nextflow and {VENV.name}/bin/multivi-nf", flush=True)
 
 
 def macs3():
@@ -361,7 +358,7 @@ def macs3():
     if not link.is_symlink() or link.readlink() != program:
         link.unlink(missing_ok=True)
         link.symlink_to(program)
-    print("set-up: MACS3 is {}".format(link.relative_to(CLONE)), flush=True)
+    print(f"set-up: MACS3 is {link.relative_to(CLONE)}", flush=True)
 
 
 def lint_tools():

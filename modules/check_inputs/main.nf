@@ -33,7 +33,7 @@ process CHECK_INPUTS {
 
     stub:
     """
-    echo '{"peak_set": "macs3"}' > plan.json
+    echo '{"peak_set": "macs3", "warnings": []}' > plan.json
     mkdir -p qc/stub
     echo '{}' > qc/stub/stub.preflight.json
     echo '{}' > check_inputs.resources.json

@@ -1,0 +1,45 @@
+"""What the tests of the pipeline share: places, and one call of Nextflow as an object."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIN = REPOSITORY / ".venv" / "bin"
+MOSAIC = REPOSITORY / "tests" / "data" / "mosaic"
+
+
+def missing(what: str) -> None:
+    """Skip with a plain reason; fail where skips are not allowed (CI)."""
+    if os.environ.get("MULTIVI_NF_NO_SKIP") == "1":
+        pytest.fail(f"{what} (MULTIVI_NF_NO_SKIP=1 turns this skip into a failure)")
+    pytest.skip(what)
+
+
+@dataclass
+class Run:
+    """One call of Nextflow: where it ran and what it said."""
+
+    folder: Path
+    code: int
+    said: str
+
+    @property
+    def outdir(self) -> Path:
+        return self.folder / "out"
+
+    def submitted(self) -> list[str]:
+        return re.findall(r"Submitted process > (?:\w+:)?(\w+)", self.said)
+
+    def cached(self) -> list[str]:
+        return re.findall(r"Cached process > (?:\w+:)?(\w+)", self.said)
+
+    def results(self) -> list[str]:
+        """Files under --outdir that are neither in pipeline_info/ nor checkpoints."""
+        files = (path.relative_to(self.outdir) for path in self.outdir.rglob("*") if path.is_file())
+        return sorted(str(path) for path in files if path.parts[0] not in ("pipeline_info", "checkpoints"))

@@ -1,0 +1,168 @@
+"""One real run of the simulated mosaic: every item of docs/output.md, and a second run that repeats nothing."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import re
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from nextflow_runs import MOSAIC, REPOSITORY, missing
+
+SAMPLES = ["multiome_1", "multiome_2", "rna_1", "rna_2", "atac_1", "atac_2", "cite_1"]
+
+
+@pytest.fixture(scope="module")
+def cells(finished) -> mudata.MuData:
+    return mudata.read_h5mu(finished.outdir / "multivi.h5mu")
+
+
+def test_the_mosaic_has_truly_missing_rows(finished):
+    mosaic = mudata.read_h5mu(finished.outdir / "mosaic" / "mosaic.h5mu")
+    assert list(mosaic.mod) == ["rna", "atac", "protein"]
+    assert mosaic.obs["sample"].unique().tolist() == SAMPLES
+    for name, modality in mosaic.mod.items():
+        assert modality.X.dtype.kind in "iu" and modality.X.format == "csr"
+        assert mosaic.obs_names[mosaic.obs[f"has_{name}"]].tolist() == modality.obs_names.tolist()
+    assert set(np.unique(mosaic["atac"].X.data)) == {1}
+    assert mosaic["atac"].layers["counts"].max() > 1
+    kinds = mosaic.obs.groupby("sample", observed=True)["modality"].agg(lambda column: set(column))
+    assert kinds["rna_1"] == {"rna"} and kinds["atac_1"] == {"atac"} and kinds["cite_1"] == {"rna+protein"}
+    assert "rna+atac" in kinds["multiome_1"] and "rna+atac" in kinds["multiome_2"]  # the second by its barcode map
+    assert mosaic.obs["donor"].notna().all()
+    assert mosaic.obs_names.str.match(r"[\w.-]+:\S+").all()
+
+
+def test_most_cells_stay(finished, cells):
+    truth = pd.read_csv(MOSAIC / "truth" / "cells.tsv.gz", sep="\t", index_col=0)
+    assert cells.obs_names.isin(truth.index).mean() > 0.95
+    assert cells.n_obs >= 0.8 * (~truth.get("dying", pd.Series(False, index=truth.index)).astype(bool)).sum()
+
+
+def test_the_embedding(cells):
+    latent, variance = cells.obsm["X_multivi"], cells.obsm["X_multivi_variance"]
+    assert latent.shape == variance.shape and len(latent) == cells.n_obs
+    assert np.isfinite(latent).all() and (variance > 0).all()
+    for name in ("rna", "atac", "protein"):
+        absent = ~cells.obs[f"has_{name}"].to_numpy(bool)
+        own = cells.obsm[f"X_multivi_{name}"]
+        assert np.isnan(own[absent]).all() and np.isfinite(own[~absent]).all()
+    assert cells.obsm["X_umap"].shape == (cells.n_obs, 2) and np.isfinite(cells.obsm["X_umap"]).all()
+    assert cells.obs["cluster"].nunique() >= 2
+
+
+def test_the_model(finished):
+    model = finished.outdir / "model"
+    assert {path.name for path in model.iterdir()} >= {
+        *("config.json", "weights.safetensors", "features.tsv", "history.tsv", "split.tsv", "calibration.json")
+    }
+    history = pd.read_csv(model / "history.tsv", sep="\t")
+    assert {"epoch", "train_loss", "validation_loss", "seconds"} <= set(history)
+    assert history["validation_loss"].iloc[-1] < history["validation_loss"].iloc[0]
+    assert set(pd.read_csv(model / "split.tsv", sep="\t")["split"]) <= {"train", "validation", "calibration"}
+    assert not list((finished.outdir / "checkpoints").rglob("*.safetensors"))
+
+
+def test_imputation_of_all_cells(finished, cells):
+    for name in ("rna", "protein"):
+        store = ad.read_zarr(finished.outdir / "imputed" / f"{name}.zarr")
+        assert store.obs_names.tolist() == cells.obs_names.tolist()
+        assert (store.obs["measured"].to_numpy(bool) == cells.obs[f"has_{name}"].to_numpy(bool)).all()
+        mean, lower, upper = (np.asarray(part[:]) for part in (store.X, store.layers["lower"], store.layers["upper"]))
+        assert np.isfinite(mean).all() and (lower <= upper).all() and (np.asarray(store.layers["sd"][:]) >= 0).all()
+        assert "out_of_support" in store.obs and "calibrated" in store.uns
+
+
+def test_contrasts(finished):
+    with (MOSAIC / "contrasts.csv").open() as table:
+        names = [row["contrast"] for row in csv.DictReader(table)]
+    tables = {path.name: path for path in (finished.outdir / "differential").iterdir()}
+    assert sorted(tables) == sorted(f"{name}.tsv.gz" for name in names)
+    for path in tables.values():
+        rows = pd.read_csv(path, sep="\t")
+        assert len(rows) and {
+            "feature",
+            "effect",
+            "effect_lower",
+            "effect_upper",
+            "probability",
+            "fdr",
+            "significant",
+        } <= set(rows)
+
+
+def test_every_barcode_and_rule_is_told(finished):
+    for sample in SAMPLES:
+        folder = finished.outdir / "qc" / sample
+        assert (folder / f"{sample}.preflight.json").is_file()
+        for summary in folder.glob("[rap]*[nc].json"):
+            told = json.loads(summary.read_text())
+            rows = pd.read_csv(summary.with_suffix("").with_suffix(".tsv.gz"), sep="\t", keep_default_na=False)
+            assert told["cells_out"] == (rows["removed_by"] == "").sum()
+    fragments = sorted(path.parent.name for path in finished.outdir.glob("qc/*/fragments.json"))
+    assert fragments == ["atac_1", "atac_2", "multiome_1", "multiome_2"]
+
+
+def test_inputs_are_fingerprinted(finished):
+    rows = list(csv.DictReader((finished.outdir / "pipeline_info" / "inputs.tsv").open(), delimiter="\t"))
+    assert list(dict.fromkeys(row["sample"] for row in rows)) == SAMPLES
+    row = next(row for row in rows if row["sample"] == "atac_1" and row["column"] == "fragments")
+    content = (MOSAIC / "atac_1" / "fragments.tsv.gz").read_bytes()
+    assert row["path"].endswith("atac_1/fragments.tsv.gz")
+    assert (int(row["size"]), row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert sum(row["sample"] == "rna_2" for row in rows) == 3  # an mtx folder: one row a file
+
+
+def test_versions_and_costs(finished):
+    info = finished.outdir / "pipeline_info"
+    versions = (info / "software_versions.yml").read_text()
+    assert "TRAIN:" in versions and re.search(r"    torch: 2\.", versions) and "    Nextflow: " in versions
+    assert "REPORT:" not in versions
+    costs = [json.loads(path.read_text()) for path in (info / "resources").glob("*.resources.json")]
+    steps = {cost["step"] for cost in costs}
+    assert {"qc-rna", "qc-atac", "count-peaks", "mosaic", "train", "embed", "impute", "differential", "report"} <= steps
+    assert all(cost["seconds"] > 0 and cost["peak_memory"] > 1e6 for cost in costs)
+    for kind in ("trace_*.txt", "timeline_*.html", "report_*.html"):
+        assert len(list(info.glob(f"execution_{kind}"))) >= 1
+
+
+def test_the_page_is_self_contained(finished):
+    page = (finished.outdir / "report.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>") and len(page) > 50_000
+    assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", page)
+    assert all(sample in page for sample in SAMPLES)
+
+
+def test_nothing_else_is_published(finished):
+    described = (REPOSITORY / "docs" / "output.md").read_text()
+    tops = {name.split("/")[0] for name in finished.results()}
+    assert {top for top in tops if top not in described} == set()
+
+
+def test_peaks_were_called(finished, has_macs3):
+    if not has_macs3:
+        missing("MACS3 is not built: type `make macs3`")
+    assert finished.submitted().count("CALL_PEAKS") == 4
+    called = pd.read_csv(finished.outdir / "peaks" / "consensus.bed", sep="\t", header=None)
+    assert ((called[2] - called[1]) == 501).all() and len(called) > 50
+
+
+def test_resume_repeats_nothing_and_repairs_what_was_cut(nextflow, finished, has_macs3):
+    """Last, since it writes into the finished run's folder."""
+    target = finished.outdir / "differential" / "donor_1_against_2.tsv.gz"
+    whole = target.read_bytes()
+    target.write_bytes(whole[: len(whole) // 2])
+    kept = {path: path.read_bytes() for path in (finished.outdir / "multivi.h5mu", finished.outdir / "report.html")}
+    source = [] if has_macs3 else ["--peak_source", "samples"]
+    run = nextflow(finished.folder, "-profile", "test", *source, "-resume")
+    assert run.code == 0, run.said
+    assert run.submitted() == []
+    assert sorted(run.cached()) == sorted(finished.submitted())
+    assert target.read_bytes() == whole and gzip.decompress(whole)
+    assert all(path.read_bytes() == content for path, content in kept.items())

@@ -1,0 +1,91 @@
+"""The whole picture without the work: every process is connected, under both parsers of Nextflow."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from nextflow_runs import BIN, REPOSITORY
+
+MODULES = sorted(REPOSITORY.glob("modules/*/main.nf"))
+PROCESSES = sorted(re.search(r"^process (\w+)", path.read_text(), flags=re.MULTILINE).group(1) for path in MODULES)
+TREE = [
+    "differential/clusters_atac.tsv.gz",
+    "differential/clusters_rna.tsv.gz",
+    "differential/donor_1_against_2.tsv.gz",
+    "model/calibration.json",
+    "model/config.json",
+    "model/features.tsv",
+    "model/history.tsv",
+    "model/split.tsv",
+    "model/weights.safetensors",
+    "mosaic/mosaic.h5mu",
+    "multivi.h5mu",
+    "peaks/consensus.bed",
+    "report.html",
+]
+
+
+@pytest.mark.parametrize("parser", ["", "v2"])
+def test_every_process_is_reached(nextflow, tmp_path, parser):
+    # The v2 parser of 25.04 reads --outdir only in the script (nextflow#6363), so that only the DAG is compared there
+    environment = {"NXF_SYNTAX_PARSER": parser} if parser else {}
+    run = nextflow(tmp_path, "-profile", "test", "-stub-run", **environment)
+    assert run.code == 0, run.said
+    assert sorted(set(run.submitted())) == PROCESSES
+    assert run.submitted().count("CALL_PEAKS") == 4
+    assert run.submitted().count("IMPUTE") == 4  # two modalities, two chunks
+    if not parser:
+        tree = [name for name in run.results() if not name.startswith("qc/")]
+        assert tree == TREE
+
+
+def test_lint():
+    places = [REPOSITORY / name for name in ("main.nf", "nextflow.config", "workflows", "modules", "conf")]
+    done = subprocess.run(
+        [BIN / "nextflow", "lint", *places], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert "had no errors" in done.stdout
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.parent.name)
+def test_modules_keep_the_house_rules(module):
+    text = module.read_text()
+    lines = len(text.splitlines())
+    assert lines <= 70
+    assert text.count("label 'image_") == 1
+    assert "params." not in text
+    assert "\n    stub:" in text and "\n    script:" in text
+    assert "container" not in text
+    versions = text.count("topic: versions")
+    assert versions == 0 if "process REPORT" in text or "process FINGERPRINT" in text else versions >= 1
+
+
+def test_the_door_is_small():
+    assert len((REPOSITORY / "main.nf").read_text().splitlines()) < 100
+    texts = [path.read_text() for path in (REPOSITORY / "nextflow.config", *REPOSITORY.glob("conf/*.config"))]
+    assert not any(re.search(r"^\s*plugins\s*\{", text, flags=re.MULTILINE) for text in texts)
+
+
+def test_every_step_has_its_launcher():
+    from multivi_nf.commands import STEPS
+
+    launchers = {path.name for path in (REPOSITORY / "bin").iterdir()}
+    assert launchers == {"multivi-nf", *(f"multivi-nf-{step}" for step in STEPS)}
+    called = set(re.findall(r"multivi-nf-[\w-]+", "".join(path.read_text() for path in MODULES)))
+    assert called <= launchers
+
+
+def test_a_launcher_refuses_another_version(tmp_path):
+    done = subprocess.run(
+        [REPOSITORY / "bin" / "multivi-nf-train", "--help"],
+        env={"PATH": f"{BIN}:/usr/bin:/bin", "MULTIVI_NF_VERSION": "9.9.9"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert re.search(
+        r"ERROR: .*is version \S+, the pipeline is version 9\.9\.9\n  Why it .*\n  What to do: ", done.stderr
+    )
