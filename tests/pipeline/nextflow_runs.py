@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,3 +44,12 @@ class Run:
         """Files under --outdir that are neither in pipeline_info/ nor checkpoints."""
         files = (path.relative_to(self.outdir) for path in self.outdir.rglob("*") if path.is_file())
         return sorted(str(path) for path in files if path.parts[0] not in ("pipeline_info", "checkpoints"))
+
+
+def program(*command: object) -> str:
+    """Run a program that must succeed; give what it said."""
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

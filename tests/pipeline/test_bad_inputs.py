@@ -75,7 +75,9 @@ def test_a_sheet_without_samples(nextflow, tmp_path, good):
 
 
 def test_contrasts_that_cannot_be_made(nextflow, tmp_path, good):
-    rows = [f"s{n},good.h5,,,,,,,b1,{'control' if n else 'treated'}" for n in range(3)]
+    for n in range(3):
+        shutil.copy(good, tmp_path / f"s{n}.h5")
+    rows = [f"s{n},s{n}.h5,,,,,,,b1,{'control' if n else 'treated'}" for n in range(3)]
     path = sheet(tmp_path, *rows, header=HEADER + ",arm")
     contrasts = tmp_path / "contrasts.csv"
     contrasts.write_text(
