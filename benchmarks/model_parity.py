@@ -58,7 +58,9 @@ def worst(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float(((ours - theirs).abs() / theirs.abs().clamp(min=1e-3 * float(theirs.abs().max()) + 1e-12)).max())
 
 
-def compare(modalities: tuple[str, ...], likelihood: str, penalty: str, weights: str, seed: int) -> dict[str, float]:
+def compare(
+    modalities: tuple[str, ...], likelihood: str, penalty: str, weights: str, covariates: str, seed: int
+) -> dict[str, float]:
     """Largest relative difference of every quantity of one combination."""
     torch.manual_seed(seed)
     n_batch, n_cat = 3, 2
@@ -68,6 +70,7 @@ def compare(modalities: tuple[str, ...], likelihood: str, penalty: str, weights:
         n_input_proteins=SIZES["protein"] * ("protein" in modalities),
         n_batch=n_batch, n_obs=N_CELLS, n_hidden=16, n_latent=5, gene_likelihood=likelihood,
         modality_penalty=PENALTIES[penalty], modality_weights=weights, n_cats_per_cov=[n_cat], n_continuous_cov=1,
+        deeply_inject_covariates=covariates == "deep",
     ).double().eval()  # fmt: skip
     with torch.no_grad():
         if weights == "universal":
@@ -85,7 +88,7 @@ def compare(modalities: tuple[str, ...], likelihood: str, penalty: str, weights:
         batch_cells=dict.fromkeys(modalities, (1, 1, 1)),
         categorical={"technology": ("x", "y")}, continuous={"age": (0, 1)}, n_hidden=16, n_latent=5,
         rna_likelihood=likelihood, alignment=penalty, fusion="weighted" if weights == "universal" else "mean",
-        compat="scvi",
+        deep_injection=covariates == "deep", compat="scvi",
     )  # fmt: skip
     ours = MultiVI(config).double().eval()
     load_scvi(ours, theirs.state_dict())
@@ -166,17 +169,18 @@ def _compare_all(ours, minibatch, modalities, found, eps, eps_protein, present):
 def main() -> int:
     torch.set_default_dtype(torch.float64)
     combinations = [
-        (case, likelihood, penalty, weights)
+        (case, likelihood, penalty, weights, "first layer")
         for case in CASES
         for likelihood in (("zinb", "nb", "poisson") if "rna" in CASES[case] else ("zinb",))
         for penalty in PENALTIES
         for weights in ("equal", "universal")
     ]
+    combinations += [(case, "zinb", "symmetric-kl", "equal", "deep") for case in CASES]
     worst_by_quantity: dict[str, float] = {}
     for seed, (case, *options) in enumerate(combinations):
         found = compare(CASES[case], *options, seed)
         quantity, value = max(found.items(), key=lambda item: item[1])
-        print(f"{case:18s} {' '.join(options):32s} worst {value:.1e} ({quantity})")
+        print(f"{case:18s} {' '.join(options):44s} worst {value:.1e} ({quantity})")
         for name, v in found.items():
             worst_by_quantity[name] = max(v, worst_by_quantity.get(name, 0.0))
     print(f"\n{'quantity':22s} largest relative difference over {len(combinations)} combinations (limit {LIMIT:.0e})")

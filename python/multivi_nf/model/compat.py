@@ -60,17 +60,19 @@ class _Reader:
             table.rows[:size] = weight[:, at : at + size].T
             at += size
 
-    def layers(self, name: str, layers: Layers) -> None:
+    def layers(self, name: str, layers: Layers, *, covariates: bool = True) -> None:
         """Copy the hidden layers whose first linear map is not held apart."""
         for i, linear in enumerate(layers.linear):
             if isinstance(linear, nn.Linear):
-                self.linear(f"{name}.fc_layers.Layer {i}.0", linear, layers.codes[i], continuous=i == 0)
+                self.linear(
+                    f"{name}.fc_layers.Layer {i}.0", linear, layers.codes[i] if covariates else None, continuous=i == 0
+                )
 
     def encoder(self, name: str, encoder: nn.Module) -> None:
         """Copy an encoder's layers: its first weight is held transposed, and no code reaches it."""
         encoder.weight.copy_(self.state[f"{name}.fc_layers.Layer 0.0.weight"].T)
         encoder.bias.copy_(self.state[f"{name}.fc_layers.Layer 0.0.bias"])
-        self.layers(name, encoder.layers)
+        self.layers(name, encoder.layers, covariates=False)
         for codes in encoder.layers.codes:
             if isinstance(codes, Codes):
                 for parameter in codes.parameters():

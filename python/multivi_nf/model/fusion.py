@@ -70,7 +70,7 @@ def fuse(posteriors: Posteriors, use: torch.Tensor, rule: str, *, compat: bool =
     posteriors
         Stacked posteriors.
     use
-        (n_cells, n_modalities) bool, at least one True in a row.
+        (n_cells, n_modalities) bool; a row without a True gives N(0, 1).
     rule
         Fusion rule of the configuration.
     compat
@@ -81,9 +81,12 @@ def fuse(posteriors: Posteriors, use: torch.Tensor, rule: str, *, compat: bool =
         precision = torch.where(mask, posteriors.variance.reciprocal(), 0.0)
         variance = (1 + precision.sum(1)).reciprocal()
         return Gaussian(variance * (precision * posteriors.mean).sum(1), variance)
-    weight = torch.softmax(posteriors.logit.masked_fill(~use, -math.inf), 1).unsqueeze(-1)
+    # a cell with nothing to join keeps the prior
+    some = use.any(1, keepdim=True)
+    weight = torch.softmax(posteriors.logit.masked_fill(~use & some, -math.inf), 1).unsqueeze(-1)
     mean = (weight * posteriors.mean).sum(1)
-    return Gaussian(mean, ((weight.sqrt() if compat else weight.square()) * posteriors.variance).sum(1))
+    variance = ((weight.sqrt() if compat else weight.square()) * posteriors.variance).sum(1)
+    return Gaussian(torch.where(some, mean, 0.0), torch.where(some, variance, 1.0))
 
 
 def subsets(n_modalities: int) -> list[tuple[bool, ...]]:

@@ -31,7 +31,7 @@ class Observed:
     counts
         The rows' counts.
     tiles
-        The same entries by tile of features.
+        The same entries by tile of features (atac), else None.
     codes
         Batch and covariates of the rows.
     size
@@ -41,7 +41,7 @@ class Observed:
     """
 
     counts: SparseRows
-    tiles: Tiles
+    tiles: Tiles | None
     codes: CodeTuple
     size: torch.Tensor | None
     weight: torch.Tensor

@@ -92,7 +92,7 @@ def views(model: MultiVI, posteriors: Posteriors, generator: torch.Generator | N
         edges = share.cumsum(1)
         draw = torch.rand(n, 1, generator=generator, device=present.device, dtype=one.dtype) * edges[:, -1:]
         pick = (edges <= draw).sum(1).clamp(max=len(weights) - 1)
-        return [View(None, table[pick], one)]
+        return [View(None, table[pick] & present, one)]
     found = []
     for i, use in enumerate(table):
         cells = (share[:, i] > 0).nonzero().squeeze(1)
@@ -128,7 +128,9 @@ def objective(
         view.weight = view.weight * per_cell
         parts["kl"] = parts["kl"] + torch.dot(kl_standard(q.mean, q.variance), view.weight)
         for m, measured in rows.items():
-            seen, z_rows = observe(minibatch, measured, encoded[m], tiles[m], view)
+            # of the three likelihoods only ATAC's reads tiles
+            tile = tiles[m] if m == "atac" else None
+            seen, z_rows = observe(minibatch, measured, encoded[m], tile, view)
             if seen is None:
                 continue
             z_m = z if z_rows is None else z[z_rows]
@@ -168,7 +170,7 @@ def _add_up(
 
 
 def observe(
-    minibatch: Minibatch, measured: ModalityRows, q: Gaussian, tiles: Tiles, view: View
+    minibatch: Minibatch, measured: ModalityRows, q: Gaussian, tiles: Tiles | None, view: View
 ) -> tuple[Observed | None, torch.Tensor | None]:
     """Measured rows of one modality among a view's cells, and where their z lies among the view's (None: in order)."""
     cells, counts, size, where = measured.cells, measured.counts, q.size, None
@@ -182,7 +184,7 @@ def observe(
         if keep.numel() < cells.numel():
             cells, counts = cells[keep], select_rows(counts, keep)
             size = None if size is None else size[keep]
-            tiles = tiles_of(counts)
+            tiles = None if tiles is None else tiles_of(counts)
     elif cells.numel() < minibatch.n_cells:
         where = cells
     codes = (minibatch.batch[cells], minibatch.categorical[cells], minibatch.continuous[cells])

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-
 OPTIONS = [
     {},
     {"rna_likelihood": "zinb", "fusion": "cell-weighted", "library": "encoded"},

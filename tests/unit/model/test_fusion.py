@@ -126,3 +126,12 @@ def test_scvis_variance_widens_with_a_second_modality():
     q.variance[1, :2] = torch.tensor([[0.01] * 2, [0.04] * 2])
     assert float(joint(q, "mean", compat=True).variance[1, 0]) == pytest.approx(0.03536, rel=1e-3)
     assert float(joint(q, "mean").variance[1, 0]) == pytest.approx(0.0125)
+
+
+@pytest.mark.parametrize("rule", ["mean", "weighted", "cell-weighted", "poe"])
+def test_a_cell_with_nothing_measured_keeps_the_prior(rule):
+    q = posteriors()
+    q.present[0], q.mean[0], q.variance[0] = False, 0.0, 1.0
+    found = joint(q, rule)
+    assert torch.equal(found.mean[0], torch.zeros(2, dtype=torch.float64))
+    assert torch.equal(found.variance[0], torch.ones(2, dtype=torch.float64))
