@@ -29,7 +29,7 @@ test-deploy: setup
 macs3:
 	@$(PYTHON) tools/setup.py macs3
 
-peers: setup
+peers:
 	@$(PYTHON) tools/setup.py peers
 
 images: setup
@@ -43,7 +43,7 @@ lint: setup
 	@$(PYTHON) tools/setup.py lint
 	@$(BIN)/ruff check .
 	@$(BIN)/nextflow lint -o concise main.nf nextflow.config workflows modules conf
-	@$(BIN)/nf-core pipelines lint --dir .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nf-core pipelines lint --dir .
 
 clean:
 	rm -rf .venv .nextflow .nextflow.log* work dist .pytest_cache .hypothesis .ruff_cache

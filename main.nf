@@ -14,7 +14,7 @@ workflow {
         println(help_text())
     }
     else if (params.version.toString() == 'true') {
-        println("${workflow.manifest.name} ${workflow.manifest.version}")
+        println("${workflow.manifest.name.tokenize('/').last()} ${workflow.manifest.version}")
     }
     else {
         settings = checked_parameters(params)

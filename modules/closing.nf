@@ -2,13 +2,11 @@
  * What is said and written at the start and at the end of a run.
  */
 
-include { three_parts     } from './messages'
-include { parameters_text } from './record'
+include { three_parts                  } from './messages'
+include { parameters_text ; write_info } from './record'
 
 def write_parameters(settings) {
-    def target = file("${settings.outdir}/pipeline_info/params.json", glob: false)
-    target.parent.mkdirs()
-    target.text = parameters_text(settings)
+    write_info(settings, 'params.json', parameters_text(settings))
 }
 
 def success_text(outdir) {

@@ -16,3 +16,10 @@ def versions_text(triples) {
         "${step}:\n" + rows.sort { row -> row[1] }.collect { row -> "    ${row[1]}: ${row[2]}\n" }.join()
     }.join()
 }
+
+// A small text under pipeline_info/
+def write_info(settings, name, text) {
+    def target = file("${settings.outdir}/pipeline_info/${name}", glob: false)
+    target.parent.mkdirs()
+    target.text = text
+}

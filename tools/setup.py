@@ -370,11 +370,27 @@ def lint_tools():
     link.symlink_to(folder / "bin" / "nf-core")
 
 
-TARGETS = {"setup": setup, "macs3": macs3, "lint": lint_tools}
+def peers():
+    """Install what benchmarks compare with (scvi-tools, snapatac2, ...) in an environment of its own; say where."""
+    check_machine()
+    folder = cache_root() / "peers"
+    if not folder.exists():
+        tools = bootstrap()
+        with step("install the peers (scvi-tools, snapatac2, muon, mofapy2)"), once(folder) as partial:
+            if partial:
+                venv.create(partial, symlinks=True)
+                uv = [tools / "bin" / "python", "-m", "uv", "pip", "install", "--quiet"]
+                settings = installer_environment([tools / "bin" / "python", "-m", "pip"])
+                python = partial / "bin" / "python"
+                run([*uv, "--python", python, "-r", LOCKS / "peers.in"], "benchmarks compare with them", settings)
+    print(f"set-up: the peers' Python is {folder / 'bin' / 'python'}", flush=True)
+
+
+TARGETS = {"setup": setup, "macs3": macs3, "lint": lint_tools, "peers": peers}
 
 
 def main():
-    """Do what the command line names: setup (default), macs3, lint."""
+    """Do what the command line names: setup (default), macs3, lint, peers."""
     name = sys.argv[1] if len(sys.argv) > 1 else "setup"
     if name not in TARGETS:
         sys.exit("ERROR: {!r} is none of {}".format(name, ", ".join(TARGETS)))

@@ -32,7 +32,7 @@ include { chosen                                                      } from '..
 include { contrasts_of ; files_of ; meta_of ; modalities_of           } from '../modules/samples'
 include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
 include { peak_set_of ; samples_of                                    } from '../modules/samples'
-include { parameters_text ; versions_text                             } from '../modules/record'
+include { parameters_text ; versions_text ; write_info                } from '../modules/record'
 
 workflow REPROCESS {
     take:
@@ -203,10 +203,10 @@ workflow REPROCESS {
         ch_versions,
         parameters_text(settings),
     )
-    ch_versions.collectFile(name: 'software_versions.yml', storeDir: "${settings.outdir}/pipeline_info")
-    in_order(FINGERPRINT.out.table)
-        .flatMap { tables -> tables.collect { table -> table.text } }
-        .collectFile(name: 'inputs.tsv', storeDir: "${settings.outdir}/pipeline_info", sort: false, seed: 'sample\tcolumn\tpath\tsize\tsha256\n')
+    ch_versions.subscribe { text -> write_info(settings, 'software_versions.yml', text) }
+    in_order(FINGERPRINT.out.table).subscribe { tables ->
+        write_info(settings, 'inputs.tsv', 'sample\tcolumn\tpath\tsize\tsha256\n' + tables.collect { table -> table.text }.join())
+    }
 
     emit:
     report = REPORT.out.page // channel: report.html
