@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from multivi_nf.errors import InputError, Interrupted
 
 CHECKPOINTS = "MULTIVI_NF_CHECKPOINT_DIR"
 EXIT_FILE = "MULTIVI_NF_EXIT_FILE"
+STARTED = time.monotonic()
+"""This module is imported when the step starts: the time limit includes reading the data."""
 
 ARCHITECTURE = (
     ("--n-latent", int, "Latent dimensions [20]."),
@@ -31,7 +34,7 @@ ARCHITECTURE = (
     ("--adversary", ("modality", "batch", "both", "none"), "What the adversary must not be able to tell [modality]."),
     ("--adversary-weight", float, "Weight of the adversary [1]."),
     ("--cross-reconstruction", float, "Share of single-view ELBOs in the objective; 0 is the paper's."),
-    ("--kl-warmup", int, "Epochs over which the weight of the KL rises to 1, a third of all epochs at most."),
+    ("--kl-warmup", int, "Epochs over which the weight of the KL rises to 1 [50, a quarter of all at most]."),
     ("--model-compat", ("none", "scvi"), "scvi: the formulas of scvi-tools 1.4.2 [none]."),
 )
 
@@ -81,6 +84,7 @@ def command(mosaic: Path, output: Path, n_devices: int, **options: Any) -> None:
     except (InputError, Interrupted) as error:
         _note_exit_code(2 if isinstance(error, InputError) else 75)
         if not _first():
+            time.sleep(5)  # torchrun ends all when one ends: let the first process say why and leave its code
             sys.exit(2 if isinstance(error, InputError) else 75)
         raise
 
@@ -109,9 +113,10 @@ def _train(
         "seed": seed,
         "output": output,
         "checkpoint_dir": Path(folder).absolute(),
-        "time_limit": None if time_limit is None else 60 * time_limit,
     }
     source = source_of(mosaic)
+    if time_limit is not None:
+        training["time_limit"] = 60 * time_limit - (time.monotonic() - STARTED)
     if reference is not None:
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
         given += ["--model-compat"] if model_compat else []

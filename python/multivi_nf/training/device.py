@@ -24,9 +24,7 @@ def choose_device(device: str, say: Callable[[str], None]) -> torch.device:
         If a GPU is asked for and none can be used.
     """
     if device not in DEVICES:
-        raise InputError(
-            f"--device is {device!r}", "it is not a kind of device", f"choose one of {', '.join(DEVICES)}"
-        )
+        raise InputError(f"--device is {device!r}", "it is not a kind of device", f"choose one of {', '.join(DEVICES)}")
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cuda" and n == 0:
         raise InputError(

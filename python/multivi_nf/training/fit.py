@@ -140,7 +140,7 @@ def run(
     deadline = None if time_limit is None else time.monotonic() + time_limit
     world = World.join(device)
     with _stop_signal() as signalled, _own_generators(device):
-        stop = _stopper(deadline, time_limit, signalled)
+        stop = _stopper(deadline, signalled)
         vault = None
         try:
             if checkpoint_dir is not None:
@@ -168,7 +168,7 @@ def run(
                 trainable=trainable,
             )
             history = trainer.run()
-            model.eval()
+            model.to("cpu").eval()
             model.history = history
             model.split = split_table(data.cells, roles)
             model.training_settings = {**settings.to_dict(), "device": device.type, "processes": world.size}
@@ -207,7 +207,7 @@ def _describe(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Set
     reporter.say(f"{data.n_cells:,} cells ({cells}) in {len(model.config.batches)} batches: {counts}")
     reporter.say(
         f"at most {settings.max_epochs} epochs, {settings.batch_size} cells a step, learning rate "
-        f"{settings.learning_rate:g}, KL warm-up {settings.kl_warmup} epochs, patience {settings.patience}, "
+        f"{settings.learning_rate:g}, warm-up {settings.full_from} epochs, patience {settings.patience}, "
         f"seed {settings.seed}"
     )
     for note in model.notes():
@@ -242,14 +242,12 @@ def _place(data: MosaicData, device: torch.device, reporter: Reporter) -> None:
     )
 
 
-def _stopper(
-    deadline: float | None, time_limit: float | None, signalled: Callable[[], bool]
-) -> Callable[[], str]:
+def _stopper(deadline: float | None, signalled: Callable[[], bool]) -> Callable[[], str]:
     def stop() -> str:
         if signalled():
             return "SIGTERM was received"
         if deadline is not None and time.monotonic() >= deadline:
-            return f"the time limit of {time_limit / 60:g} minutes is reached"
+            return "the time limit is reached"
         return ""
 
     return stop

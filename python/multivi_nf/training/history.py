@@ -12,7 +12,7 @@ import pandas as pd
 from multivi_nf.files import written_whole
 
 FIRST = ("epoch", "train_loss", "validation_loss")
-LAST = ("learning_rate", "kl_weight", "best", "seconds")
+LAST = ("learning_rate", "kl_weight", "alignment_weight", "best", "seconds")
 
 
 @dataclass

@@ -157,6 +157,7 @@ class Trainer:
 
     def _leave(self, reason: str) -> None:
         self._save()
+        self.world.barrier()
         if self.vault is None:
             msg = f"stopped in epoch {self.state.epoch + 1}: {reason}; no checkpoint folder was given, nothing is saved"
         else:
@@ -233,15 +234,23 @@ class Trainer:
         now = time.monotonic()
         row["seconds"] = state.seconds + now - self._clock
         self._clock = now
-        state.record(row, copy_weights(self.model), validated=bool(self.validation_cells.size))
+        state.record(row, lambda: copy_weights(self.model), validated=bool(self.validation_cells.size))
         self.reporter.epoch(row, self.settings.max_epochs)
         if self.vault is not None:
             self.vault.history(state.history)
 
-    @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         """−ELBO at KL weight 1, with the same noise in every epoch, per cell."""
         self.model.eval()
+        while True:
+            try:
+                self._validation_losses()
+                return self.objective.end_validation(self.world, self.validation_cells.size)
+            except torch.OutOfMemoryError as error:
+                self._smaller_parts(self.settings.batch_size, error)
+
+    @torch.no_grad()
+    def _validation_losses(self) -> None:
         self.objective.start_validation()
         pieces = math.ceil(self.validation_cells.size / self.settings.batch_size)
         for number, cells in enumerate(np.array_split(self.validation_cells, pieces) if pieces else []):
@@ -249,7 +258,6 @@ class Trainer:
                 seed = stream(self.settings.seed, _VALIDATION, number)
                 for part in _parts(cells, self.parts):
                     self.objective.validate(self.data.minibatch(part), part.size, seed)
-        return self.objective.end_validation(self.world, self.validation_cells.size)
 
 
 def _parts(cells: np.ndarray, n: int) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -59,6 +60,8 @@ class Objective:
         self._sums = self._zeros()
         self._rival_losses: list[torch.Tensor] = []
         self._kl_weight = 1.0
+        self._alignment_weight: float | None = None
+        self._accepted = set(inspect.signature(model.loss).parameters)
         self._adversary_weight: float | None = None
         self._measured = _Means(self.terms)
 
@@ -75,6 +78,11 @@ class Objective:
         """Weight of the KL after `share` of an epoch: a straight line from 0 to 1."""
         return min(1.0, (epoch + share) / self.settings.kl_warmup) if self.settings.kl_warmup else 1.0
 
+    def alignment_weight(self, epoch: int, share: float = 0.0) -> float:
+        """Weight of the alignment: 0 in the KL warm-up, then a straight line to the model's."""
+        done, length = epoch + share - self.settings.kl_warmup, self.settings.alignment_warmup
+        return self.model.config.alignment_weight * (min(max(done / length, 0.0), 1.0) if length else 1.0)
+
     def rate(self, epoch: int, step: int, n_steps: int) -> float:
         """Factor on the learning rate: linear warm-up over 2 % of the steps (100 at most), then a half cosine."""
         total = self.settings.max_epochs * n_steps
@@ -88,6 +96,7 @@ class Objective:
     def schedule(self, epoch: int, step: int, n_steps: int, factor: float) -> None:
         """Set weights and learning rates for a step."""
         self._kl_weight = self.kl_weight(epoch, step / n_steps)
+        self._alignment_weight = self.alignment_weight(epoch, step / n_steps)
         self._adversary_weight = 0.0 if epoch < self.settings.adversary_warmup or not self.rival_parameters else None
         rate = factor * self.rate(epoch, step, n_steps)
         for name, (optimiser, _) in self._optimisers.items():
@@ -115,6 +124,7 @@ class Objective:
                 kl_weight=self._kl_weight,
                 generator=self.generator,
                 adversary_weight=self._adversary_weight,
+                **({"alignment_weight": self._alignment_weight} if "alignment_weight" in self._accepted else {}),
             )
             rival = self.model.adversary_loss(losses) if self.rival_parameters else None
         if losses.total.requires_grad:
@@ -194,7 +204,7 @@ class Objective:
         row |= {name: validation[name] for name in ("adversary_accuracy", "adversary_chance") if name in validation}
         row[GRADIENT] = mean[GRADIENT]
         row["learning_rate"] = self.settings.learning_rate * factor * self.rate(epoch, n_steps - 1, n_steps)
-        row["kl_weight"] = self.kl_weight(epoch)
+        row["kl_weight"], row["alignment_weight"] = self.kl_weight(epoch), self.alignment_weight(epoch)
         return row
 
     def optimiser_state(self) -> dict[str, torch.Tensor]:

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from multivi_nf.training.history import LAST
+
 
 class Reporter:
     """Tells the user, on standard error.
@@ -69,7 +71,7 @@ class Reporter:
             self._bar = None
 
 
-_OWN = {"epoch", "train_loss", "validation_loss", "seconds", "best", "learning_rate", "kl_weight", "gradient_norm"}
+_OWN = {"epoch", "train_loss", "validation_loss", "gradient_norm", *LAST}
 
 
 def _span(seconds: float) -> str:

@@ -33,6 +33,9 @@ class Settings:
         Epochs without a better validation loss after which training stops.
     kl_warmup
         Epochs over which the weight of the KL term rises from 0 to 1.
+    alignment_warmup
+        Epochs after the KL warm-up over which the weight of the alignment rises from 0. At full weight from the
+        start it is met by posteriors that say nothing, and the model never leaves them.
     adversary_warmup
         Epochs in which the adversary learns but does not yet act on the encoders.
     seed
@@ -46,6 +49,7 @@ class Settings:
     learning_rate: float
     patience: int
     kl_warmup: int
+    alignment_warmup: int
     adversary_warmup: int
     seed: int = 0
     precision: str = "float32"
@@ -66,6 +70,11 @@ class Settings:
             problems.append(_wrong("seed", self.seed, "a whole number of at least 0"))
         if problems:
             raise InputError.all_of(problems)
+
+    @property
+    def full_from(self) -> int:
+        """Epochs done when the objective is at full weight: only later weights may be kept."""
+        return self.kl_warmup + self.alignment_warmup
 
     def to_dict(self) -> dict[str, object]:
         """All settings by name."""
@@ -94,7 +103,8 @@ def settings_for(
     n_train
         Cells that train the model.
     kl_warmup
-        Epochs of KL warm-up the model asks for; shortened to a third of the epochs where these are fewer.
+        Epochs of KL warm-up the model asks for; a quarter of all epochs at most, and the alignment's after it is
+        as long.
     max_epochs, batch_size, learning_rate
         Given values win; None takes the rule.
 
@@ -111,13 +121,14 @@ def settings_for(
     if max_epochs is None:
         steps = max(math.ceil(n_train / max(batch_size, 1)), 1)
         max_epochs = min(max(math.ceil(3000 / steps), 20), 300)
-    warmup = min(kl_warmup, max_epochs // 3)
+    warmup = min(kl_warmup, max_epochs // 4)
     return Settings(
         max_epochs=max_epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         patience=max(10, max_epochs // 5),
         kl_warmup=warmup,
+        alignment_warmup=warmup,
         adversary_warmup=max(1, max_epochs // 20) if max_epochs > 1 else 0,
         seed=seed,
         precision=precision,

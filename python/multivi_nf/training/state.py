@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,16 +59,16 @@ class State:
         """Whether training has ended, and `history.stopped` says why."""
         return bool(self.history.stopped)
 
-    def record(self, row: dict[str, Any], weights: dict[str, torch.Tensor], *, validated: bool) -> None:
+    def record(self, row: dict[str, Any], weights: Callable[[], dict[str, torch.Tensor]], *, validated: bool) -> None:
         """End an epoch: keep its weights if they are the best so far, and see whether to go on."""
         self.history.rows.append(row)
         self.epoch += 1
         self.step = 0
         self.sums = [0.0] * len(self.objective.names)
         self.seconds = 0.0
-        eligible = row["kl_weight"] >= 1.0
+        eligible = self.epoch > self.settings.full_from
         if validated and eligible and row["validation_loss"] < self.best_loss:
-            self.best, self.best_loss = weights, row["validation_loss"]
+            self.best, self.best_loss = weights(), row["validation_loss"]
             self.history.best_epoch = self.epoch
         if self.epoch >= self.settings.max_epochs:
             self.history.stopped = f"trained for {self.epoch} epochs"

@@ -108,7 +108,7 @@ def test_a_checkpoint_of_other_data_or_options_is_refused_with_the_difference(mo
     monkeypatch.undo()
     with pytest.raises(InputError, match="batch_size is 16 here and 32 in the checkpoint"):
         fitted(mosaic, batch_size=16, **how)
-    with pytest.raises(InputError, match="fusion is \"poe\" here and \"mean\" in the checkpoint"):
+    with pytest.raises(InputError, match='fusion is "poe" here and "mean" in the checkpoint'):
         fitted(mosaic, {"fusion": "poe"}, **how)
     mosaic.mod["rna"].X.data[0] += 1
     with pytest.raises(InputError, match="other rna counts"):
@@ -138,7 +138,7 @@ def test_an_unwritable_checkpoint_folder_stops_the_run(mosaic, tmp_path):
 
 
 def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
-    losses = iter([1.0, 2.0, 9.0, 5.0, 3.0, 4.0])
+    losses = iter([1.0, 2.0, 0.5, 0.5, 9.0, 5.0, 3.0, 4.0])
     weights = []
 
     def validate(self: loop.Trainer) -> dict[str, float]:
@@ -146,10 +146,11 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
         return {"elbo_loss": next(losses)}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
-    model = fitted(mosaic, {"kl_warmup": 2}, max_epochs=6)
-    assert model.history["kl_weight"][:3] == [0.0, 0.5, 1.0]
-    assert model.history.best_epoch == 5
-    assert all(torch.equal(v, weights[4][k]) for k, v in model.state_dict().items())
+    model = fitted(mosaic, {"kl_warmup": 2}, max_epochs=8)
+    assert model.history["kl_weight"][:4] == [0.0, 0.5, 1.0, 1.0]
+    assert model.history["alignment_weight"][:5] == [0.0, 0.0, 0.0, 0.5, 1.0]
+    assert model.history.best_epoch == 7
+    assert all(torch.equal(v, weights[6][k]) for k, v in model.state_dict().items())
 
 
 def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, monkeypatch):
@@ -300,7 +301,7 @@ def test_bfloat16_trains(mosaic):
 def test_rules_follow_the_number_of_cells(n, batch_size):
     rule = settings_for(n, kl_warmup=50)
     assert rule.batch_size == batch_size
-    assert 20 <= rule.max_epochs <= 300 and rule.kl_warmup <= rule.max_epochs // 3
+    assert 20 <= rule.max_epochs <= 300 and rule.full_from <= rule.max_epochs // 2
 
 
 @pytest.mark.parametrize("name", ["max_epochs", "batch_size", "learning_rate", "seed"])

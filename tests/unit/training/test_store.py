@@ -67,8 +67,6 @@ def test_decoders_start_at_the_data(mosaic):
     assert np.corrcoef(profile, mean)[0, 1] > 0.6
 
 
-
-
 def test_shuffled_feature_names_are_refused(folder):
     features = pd.read_csv(folder / "features.tsv", sep="\t")
     features.iloc[:30] = features.iloc[:30].sample(frac=1, random_state=0).to_numpy()
