@@ -48,6 +48,9 @@ class ModelConfig:
         Width and number of hidden layers of every encoder and decoder, and the latent dimensions.
     dropout
         Dropout rate of the encoders and of the protein decoder.
+    input_dropout
+        Modality to the share of a cell's non-zero counts hidden from its encoder in training, which keeps encoders
+        from learning cells by heart; the likelihood sees all counts.
     rna_likelihood, dispersion, library
         Count model of RNA, whether its dispersion is per gene or per gene and batch, and whether a cell's library
         is its observed total over the modelled genes or encoded.
@@ -77,6 +80,7 @@ class ModelConfig:
     n_latent: int = 20
     n_layers: int = 2
     dropout: float = 0.1
+    input_dropout: dict[str, float] = field(default_factory=dict)
     rna_likelihood: str = "nb"
     dispersion: str = "gene"
     library: str = "observed"
@@ -105,6 +109,7 @@ class ModelConfig:
         freeze(self, "categorical_cells", cells)
         continuous = {k: (float(mean), float(sd)) for k, (mean, sd) in self.continuous.items()}
         freeze(self, "continuous", continuous)
+        freeze(self, "input_dropout", {m: float(rate) for m, rate in self.input_dropout.items()})
         if self.panel is not None:
             freeze(self, "panel", tuple(tuple(bool(v) for v in row) for row in self.panel))
         problems = self._problems()
@@ -128,6 +133,8 @@ class ModelConfig:
         for name in ("dropout", "batch_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(_problem(name, getattr(self, name), "give a rate from 0 to below 1"))
+        if any(not 0 <= rate < 1 for rate in self.input_dropout.values()):
+            problems.append(_problem("input_dropout", self.input_dropout, "give rates from 0 to below 1"))
         if not 0 <= self.cross_reconstruction <= 1:
             problems.append(_problem("cross_reconstruction", self.cross_reconstruction, "give a weight from 0 to 1"))
         for name in ("alignment_weight", "adversary_weight", "kl_warmup"):

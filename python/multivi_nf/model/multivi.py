@@ -141,7 +141,8 @@ class MultiVI(nn.Module):
         minibatch
             Cells.
         generator
-            Hides batch codes at random in training mode, so that the unknown code is trained; None hides none.
+            Hides batch codes, so that the unknown code is trained, and counts (`input_dropout`), at random in
+            training mode; None hides none.
         tiles
             Receives each modality's counts by tile, for the likelihood.
 
@@ -165,6 +166,9 @@ class MultiVI(nn.Module):
                 encoded[m] = self._encode_scvi(m, x, batch[rows.cells])
                 continue
             codes = (batch[rows.cells], minibatch.categorical[rows.cells], minibatch.continuous[rows.cells])
+            rate = self.config.input_dropout.get(m, 0.0)
+            if rate and self.training and generator is not None:
+                x = x.thinned(rate, generator)
             first = self.encoders[m].first(x, codes)
             encoded[m] = Gaussian(*self.encoders[m].rest(first, codes), self._size(m, counts, first))
         return encoded
@@ -229,6 +233,7 @@ class MultiVI(nn.Module):
         *,
         kl_weight: float = 1.0,
         generator: torch.Generator | None = None,
+        alignment_weight: float | None = None,
         adversary_weight: float | None = None,
         denominator: float | None = None,
     ) -> LossTerms:
@@ -242,12 +247,13 @@ class MultiVI(nn.Module):
             Weight of the KLs (warm-up).
         generator
             Source of all noise but dropout: samples of z, hidden batch codes, the view that is drawn.
-        adversary_weight
-            In place of the configuration's, for a warm-up.
+        alignment_weight, adversary_weight
+            In place of the configuration's, for a warm-up: at full weight from the first step the alignment is a trap,
+            since posteriors that say nothing agree.
         denominator
             Divide by this many cells rather than by the minibatch's (gradient accumulation, several devices).
         """
-        return objective(self, minibatch, kl_weight, generator, adversary_weight, denominator)
+        return objective(self, minibatch, kl_weight, generator, alignment_weight, adversary_weight, denominator)
 
     def adversary_loss(self, losses: LossTerms) -> torch.Tensor | None:
         """The classifiers' own loss on what `loss` showed them; None where there is nothing to tell apart.

@@ -106,6 +106,7 @@ def objective(
     minibatch: Minibatch,
     kl_weight: float,
     generator: torch.Generator | None,
+    alignment_weight: float | None,
     adversary_weight: float | None,
     denominator: float | None,
 ) -> LossTerms:
@@ -145,27 +146,30 @@ def objective(
     if "batch" in model.adversaries:
         contests["batch"] = batch_contest(z_joint, minibatch.batch, len(model.config.batches), even=not model.scvi)
     contests = {name: contest for name, contest in contests.items() if contest is not None}
-    return _add_up(model, parts, contests, kl_weight, adversary_weight, {m: r.cells.numel() for m, r in rows.items()})
+    weights = (
+        kl_weight,
+        model.config.alignment_weight if alignment_weight is None else alignment_weight,
+        model.config.adversary_weight if adversary_weight is None else adversary_weight,
+    )
+    return _add_up(model, parts, contests, weights, {m: r.cells.numel() for m, r in rows.items()})
 
 
 def _add_up(
     model: MultiVI,
     parts: dict[str, torch.Tensor],
     contests: dict[str, Contest],
-    kl_weight: float,
-    adversary_weight: float | None,
+    weights: tuple[float, float, float],
     n_rows: dict[str, int],
 ) -> LossTerms:
     kl = parts["kl"] + parts.get("protein_background", 0.0)
     reconstruction = sum((parts[m] for m in model.modalities if m in parts), torch.zeros_like(kl))
-    total = reconstruction + kl_weight * kl + model.config.alignment_weight * parts["alignment"]
+    total = reconstruction + weights[0] * kl + weights[1] * parts["alignment"]
     terms = {name: value.detach() for name, value in parts.items()}
     terms["elbo_loss"] = (reconstruction + kl).detach()
-    weight = model.config.adversary_weight if adversary_weight is None else adversary_weight
     fool = sum((model.adversaries[k].fool(v, compat=model.scvi) for k, v in contests.items()), torch.zeros_like(kl))
     terms["adversary"] = fool.detach()
-    if contests and weight:
-        total = total + weight * fool
+    if contests and weights[2]:
+        total = total + weights[2] * fool
     return LossTerms(total, terms, n_rows, contests)
 
 

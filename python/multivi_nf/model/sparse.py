@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,13 @@ class Tiles:
         else:
             block.index_copy_(0, self.flat[where], self.values[where].to(dtype))
         return block.view(self.n_rows, stop - start)
+
+    def thinned(self, rate: float, generator: torch.Generator) -> Tiles:
+        """The same entries with a share `rate` of them set to 0 at random, the others scaled up to keep the mean."""
+        kept = torch.rand(self.flat.numel(), generator=generator, device=self.flat.device) >= rate
+        scale = kept.to(torch.get_default_dtype()).div_(1 - rate)
+        values = scale if self.values is None else scale * self.values
+        return dataclasses.replace(self, values=values)
 
     def buffer(self, dtype: torch.dtype) -> torch.Tensor:
         """Flat buffer that holds any tile."""

@@ -156,6 +156,9 @@ def test_weights_enter_as_configured(model, mixed, generator):
     kl = t["kl"] + t["protein_background"]
     plain = t["rna"] + t["atac"] + t["protein"] + 0.25 * kl + 2 * t["alignment"]
     assert torch.isclose(losses.total, plain + 3 * t["adversary"])
+    with torch.no_grad():
+        warming = made.loss(mixed, kl_weight=0.25, generator=generator(3), alignment_weight=0.5, adversary_weight=0.0)
+    assert torch.isclose(warming.total, plain - 1.5 * t["alignment"])
     assert torch.isclose(halved.total, plain / 2)
 
 
@@ -240,3 +243,17 @@ def test_training_finds_what_generated_the_data(generator):
     for k in (0, 1):
         assert float((fitted[kind == k].mean(0) - x[kind == k].mean(0)).abs().mean()) < 0.03
         assert torch.allclose(fitted[kind == k].mean(0), rate[kind == k][0], atol=0.2)
+
+
+def test_hidden_counts_are_hidden_from_encoders_only_and_in_training_only(model, mixed, generator):
+    options = {"dropout": 0.0, "batch_dropout": 0.0}
+    plain, thin = model(**options), model(input_dropout={"rna": 0.5, "atac": 0.5}, **options)
+    for made in (plain.eval(), thin.eval()):
+        assert torch.equal(made.encode(mixed, generator=generator())["atac"].mean, plain.encode(mixed)["atac"].mean)
+    hidden = thin.train().encode(mixed, generator=generator())
+    for m in ("rna", "atac"):
+        assert not torch.allclose(hidden[m].mean, plain.encode(mixed)[m].mean)
+    assert torch.equal(hidden["protein"].mean, plain.encode(mixed)["protein"].mean)
+    finite(thin, mixed, generator)
+    # size heads are told the whole total, and the likelihood meets every count
+    assert torch.equal(hidden["rna"].size, plain.encode(mixed)["rna"].size)

@@ -63,3 +63,13 @@ def test_sums_logarithms_and_binary_rows():
 def test_a_tile_holds_a_bounded_number_of_entries_whatever_the_features():
     for n_rows in (1, 128, 512, 4096):
         assert n_rows * tile_width(n_rows, 10**7, torch.device("cpu")) <= max(1 << 20, 512 * n_rows)
+
+
+def test_thinned_tiles_keep_the_mean_and_the_places():
+    x = torch.ones(200, 50)
+    tiles = tiles_of(sparse(x), 20)
+    thin = tiles.thinned(0.4, torch.Generator().manual_seed(0))
+    dense = torch.cat([thin.dense(i, torch.float32) for i in range(3)], 1)
+    assert sorted(dense.unique().tolist()) == [0.0, float(torch.tensor(1 / 0.6))]
+    assert abs(float(dense.mean()) - 1) < 0.03
+    assert torch.equal(torch.cat([tiles.dense(i, torch.float32) for i in range(3)], 1), x)
