@@ -12,7 +12,7 @@ from scipy import sparse
 
 from multivi_nf.barcodes import check_barcodes
 from multivi_nf.counts.features import is_ensembl, parse_peak
-from multivi_nf.counts.raw import RawMatrix, damaged, looks_raw, open_hdf5, raw_refused, whole_numbers
+from multivi_nf.counts.raw import RawMatrix, check_structure, damaged, looks_raw, open_hdf5, raw_refused, whole_numbers
 from multivi_nf.errors import InputError
 
 _COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "UMIs")
@@ -111,6 +111,7 @@ def _counts(file: h5py.File, path: Path) -> tuple[sparse.csr_matrix, str, list[s
 def _as_counts(item: h5py.Dataset | h5py.Group, source: str) -> sparse.csr_matrix:
     matrix = read_elem(item)
     if sparse.issparse(matrix):
+        check_structure(matrix, source)
         matrix = matrix.tocsr()
         data = whole_numbers(matrix.data, source)
         counts = sparse.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)

@@ -97,6 +97,24 @@ def whole_numbers(values: np.ndarray, source: str) -> np.ndarray:
     return rounded.astype(np.int32)
 
 
+def check_structure(matrix: sparse.csr_matrix | sparse.csc_matrix, source: str) -> None:
+    """Refuse a sparse matrix whose pointers or indices lead outside it: compiled code would follow them.
+
+    Raises
+    ------
+    InputError
+        Names the file and what scipy found.
+    """
+    try:
+        matrix.check_format(full_check=True)
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{source}: its sparse matrix does not hold together ({error})",
+            "counts would be given to the wrong cells or genes",
+            "the file is damaged; write or copy it again",
+        ) from error
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading; anything that is not one, or is cut, is refused.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import re
+import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
-from scipy import io, sparse
+import pandas as pd
+from pandas.errors import ParserWarning
+from scipy import sparse
 
 from multivi_nf.barcodes import check_barcodes, read_text
 from multivi_nf.counts.raw import RawMatrix, damaged, looks_raw, open_hdf5, raw_refused, strings, whole_numbers
@@ -39,7 +42,9 @@ def read_10x_h5(path: Path, types: tuple[str, ...], cells: list[str] | None) -> 
         try:
             group, layout = _group(file, path)
             return _read_group(group, layout, path, types, cells)
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # h5py and numpy raise many kinds on damaged files; the cause is kept
             raise damaged(path, error) from error
 
 
@@ -206,7 +211,7 @@ def read_mtx(path: Path, cells: list[str] | None) -> RawMatrix:
     barcodes = [line.split("\t")[0].strip() for line in read_text(barcodes_file) if line.strip()]
     check_barcodes(barcodes, str(barcodes_file))
     ids, names, types = _features(features_file)
-    shape, _stored = _mtx_header(matrix_file)
+    shape, stored = _mtx_header(matrix_file)
     notes = []
     if shape == (len(ids), len(barcodes)):
         transposed = False
@@ -220,17 +225,10 @@ def read_mtx(path: Path, cells: list[str] | None) -> RawMatrix:
             "counts would be given to the wrong cells or genes",
             "give the three files of one run; lists must have no header line",
         )
-    try:
-        if matrix_file.suffix == ".gz":
-            with gzip.open(matrix_file, "rb") as handle:
-                matrix = io.mmread(handle)
-        else:
-            matrix = io.mmread(matrix_file)
-    except (OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
-        raise damaged(matrix_file, error) from error
-    matrix = sparse.coo_matrix(matrix)
-    matrix.data = whole_numbers(matrix.data, str(matrix_file))
-    matrix = (matrix if transposed else matrix.T).tocsr()
+    row, column, values = _triplets(matrix_file, shape, stored)
+    if not transposed:
+        row, column = column, row
+    matrix = sparse.coo_matrix((values, (row, column)), shape=(len(barcodes), len(ids))).tocsr()
     if cells is None:
         if _RAW_NAME.search(str(matrix_file.resolve())):
             raise raw_refused(matrix_file, "its folder's name says so")
@@ -281,3 +279,35 @@ def _mtx_header(path: Path) -> tuple[tuple[int, int], int]:
             "copy or download it again; compare its checksum",
         )
     return (n_rows, n_columns), stored
+
+
+def _triplets(path: Path, shape: tuple[int, int], stored: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read 0-based rows, columns and counts of a coordinate file.
+
+    Every line is checked: scipy's own reader (1.17) writes outside its arrays on some damaged files.
+    """
+    names = ["row", "column", "value"]
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle, warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # a line of four values
+            line = handle.readline()
+            while line.startswith(b"%") or (line and not line.strip()):
+                line = handle.readline()
+            table = pd.read_csv(
+                handle,
+                sep=r"\s+",
+                header=None,
+                names=names,
+                index_col=False,
+                dtype={"row": np.int64, "column": np.int64},
+            )
+    except (OSError, EOFError, ValueError, OverflowError, ParserWarning) as error:
+        raise damaged(path, error) from error
+    row, column = table["row"].to_numpy() - 1, table["column"].to_numpy() - 1
+    if len(table) != stored:
+        raise damaged(path, ValueError(f"{stored} values are declared and {len(table)} are there"))
+    for what, index, size in (("row", row, shape[0]), ("column", column, shape[1])):
+        if len(index) and (index.min() < 0 or index.max() >= size):
+            bad = index[(index < 0) | (index >= size)][0] + 1
+            raise damaged(path, ValueError(f"{what} {bad} of {size}"))
+    return row, column, whole_numbers(table["value"].to_numpy(), str(path))

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from multivi_nf.counts import whole_numbers
+from multivi_nf.counts.raw import check_structure
 from multivi_nf.errors import InputError
 from multivi_nf.mosaic.parts import MODALITIES, _words
 from multivi_nf.mosaic.write import quiet
@@ -139,6 +140,8 @@ def _counts(data: ad.AnnData, name: str) -> sparse.csr_matrix:
     for place, matrix in (("layers['counts']", data.layers.get("counts")), ("X", data.X)):
         if matrix is None:
             continue
+        if sparse.issparse(matrix):
+            check_structure(matrix, f"modality {name!r}, {place}")
         matrix = sparse.csr_matrix(matrix)
         try:
             values = whole_numbers(matrix.data, f"modality {name!r}, {place}")
