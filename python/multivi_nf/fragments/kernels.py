@@ -9,10 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Columns of the table of sums, one row a barcode.
+# Columns of the table of sums: one row of 64 bytes a barcode, so that a fragment touches one place in memory. Seen as
+# int32 it has ten sums and what the search for overlaps remembers; seen as int64 its last column is the sum of reads.
 (
-    N_NUCLEAR, N_MITO, N_TSS, N_FLANK, N_CORE, N_BLACKLIST, N_SHORT, N_MONO, N_IN_PEAKS, N_LOCI, N_SUMS,
-) = range(11)  # fmt: skip
+    N_NUCLEAR, N_MITO, N_TSS, N_FLANK, N_CORE, N_BLACKLIST, N_SHORT, N_MONO, N_IN_PEAKS, N_LOCI,
+    END_1, END_2, END_3, LOCUS_END,
+) = range(14)  # fmt: skip
+N_SUMS, N_READS, N_WORDS = 10, 7, 8
 
 TSS_REACH = 2000  # bp on each side of a TSS
 TSS_CENTRE = 50  # centre window: TSS ± 50, 101 bp
@@ -64,23 +67,8 @@ def _near_tss(site, index, tss, reverse, row, sums, profile):
 
 
 @njit(cache=True, nogil=True)
-def add_mito(barcode, count, sums, reads):
-    """Count the fragments of a batch on the mitochondrial chromosome, and their reads."""
-    for i in range(barcode.shape[0]):
-        sums[barcode[i], N_MITO] += 1
-        reads[barcode[i]] += count[i]
-
-
-@njit(cache=True, nogil=True)
-def add_number(barcode, sums):
-    """Count the fragments of a batch on nuclear chromosomes, nothing else."""
-    for i in range(barcode.shape[0]):
-        sums[barcode[i], N_NUCLEAR] += 1
-
-
-@njit(cache=True, nogil=True)
-def add_quality(position, barcode, count, tss, reverse, black_start, black_end, autosome, sums, reads, sizes, profile,
-                ends, pointers):  # fmt: skip
+def add_quality(position, barcode, count, tss, reverse, black_start, black_end, autosome, sums, words, sizes, profile,
+                pointers):  # fmt: skip
     """Add a batch of nuclear fragments to every per-barcode sum.
 
     Parameters
@@ -93,14 +81,13 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
         Disjoint, sorted regions of this chromosome.
     autosome
         Whether loci covered more than twice are counted here.
-    sums, reads
-        int32, barcodes × N_SUMS; int64, barcodes; added to.
+    sums, words
+        int32, barcodes × 16, and the same memory as int64, barcodes × 8; added to. END_1 to END_3 are the three largest
+        ends so far on this chromosome, LOCUS_END the end of the last locus: with starts in order, the positions from a
+        start to the third largest end are just those newly covered by three fragments or more, so their union is the
+        set covered more than twice.
     sizes, profile
         int64, LONGEST + 1 and 2 × TSS_REACH + 1; histogram of lengths and of cut sites around TSS; added to.
-    ends
-        int32, barcodes × 4; per barcode the three largest ends so far on this chromosome and the end of its last locus.
-        With starts in order, the positions from a start to the third largest end are just those newly covered by three
-        fragments or more, so their union is the set covered more than twice.
     pointers
         int64, 4; where the last batch of this chromosome stopped.
     """
@@ -111,7 +98,7 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
         start, end = np.int64(position[i, 0]), np.int64(position[i, 1])
         length = end - start
         sums[row, N_NUCLEAR] += 1
-        reads[row] += count[i]
+        words[row, N_READS] += count[i]
         sizes[min(length, LONGEST)] += 1
         if length < SHORT:
             sums[row, N_SHORT] += 1
@@ -127,7 +114,7 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
             at_start = _near_tss(start, at_start, tss, reverse, row, sums, profile)
             at_end = _near_tss(end - 1, at_end, tss, reverse, row, sums, profile)
         if autosome and not black:
-            first, second, third = ends[row, 0], ends[row, 1], ends[row, 2]
+            first, second, third = sums[row, END_1], sums[row, END_2], sums[row, END_3]
             if end > third:
                 if end > second:
                     third = second
@@ -138,12 +125,12 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
                         second = end
                 else:
                     third = end
-                ends[row, 0], ends[row, 1], ends[row, 2] = first, second, third
+                sums[row, END_1], sums[row, END_2], sums[row, END_3] = first, second, third
             if third > start:
-                if start > ends[row, 3]:
+                if start > sums[row, LOCUS_END]:
                     sums[row, N_LOCI] += 1
-                if third > ends[row, 3]:
-                    ends[row, 3] = third
+                if third > sums[row, LOCUS_END]:
+                    sums[row, LOCUS_END] = third
     pointers[0], pointers[1], pointers[2] = at_black, at_start, at_end
 
 
@@ -216,13 +203,6 @@ def add_peaks(position, barcode, n_cells, peak_start, peak_end, reach, peak_id, 
     used[0] = n_used
     pointers[3] = at
     return taken
-
-
-@njit(cache=True, nogil=True)
-def row_starts(cells, n_cells, starts):
-    """Count entries per cell into `starts[cell + 1]` (int64, n_cells + 1)."""
-    for i in range(cells.shape[0]):
-        starts[cells[i] + 1] += 1
 
 
 @njit(cache=True, nogil=True)

@@ -22,6 +22,7 @@ BAD_COLUMNS, BAD_START, BAD_END, BAD_ORDER, BAD_COUNT, BAD_BARCODE, PAST_END, BA
 POSITION, N_OUT, N_LINES, N_COLUMNS, LAST_START, UNSORTED, N_FRAGMENTS, STATE_SIZE = range(8)
 
 LONGEST_NAME = 1024
+_CHUNK = 512
 
 _TAB, _NEWLINE, _RETURN, _HASH = np.uint8(9), np.uint8(10), np.uint8(13), np.uint8(35)
 _MIX, _SEED = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x2545F4914F6CDD1D)
@@ -93,16 +94,14 @@ def _find(text, begin, end, key, tail, pool, slots):
 
 @njit(cache=True, nogil=True)
 def _add(text, begin, end, key, tail, pool, slots, places, used):
-    """Add a barcode that is not in the table: its number, −2 when the table is full, −3 when it is not a barcode."""
+    """Add a barcode that is not in the table, which has room: its number, or −1 when it is not a barcode."""
     length = end - begin
     words = (length + 7) >> 3
-    if 2 * (used[0] + 1) > slots.shape[0] or used[0] >= places.shape[0] or used[1] + words + 1 > pool.shape[0]:
-        return -2
-    if length == 0 or length > LONGEST_NAME:
-        return -3
+    if length > LONGEST_NAME:
+        return -1
     for i in range(begin, end):
         if text[i] < 33 or text[i] > 126:
-            return -3
+            return -1
     at = used[1]
     pool[at] = (np.uint64(used[0]) << _16) | np.uint64(length)
     for i in range(length >> 3):
@@ -123,6 +122,9 @@ def _add(text, begin, end, key, tail, pool, slots, places, used):
 @njit(cache=True, nogil=True)
 def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_open, out_pos, out_barcode, out_count):
     """Parse lines until the text ends, the chromosome changes or an output is full.
+
+    It goes chunk by chunk: first all lines, then all barcodes. In a loop of nothing but look-ups the processor waits
+    for several places of the table at once, which halves the cost of barcodes that are seldom met.
 
     Parameters
     ----------
@@ -149,113 +151,140 @@ def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_op
     -------
     One of the codes above. `state[POSITION]` is the first line not yet taken.
     """
-    at, n_out, n_lines, n_columns = state[POSITION], state[N_OUT], state[N_LINES], state[N_COLUMNS]
-    last, unsorted, n_fragments = state[LAST_START], state[UNSORTED], state[N_FRAGMENTS]
+    begins, ends = np.empty(_CHUNK, np.int64), np.empty(_CHUNK, np.int64)
+    keys, tails = np.empty(_CHUNK, np.uint64), np.empty(_CHUNK, np.uint64)
+    lines = np.empty(_CHUNK, np.int64)
     n_chrom = chrom.shape[0] - 8
     name = load_word(chrom, 0)
     name_mask = ~_0 if n_chrom >= 8 else (_1 << np.uint64(8 * max(n_chrom, 0))) - _1
-    capacity = out_barcode.shape[0]
     code = DONE
-    while at < stop:
-        line = at
-        # column 1: nearly always the name of the line before, and never that of a comment
-        same = n_chrom > 0 and (load_word(text, at) & name_mask) == name
-        for i in range(8, n_chrom):
-            if load_byte(text, at + i) != chrom[i]:
-                same = False
-                break
-        if not same:
-            first = load_byte(text, at)
-            if first == _HASH:
-                while load_byte(text, at) != _NEWLINE:
+    while code == DONE and state[POSITION] < stop:
+        at, n_out, n_lines, n_columns = state[POSITION], state[N_OUT], state[N_LINES], state[N_COLUMNS]
+        last, unsorted, n_fragments = state[LAST_START], state[UNSORTED], state[N_FRAGMENTS]
+        n_words = 0
+        n = 0
+        room = min(_CHUNK, out_barcode.shape[0] - n_out)
+        while at < stop and n < _CHUNK:
+            line = at
+            # column 1: nearly always the name of the line before, and never that of a comment
+            same = n_chrom > 0 and (load_word(text, at) & name_mask) == name
+            for i in range(8, n_chrom):
+                if load_byte(text, at + i) != chrom[i]:
+                    same = False
+                    break
+            if not same:
+                first = load_byte(text, at)
+                if first == _HASH:
+                    while load_byte(text, at) != _NEWLINE:
+                        at += 1
                     at += 1
-                at += 1
-                n_lines += 1
-                continue
-            if first == _NEWLINE or (first == _RETURN and load_byte(text, at + 1) == _NEWLINE):
-                at += 1 if first == _NEWLINE else 2
-                n_lines += 1
-                continue
-            code = NEW_CHROM
-            break
-        if n_out >= capacity:
-            code = OUTPUT_FULL
-            break
-        start, at = number(text, at + n_chrom)
-        if start < 0 or load_byte(text, at) != _TAB:
-            code = BAD_START
-            at = line
-            break
-        end, at = number(text, at + 1)
-        if end < 0 or load_byte(text, at) != _TAB:
-            code = BAD_END
-            at = line
-            break
-        if end <= start:
-            code = BAD_ORDER
-            at = line
-            break
-        if keep and end > size:
-            code = PAST_END
-            at = line
-            break
-        begin = at + 1
-        key, at, tail = _hash(text, begin)
-        barcode = np.int64(-1)
-        if keep:
-            barcode = _find(text, begin, at, key, tail, pool, slots)
-            if barcode < 0 and is_open:
-                barcode = _add(text, begin, at, key, tail, pool, slots, places, used)
-                if barcode < 0:
-                    code = TABLE_FULL if barcode == -2 else BAD_BARCODE
+                    n_lines += 1
+                    continue
+                if first == _NEWLINE or (first == _RETURN and load_byte(text, at + 1) == _NEWLINE):
+                    at += 1 if first == _NEWLINE else 2
+                    n_lines += 1
+                    continue
+                code = NEW_CHROM
+                break
+            if n >= room:
+                code = OUTPUT_FULL
+                break
+            start, at = number(text, at + n_chrom)
+            if start < 0 or load_byte(text, at) != _TAB:
+                code = BAD_START
+                at = line
+                break
+            end, at = number(text, at + 1)
+            if end < 0 or load_byte(text, at) != _TAB:
+                code = BAD_END
+                at = line
+                break
+            if end <= start:
+                code = BAD_ORDER
+                at = line
+                break
+            if keep and end > size:
+                code = PAST_END
+                at = line
+                break
+            begin = at + 1
+            key, at, tail = _hash(text, begin)
+            if at == begin:
+                code = BAD_BARCODE
+                at = line
+                break
+            begins[n], ends[n], keys[n], tails[n], lines[n] = begin, at, key, tail, n_lines
+            n_words += ((at - begin + 7) >> 3) + 1
+            columns = 4
+            count = np.int64(1)
+            mark = load_byte(text, at)
+            if mark == _TAB:
+                columns = 5
+                count, at = number(text, at + 1)
+                mark = load_byte(text, at)
+                if count < 1 or (mark != _NEWLINE and mark != _TAB and mark != _RETURN):
+                    code = BAD_COUNT
                     at = line
                     break
-        if at == begin:
-            code = BAD_BARCODE
-            at = line
-            break
-        columns = 4
-        count = np.int64(1)
-        mark = load_byte(text, at)
-        if mark == _TAB:
-            columns = 5
-            count, at = number(text, at + 1)
-            mark = load_byte(text, at)
-            if count < 1 or (mark != _NEWLINE and mark != _TAB and mark != _RETURN):
-                code = BAD_COUNT
-                at = line
-                break
-            if mark == _TAB:
-                columns = 6
-                at += 1
-                mark = load_byte(text, at)
-                while mark != _NEWLINE and mark != _TAB and mark != _RETURN:
+                if mark == _TAB:
+                    columns = 6
                     at += 1
                     mark = load_byte(text, at)
-        if mark == _TAB or (columns != n_columns and n_columns > 0):
-            code = BAD_COLUMNS
-            at = line
-            break
-        if mark == _RETURN:
-            at += 1
-            if load_byte(text, at) != _NEWLINE:
-                code = LINE_ENDS
+                    while mark != _NEWLINE and mark != _TAB and mark != _RETURN:
+                        at += 1
+                        mark = load_byte(text, at)
+            if mark == _TAB or (columns != n_columns and n_columns > 0):
+                code = BAD_COLUMNS
                 at = line
                 break
-        at += 1
-        n_columns = columns
-        n_lines += 1
-        n_fragments += 1
-        unsorted |= np.int64(start < last)
-        last = start
-        if barcode >= 0:
-            out_pos[n_out, 0] = start
-            out_pos[n_out, 1] = end
-            out_barcode[n_out] = barcode
-            out_count[n_out] = count
-            n_out += 1
-    state[POSITION], state[N_OUT], state[N_LINES], state[N_COLUMNS] = at, n_out, n_lines, n_columns
-    state[LAST_START], state[UNSORTED], state[N_FRAGMENTS] = last, unsorted, n_fragments
+            if mark == _RETURN:
+                at += 1
+                if load_byte(text, at) != _NEWLINE:
+                    code = LINE_ENDS
+                    at = line
+                    break
+            at += 1
+            n_columns = columns
+            n_lines += 1
+            n_fragments += 1
+            unsorted |= np.int64(start < last)
+            last = start
+            out_pos[n_out + n, 0] = start
+            out_pos[n_out + n, 1] = end
+            out_count[n_out + n] = count
+            n += 1
+        if keep:
+            if is_open and (
+                2 * (used[0] + n) > slots.shape[0] or used[0] + n > places.shape[0] or used[1] + n_words > pool.shape[0]
+            ):
+                return TABLE_FULL  # nothing of this chunk is booked; it is parsed again with a larger table
+            for i in range(n):
+                out_barcode[n_out + i] = _find(text, begins[i], ends[i], keys[i], tails[i], pool, slots)
+            kept = n_out
+            for i in range(n):
+                barcode = np.int64(out_barcode[n_out + i])
+                if barcode < 0:
+                    if not is_open:
+                        continue
+                    # it may have been added since it was not found
+                    barcode = _find(text, begins[i], ends[i], keys[i], tails[i], pool, slots)
+                    if barcode < 0:
+                        barcode = _add(text, begins[i], ends[i], keys[i], tails[i], pool, slots, places, used)
+                    if barcode < 0:
+                        code = BAD_BARCODE
+                        at = begins[i] - 1
+                        while at > state[POSITION] and load_byte(text, at - 1) != _NEWLINE:
+                            at -= 1
+                        n_lines = lines[i]
+                        break
+                out_pos[kept, 0] = out_pos[n_out + i, 0]
+                out_pos[kept, 1] = out_pos[n_out + i, 1]
+                out_barcode[kept] = barcode
+                out_count[kept] = out_count[n_out + i]
+                kept += 1
+            n_out = kept
+        state[POSITION], state[N_OUT], state[N_LINES], state[N_COLUMNS] = at, n_out, n_lines, n_columns
+        state[LAST_START], state[UNSORTED], state[N_FRAGMENTS] = last, unsorted, n_fragments
     return code
 
 
@@ -295,10 +324,10 @@ class BarcodeTable:
 
     def names(self) -> list[str]:
         """All barcodes as text, in the order of their numbers."""
-        raw = self.pool.tobytes()
+        raw = self.pool[: self.used[1]].tobytes().decode("latin-1")
         places = self.places[: len(self)]
         lengths = (self.pool[places] & _LENGTH).astype(np.int64)
-        return [raw[8 * at + 8 : 8 * at + 8 + n].decode("ascii") for at, n in zip(places.tolist(), lengths.tolist())]
+        return [raw[8 * at + 8 : 8 * at + 8 + n] for at, n in zip(places.tolist(), lengths.tolist())]
 
 
 @njit(cache=True, nogil=True)

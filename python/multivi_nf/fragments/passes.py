@@ -121,8 +121,9 @@ def scan(
     names = stream.barcodes()
     if matrix is not None:
         matrix.check_met(stream, path)
+    reads = sums.words[:, k.N_READS]
     return Scan(
-        table=quality_table(names, sums.sums, sums.reads, genome, stream.facts, matrix is not None, quality),
+        table=quality_table(names, sums.sums, reads, genome, stream.facts, matrix is not None, quality),
         matrix=None if matrix is None else matrix.finish(),
         sizes=sums.sizes,
         profile=sums.profile if genome.tss is not None else None,
@@ -219,9 +220,7 @@ class _Sums:
         self.quality = quality
         self.names = list(genome.chrom_sizes)
         self.name: str | None = None
-        self.sums = np.zeros((0, k.N_SUMS), np.int32)
-        self.reads = np.zeros(0, np.int64)
-        self.ends = np.zeros((0, 4), np.int32)
+        self._show(np.zeros((0, k.N_WORDS), np.int64))
         self.sizes = np.zeros(k.LONGEST + 1, np.int64)
         self.profile = np.zeros(2 * k.TSS_REACH + 1, np.int64)
         self.pointers = np.zeros(4, np.int64)
@@ -230,29 +229,37 @@ class _Sums:
 
     def resize(self, n: int) -> None:
         """Make just `n` rows, zeros where new."""
-        self.sums, self.reads, self.ends = (_resized(a, n) for a in (self.sums, self.reads, self.ends))
+        words = np.zeros((n, k.N_WORDS), np.int64)
+        old = min(n, len(self.words))
+        words[:old] = self.words[:old]
+        self._show(words)
+        self.sums[old:, k.LOCUS_END] = -1
+
+    def _show(self, words: np.ndarray) -> None:
+        self.words = words
+        self.sums = words.view(np.int32)
 
     def add(self, batch: Batch, n_barcodes: int) -> None:
-        if n_barcodes > len(self.reads):
-            n = len(self.reads)
-            self.resize(max(n_barcodes, 2 * n, 1024))
-            self.ends[n:, 3] = -1
+        if n_barcodes > len(self.words):
+            self.resize(max(n_barcodes, 2 * len(self.words), 1024))
         if self.names[batch.chrom] != self.name:
             self._enter(self.names[batch.chrom])
         if self.name == self.genome.mito:
-            k.add_mito(batch.barcode, batch.count, self.sums, self.reads)
+            n = len(self.words)
+            self.sums[:, k.N_MITO] += np.bincount(batch.barcode, minlength=n).astype(np.int32)
+            self.words[:, k.N_READS] += np.bincount(batch.barcode, batch.count, minlength=n).astype(np.int64)
         elif self.quality:
             k.add_quality(
-                batch.position, batch.barcode, batch.count, *self._regions, self.sums, self.reads, self.sizes,
-                self.profile, self.ends, self.pointers,
+                batch.position, batch.barcode, batch.count, *self._regions, self.sums, self.words,
+                self.sizes, self.profile, self.pointers,
             )  # fmt: skip
         else:
-            k.add_number(batch.barcode, self.sums)
+            self.sums[:, k.N_NUCLEAR] += np.bincount(batch.barcode, minlength=len(self.words)).astype(np.int32)
 
     def _enter(self, name: str) -> None:
         self.name = name
         self.pointers[:] = 0
-        self.ends[:] = (0, 0, 0, -1)
+        self.sums[:, k.END_1 : k.LOCUS_END + 1] = (0, 0, 0, -1)
         tss, strand = self._tss.get(name, (_NONE, np.zeros(0, object)))
         black = self._black.get(name, (_NONE, _NONE))
         bare = name.lower().removeprefix("chr")
@@ -313,7 +320,7 @@ class _Matrix:
         self._flush()
         starts = np.zeros(self.n_cells + 1, np.int64)
         for cells, _, _ in self.full:
-            k.row_starts(cells, self.n_cells, starts)
+            starts[1:] += np.bincount(cells, minlength=self.n_cells)
         np.cumsum(starts, out=starts)
         indices = np.empty(starts[-1], np.int32)
         data = np.empty(starts[-1], np.int32)
@@ -380,10 +387,3 @@ def _by_chrom(frame: pd.DataFrame | None, columns: list[str]) -> dict[str, tuple
         for name, group in frame.sort_values(["chrom", columns[0]], kind="stable").groupby("chrom", sort=False)
     }
 
-
-def _resized(array: np.ndarray, n: int) -> np.ndarray:
-    if len(array) >= n:
-        return array[:n]
-    grown = np.zeros((n, *array.shape[1:]), array.dtype)
-    grown[: len(array)] = array
-    return grown

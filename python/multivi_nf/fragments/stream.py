@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from multivi_nf.fragments.words import PADDING
 from multivi_nf.genome import canonical, harmonise
 
 _BATCH = 1 << 16
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass
@@ -279,7 +281,7 @@ def _unique(barcodes: Sequence[str]) -> Sequence[str]:
             "keep each barcode once",
         )
     for name in barcodes:
-        if not name or len(name) > p.LONGEST_NAME or not all(33 <= ord(letter) <= 126 for letter in name):
+        if len(name) > p.LONGEST_NAME or not _PRINTABLE.fullmatch(name):
             raise InputError(
                 f"barcode {name!r} of the list is empty, longer than 1,024 characters or not printable ASCII",
                 "it cannot occur in a fragments file",
