@@ -158,15 +158,16 @@ class Protein(nn.Module):
         trunks = ("fore", "mixing", "back")
         self.trunks = nn.ModuleDict({t: Layers(config, "protein", config.n_latent, **options) for t in trunks})
         self.heads = nn.ModuleDict({head: nn.Linear(width, n) for _, head in self.HEADS})
-        self.codes = nn.ModuleDict({head: Codes(config, "protein", n, unknown="average") for _, head in self.HEADS})
         self.log_dispersion = nn.Parameter(torch.zeros(n))
         cells = config.batch_cells["protein"]
-        self.background_mean = CodeTable(cells, n, unknown="average")
-        self.background_log_sd = CodeTable(cells, n, unknown="average")
         panel = torch.ones(len(cells) + 1, n, dtype=torch.bool)
         if config.panel is not None:
             panel[:-1] = torch.tensor(config.panel, dtype=torch.bool)
         self.register_buffer("panel", panel, persistent=False)
+        options = {"unknown": "average", "panel": None if config.panel is None else panel[:-1]}
+        self.codes = nn.ModuleDict({head: Codes(config, "protein", n, **options) for _, head in self.HEADS})
+        self.background_mean = CodeTable(cells, n, **options)
+        self.background_log_sd = CodeTable(cells, n, **options)
 
     def hidden(self, z: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
         """(n_rows, 4, n_proteins): foreground before its ReLU, mixing logit, mean and log s.d. of log background."""

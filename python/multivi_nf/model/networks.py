@@ -29,9 +29,20 @@ class CodeTable(nn.Module):
     unknown
         ``learned``: unknown codes have a row of their own, trained by hiding codes at random (encoders).
         ``average``: they are the average of the trained rows, weighted by cells (decoders).
+    panel
+        (n_codes, n_out) which entries were measured under which code, where that differs by entry (proteins); the
+        others are read as the average of those that were.
     """
 
-    def __init__(self, cells: tuple[int, ...], n_out: int, *, unknown: str, covariate: str = "batch") -> None:
+    def __init__(
+        self,
+        cells: tuple[int, ...],
+        n_out: int,
+        *,
+        unknown: str,
+        covariate: str = "batch",
+        panel: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.covariate = covariate
         cells = cells if sum(cells) else (1,) * len(cells)
@@ -44,12 +55,25 @@ class CodeTable(nn.Module):
         self.register_buffer("code", torch.cat([codes, codes.new_tensor([len(cells)])]), persistent=False)
         self.register_buffer("trained", trained, persistent=False)
         self.register_buffer("share", share, persistent=False)
+        self.register_buffer("panel", panel, persistent=False)
+        mass = None
+        if panel is not None:
+            mass = count.unsqueeze(1) * panel
+            mass = (mass / mass.sum(0).clamp(min=1)).to(torch.get_default_dtype())
+        self.register_buffer("mass", mass, persistent=False)
+
+    def _averaged(self) -> torch.Tensor:
+        """(n_codes + 1, n_out) rows and, last, their average."""
+        rows = self.rows
+        if self.panel is None:
+            return torch.cat([rows, (self.share.to(rows.dtype) @ rows[self.trained]).unsqueeze(0)])
+        known = self.mass > 0
+        average = (torch.where(known, rows, 0.0) * self.mass.to(rows.dtype)).sum(0, keepdim=True)
+        return torch.cat([torch.where(known, rows, average), average])
 
     def forward(self, index: torch.Tensor) -> torch.Tensor:
         """(n_rows, n_out) rows of the codes; -1 and untrained codes are unknown."""
-        rows = self.rows
-        if self.average:
-            rows = torch.cat([rows, (self.share.to(rows.dtype) @ rows[self.trained]).unsqueeze(0)])
+        rows = self._averaged() if self.average else self.rows
         return functional.embedding(self.code[index], rows)
 
 
@@ -64,17 +88,23 @@ class Codes(nn.Module):
         Decides which codes are trained: those of batches (categories) with a measured cell.
     n_out
         Width of the layer.
-    unknown
-        As `CodeTable`.
+    unknown, panel
+        As `CodeTable`; the panel is the batches'.
     """
 
-    def __init__(self, config: ModelConfig, modality: str, n_out: int, *, unknown: str) -> None:
+    def __init__(
+        self, config: ModelConfig, modality: str, n_out: int, *, unknown: str, panel: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         cells = {"batch": config.batch_cells[modality]}
         for name, categories in config.categorical.items():
             cells[name] = config.categorical_cells.get(name, {}).get(modality, (1,) * len(categories))
+        panels = {"batch": panel}
         self.tables = nn.ModuleList(
-            [CodeTable(counts, n_out, unknown=unknown, covariate=name) for name, counts in cells.items()]
+            [
+                CodeTable(counts, n_out, unknown=unknown, covariate=name, panel=panels.get(name))
+                for name, counts in cells.items()
+            ]
         )
         self.continuous = nn.Parameter(torch.zeros(len(config.continuous), n_out))
 
