@@ -29,7 +29,10 @@ import click
     "--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, help="Level of `significant`."
 )
 @click.option(
-    "--samples", type=click.IntRange(min=50), default=250, help="Draws of the posterior of each group's mean."
+    "--samples",
+    type=click.IntRange(min=2),
+    default=1000,
+    help="Posterior samples of a group; at least two of every cell.",
 )
 @click.option(
     "--mode", type=click.Choice(["change", "vanilla"]), default="change", help="vanilla: P(x > y) and Bayes factor."

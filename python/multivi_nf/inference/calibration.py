@@ -142,7 +142,6 @@ class Calibration:
             if entry is not None:
                 found.temperature[rows] = float(entry["temperature"])
             if self.support is not None and self.support.knows(sources, target):
-                self.support.model = model
                 p, widening = self.support.score(data, index[rows], sources, target)
                 found.support_p[rows] = p
                 found.outside[rows] = p <= self.support.level

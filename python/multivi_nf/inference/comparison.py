@@ -13,24 +13,29 @@ from multivi_nf.errors import InputError
 from multivi_nf.inference.calibration import Calibration
 from multivi_nf.inference.contrasts import CELLS, Contrast
 from multivi_nf.inference.decode import TILE, Decoder, median_depth
+from multivi_nf.inference.effects import TINY, Track, combined_variance, pair_variance, side
 from multivi_nf.inference.embedding import cells_of
-from multivi_nf.inference.groups import MAX_CELLS, Design, make_design, replicate_names, replicate_weights
-from multivi_nf.inference.means import Means, Sums
+from multivi_nf.inference.groups import MAX_CELLS, Design, make_design, replicate_names
+from multivi_nf.inference.means import Means
 from multivi_nf.inference.progress import progress
 from multivi_nf.inference.replicates import false_discovery_rate, pseudobulks, replicate_test
+from multivi_nf.inference.shrinkage import shrink
 
 if TYPE_CHECKING:
     from mudata import MuData
 
+    from multivi_nf.inference.means import Part, Sums
     from multivi_nf.training import MultiVI
     from multivi_nf.training.data import MosaicData
 
 TENTH = 0.1
+MOST_OUTSIDE = 0.5
+"""Share of a side's cells out of support from which none of its effects is called."""
 INTERVAL = 0.95
 COLUMNS = [
     "feature", "symbol", "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change",
     "delta", "probability", "fdr", "replicate_p", "replicate_fdr", "significant", "n_target", "n_reference",
-    "replicates_target", "replicates_reference", "imputed", "confounded", "groups_from_same_data",
+    "replicates_target", "replicates_reference", "imputed", "confounded", "groups_from_same_data", "out_of_support",
 ]  # fmt: skip
 
 
@@ -47,7 +52,7 @@ def differential(
     replicate: str = "batch",
     delta: float | None = None,
     fdr: float = 0.05,
-    n_samples: int = 250,
+    n_samples: int = 1000,
     mode: Literal["change", "vanilla"] = "change",
     calibration: Calibration | None = None,
     max_cells: int = MAX_CELLS,
@@ -75,7 +80,7 @@ def differential(
     fdr
         Level of `significant`.
     n_samples
-        Draws of the posterior of the group means.
+        Least number of posterior samples of a group; every cell has at least two.
     mode
         "vanilla": probability is P(x > y) for a cell of each group, and a column `bayes_factor` (natural logarithm of
         the odds) is added, as the reference implementation has it.
@@ -95,40 +100,31 @@ def differential(
     data = cells_of(model, mosaic)
     model.eval()
     contrast = Contrast(f"{groupby}_{target}_{reference}", modality, groupby, target, reference, cells)
-    _check(contrast, mode, n_samples, model)
+    _check(contrast, mode, model)
     depth = median_depth(model, data, calibration.atac_depth) if modality == "atac" else 1.0
     decoder = Decoder(model, modality, None, depth)
     design = make_design(data, contrast, replicate, seed, max_cells)
-    groups = list(design.groups.values())
-    means = Means(
-        model, data, decoder, groups, replicate_weights(groups, n_samples, seed), calibration, seed,
-        residuals=mode == "change",
-    )  # fmt: skip
+    means = Means(model, data, decoder, list(design.groups.values()), calibration, n_samples, seed)
     engine = _Engine(means, design, delta, mode)
     found = engine.run()
     names = model.features[model.features["modality"] == modality]
     replicates = _Replicates(data, design, replicate, modality)
     tables = []
     for i, (one, other) in enumerate(design.pairs):
-        table = _table(found[i], names, design, one, other, replicates, fdr)
+        outside = means.outside(design, (one, other))
+        table = _table(found[i], names, design, one, other, replicates, fdr, outside)
         if target == "each":
             table.insert(0, "target", one)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def _check(contrast: Contrast, mode: str, n_samples: int, model: MultiVI) -> None:
+def _check(contrast: Contrast, mode: str, model: MultiVI) -> None:
     if contrast.cells not in CELLS or mode not in ("change", "vanilla"):
         raise InputError(
             f"cells is {contrast.cells!r}, mode is {mode!r}",
             "there is no such comparison",
             f"cells is one of {', '.join(CELLS)}; mode is change or vanilla",
-        )
-    if n_samples < 50:
-        raise InputError(
-            f"{n_samples} draws were asked for",
-            "probabilities near 1, which decide what is called, cannot be told from so few",
-            "ask for at least 50 (--samples)",
         )
     if contrast.modality not in model.modalities:
         Decoder(model, contrast.modality)
@@ -138,86 +134,125 @@ class _Engine:
     """Runs over tiles of features and summarises every pair of the design."""
 
     def __init__(self, means: Means, design: Design, delta: float | None, mode: str) -> None:
-        self.means, self.design, self.mode = means, design, mode
+        self.means, self.design, self.mode, self.given = means, design, mode, delta
         self.decoder = means.decoder
         self.difference = self.decoder.modality == "atac"
-        self.given, self.floor = delta, []
 
     def run(self) -> list[dict[str, np.ndarray]]:
         """For each pair, arrays over features: means, effect, bounds, probability, delta."""
-        starts = list(range(0, self.decoder.n_features, TILE))
-        if self.mode == "change":
-            self._learn()
+        starts = range(0, self.decoder.n_features, TILE)
+        tracks = {name: [Track() for _ in parts] for name, parts in self.means.parts.items()}
         results: list[dict[str, list[np.ndarray]]] = [{} for _ in self.design.pairs]
         with progress(f"differential {self.decoder.modality}", self.decoder.n_features, "features") as advance:
             for start in starts:
-                if self.mode == "vanilla":
-                    found = self._vanilla(start)
-                else:
-                    found = self._change({n: [self.means.sums(p, start) for p in parts]
-                                          for n, parts in self.means.parts.items()}, start)  # fmt: skip
+                found = self._vanilla(start) if self.mode == "vanilla" else self._errors(start, tracks)
                 for all_tiles, one in zip(results, found):
                     for key, value in one.items():
                         all_tiles.setdefault(key, []).append(value)
                 advance(min(TILE, self.decoder.n_features - start))
-        return [{key: np.concatenate(parts) for key, parts in one.items()} for one in results]
+        joined = [{key: np.concatenate(parts) for key, parts in one.items()} for one in results]
+        return joined if self.mode == "vanilla" else self._effects(tracks, joined)
 
-    def _sides(self, tiles: dict[str, list[Sums]], start: int, pair: tuple[str, str]) -> list[tuple]:
-        members = [[g.name for g in self.design.members(name, pair[0])] for name in pair]
-        return [self.means.side(tiles, side, start) for side in members]
+    # ------------------------------------------------------------------------------------------------ change
 
-    def _effect(self, target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        if self.difference:
-            return target - reference
-        return torch.log2(target.clamp(min=1e-12)) - torch.log2(reference.clamp(min=1e-12))
+    def _errors(self, start: int, tracks: dict[str, list[Track]]) -> list[dict[str, np.ndarray]]:
+        """Decode a tile of all groups once; keep means, and the variance of each pair's log ratio."""
+        tiles: dict[str, list[tuple[Part, Sums]]] = {}
+        for name, parts in self.means.parts.items():
+            tiles[name] = [(part, self.means.sums(part, start)) for part in parts]
+            for track, (part, sums) in zip(tracks[name], tiles[name]):
+                track.value.append(sums.value)
+                track.residual.append(sums.residual)
+                track.variance.append(side(self.means, [(part, sums)], start).cell)
+        out = []
+        for pair in self.design.pairs:
+            target, reference = (
+                side(self.means, [t for g in self.design.members(name, pair[0]) for t in tiles[g.name]], start)
+                for name in pair
+            )
+            cell, between, freedom = pair_variance(target, reference)
+            out.append({
+                "cell": cell, "between": between, "extra": target.extra + reference.extra,
+                "count": np.minimum(target.count, reference.count), "freedom": np.full(len(cell), freedom),
+            })  # fmt: skip
+        return out
 
-    def _learn(self) -> None:
-        """Priors of residuals, and how far random halves of the same group lie apart (the data's part of delta)."""
-        kept = self.means.learn()
-        apart: list[list[torch.Tensor]] = [[] for _ in self.design.pairs]
-        for t, start in enumerate(self.means.prior_tiles()):
-            tiles = {name: [part[t] for part in parts] for name, parts in kept.items()}
-            for i, pair in enumerate(self.design.pairs):
-                for _, halves in self._sides(tiles, start, pair):
-                    n = len(halves) // 2
-                    apart[i].append(self._effect(halves[:n], halves[n:]).abs().flatten())
-        for values in apart:
-            both = torch.cat(values).cpu().numpy()
-            self.floor.append(0.5 * float(np.quantile(both, 0.95)))
+    def _effects(
+        self, tracks: dict[str, list[Track]], errors: list[dict[str, np.ndarray]]
+    ) -> list[dict[str, np.ndarray]]:
+        corrected = {
+            name: [track.corrected(part) for track, part in zip(tracks[name], parts)]
+            for name, parts in self.means.parts.items()
+        }
+        floors, out = [], []
+        for pair, error in zip(self.design.pairs, errors):
+            target, reference = (self._mean(corrected, pair, name) for name in pair)
+            floors.append(self._floor(target[1:], reference[1:]))
+            variance = combined_variance(error["cell"], error["between"], int(error["freedom"][0]), error["count"])
+            sd = np.sqrt(variance + error["extra"])
+            out.append(self._summary(target[0], reference[0], sd, floors[-1]))
         if self.given is None:
-            floor = max(self.floor)
             unit = "of probability" if self.difference else "log2 units"
             print(
-                f"delta: {floor:.4g} {unit} (half the 95th percentile of |effect| between random halves"
-                f"{'' if len(self.floor) == 1 else ', largest of all groups'}) plus a tenth of the larger mean",
+                f"delta: {max(floors):.3g} {unit} (half the 95th percentile of |effect| between random halves"
+                f"{'' if len(floors) == 1 else ', largest of all groups'}) plus a tenth of the larger mean",
                 file=sys.stderr,
             )
-
-    def _delta(self, i: int, target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """(width,) smallest effect that counts; a tenth less of a mean is log2(10 / 9) on the logarithm."""
-        if self.given is not None:
-            return torch.full_like(target, self.given)
-        if self.difference:
-            return self.floor[i] + TENTH * torch.maximum(target, reference)
-        return torch.full_like(target, self.floor[i] - float(np.log2(1 - TENTH)))
-
-    def _change(self, tiles: dict[str, list[Sums]], start: int) -> list[dict[str, np.ndarray]]:
-        out = []
-        for i, pair in enumerate(self.design.pairs):
-            (target, _), (reference, _) = self._sides(tiles, start, pair)
-            effect = self._effect(target, reference)
-            mean_target, mean_reference = target.mean(0), reference.mean(0)
-            delta = self._delta(i, mean_target, mean_reference)
-            above, below = (effect > delta).float().mean(0), (effect < -delta).float().mean(0)
-            lower, upper = _bounds(effect)
-            center, sd = effect.mean(0), effect.std(0)
-            fold = torch.log2(target.clamp(min=1e-12) / reference.clamp(min=1e-12)).mean(0)
-            out.append(_arrays(
-                mean_target=mean_target, mean_reference=mean_reference, effect=center, effect_lower=lower,
-                effect_upper=upper, log2_fold_change=fold, delta=delta, probability=torch.maximum(above, below),
-                evidence=(center.abs() - delta) / sd.clamp(min=1e-12),
-            ))  # fmt: skip
         return out
+
+    def _mean(self, corrected: dict[str, list[np.ndarray]], pair: tuple[str, str], name: str) -> np.ndarray:
+        """(1 + 2 n_halves, n_features) mean of a side: all cells, halves, their complements."""
+        top = bottom = 0.0
+        for group in self.design.members(name, pair[0]):
+            for part, value in zip(self.means.parts[group.name], corrected[group.name]):
+                top = top + part.share * part.n_cells * value
+                bottom += part.share * part.n_cells
+        return np.maximum(top / bottom, TINY)
+
+    def _floor(self, *sides: np.ndarray) -> float:
+        """Half the 95th percentile of |effect| between random halves of either side."""
+        apart = []
+        for halves in sides:
+            n = len(halves) // 2
+            one, other = halves[:n], halves[n:]
+            apart.append(np.abs(one - other if self.difference else np.log2(one / other)).ravel())
+        return 0.5 * float(np.quantile(np.concatenate(apart), 0.95))
+
+    def _summary(
+        self, target: np.ndarray, reference: np.ndarray, sd: np.ndarray, floor: float
+    ) -> dict[str, np.ndarray]:
+        """Posterior of the effect, on its scale, around the common level of both means."""
+        posterior = shrink(np.log(target / reference), sd)
+        level = (target + reference) / 2
+        center = posterior.expectation()
+        mean_target, mean_reference = _split(level, center)
+        if self.given is not None:
+            delta = np.full(len(level), self.given)
+        elif self.difference:
+            delta = floor + TENTH * np.maximum(mean_target, mean_reference)
+        else:
+            # a tenth less of the larger mean is log2(10 / 9) on the logarithm
+            delta = np.full(len(level), floor - np.log2(1 - TENTH))
+        if self.difference:
+            # a difference of delta around a level is a log ratio; beyond twice the level none is possible
+            share = np.minimum(delta / (2 * level), 1 - 1e-9)
+            threshold = np.log1p(share) - np.log1p(-share)
+        else:
+            threshold = delta * np.log(2)
+        bounds = [posterior.quantile(p) for p in ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)]
+        lower, upper = (self._effect(*_split(level, bound)) for bound in bounds)
+        probability = np.maximum(posterior.above(threshold), posterior.below(-threshold))
+        return {
+            "mean_target": mean_target, "mean_reference": mean_reference,
+            "effect": self._effect(mean_target, mean_reference), "effect_lower": lower, "effect_upper": upper,
+            "log2_fold_change": center / np.log(2), "delta": delta, "probability": np.clip(probability, 0, 1),
+            "evidence": (np.abs(center) - threshold) / sd,
+        }  # fmt: skip
+
+    def _effect(self, target: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        return target - reference if self.difference else np.log2(target / reference)
+
+    # ------------------------------------------------------------------------------------------------ vanilla
 
     def _vanilla(self, start: int) -> list[dict[str, np.ndarray]]:
         """P(x > y) over random pairs of one cell of each group, a posterior sample each (scVI, Lopez et al. 2018)."""
@@ -225,48 +260,37 @@ class _Engine:
         out = []
         for pair in self.design.pairs:
             target, reference = (
-                torch.cat([values[g.name] for g in self.design.members(name, pair[0])]) for name in pair
+                np.concatenate([values[g.name] for g in self.design.members(name, pair[0])]) for name in pair
             )
             n = max(len(target), len(reference), 5000)
             rng = np.random.default_rng([self.means.seed, start])
-            x, y = (
-                side[torch.from_numpy(rng.integers(len(side), size=n)).to(side.device)] for side in (target, reference)
-            )
-            higher = (x > y).float().mean(0).clamp(1 / n, 1 - 1 / n)
-            effect = self._effect(x, y)
-            lower, upper = _bounds(effect)
-            mean_target, mean_reference = target.mean(0), reference.mean(0)
-            fold = torch.log2(mean_target.clamp(min=1e-12) / mean_reference.clamp(min=1e-12))
-            factor = torch.log(higher) - torch.log1p(-higher)
-            out.append(_arrays(
-                mean_target=mean_target, mean_reference=mean_reference, effect=effect.mean(0), effect_lower=lower,
-                effect_upper=upper, log2_fold_change=fold, delta=torch.zeros_like(higher),
-                probability=torch.maximum(higher, 1 - higher), evidence=factor.abs(), bayes_factor=factor,
-            ))  # fmt: skip
+            x, y = (one[rng.integers(len(one), size=n)] for one in (target, reference))
+            higher = np.clip((x > y).mean(axis=0), 1 / n, 1 - 1 / n)
+            effect = self._effect(np.maximum(x, TINY), np.maximum(y, TINY))
+            lower, upper = np.quantile(effect, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
+            mean_target, mean_reference = (np.maximum(one.mean(axis=0), TINY) for one in (target, reference))
+            factor = np.log(higher) - np.log1p(-higher)
+            out.append({
+                "mean_target": mean_target, "mean_reference": mean_reference, "effect": effect.mean(axis=0),
+                "effect_lower": lower, "effect_upper": upper,
+                "log2_fold_change": np.log2(mean_target / mean_reference), "delta": np.zeros(len(higher)),
+                "probability": np.maximum(higher, 1 - higher), "evidence": np.abs(factor), "bayes_factor": factor,
+            })  # fmt: skip
         return out
 
-    def _pool(self, name: str, start: int) -> torch.Tensor:
-        """(n_rows, width) values of at most 1,000 cells of a group."""
+    def _pool(self, name: str, start: int) -> np.ndarray:
+        """(n_rows, width) values of at most about 1,000 cells of a group."""
         rows = []
         for part in self.means.parts[name]:
             step = max(1, part.n_cells // 1000)
-            rows.append(self.means.decoded(part, start)[::step])
-        return torch.cat(rows)
+            rows.append(self.means.decoded(part, start)[::step].double().cpu().numpy())
+        return np.concatenate(rows)
 
 
-def _bounds(effect: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Central 95 % of the draws, quantiles at p (n + 1)."""
-    ordered = effect.sort(0).values
-    n = len(ordered)
-    position = (1 - INTERVAL) / 2 * (n + 1)
-    rank = max(int(position), 1)
-    share = max(position - rank, 0.0)
-    lower = ordered[rank - 1] + share * (ordered[rank] - ordered[rank - 1])
-    return lower, ordered[-rank] - share * (ordered[-rank] - ordered[-rank - 1])
-
-
-def _arrays(**values: torch.Tensor) -> dict[str, np.ndarray]:
-    return {key: value.double().cpu().numpy() for key, value in values.items()}
+def _split(level: np.ndarray, log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two means of a given ratio around their common level."""
+    share = 1 / (1 + np.exp(-log_ratio))
+    return 2 * level * share, 2 * level * (1 - share)
 
 
 class _Replicates:
@@ -304,8 +328,9 @@ def _table(
     reference: str,
     replicates: _Replicates,
     fdr: float,
+    outside: float,
 ) -> pd.DataFrame:
-    """One pair's rows, sorted by evidence."""
+    """One pair's rows, sorted by evidence; nothing is called of a side whose imputed cells lie outside the support."""
     sides = [design.members(name, target) for name in (target, reference)]
     batches = [frozenset().union(*(g.batches for g in side)) for side in sides]
     table = pd.DataFrame({"feature": names["feature"].to_numpy(str), "symbol": names["symbol"].to_numpy(str), **found})
@@ -317,6 +342,8 @@ def _table(
     )
     table["fdr"] = np.cumsum(1 - table["probability"]) / np.arange(1, len(table) + 1)
     table["significant"] = (table["fdr"] <= fdr) & (True if p is None else table["replicate_fdr"] <= fdr)
+    table["significant"] &= outside <= MOST_OUTSIDE
+    table["out_of_support"] = outside
     table["n_target"], table["n_reference"] = (sum(g.n_cells for g in side) for side in sides)
     table["replicates_target"] = replicates.count(target, target)
     table["replicates_reference"] = replicates.count(reference, target)

@@ -1,4 +1,4 @@
-"""Groups of cells of a comparison: who is in, who stands for whom, and the bootstrap weights of each cell."""
+"""Groups of cells of a comparison: who is in, and who stands for whom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from multivi_nf.errors import InputError
 from multivi_nf.inference.contrasts import SAME_DATA_COLUMNS, Contrast, group_labels, groups_of
-from multivi_nf.inference.posterior import cell_keys, uniforms
+from multivi_nf.inference.posterior import cell_keys
 
 if TYPE_CHECKING:
     from multivi_nf.training.data import MosaicData
@@ -155,41 +155,3 @@ def replicate_names(data: MosaicData, column: str) -> np.ndarray:
             "name a column of the samplesheet, or leave it out (batch)",
         )
     return data.obs[column].astype(str).to_numpy(object)
-
-
-def replicate_weights(groups: list[Group], n_draws: int, seed: int) -> dict[str, np.ndarray]:
-    """Bayesian-bootstrap masses of replicates, (n_draws,) each, the same in all groups.
-
-    Dirichlet(a, ..., a) with a = (R - 2) / R for R replicates a group (the fewest of any group with more than one):
-    the mean over replicates then varies by s^2 / R, the variance of a mean, which Rubin's a = 1 falls short of by
-    (R - 1) / (R + 1). For two replicates it picks one of them, nearly.
-    """
-    counts = [len(set(group.replicate)) for group in groups]
-    fewest = min([n for n in counts if n > 1], default=1)
-    shape = max((fewest - 2) / fewest, 0.02)
-    names = sorted({name for group in groups for name in group.replicate})
-    keys = cell_keys(names, seed, "replicate")
-    masses = {}
-    for name, key in zip(names, keys):
-        # gamma(a) = gamma(a + 1) u^(1/a), kept away from underflow
-        stream = np.random.Generator(np.random.Philox(int(key)))
-        mass = stream.gamma(shape + 1, size=n_draws) * stream.random(n_draws) ** (1 / shape)
-        masses[name] = np.maximum(mass, 1e-200) if fewest > 1 else np.ones(n_draws)
-    return masses
-
-
-def cell_weights(group: Group, names: np.ndarray, masses: dict[str, np.ndarray], seed: int) -> np.ndarray:
-    """(n_draws, n_cells) float32 weights of the cells, the replicate's mass times an exponential (Rubin 1981).
-
-    Each row is scaled to sum to the number of cells, so that weighted counts stay on the scale of counts. A replicate's
-    mass multiplies all its cells: the posterior of the pooled mean, with replicates as the unit that varies.
-    """
-    n_draws = len(next(iter(masses.values())))
-    keys = cell_keys(names[group.cells], seed, "bootstrap")
-    weights = -np.log(uniforms(keys, 0, n_draws)).T
-    if len(set(group.replicate)) > 1:
-        table = np.stack([masses[name] for name in sorted(set(group.replicate))])
-        code = np.searchsorted(sorted(set(group.replicate)), group.replicate)
-        weights *= table[code].T
-    weights *= len(group.cells) / weights.sum(axis=1, keepdims=True)
-    return weights.astype(np.float32)

@@ -72,7 +72,7 @@ def replicate_test(target: dict[str, np.ndarray], reference: dict[str, np.ndarra
     counted = sum(target.values()) + sum(reference.values()) > 0
     p = np.ones(len(effect))
     if counted.any():
-        posterior, total = _moderated(variance[counted], freedom)
+        posterior, total = moderated(variance[counted], freedom)
         t = effect[counted] / np.sqrt(posterior * scale)
         p[counted] = 2 * stats.t.sf(np.abs(t), total)
     return p
@@ -83,7 +83,7 @@ def _log_rate(counts: np.ndarray) -> np.ndarray:
     return np.log2((counts + 0.5) / (counts.sum(axis=1, keepdims=True) + 1) * 1e6)
 
 
-def _moderated(variance: np.ndarray, freedom: int) -> tuple[np.ndarray, float]:
+def moderated(variance: np.ndarray, freedom: int) -> tuple[np.ndarray, float]:
     """Posterior variances and their degrees of freedom: scaled inverse chi-square prior fitted by moments of log s^2.
 
     Smyth, Stat Appl Genet Mol Biol 2004, section 6.2.

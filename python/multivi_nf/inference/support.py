@@ -17,7 +17,6 @@ import numpy as np
 from scipy import sparse
 
 from multivi_nf.files import written_whole
-from multivi_nf.inference.embedding import posteriors
 from multivi_nf.inference.posterior import blocks, cell_keys
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ FIT_CELLS = 10_000
 REFERENCE_CELLS = 5_000
 SHIFT_CELLS = 1_000
 NEIGHBOURS = 15
+ROUNDS = 5
 SHARE_FLAGGED = 0.05
 
 
@@ -107,17 +107,14 @@ class Reference:
         (n, n_components) coordinates of paired cells, and of cells of any kind.
     held_distance, held_ratio
         Ascending distances of held-out paired cells.
-    paired_latent
-        (n_paired, n_latent) source posterior means of the paired cells, by which batches are matched.
     shift
-        Batch to the (n_components,) offset of its cells from matched paired cells.
+        Batch to the (n_components,) offset of its cells from the paired cells nearest to them.
     """
 
     paired: np.ndarray
     everyone: np.ndarray
     held_distance: np.ndarray
     held_ratio: np.ndarray
-    paired_latent: np.ndarray
     shift: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -127,7 +124,6 @@ class Support:
 
     views: dict[str, View]
     references: dict[str, Reference]
-    model: MultiVI | None = None
     level: float = SHARE_FLAGGED
 
     # ------------------------------------------------------------------------------------------------ fitting
@@ -135,7 +131,7 @@ class Support:
     @classmethod
     def fit(cls, model: MultiVI, data: MosaicData, held: np.ndarray, seed: int) -> Support:
         """Build references from the training mosaic; `held` are its calibration cells."""
-        found = cls({}, {}, model)
+        found = cls({}, {})
         for source in model.modalities:
             cells = np.flatnonzero(data.has[source])
             if len(cells) < 50:
@@ -163,8 +159,7 @@ class Support:
         view = self.views[source]
         both = _some(data, both, REFERENCE_CELLS, seed)
         everyone = _some(data, np.setdiff1d(cells, apart), REFERENCE_CELLS, seed)
-        latent = _latent(self.model, data, both, source)
-        reference = Reference(view.place(data, both), np.zeros((0, 0)), np.zeros(0), np.zeros(0), latent)
+        reference = Reference(view.place(data, both), np.zeros((0, 0)), np.zeros(0), np.zeros(0))
         self.references[f"{source}->{target}"] = reference
         paired_batches = set(data.source.batch[both].astype(str))
         for batch in sorted(set(data.source.batch[cells].astype(str)) - paired_batches):
@@ -178,17 +173,27 @@ class Support:
         reference.held_distance, reference.held_ratio = np.sort(distance), np.sort(ratio)
 
     def _shift(self, data: MosaicData, cells: np.ndarray, source: str, reference: Reference, seed: int) -> np.ndarray:
-        """Offset of a batch in the own view: median over its cells of the difference to paired cells alike in z.
+        """Offset of a batch in the own view: where its cells lie beside the paired cells nearest to them.
 
-        Types without pairs are matched wrongly, which the median forgives while they are the smaller part.
+        A few rounds of matching and moving (iterative closest point), each on the half of the cells that matches best:
+        types without pairs have no match, and are left out while they are the smaller half. Two estimates from halves of
+        the cells tell how much of the offset is noise, by which it is shrunk towards none (James & Stein 1961).
         """
         from sklearn.neighbors import NearestNeighbors
 
-        chosen = _some(data, cells, SHIFT_CELLS, seed)
-        near = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(reference.paired_latent)
-        index = near.kneighbors(_latent(self.model, data, chosen, source), return_distance=False)
-        difference = self.views[source].place(data, chosen) - reference.paired[index].mean(axis=1)
-        return np.median(difference, axis=0)
+        placed = self.views[source].place(data, _some(data, cells, SHIFT_CELLS, seed))
+        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(reference.paired))).fit(reference.paired)
+        estimates = []
+        for part in (placed[::2], placed[1::2]) if len(placed) > 1 else (placed, placed):
+            shift = np.zeros(placed.shape[1])
+            for _ in range(ROUNDS):
+                distance, index = near.kneighbors(part - shift)
+                best = np.argsort(distance.mean(axis=1), kind="stable")[: max(len(part) // 2, 1)]
+                shift = np.median(part[best] - reference.paired[index[best]].mean(axis=1), axis=0)
+            estimates.append(shift)
+        shift = (estimates[0] + estimates[1]) / 2
+        noise = ((estimates[0] - estimates[1]) ** 2).sum() / 4
+        return shift * max(0.0, 1 - noise / max((shift**2).sum(), 1e-12))
 
     # ------------------------------------------------------------------------------------------------ scoring
 
@@ -251,7 +256,7 @@ class Support:
         for name, view in self.views.items():
             arrays[f"view/{name}/components"], arrays[f"view/{name}/idf"] = view.components, view.idf
         for name, reference in self.references.items():
-            for key in ("paired", "everyone", "held_distance", "held_ratio", "paired_latent"):
+            for key in ("paired", "everyone", "held_distance", "held_ratio"):
                 arrays[f"reference/{name}/{key}"] = getattr(reference, key)
             for batch, shift in reference.shift.items():
                 arrays[f"shift/{name}/{batch}"] = shift
@@ -259,17 +264,17 @@ class Support:
             save_file({k: np.ascontiguousarray(v, dtype=np.float32) for k, v in sorted(arrays.items())}, temporary)
 
     @classmethod
-    def load(cls, path: Path, model: MultiVI | None = None) -> Support | None:
+    def load(cls, path: Path) -> Support | None:
         """Read what `save` wrote; None where there is no file."""
         if not path.is_file():
             return None
         from safetensors.numpy import load_file
 
-        found, parts = cls({}, {}, model), load_file(path)
+        found, parts = cls({}, {}), load_file(path)
         for name in {key.split("/")[1] for key in parts if key.startswith("view/")}:
             found.views[name] = View(name, parts[f"view/{name}/components"], parts[f"view/{name}/idf"])
         for name in {key.split("/")[1] for key in parts if key.startswith("reference/")}:
-            fields = ("paired", "everyone", "held_distance", "held_ratio", "paired_latent")
+            fields = ("paired", "everyone", "held_distance", "held_ratio")
             reference = Reference(*(parts[f"reference/{name}/{key}"] for key in fields))
             prefix = f"shift/{name}/"
             reference.shift = {key[len(prefix) :]: value for key, value in parts.items() if key.startswith(prefix)}
@@ -284,12 +289,6 @@ def _some(data: MosaicData, cells: np.ndarray, n: int, seed: int) -> np.ndarray:
     return np.sort(cells[np.argsort(cell_keys(data.cells[cells], seed, "support"))[:n]])
 
 
-def _latent(model: MultiVI, data: MosaicData, cells: np.ndarray, source: str) -> np.ndarray:
-    hide = [m for m in model.modalities if m != source]
-    parts = [posteriors(model, data.minibatch(cells[rows]), hide)[0].mean.cpu().numpy() for rows in blocks(len(cells))]
-    return np.concatenate(parts)
-
-
 def _mean_distance(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """(n,) mean Euclidean distance to the nearest 15 other cells; a cell itself (distance 0) is left out."""
     from sklearn.neighbors import NearestNeighbors
@@ -298,7 +297,7 @@ def _mean_distance(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
         return np.zeros(0)
     k = min(NEIGHBOURS + 1, len(reference))
     distance = NearestNeighbors(n_neighbors=k).fit(reference).kneighbors(x)[0]
-    same = distance[:, 0] < 1e-9
+    same = distance[:, 0] < 1e-5
     return np.where(same, distance[:, 1:].mean(axis=1), distance[:, : max(k - 1, 1)].mean(axis=1))
 
 

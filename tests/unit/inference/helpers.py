@@ -15,7 +15,12 @@ PATTERNS = ("rna+atac", "rna", "atac", "rna+atac+protein")
 
 
 def make_mosaic(
-    n: int = 80, genes: int = 40, peaks: int = 50, proteins: int = 6, seed: int = 0, patterns: tuple[str, ...] = PATTERNS
+    n: int = 80,
+    genes: int = 40,
+    peaks: int = 50,
+    proteins: int = 6,
+    seed: int = 0,
+    patterns: tuple[str, ...] = PATTERNS,
 ) -> md.MuData:
     """Cells of two types; cell i has the modalities of pattern i mod 4 and its batch."""
     rng = np.random.default_rng(seed)
@@ -63,6 +68,6 @@ def with_split(model: MultiVI, mosaic: md.MuData) -> MultiVI:
     """Give a model a split in which every second pair was set apart for calibration."""
     counts = sum(np.isin(mosaic.obs_names, mosaic[m].obs_names).astype(int) for m in mosaic.mod)
     pairs = mosaic.obs_names[counts > 1]
-    split = ["calibration" if i % 2 else "train" for i in range(len(pairs))]
+    split = ["calibration" if i // 2 % 2 else "train" for i in range(len(pairs))]
     model.split = pd.DataFrame({"cell": pairs, "split": split})
     return model

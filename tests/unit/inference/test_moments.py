@@ -47,7 +47,9 @@ def test_small_spread_beside_a_large_mean_survives():
     np.testing.assert_allclose(moments(draws, None).sd, draws.astype(np.float64).std(0, ddof=1), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("n", "interval", "enough"), [(39, 0.95, True), (38, 0.95, False), (3, 0.5, True), (2, 0.5, False)])
+@pytest.mark.parametrize(
+    ("n", "interval", "enough"), [(39, 0.95, True), (38, 0.95, False), (3, 0.5, True), (2, 0.5, False)]
+)
 def test_interval_needs_enough_draws(n, interval, enough):
     if enough:
         check_interval(n, interval)

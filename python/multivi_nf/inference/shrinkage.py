@@ -1,0 +1,92 @@
+"""Posterior of effects from estimates and standard errors, the prior learnt from all features (empirical Bayes).
+
+Adaptive shrinkage (Stephens, Biostatistics 2017): effects come from a mixture of normals around 0 whose weights are
+fitted by EM, so that a probability of 0.95 means 0.95 whether one feature in a thousand differs or half of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+SMALLEST = 0.03
+"""Standard deviation (natural logarithm) of the narrowest component: no two groups have exactly equal means."""
+NULL_WEIGHT = 10.0
+"""Pseudo-features of the narrowest component (the default of Stephens' ashr): few features learn no wide prior."""
+_ITERATIONS = 200
+_BISECTIONS = 24
+
+
+@dataclass
+class Shrunk:
+    """Posterior of each feature's effect, a mixture of normals.
+
+    Attributes
+    ----------
+    weight, mean, sd
+        (n_features, n_components).
+    """
+
+    weight: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+
+    def expectation(self) -> np.ndarray:
+        """(n_features,) posterior mean."""
+        return (self.weight * self.mean).sum(axis=1)
+
+    def above(self, threshold: np.ndarray) -> np.ndarray:
+        """(n_features,) probability of an effect above a threshold per feature."""
+        return (self.weight * ndtr((self.mean - threshold[:, None]) / self.sd)).sum(axis=1)
+
+    def below(self, threshold: np.ndarray) -> np.ndarray:
+        """(n_features,) probability of an effect below a threshold per feature."""
+        return (self.weight * ndtr((threshold[:, None] - self.mean) / self.sd)).sum(axis=1)
+
+    def quantile(self, p: float) -> np.ndarray:
+        """(n_features,) quantile, by bisection."""
+        low, high = (self.mean - 8 * self.sd).min(axis=1), (self.mean + 8 * self.sd).max(axis=1)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            enough = self.below(middle) >= p
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        return (low + high) / 2
+
+
+def shrink(estimate: np.ndarray, error: np.ndarray) -> Shrunk:
+    """Posterior of effects.
+
+    Parameters
+    ----------
+    estimate, error
+        (n_features,) estimates and their standard errors, natural logarithms.
+
+    Returns
+    -------
+    Shrunk.
+    """
+    largest = 2 * np.sqrt(max(float((estimate**2 - error**2).max()), 0.0))
+    scales = [SMALLEST]
+    while scales[-1] < largest:
+        scales.append(scales[-1] * 2)
+    variance = np.asarray(scales) ** 2
+    total = error[:, None] ** 2 + variance[None, :]
+    log = -0.5 * (estimate[:, None] ** 2 / total + np.log(total))
+    likelihood = np.exp(log - log.max(axis=1, keepdims=True))
+    prior = np.full(len(scales), 1 / len(scales))
+    for _ in range(_ITERATIONS):
+        weight = likelihood * prior
+        weight /= weight.sum(axis=1, keepdims=True)
+        counts = weight.sum(axis=0)
+        counts[0] += NULL_WEIGHT
+        updated = counts / counts.sum()
+        settled = np.abs(updated - prior).max() < 1e-6
+        prior = updated
+        if settled:
+            break
+    weight = likelihood * prior
+    weight /= weight.sum(axis=1, keepdims=True)
+    ratio = variance[None, :] / total
+    return Shrunk(weight, estimate[:, None] * ratio, error[:, None] * np.sqrt(ratio))

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from inference_helpers import make_model, make_mosaic, with_split
+
+from multivi_nf.errors import InputError
+from multivi_nf.inference import Calibration, calibrate, differential, impute
+from multivi_nf.inference.support import Support
+from multivi_nf.training.data import MosaicData
+
+
+@pytest.fixture(scope="module")
+def paired():
+    mosaic = make_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac", "rna", "atac", "rna+atac"))
+    return mosaic, with_split(make_model(mosaic, n_hidden=8), mosaic)
+
+
+@pytest.fixture(scope="module")
+def calibrated(paired):
+    mosaic, model = paired
+    return calibrate(model, mosaic, n_samples=20, conformal=True)
+
+
+def test_calibration_improves_the_held_out_score(calibrated):
+    assert calibrated.calibrated and calibrated.n_pairs == 200
+    assert set(calibrated.directions) == {"atac->rna", "rna->atac"}
+    for entry in calibrated.directions.values():
+        assert entry["log_score_after"] >= entry["log_score_before"] - 1e-9
+    counts = calibrated.directions["atac->rna"]
+    before, after = (dict(counts[f"coverage_{when}"]) for when in ("before", "after"))
+    assert abs(after[0.95] - 0.95) <= abs(before[0.95] - 0.95) + 0.02
+    assert {"slope_before", "slope_after", "reliability_after"} <= set(calibrated.directions["rna->atac"])
+
+
+def test_file_is_plain_json_and_read_back(calibrated, tmp_path):
+    calibrated.save(tmp_path)
+    content = json.loads((tmp_path / "calibration.json").read_text())
+    assert content["batches"] == ["s0", "s3"]
+    assert any("extrapolation" in note for note in content["notes"])
+    again = Calibration.load(tmp_path)
+    assert again.directions == calibrated.directions
+    assert again.support.references.keys() == calibrated.support.references.keys()
+    first = (tmp_path / "calibration.json").read_bytes(), (tmp_path / "support.safetensors").read_bytes()
+    calibrated.save(tmp_path)
+    assert first == ((tmp_path / "calibration.json").read_bytes(), (tmp_path / "support.safetensors").read_bytes())
+    assert not Calibration.load(tmp_path / "elsewhere").calibrated
+
+
+def test_temperature_acts_on_imputed_cells_only(paired, calibrated):
+    mosaic, model = paired
+    cool = Calibration(calibrated=True, directions={"atac->rna": {"calibrated": True, "temperature": 0.1}})
+    plain, other = (impute(model, mosaic, "rna", features="all", calibration=c) for c in (None, cool))
+    measured = plain.obs["measured"].to_numpy()
+    np.testing.assert_array_equal(other[measured].X, plain[measured].X)
+    ratio = other[~measured].layers["sd"].mean() / plain[~measured].layers["sd"].mean()
+    assert 0.2 < ratio < 0.7
+    assert other.uns["calibrated"] and not plain.uns["calibrated"]
+
+
+def test_dispersion_factor_widens_predicted_counts(paired):
+    mosaic, model = paired
+    entry = {"calibrated": True, "temperature": 1.0, "dispersion_factor": 6.0}
+    wide = Calibration(calibrated=True, directions={"atac->rna": entry})
+    plain, other = (impute(model, mosaic, "rna", features="all", predictive=True, calibration=c) for c in (None, wide))
+    rows = ~plain.obs["measured"].to_numpy()
+    np.testing.assert_array_equal(plain.X, other.X)
+    assert other[rows].layers["predicted_upper"].mean() > plain[rows].layers["predicted_upper"].mean()
+    np.testing.assert_array_equal(other[~rows].layers["predicted_upper"], plain[~rows].layers["predicted_upper"])
+
+
+def test_few_pairs_are_said(paired):
+    mosaic, model = paired
+    few = make_model(mosaic, n_hidden=8)
+    few.split = model.split.copy()
+    calibration_cells = few.split.index[few.split["split"] == "calibration"]
+    few.split.loc[calibration_cells[99:], "split"] = "train"
+    found = calibrate(few, mosaic, n_samples=10)
+    assert not found.calibrated and found.n_pairs == 99
+    assert "99 held-out pairs are too few" in found.notes[0]
+    assert not impute(few, mosaic, "rna", features="all", calibration=found, n_samples=40).uns["calibrated"]
+
+
+def test_a_model_without_split_or_of_other_cells(paired):
+    mosaic, model = paired
+    with pytest.raises(InputError, match=r"no split\.tsv"):
+        calibrate(make_model(mosaic, n_hidden=8), mosaic)
+    other = make_model(mosaic, n_hidden=8)
+    other.split = pd.DataFrame({"cell": ["x:1", "x:2"], "split": "calibration"})
+    with pytest.raises(InputError, match="2 of the 2 calibration cells"):
+        calibrate(other, mosaic)
+
+
+def test_errors_of_imputed_effects_widen_their_intervals(paired):
+    mosaic, model = paired
+    entry = {"calibrated": True, "temperature": 1.0, "effect_sd": {"log_mean": [0.0, 10.0], "sd": [0.5, 0.5]}}
+    noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
+    options = {"groupby": "cell_type", "target": "T0", "cells": "imputed"}
+    plain, wide = (differential(model, mosaic, "rna", calibration=c, **options) for c in (None, noisy))
+    # the prior shrinks what the data say less clearly, and calls less
+    assert (wide["effect"].abs().mean() < plain["effect"].abs().mean()) and wide["probability"].max() < 0.9
+
+
+def test_support_flags_a_type_that_has_no_pairs():
+    """Three types with marked peaks; the third is never paired, and its cells' own view must show it."""
+    import mudata as md
+    from anndata import AnnData
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    n = 1000
+    kind = np.array([0, 1, 0, 1, 2])[np.arange(n) % 5]
+    paired = (kind < 2) & (rng.random(n) < 0.5)
+    names = np.array([f"{'p' if p else 'a'}:{i}" for i, p in enumerate(paired)])
+    peaks = np.where(np.arange(120)[None, :] // 40 == kind[:, None], 0.5, 0.05)
+    atac = (rng.random((n, 120)) < peaks).astype(np.int32)
+    genes = rng.poisson(np.where(np.arange(60)[None, :] // 20 == kind[:, None], 5.0, 0.5))
+    parts = {
+        "rna": AnnData(sparse.csr_matrix(genes[paired].astype(np.int32)), obs=pd.DataFrame(index=names[paired])),
+        "atac": AnnData(sparse.csr_matrix(atac), obs=pd.DataFrame(index=names)),
+    }
+    parts["rna"].var_names = [f"g{i}" for i in range(60)]
+    with md.set_options(pull_on_update=False):
+        mosaic = md.MuData(parts)
+    kind = pd.Series(kind, index=names)[mosaic.obs_names].to_numpy()
+    mosaic.obs["batch"] = [name[0] for name in mosaic.obs_names]
+    model = with_split(make_model(mosaic, n_hidden=8), mosaic)
+    data = MosaicData(mosaic, model)
+    held = data.cells.get_indexer(model.split.loc[model.split["split"] == "calibration", "cell"])
+    support = Support.fit(model, data, np.sort(held), 0)
+    unpaired = np.flatnonzero(~data.has["rna"])
+    p, widening = support.score(data, unpaired, "atac", "rna")
+    strange = kind[unpaired] == 2
+    assert (p[strange] <= support.level).mean() > 0.9
+    assert (p[~strange] <= support.level).mean() < 0.12
+    assert np.median(widening[strange]) > 1.2 and np.median(widening[~strange]) == 1

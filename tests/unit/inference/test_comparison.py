@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from inference_helpers import make_model, make_mosaic
+from scipy import sparse
+
+from multivi_nf.errors import InputError
+from multivi_nf.inference import differential, impute
+from multivi_nf.inference.comparison import COLUMNS
+from multivi_nf.inference.contrasts import Contrast
+from multivi_nf.inference.effects import combined_variance, pair_variance, side
+from multivi_nf.inference.groups import make_design
+from multivi_nf.inference.means import Cells, Part, Sums
+from multivi_nf.inference.shrinkage import shrink
+from multivi_nf.inference.tables import write_table
+from multivi_nf.training.data import MosaicData
+
+PAIR = {"groupby": "cell_type", "target": "T0", "reference": "T1"}
+
+
+@pytest.mark.parametrize("modality", ["rna", "atac", "protein"])
+@pytest.mark.parametrize("cells", ["observed", "all"])
+def test_table_is_complete_sorted_and_repeatable(model, mosaic, modality, cells):
+    one, two = (differential(model, mosaic, modality, cells=cells, **PAIR) for _ in range(2))
+    pd.testing.assert_frame_equal(one, two)
+    assert list(one.columns) == COLUMNS
+    assert set(one["feature"]) == set(mosaic[modality].var_names)
+    assert (np.diff(one["probability"]) <= 0).all()
+    np.testing.assert_allclose(one["fdr"], np.cumsum(1 - one["probability"]) / np.arange(1, len(one) + 1))
+    assert (one["effect_lower"] <= one["effect"]).all() and (one["effect"] <= one["effect_upper"]).all()
+    labels = mosaic.obs["cell_type"]
+    has = np.isin(mosaic.obs_names, mosaic[modality].obs_names) if cells == "observed" else np.ones(len(labels), bool)
+    assert one["n_target"][0] == ((labels == "T0") & has).sum()
+    assert one["imputed"][0] == (cells == "all")
+
+
+def test_seed_changes_draws_not_conclusions_of_means(model, mosaic):
+    one, two = (differential(model, mosaic, "rna", seed=s, **PAIR).set_index("feature").sort_index() for s in (0, 1))
+    assert not one["effect"].equals(two["effect"])
+    np.testing.assert_allclose(one["mean_target"], two["mean_target"], rtol=0.15)
+
+
+def test_imputed_group_means_equal_the_imputed_values(model, mosaic):
+    # cells that were never measured: the group mean is the mean of the imputed values
+    found = differential(model, mosaic, "rna", cells="imputed", n_samples=4000, **PAIR).set_index("feature")
+    unmeasured = ~np.isin(mosaic.obs_names, mosaic["rna"].obs_names)
+    cells = list(mosaic.obs_names[(mosaic.obs["cell_type"] == "T0") & unmeasured])
+    values = impute(model, mosaic, "rna", features="all", cells=cells, n_samples=400)
+    expected = values.to_df().mean()
+    # effects are shrunk around the common level of both groups: the level itself is the plain mean
+    other = list(mosaic.obs_names[(mosaic.obs["cell_type"] == "T1") & unmeasured])
+    level = (expected + impute(model, mosaic, "rna", features="all", cells=other, n_samples=400).to_df().mean()) / 2
+    found = found.loc[expected.index]
+    np.testing.assert_allclose((found["mean_target"] + found["mean_reference"]) / 2, level, rtol=0.05)
+    np.testing.assert_allclose(np.log2(found["mean_target"] / found["mean_reference"]), found["effect"], rtol=1e-6)
+    assert found["imputed"].all() and found["replicate_p"].isna().all()
+
+
+def test_one_against_rest_decodes_the_same_groups(mosaic):
+    labels = np.array(["A", "B", "C"])[np.arange(mosaic.n_obs) % 3]
+    mosaic = mosaic.copy()
+    mosaic.obs["three"] = labels
+    model = make_model(mosaic)
+    every = differential(model, mosaic, "rna", groupby="three", target="each", n_samples=200)
+    assert sorted(every["target"].unique()) == ["A", "B", "C"]
+    assert len(every) == 3 * mosaic["rna"].n_vars
+    single = differential(model, mosaic, "rna", groupby="three", target="B", n_samples=200).set_index("feature")
+    among = every[every["target"] == "B"].set_index("feature").loc[single.index]
+    # the rest is decoded group by group here and as one there: residuals are shrunk apart, on 20 cells each
+    np.testing.assert_allclose(among["mean_reference"], single["mean_reference"], rtol=0.25)
+    assert np.corrcoef(among["effect"], single["effect"])[0, 1] > 0.9
+    assert (among["n_reference"] == single["n_reference"]).all()
+
+
+def test_observed_counts_correct_a_model_that_knows_nothing():
+    # an untrained decoder gives both types nearly the same profile; the groups' own counts must tell them apart
+    mosaic = make_mosaic(n=800, genes=60, patterns=("rna+atac",))
+    model = make_model(mosaic, n_hidden=8)
+    found = differential(model, mosaic, "rna", **PAIR).set_index("feature")
+    counts = mosaic["rna"].to_df()
+    share = counts.div(counts.sum(1), axis=0)
+    truth = np.log2(
+        share[(mosaic.obs["cell_type"] == "T0").to_numpy()].mean()
+        / share[(mosaic.obs["cell_type"] == "T1").to_numpy()].mean()
+    )
+    strong = truth.index[np.abs(truth) > 0.5]
+    assert np.corrcoef(found.loc[strong, "effect"], truth[strong])[0, 1] > 0.98
+    assert found.loc[strong, "significant"].mean() > 0.9
+    assert (np.sign(found.loc[strong, "effect"]) == np.sign(truth[strong])).mean() > 0.98
+
+
+def test_random_halves_are_not_called():
+    mosaic = make_mosaic(n=600, genes=80, patterns=("rna+atac",))
+    model = make_model(mosaic, n_hidden=8)
+    rng = np.random.default_rng(0)
+    called = []
+    for seed in range(4):
+        half = np.where(rng.random(mosaic.n_obs) < 0.5, "x", "y").astype(object)
+        mosaic.obs["half"] = np.where(mosaic.obs["cell_type"] == "T0", half, None)
+        for modality in ("rna", "atac"):
+            table = differential(model, mosaic, modality, groupby="half", target="x", reference="y", seed=seed)
+            called.append(table["significant"].mean())
+    assert np.mean(called) <= 0.005 and max(called) <= 0.02
+
+
+def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple[Part, Sums]:
+    """A measured group of one feature, as `Means` would leave it behind."""
+    names = sorted(set(replicate))
+    first = {n: np.array([x[replicate == n].sum()]) for n in names}
+    sums = Sums(
+        np.ones((7, 1)), np.zeros((7, 1)), first, {n: size[replicate == n].sum() for n in names},
+        np.array([[(x**2).sum()], [(x * size).sum()], [(size**2).sum()]]), np.zeros(1),
+    )  # fmt: skip
+    cells = Cells(sparse.csc_matrix(x[:, None]), size, np.ones(len(x)))
+    part = Part("g", 1.0, torch.zeros(2, len(x), 1), None, replicate, np.ones((4, len(x))), cells, None, [], 0.0)
+    return part, sums
+
+
+def test_error_is_that_of_the_bayesian_bootstrap_over_cells():
+    rng = np.random.default_rng(0)
+    n = 400
+    size = rng.lognormal(0, 0.4, n)
+    x = rng.negative_binomial(2, 2 / (2 + 3 * size)).astype(float)
+    found = side(None, [single_part(x, size, np.array(["r"] * n))], 0)
+    weight = rng.exponential(size=(4000, n))
+    bootstrap = np.log((weight @ x) / (weight @ size)).std()
+    assert np.sqrt(found.cell[0]) == pytest.approx(bootstrap, rel=0.05)
+    assert found.influence["r"] == pytest.approx(0, abs=1e-9)
+
+
+def test_replicates_that_differ_widen_and_blocked_ones_cancel():
+    rng = np.random.default_rng(1)
+    n, size = 600, np.ones(600)
+    replicate = np.array([f"r{i % 4}" for i in range(n)])
+    level = np.array([2.0, 4.0, 8.0, 16.0])[np.arange(n) % 4]
+    sides = [side(None, [single_part(rng.poisson(level).astype(float), size, replicate)], 0) for _ in range(2)]
+    cell, between, freedom = pair_variance(*sides)
+    assert freedom == 3 and between[0] < 3 * cell[0]
+    other = side(None, [single_part(rng.poisson(level).astype(float), size, np.char.add("q", replicate))], 0)
+    _, apart, freedom = pair_variance(sides[0], other)
+    means = np.log([2.0, 4.0, 8.0, 16.0])
+    assert freedom == 6
+    # linear in the influences: of the order of the variance of a mean of four replicates, on either side
+    assert 0.3 < apart[0] / (2 * means.var(ddof=1) / 4) < 3 and apart[0] > 20 * cell[0]
+
+
+def test_variance_over_replicates_is_moderated_and_never_below_that_over_cells():
+    rng = np.random.default_rng(2)
+    cell = np.full(2000, 0.01)
+    count = np.full(2000, 100.0)
+    homogeneous = combined_variance(cell, cell * rng.chisquare(3, 2000) / 3, 3, count)
+    assert (homogeneous >= cell).all() and homogeneous.mean() < 1.3 * cell.mean()
+    varied = combined_variance(cell, 8 * cell * rng.chisquare(3, 2000) / 3, 3, count)
+    assert varied.mean() == pytest.approx(8 * 0.01, rel=0.25)
+    np.testing.assert_array_equal(combined_variance(cell, cell, 0, count), cell)
+
+
+def test_shrunk_effects_are_calibrated_whether_few_or_many_differ():
+    rng = np.random.default_rng(3)
+    for share in (0.02, 0.5):
+        truth = np.where(rng.random(8000) < share, rng.normal(0, 0.8, 8000), 0.0)
+        error = rng.uniform(0.05, 0.3, 8000)
+        found = shrink(truth + rng.normal(size=8000) * error, error)
+        inside = (truth >= found.quantile(0.025) - 0.03) & (truth <= found.quantile(0.975) + 0.03)
+        assert inside.mean() > 0.93
+        threshold = np.full(8000, 0.15)
+        probability = np.maximum(found.above(threshold), found.below(-threshold))
+        order = np.argsort(-probability)
+        fdr = np.cumsum(1 - probability[order]) / np.arange(1, 8001)
+        called = order[fdr <= 0.05]
+        assert (np.abs(truth[called]) <= 0.15).mean() < 0.07
+        assert len(called) > 0.3 * (np.abs(truth) > 0.3).sum()
+
+
+def test_design_counts_and_flags(mosaic, model):
+    data = MosaicData(mosaic, model)
+    design = make_design(data, Contrast("x", "rna", "batch", "s1", "s2", "all"), "batch", 0)
+    assert design.groups["s2"].imputed and not design.groups["s1"].imputed
+    table = differential(model, mosaic, "rna", groupby="batch", target="s1", reference="s2", cells="all")
+    assert table["confounded"].all() and table["imputed"].all() and not table["groups_from_same_data"].any()
+    clustered = mosaic.copy()
+    clustered.obs["cluster"] = clustered.obs["cell_type"].astype(str)
+    table = differential(model, clustered, "rna", groupby="cluster", target="T0")
+    assert table["groups_from_same_data"].all() and not table["confounded"].any()
+
+
+def test_large_groups_are_represented_by_some_cells(mosaic, model):
+    data = MosaicData(mosaic, model)
+    design = make_design(data, Contrast("x", "rna", "cell_type", "T0", "rest"), "batch", 0, max_cells=5)
+    group = design.groups["T0"]
+    assert len(group.cells) == 5 and group.n_cells > 5
+    assert group.share == pytest.approx(group.n_cells / 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groupby": "nothing"}, "column 'nothing' is not in obs"),
+        ({"target": "T9"}, "no cell has cell_type = 'T9'"),
+        ({"groupby": "batch", "target": "s1", "reference": "s2"}, "'s2' has no rna-measured cells .* 0 measured"),
+        ({"replicate": "donor"}, "--replicate 'donor' is not a column"),
+        ({"mode": "other"}, "mode is 'other'"),
+        ({"target": "rest"}, "is not a comparison"),
+        ({"modality": "lipids"}, "the model has no lipids"),
+    ],
+)
+def test_wrong_comparisons_are_named(model, mosaic, options, message):
+    with pytest.raises(InputError, match=message):
+        differential(model, mosaic, **{"modality": "rna", **PAIR, **options})
+
+
+def test_a_group_of_one_cell(model, mosaic):
+    lonely = mosaic.copy()
+    lonely.obs["kind"] = np.where(np.arange(lonely.n_obs) == 0, "one", "many")
+    with pytest.raises(InputError, match="'one' has 1 rna-measured cell "):
+        differential(model, lonely, "rna", groupby="kind", target="one")
+
+
+def test_vanilla_mode(model, mosaic):
+    table = differential(model, mosaic, "rna", mode="vanilla", **PAIR)
+    assert list(table.columns) == [*COLUMNS, "bayes_factor"]
+    odds = np.exp(np.abs(table["bayes_factor"]))
+    np.testing.assert_allclose(table["probability"], odds / (1 + odds), rtol=1e-4)
+
+
+def test_untrained_batches_change_nothing(mosaic):
+    clean, poisoned = make_model(mosaic), make_model(mosaic)
+    with torch.no_grad():
+        for name, modality in poisoned.batch_tables().items():
+            untrained = [i for i, n in enumerate(poisoned.config.batch_cells[modality]) if n == 0]
+            dict(poisoned.named_parameters())[name][untrained] = torch.nan
+    for modality in ("rna", "atac", "protein"):
+        one, two = (differential(m, mosaic, modality, cells="all", **PAIR) for m in (clean, poisoned))
+        pd.testing.assert_frame_equal(one, two)
+
+
+def test_table_bytes_do_not_hold_the_time(tmp_path, model, mosaic):
+    table = differential(model, mosaic, "protein", **PAIR)
+    for name in ("a.tsv.gz", "b.tsv.gz"):
+        write_table(table, tmp_path / name)
+    assert (tmp_path / "a.tsv.gz").read_bytes() == (tmp_path / "b.tsv.gz").read_bytes()
+    read = pd.read_csv(gzip.open(tmp_path / "a.tsv.gz"), sep="\t")
+    assert list(read.columns) == COLUMNS
+    np.testing.assert_allclose(read["effect"], table["effect"], rtol=1e-5)
