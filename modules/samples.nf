@@ -59,6 +59,13 @@ def files_of(row) {
         .collect { column -> [column, row[column]] }
 }
 
+// The same of the files that parameters name
+def run_files(settings) {
+    return ['input', 'contrasts', 'chrom_sizes', 'gtf', 'tss', 'blacklist', 'peaks', 'impute_features', 'reference']
+        .findAll { name -> settings[name] && settings[name] != 'all' }
+        .collect { name -> [name, settings[name]] }
+}
+
 // Values as they stand in the samplesheet for which there is no file. Nextflow looks, since it can see object storage.
 def missing_files(sheet) {
     def columns = ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map']

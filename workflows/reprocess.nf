@@ -31,7 +31,7 @@ include { REPORT            } from '../modules/report'
 include { chosen                                                      } from '../modules/shell'
 include { contrasts_of ; files_of ; meta_of ; modalities_of           } from '../modules/samples'
 include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
-include { peak_set_of ; samples_of                                    } from '../modules/samples'
+include { peak_set_of ; run_files ; samples_of                        } from '../modules/samples'
 include { parameters_text ; versions_text ; write_info                } from '../modules/record'
 
 workflow REPROCESS {
@@ -75,10 +75,11 @@ workflow REPROCESS {
     ch_samples  = ch_declared.combine(ch_peak_set).map { row, peak_set -> row + [peak_set: peak_set] } // channel: row
 
     FINGERPRINT(
-        ch_samples.map { row ->
-            def named = files_of(row)
-            [meta_of(row), named.collect { pair -> pair[0] }, named.collect { pair -> pair[1] }, named.collect { pair -> path_or_none(pair[1]) }]
-        }
+        ch_samples.map { row -> [meta_of(row), files_of(row)] }
+            .mix(ch_peak_set.map { _word -> [[sample: '-', index: -1], run_files(settings)] })
+            .map { meta, named ->
+                [meta, named.collect { pair -> pair[0] }, named.collect { pair -> pair[1] }, named.collect { pair -> path_or_none(pair[1]) }]
+            }
     )
 
     //

@@ -13,15 +13,17 @@ process ATAC_QC {
     output:
     tuple val(meta), path("*.atac.h5ad"), emit: cells
     path "qc/${meta.sample}/*"
-    path 'qc', emit: qc
+    path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     ${threads(task.cpus)}
     multivi-nf-qc-atac --resources ${meta.sample}.atac_qc.resources.json ${counts} --sample=${meta.sample} \\
         ${options(fragments_qc: fragments_qc, barcodes: barcodes, barcode_map: barcode_map)} \\
         ${options(settings)} --output=${meta.sample}.atac.h5ad --qc=qc/${meta.sample}
+    cp -r qc kept
     """
 
     stub:
@@ -29,5 +31,6 @@ process ATAC_QC {
     mkdir -p qc/${meta.sample}
     touch ${meta.sample}.atac.h5ad
     echo '{}' | tee qc/${meta.sample}/atac.json > ${meta.sample}.atac_qc.resources.json
+    cp -r qc kept
     """
 }

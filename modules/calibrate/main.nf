@@ -15,6 +15,7 @@ process CALIBRATE {
     path 'model', emit: model // the trained model with calibration.json
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     ${threads(task.cpus)}

@@ -16,9 +16,10 @@ process CHECK_INPUTS {
     path 'plan.json', emit: plan                  // { peak_set: given | matrix | reference | samples | macs3 | none }
     path 'peaks.bed', emit: peaks, optional: true // peaks that are known before any are called
     path 'qc/*/*.preflight.json'
-    path 'qc', emit: qc
+    path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     multivi-nf-check-inputs --resources check_inputs.resources.json ${checked} --samples=${samples} \\
@@ -29,6 +30,7 @@ process CHECK_INPUTS {
         mkdir -p "qc/\$sample"
         cp -L "\$file" "qc/\$sample/"
     done
+    cp -r qc kept
     """
 
     stub:
@@ -37,5 +39,6 @@ process CHECK_INPUTS {
     mkdir -p qc/stub
     echo '{}' > qc/stub/stub.preflight.json
     echo '{}' > check_inputs.resources.json
+    cp -r qc kept
     """
 }

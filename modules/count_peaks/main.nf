@@ -15,6 +15,7 @@ process COUNT_PEAKS {
     tuple val(meta), path("*.counts.h5ad"), emit: counts // candidates x peaks, raw counts
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     ${threads(task.cpus)}

@@ -15,6 +15,7 @@ process DIFFERENTIAL {
     path "differential/*.tsv.gz", emit: table
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     def name = contrast.contrast
     """

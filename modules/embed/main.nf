@@ -17,6 +17,7 @@ process EMBED {
     path 'chunks/*', emit: chunks          // [ file ]: names of the cells of one IMPUTE task
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     ${threads(task.cpus)}

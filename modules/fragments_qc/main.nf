@@ -15,12 +15,13 @@ process FRAGMENTS_QC {
     path blacklist, stageAs: 'genome/blacklist/*'
 
     output:
-    tuple val(meta), path("qc/${meta.sample}"), emit: qc_folder             // fragments.tsv.gz, candidates.txt, fragments.json
-    tuple val(meta), path("qc/${meta.sample}/candidates.txt"), emit: candidates
+    tuple val(meta), path("kept/${meta.sample}"), emit: qc_folder             // fragments.tsv.gz, candidates.txt, fragments.json
+    tuple val(meta), path("kept/${meta.sample}/candidates.txt"), emit: candidates
     path "qc/${meta.sample}/*"
-    path 'qc', emit: qc
+    path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     ${threads(task.cpus)}
@@ -28,6 +29,7 @@ process FRAGMENTS_QC {
         ${options(barcodes: barcodes, rna: rna, barcode_map: barcode_map)} \\
         ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\
         ${options(settings)} --output=qc/${meta.sample}
+    cp -r qc kept
     """
 
     stub:
@@ -35,5 +37,6 @@ process FRAGMENTS_QC {
     mkdir -p qc/${meta.sample}
     touch qc/${meta.sample}/candidates.txt qc/${meta.sample}/fragments.tsv.gz
     echo '{}' | tee qc/${meta.sample}/fragments.json > ${meta.sample}.fragments_qc.resources.json
+    cp -r qc kept
     """
 }

@@ -11,6 +11,7 @@ process GATHER {
     tuple val(modality), path("imputed/*.zarr"), emit: imputed
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     multivi-nf-gather-imputed --resources ${modality}.gather.resources.json ${chunks} --output=imputed/${modality}.zarr

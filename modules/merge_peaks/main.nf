@@ -16,6 +16,7 @@ process MERGE_PEAKS {
     path 'consensus.bed', emit: peaks
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     ${threads(task.cpus)}

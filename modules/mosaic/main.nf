@@ -16,6 +16,7 @@ process MOSAIC {
     path 'mosaic.h5mu', emit: mosaic
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     def inputs = (cells instanceof List ? cells : [cells]).collect { file -> "--inputs=${file}" }.join(' ')
     """

@@ -13,15 +13,17 @@ process PROTEIN_QC {
     output:
     tuple val(meta), path("*.protein.h5ad"), emit: cells                                      // kept cells, raw counts
     path "qc/${meta.sample}/*"                                                                // every barcode, every rule
-    path 'qc', emit: qc
+    path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
     script:
     """
     ${threads(task.cpus)}
     multivi-nf-qc-protein --resources ${meta.sample}.protein_qc.resources.json ${counts} --sample=${meta.sample} \\
         ${options(barcodes: barcodes)} ${options(settings)} \\
         --output=${meta.sample}.protein.h5ad --qc=qc/${meta.sample}
+    cp -r qc kept
     """
 
     stub:
@@ -29,5 +31,6 @@ process PROTEIN_QC {
     mkdir -p qc/${meta.sample}
     touch ${meta.sample}.protein.h5ad
     echo '{}' | tee qc/${meta.sample}/protein.json > ${meta.sample}.protein_qc.resources.json
+    cp -r qc kept
     """
 }

@@ -8,7 +8,7 @@ process REPORT {
     input:
     path embedding, stageAs: 'results/multivi.h5mu'
     path model, stageAs: 'results/model'
-    path qc, stageAs: 'parts/?/*'                // [ qc ]: folders of qc/<sample>/
+    path qc, stageAs: 'parts/?/*'                // [ kept ]: folders of <sample>/
     path imputed, stageAs: 'results/imputed/*'   // [ modality.zarr ] or []
     path tables, stageAs: 'results/differential/*' // [ contrast.tsv.gz ]
     path resources, stageAs: 'results/resources/*' // [ step.resources.json ]
@@ -24,7 +24,7 @@ process REPORT {
     mkdir -p results/qc results/pipeline_info
     printf '%s' ${quoted(versions)} > results/pipeline_info/software_versions.yml
     printf '%s' ${quoted(parameters)} > results/pipeline_info/params.json
-    for part in parts/*/qc; do cp -rL "\$part"/. results/qc/; done
+    for part in parts/*/kept; do cp -rL "\$part"/. results/qc/; done
     multivi-nf-report --resources report.resources.json results --output=report.html
     """
 
