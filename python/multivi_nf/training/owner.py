@@ -49,8 +49,8 @@ class Owner:
     ) -> None:
         self.folder = Path(folder)
         self.say = say
-        self.beat = beat
-        self.stale = stale
+        self.stale = seconds_from_environment("MULTIVI_NF_STALE_SECONDS", stale)
+        self.beat = min(beat, self.stale / 3)
         self.token = uuid.uuid4().hex
         self.number = 0
         self.lost = False
@@ -175,6 +175,22 @@ class Owner:
             # Opening for update fails if a newcomer removed the token, so that a lost one never comes back.
             with contextlib.suppress(OSError), self._path(self.number).open("r+") as file:
                 file.write(self._content())
+
+
+def seconds_from_environment(name: str, otherwise: float) -> float:
+    """A number of seconds that a site may set by an environment variable."""
+    text = os.environ.get(name, "")
+    if not text:
+        return otherwise
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < math.inf:
+        raise InputError(
+            f"the environment variable {name} is {text!r}", "it is not a time", "set it to a number of seconds above 0"
+        )
+    return seconds
 
 
 def make_writable(folder: Path) -> None:

@@ -33,7 +33,8 @@ class State:
     rate
         Factor on the learning rate: 1, or 1/2 after a recovery.
     best
-        Weights with the lowest validation loss of an epoch at full KL weight; None before one.
+        Weights of the epoch, after the warm-ups, with the lowest −ELBO plus weighted alignment on the validation
+        cells; None before one.
     """
 
     def __init__(self, objective: Objective, settings: Settings) -> None:
@@ -66,9 +67,10 @@ class State:
         self.step = 0
         self.sums = [0.0] * len(self.objective.names)
         self.seconds = 0.0
-        eligible = self.epoch > self.settings.full_from
-        if validated and eligible and row["validation_loss"] < self.best_loss:
-            self.best, self.best_loss = weights(), row["validation_loss"]
+        # The ELBO alone would prefer the first weights after the warm-up, which the alignment hardly touched.
+        loss = row["validation_loss"] + row["alignment_weight"] * row.get("validation_alignment", 0.0)
+        if validated and self.epoch > self.settings.full_from and loss < self.best_loss:
+            self.best, self.best_loss = weights(), loss
             self.history.best_epoch = self.epoch
         if self.epoch >= self.settings.max_epochs:
             self.history.stopped = f"trained for {self.epoch} epochs"

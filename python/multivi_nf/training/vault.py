@@ -15,7 +15,7 @@ import torch
 from multivi_nf.training import checkpoint
 from multivi_nf.training.device import World
 from multivi_nf.training.history import History
-from multivi_nf.training.owner import Owner, make_writable
+from multivi_nf.training.owner import Owner, make_writable, seconds_from_environment
 from multivi_nf.training.state import State
 
 INTERVAL = 240.0
@@ -65,7 +65,7 @@ class Vault:
         self.output = output
         self.world = world
         self.say = say
-        self.interval = interval
+        self.interval = seconds_from_environment("MULTIVI_NF_CHECKPOINT_SECONDS", interval)
         self.folder = self.root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
         self._wanted = resume
         self._last = time.monotonic()

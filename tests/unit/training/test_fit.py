@@ -143,7 +143,7 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
 
     def validate(self: loop.Trainer) -> dict[str, float]:
         weights.append({k: v.clone() for k, v in self.model.state_dict().items()})
-        return {"elbo_loss": next(losses)}
+        return {"elbo_loss": next(losses), "alignment": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     model = fitted(mosaic, {"kl_warmup": 2}, max_epochs=8)
@@ -154,7 +154,10 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
 
 
 def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, monkeypatch):
-    monkeypatch.setattr(loop.Trainer, "_validate", lambda self: {"elbo_loss": 5.0 + self.state.epoch})
+    def validate(self: loop.Trainer) -> dict[str, float]:
+        return {"elbo_loss": 5.0 + self.state.epoch, "alignment": 0.0}
+
+    monkeypatch.setattr(loop.Trainer, "_validate", validate)
     model = fitted(mosaic, {"kl_warmup": 0}, max_epochs=60)
     assert len(model.history) == 13 and "early" in model.history.stopped and model.history.best_epoch == 1
 

@@ -115,6 +115,15 @@ def test_waiting_can_be_interrupted(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_site_sets_times_by_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIVI_NF_STALE_SECONDS", "0.3")
+    mine = Owner(tmp_path)
+    assert (mine.stale, mine.beat) == (0.3, pytest.approx(0.1))
+    monkeypatch.setenv("MULTIVI_NF_STALE_SECONDS", "soon")
+    with pytest.raises(InputError, match="MULTIVI_NF_STALE_SECONDS is 'soon'"):
+        Owner(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
