@@ -27,10 +27,8 @@ def run(name: str, plan: Plan, data: Path) -> None:
     size = (folder / "fragments.tsv.gz").stat().st_size / 1e6
     shutil.rmtree(folder)
     result = totals["nonzero"] * 8 / 1e6
-    print(
-        f"{name:24s} {size:6.0f} MB gz  {row['cpu']:7.2f} CPU s  {row['memory']:6.0f} MB, of which matrix {result:5.0f} MB",
-        flush=True,
-    )
+    used = f"{row['cpu']:7.2f} CPU s {row['memory']:6.0f} MB, of which matrix {result:5.0f} MB"
+    print(f"{name:24s} {size:6.0f} MB gz {used}", flush=True)
 
 
 def main() -> None:
