@@ -118,6 +118,7 @@ def check_sample(
         if counts is not None:
             matrices[modality] = counts
             found.notes += counts.uns["notes"]
+            _aggregated(found, modality, counts)
     overlaps = _overlaps(found, matrices, mapping, bool(files.get("fragments")))
     known: dict[str, Any] = {}
     if files.get("peaks"):
@@ -135,6 +136,17 @@ def check_sample(
         "overlap": [asdict(row) for row in overlaps],
         "fragments": known,
     }
+
+
+def _aggregated(found: _Findings, modality: str, counts: ad.AnnData) -> None:
+    """Tell a run that was aggregated from several wells: their cells are one sample here."""
+    suffixes = counts.obs_names.str.extract(r"-(\d+)$")[0].dropna().unique()
+    if len(suffixes) > 1 and len(suffixes) < 100:
+        found.warnings.append(
+            f"{modality}: barcodes end in {len(suffixes)} different suffixes (-{suffixes[0]}, -{suffixes[1]}, ..): the "
+            "wells of an aggregated run are taken as one sample; doublets and outliers are better found by well (one "
+            "row each, its cells in the column barcodes)"
+        )
 
 
 def _facts(modality: str, counts: ad.AnnData) -> dict[str, Any]:

@@ -25,6 +25,32 @@ from multivi_nf.samplesheet import RESERVED, RESERVED_PREFIXES
 __all__ = ["Checked", "qc_atac", "qc_protein", "qc_rna", "write_checked"]
 
 MITO = re.compile(r"^MT[-:.]", re.IGNORECASE)
+MITO_IDS = {
+    *(
+        f"ENSG{n:011d}"
+        for n in (
+            198695,
+            198712,
+            198727,
+            198763,
+            198786,
+            198804,
+            198840,
+            198886,
+            198888,
+            198899,
+            198938,
+            212907,
+            228253,
+        )
+    ),
+    *(
+        f"ENSMUSG{n:011d}"
+        for n in (64341, 64345, 64351, 64354, 64356, 64357, 64358, 64360, 64363, 64367, 64368, 64370, 65947)
+    ),
+}
+"""Ensembl ids of the 13 mitochondrial proteins of human and mouse, for matrices that have no symbols."""
+
 HARMLESS_MITO = 5.0
 """Mitochondrial percentage below which a cell is never removed for standing out (best practices name 5 to 8 %)."""
 
@@ -123,7 +149,7 @@ def qc_rna(
     min_genes, min_counts
         Floors; 0 is off.
     max_mito
-        Largest percentage of counts of mitochondrial genes (symbols `MT-*`, `mt-*`); None is off.
+        Largest percentage of counts of mitochondrial genes (symbols `MT-*`, `mt-*`, or their Ensembl ids); None is off.
     mad
         Cells this many median absolute deviations from the sample's median of log counts, log genes, or above that of
         the mitochondrial percentage are removed; 0 is off.
@@ -135,6 +161,7 @@ def qc_rna(
     """
     total, genes = _per_cell(counts)
     mito = np.array([MITO.match(symbol) is not None for symbol in counts.var["symbol"].astype(str)])
+    mito |= counts.var_names.isin(MITO_IDS)
     percent = np.full(len(total), np.nan)
     if mito.any():
         of_mito = np.asarray(counts.X[:, np.flatnonzero(mito)].sum(axis=1, dtype=np.int64)).ravel()

@@ -171,14 +171,17 @@ def judge(rules: list[Rule], sample: str, modality: str) -> Verdict:
             f"{_shown(worst.threshold)}) alone removes {int(worst.fails.sum())}, and the median of {worst.quantity} is "
             f"{worst.median:.4g}",
             "the sample would vanish from all results",
-            f"set --{parameter(worst.name)} to a value that fits this median, or leave the sample out",
+            advice(worst.name),
         )
     return Verdict(removed_by, rows, warnings)
 
 
-def parameter(rule: str) -> str:
-    """Name the pipeline parameter behind a rule."""
-    return "rna_mad" if rule.endswith("_mad") and rule.startswith("rna") else rule
+def advice(rule: str) -> str:
+    """Say what the user can do about a rule: name the pipeline parameter behind it, where there is one."""
+    if rule.startswith("protein"):
+        return "check whether the matrix is the right one, or leave the column protein of the sample empty"
+    name = "rna_mad" if rule.endswith("_mad") else rule
+    return f"set --{name} to a value that fits this median, or leave the sample out"
 
 
 def _shown(bounds: object) -> str:

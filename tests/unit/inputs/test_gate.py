@@ -134,6 +134,13 @@ def test_some_overlap_is_a_warning(folder):
     assert "20 of 60 barcodes (33%)" in found["warnings"][0]
 
 
+def test_an_aggregated_run_is_told(folder):
+    names = [cell[:-1] + str(1 + i % 3) for i, cell in enumerate(CELLS)]
+    write_10x(folder / "aggr.h5", counts(60, 54), names, features())
+    [warning] = check(folder, rna="aggr.h5")["warnings"]
+    assert "3 different suffixes" in warning
+
+
 def test_peaks_of_the_run(folder):
     check(folder, "a", rna="all.h5", fragments="f.tsv.gz", peaks="peaks.bed")
     check(folder, "b", rna="all.h5")

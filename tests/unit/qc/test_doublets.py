@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.metrics import roc_auc_score
+
+from multivi_nf.qc.doublets import _flagged, expected_rate, score_atac, score_rna
+
+
+def mixture(n_features: int, depth: float, binary: bool, n: int = 240, seed: int = 0):
+    """Three types, and 8 % doublets of two different ones whose depth is that of one cell: only what is open tells."""
+    rng = np.random.default_rng(seed)
+    profiles = rng.gamma(0.4, 1.0, (3, n_features))
+    profiles /= profiles.sum(1, keepdims=True)
+    kinds = rng.integers(0, 3, n)
+    doublet = np.zeros(n, dtype=bool)
+    doublet[: int(0.08 * n)] = True
+    share = profiles[kinds]
+    share[doublet] = 0.5 * (share[doublet] + profiles[(kinds[doublet] + 1) % 3])
+    counts = rng.poisson(share * depth * rng.lognormal(0, 0.3, (n, 1)))
+    order = rng.permutation(n)
+    return sparse.csr_matrix((counts[order] > 0 if binary else counts[order]).astype(np.int32)), doublet[order]
+
+
+@pytest.mark.parametrize(
+    ("score", "features", "depth", "binary"), [(score_rna, 200, 1500, False), (score_atac, 1200, 1500, True)]
+)
+def test_doublets_stand_out_though_their_depth_does_not(score, features, depth, binary):
+    counts, doublet = mixture(features, depth, binary)
+    found = score(counts, 0)
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    assert roc_auc_score(doublet, found.score) > 0.9
+    assert roc_auc_score(doublet, found.score) > roc_auc_score(doublet, total) + 0.05
+    assert 1 <= found.flag.sum() <= 10  # twice 2 % of 240
+    assert (found.flag & doublet).sum() >= 0.75 * found.flag.sum()
+    np.testing.assert_array_equal(found.flag, found.score >= found.threshold)
+
+
+@pytest.mark.parametrize("score", [score_rna, score_atac])
+def test_the_same_seed_gives_the_same_scores(score):
+    counts, _doublet = mixture(200, 800, False, n=120)
+    np.testing.assert_array_equal(score(counts, 3).score, score(counts, 3).score)
+    assert (score(counts, 3).score != score(counts, 4).score).any()
+
+
+@pytest.mark.parametrize("score", [score_rna, score_atac])
+def test_small_samples_are_not_scored_and_it_is_said(score):
+    counts, _doublet = mixture(200, 800, False, n=99)
+    found = score(counts, 0)
+    assert np.isnan(found.score).all()
+    assert not found.flag.any()
+    assert "99 cells" in found.note
+
+
+def test_too_few_features_are_not_scored():
+    counts, _doublet = mixture(20, 300, False, n=120)
+    assert "too few" in score_rna(counts, 0).note
+    assert "too few" in score_atac(counts, 0).note
+
+
+def test_ties_at_the_bound_are_flagged_together_or_not_at_all():
+    simulated = np.full(10, 0.1)
+    assert not _flagged(np.full(1000, 0.5), simulated).flag.any()
+    score = np.r_[np.full(15, 0.9), np.full(30, 0.5), np.zeros(955)]
+    assert _flagged(score, simulated).flag.sum() == 15
+    assert _flagged(np.r_[np.full(20, 0.9), np.zeros(980)], simulated).flag.sum() == 20
+    assert not _flagged(np.zeros(1000), simulated).flag.any()
+
+
+def test_expected_rate_is_that_of_10x():
+    assert expected_rate(1000) == pytest.approx(0.008)
+    assert expected_rate(10_000) == pytest.approx(0.08)
+    assert expected_rate(10**6) == 0.3
