@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outdir", type=Path, default=Path("results"))
     parser.add_argument("--preset", default="default")
-    parser.add_argument("--max-epochs", type=int, default=60, help="enough for this mosaic; real runs leave it out")
+    parser.add_argument("--max-epochs", type=int, default=30, help="enough for this mosaic; real runs leave it out")
     given = parser.parse_args()
     started = time.monotonic()
     mosaic = simulated(CLONE / "work" / f"simulated_{given.preset}", given.preset)

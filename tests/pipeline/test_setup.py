@@ -1,0 +1,114 @@
+"""Set-up: what it refuses, what it takes from the machine, and that a second call does nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nextflow_runs import BIN, REPOSITORY, missing
+
+
+@pytest.fixture
+def setup(monkeypatch, tmp_path):
+    """tools/setup.py, with a cache of its own."""
+    described = importlib.util.spec_from_file_location("setup_tool", REPOSITORY / "tools" / "setup.py")
+    module = importlib.util.module_from_spec(described)
+    described.loader.exec_module(module)
+    monkeypatch.setenv("MULTIVI_NF_CACHE", str(tmp_path / "cache"))
+    return module
+
+
+def program(folder: Path, name: str, says: str, stream: int = 1) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\ncat >&{stream} <<'END'\n{says}\nEND\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "value"), [("machine", "aarch64"), ("system", "Darwin"), ("python_implementation", "PyPy")]
+)
+def test_other_machines_are_refused_by_name(setup, monkeypatch, what, value):
+    monkeypatch.setattr(setup.platform, what, lambda: value)
+    if what == "python_implementation":
+        monkeypatch.setattr(setup.sys, "version_info", (3, 10, 4))
+    with pytest.raises(setup.SetupError, match=rf"(?s)ERROR: this is .*{value}.*Why it matters.*What to do"):
+        setup.check_machine()
+
+
+def test_this_machine_is_not_refused(setup):
+    setup.check_machine()
+
+
+@pytest.mark.parametrize(("version", "taken"), [("24.10.6", False), ("25.04.8", True), ("26.10.0", True)])
+def test_a_nextflow_on_path_is_taken_if_new_enough(setup, monkeypatch, tmp_path, version, taken):
+    found = program(tmp_path / "bin", "nextflow", f"\n      N E X T F L O W\n      version {version} build 1\n")
+    monkeypatch.setenv("PATH", f"{found.parent}:/usr/bin:/bin")
+    assert setup.nextflow_on_path() == (str(found) if taken else None)
+
+
+@pytest.mark.parametrize(
+    ("said", "version"), [('openjdk version "17.0.15" 2025-04-15', 17), ('java version "1.8.0_292"', 8), ("no", 0)]
+)
+def test_versions_of_java(setup, tmp_path, said, version):
+    assert setup.java_version(program(tmp_path, "java", said, stream=2)) == version
+
+
+def test_a_java_that_fits_is_taken_from_the_machine(setup, monkeypatch, tmp_path):
+    old = program(tmp_path / "old", "java", 'openjdk version "11.0.1"', stream=2)
+    program(tmp_path / "home" / "bin", "java", 'openjdk version "21.0.1"', stream=2)
+    monkeypatch.setenv("PATH", f"{old.parent}:/usr/bin:/bin")
+    monkeypatch.delenv("NXF_JAVA_HOME", raising=False)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
+    assert setup.find_java() == str(tmp_path / "home" / "bin" / "java")
+
+
+def test_pips_own_settings_reach_the_installer(setup, tmp_path):
+    pip = program(tmp_path, "pip", "global.index-url='https://mirror.example.org/simple'\n:env:.cert='/etc/own.pem'")
+    environment = setup.installer_environment([str(pip)])
+    assert environment["UV_DEFAULT_INDEX"] == "https://mirror.example.org/simple"
+    assert Path(environment["UV_CACHE_DIR"]).is_relative_to(tmp_path)
+
+
+def test_a_failure_shows_the_command_and_the_way_out(setup):
+    with pytest.raises(setup.SetupError, match=r"(?s)`sh -c .*exit code 7.*no route to host.*Why it .*PIP_INDEX_URL"):
+        setup.run(["sh", "-c", "echo no route to host; exit 7"], "it is needed")
+
+
+def test_an_interrupted_environment_is_never_taken_for_whole(setup, tmp_path):
+    folder = tmp_path / "env"
+    with pytest.raises(RuntimeError), setup.once(folder) as partial:
+        partial.mkdir()
+        raise RuntimeError
+    assert not folder.exists()
+    with setup.once(folder) as partial:
+        partial.mkdir()
+    assert folder.is_dir()
+    with setup.once(folder) as partial:
+        assert partial is None
+
+
+def test_a_stand_in_for_ps(setup, tmp_path):
+    stand_in = tmp_path / "ps"
+    stand_in.write_text(setup.PS)
+    said = subprocess.run(["bash", stand_in], stdout=subprocess.PIPE, text=True, check=True).stdout
+    parents = dict(line.split() for line in said.splitlines())
+    me = Path("/proc/self/stat").read_text().rsplit(") ", 1)[1].split()[1]
+    import os
+
+    assert parents[str(os.getpid())] == me
+
+
+def test_a_second_call_does_nothing():
+    if not BIN.is_dir():
+        missing("there is no .venv: type `make setup`")
+    before = {path: path.stat().st_mtime_ns for path in BIN.iterdir() if not path.is_symlink()}
+    base = Path(sys.executable).resolve()
+    subprocess.run([base, REPOSITORY / "tools" / "setup.py"], check=True)
+    said = subprocess.run([base, REPOSITORY / "tools" / "setup.py"], check=True, stdout=subprocess.PIPE, text=True)
+    assert said.stdout == ""
+    assert set(before) == {path for path in BIN.iterdir() if not path.is_symlink()}
