@@ -111,16 +111,16 @@ def settings_for(
     Notes
     -----
     Batch size: 128 up to 1,280 cells (10 steps an epoch), growing with the cells to 512, where a step's cost is no
-    longer dominated by the optimiser. Learning rate: 1e-3 at 128 cells a step, times the square root of the
-    batch's growth, 2e-3 at most. Epochs: about 3,000 steps where that is 20 epochs or more and no more than 300.
+    longer dominated by the optimiser. Learning rate: 2e-3 at 128 cells a step, times the square root of the
+    batch's growth, 4e-3 at most. Epochs: about 2,000 steps where that is 20 epochs or more and no more than 400.
     """
     if batch_size is None:
         batch_size = min(max(128, 2 ** round(math.log2(max(n_train, 1) / 10))), 512)
     if learning_rate is None:
-        learning_rate = round(1e-3 * min(math.sqrt(max(batch_size, 128) / 128), 2.0), 6)
+        learning_rate = round(2e-3 * min(math.sqrt(max(batch_size, 128) / 128), 2.0), 6)
     if max_epochs is None:
         steps = max(math.ceil(n_train / max(batch_size, 1)), 1)
-        max_epochs = min(max(math.ceil(3000 / steps), 20), 300)
+        max_epochs = min(max(math.ceil(2000 / steps), 20), 400)
     warmup = min(kl_warmup, max_epochs // 4)
     return Settings(
         max_epochs=max_epochs,
