@@ -161,8 +161,8 @@ class _Engine:
         for name, parts in self.means.parts.items():
             tiles[name] = [(part, self.means.sums(part, start)) for part in parts]
             for track, (part, sums) in zip(tracks[name], tiles[name]):
-                track.value.append(sums.value)
-                track.residual.append(sums.residual)
+                track.value.append(sums.value.astype(np.float32))
+                track.residual.append(sums.residual.astype(np.float32))
                 track.variance.append(side(self.means, [(part, sums)], start).cell)
         out = []
         for pair in self.design.pairs:
