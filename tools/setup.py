@@ -325,6 +325,8 @@ def make_venv(packages):
         write_script("nextflow", launcher(cache))
         if not on_path("ps"):
             write_script("ps", PS)
+        if macs3_folder().exists():
+            link("macs3", macs3_folder())
         written.write_text(stamp)
     return True
 
@@ -347,33 +349,38 @@ def setup():
         print(f"set-up: ready; {VENV.name}/bin/nextflow and {VENV.name}/bin/multivi-nf", flush=True)
 
 
+def macs3_folder():
+    """Give the environment that MACS3 has of its own, built or not."""
+    return cache_root() / "macs3-{}-{}".format(TAG, digest(LOCKS / "macs3.lock"))
+
+
 def macs3():
     """Build MACS3, which has no wheel, in an environment of its own and link it into `.venv/bin`."""
     setup()
-    link = VENV / "bin" / "macs3"
-    if not shutil.which("gcc"):
-        folder = cache_root() / "macs3-{}-{}".format(TAG, digest(LOCKS / "macs3.lock"))
-        if not folder.exists():
-            raise SetupError(
-                "there is no C compiler (gcc)",
-                "MACS3 comes as source and has to be compiled",
-                "install one (Debian, Ubuntu: apt-get install build-essential python3-dev), then `make macs3` again",
-            )
-    folder = install("macs3", LOCKS / "macs3.lock", "build MACS3 (about 4 minutes)")
-    program = folder / "bin" / "macs3"
-    if not link.is_symlink() or link.readlink() != program:
-        link.unlink(missing_ok=True)
-        link.symlink_to(program)
-    print(f"set-up: MACS3 is {link.relative_to(CLONE)}", flush=True)
+    if not shutil.which("gcc") and not macs3_folder().exists():
+        raise SetupError(
+            "there is no C compiler (gcc)",
+            "MACS3 comes as source and has to be compiled",
+            "install one (Debian, Ubuntu: apt-get install build-essential python3-dev), then `make macs3` again",
+        )
+    install("macs3", LOCKS / "macs3.lock", "build MACS3 (about 4 minutes)")
+    link("macs3", macs3_folder())
+    print("set-up: MACS3 is .venv/bin/macs3", flush=True)
+
+
+def link(name, environment):
+    """Put a program of another environment into `.venv/bin`."""
+    place, target = VENV / "bin" / name, environment / "bin" / name
+    if not place.is_symlink() or place.readlink() != target:
+        place.unlink(missing_ok=True)
+        place.symlink_to(target)
 
 
 def lint_tools():
     """Install nf-core's linter in an environment of its own and link it into `.venv/bin`."""
     setup()
     folder = install("lint", LOCKS / "lint.lock", "install nf-core's linter")
-    link = VENV / "bin" / "nf-core"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder / "bin" / "nf-core")
+    link("nf-core", folder)
 
 
 def peers():

@@ -66,7 +66,7 @@ workflow REPROCESS {
     )
     CHECK_INPUTS(
         CHECK_SAMPLESHEET.out.samples,
-        in_order(PREFLIGHT.out.checked),
+        in_order(PREFLIGHT.out.checked).filter { checked -> checked },
         peaks,
         reference,
         chosen(settings, ['peak_source', 'min_shared_genes']),
@@ -147,7 +147,8 @@ workflow REPROCESS {
     //
     ch_cells = RNA_QC.out.cells.mix(ATAC_QC.out.cells, PROTEIN_QC.out.cells)
         .toSortedList { one, other -> one[0].index <=> other[0].index ?: one[1].name <=> other[1].name }
-        .map { tuples -> tuples.collect { tuple -> tuple[1] } } // channel: [ h5ad ]
+        .map { tuples -> tuples.collect { tuple -> tuple[1] } }
+        .filter { cells -> cells } // channel: [ h5ad ]; a run that is stopped closes its channels empty
     MOSAIC(
         CHECK_SAMPLESHEET.out.samples, ch_cells, reference,
         chosen(settings, ['min_cells_fraction', 'min_shared_genes', 'n_top_genes', 'partial_cells', 'remove_doublets']),

@@ -15,8 +15,7 @@ process CHECK_INPUTS {
     output:
     path 'plan.json', emit: plan                  // { peak_set: given | matrix | reference | samples | macs3 | none }
     path 'peaks.bed', emit: peaks, optional: true // peaks that are known before any are called
-    path 'qc/*/*.preflight.json'
-    path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
+    path 'kept', emit: qc                         // <sample>/<sample>.preflight.json
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
 
@@ -27,18 +26,16 @@ process CHECK_INPUTS {
         --output=plan.json --peaks-output=peaks.bed
     for file in checked/*.preflight.json; do
         sample="\$(basename "\$file" .preflight.json)"
-        mkdir -p "qc/\$sample"
-        cp -L "\$file" "qc/\$sample/"
+        mkdir -p "kept/\$sample"
+        cp -L "\$file" "kept/\$sample/"
     done
-    cp -r qc kept
     """
 
     stub:
     """
     echo '{"peak_set": "macs3", "warnings": []}' > plan.json
-    mkdir -p qc/stub
-    echo '{}' > qc/stub/stub.preflight.json
+    mkdir -p kept/stub
+    echo '{}' > kept/stub/stub.preflight.json
     echo '{}' > check_inputs.resources.json
-    cp -r qc kept
     """
 }

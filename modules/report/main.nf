@@ -17,6 +17,7 @@ process REPORT {
 
     output:
     path 'report.html', emit: page
+    path 'qc/*/*.preflight.json' // what CHECK_INPUTS saw is published by a run that went through
     path 'report.resources.json', emit: resources
 
     script:
@@ -25,11 +26,14 @@ process REPORT {
     printf '%s' ${quoted(versions)} > results/pipeline_info/software_versions.yml
     printf '%s' ${quoted(parameters)} > results/pipeline_info/params.json
     for part in parts/*/kept; do cp -rL "\$part"/. results/qc/; done
+    (cd results && find qc -name '*.preflight.json' -exec cp --parents {} .. ';')
     multivi-nf-report --resources report.resources.json results --output=report.html
     """
 
     stub:
     """
+    mkdir -p qc
+    cp -r parts/*/kept/stub qc/
     touch report.html
     echo '{}' > report.resources.json
     """
