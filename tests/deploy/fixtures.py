@@ -138,7 +138,7 @@ class Run:
 
 
 # Small enough for CI, large enough for epochs to be interrupted between.
-SMALL = ["--max_epochs", "12", "--posterior_samples", "20"]
+SMALL = ["--max_epochs", "12"]
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def podman_slurm_run(
     local_run,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    folder = tmp_path_factory.mktemp("podman slurm")  # a path with a space
+    folder = tmp_path_factory.mktemp("podman_slurm")
     site = folder / "site.config"
     site.write_text("process.queue = 'normal'\nexecutor { pollInterval = '1 sec'\n queueStatInterval = '5 sec' }\n")
     arguments = [argument if argument != "test" else "test,podman,slurm" for argument in local_run.arguments]

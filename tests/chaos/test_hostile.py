@@ -1,0 +1,102 @@
+"""Twenty hostile names and paths: nothing a user writes reaches a shell, and what is allowed gives right results."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import mudata
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = REPOSITORY / "tests/data/mosaic"
+Nextflow = Callable[..., subprocess.CompletedProcess[str]]
+
+REFUSED_NAMES = [
+    "a b",
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    "x; touch PWNED",
+    "x' && touch PWNED #",
+    'x" | touch PWNED',
+    "../../etc",
+    "a\tb",
+    "<script>alert(1)</script>",
+    "é",
+]
+ALLOWED_PATHS = [
+    "with space",
+    "it's",
+    'double"quote',
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    "semi; touch PWNED",
+    "-rf",
+    "star * and [brackets] {braces}",
+    "&& touch PWNED #",
+    "été ünïcode %s \\n",
+]
+
+
+def write_samplesheet(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def nothing_was_run(*folders: Path) -> None:
+    found = [hit for folder in folders for hit in folder.rglob("PWNED*")]
+    assert found == [], "text of the user was run by a shell"
+
+
+@pytest.fixture
+def matrix() -> Path:
+    with (DATA / "samplesheet.csv").open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["sample"] == "rna_1"]
+    return DATA / row["rna"]
+
+
+def test_hostile_sample_names_are_refused_in_one_go(nextflow: Nextflow, tmp_path: Path, matrix: Path) -> None:
+    sheet = tmp_path / "samples.csv"
+    write_samplesheet(sheet, [{"sample": name, "rna": str(matrix)} for name in REFUSED_NAMES])
+    done = nextflow("run", REPOSITORY, "--input", sheet, "--outdir", "out", cwd=tmp_path, status=1)
+    said = done.stdout + done.stderr
+    for row, name in enumerate(REFUSED_NAMES, start=2):
+        assert f"row {row}" in said or name in said, said
+    assert "A-Za-z0-9" in said
+    nothing_was_run(tmp_path, REPOSITORY / "bin")
+    left = [path.name for path in (tmp_path / "out").iterdir()] if (tmp_path / "out").exists() else []
+    assert left in ([], ["pipeline_info"]), left
+
+
+def test_hostile_paths_and_metadata_are_only_text(nextflow: Nextflow, tmp_path: Path, matrix: Path) -> None:
+    rows = []
+    for index, name in enumerate(ALLOWED_PATHS):
+        folder = tmp_path / "inputs" / name
+        folder.mkdir(parents=True)
+        copy = shutil.copytree if matrix.is_dir() else shutil.copy
+        copy(matrix, folder / matrix.name)
+        place = (
+            f"{name}/{matrix.name}" if index % 2 else str(folder / matrix.name)
+        )  # relative to the samplesheet, or not
+        rows.append({"sample": f"s{index}", "rna": place, "batch": f"b{index % 2}", "note": f'<b>"{name}"</b>'})
+    write_samplesheet(tmp_path / "inputs/samples.csv", rows)
+    launch, outdir = tmp_path / "launch $(touch PWNED)", "out 'of' $(touch PWNED)"
+    nextflow(
+        *("run", REPOSITORY, "--input", tmp_path / "inputs/samples.csv", "--outdir", outdir),
+        *("--max_epochs", 1, "--impute", "none", "-profile", "local"),
+        cwd=launch,
+    )
+    nothing_was_run(tmp_path, REPOSITORY / "bin")
+    result = mudata.read_h5mu(launch / outdir / "multivi.h5mu")
+    cells = result.obs["sample"].astype(str).value_counts()
+    assert set(cells.index) == {row["sample"] for row in rows}
+    assert cells.nunique() == 1, "the same matrix gives the same cells, whatever its path is called"
+    notes = result.obs.groupby("sample", observed=True)["note"].first()
+    assert [notes[row["sample"]] for row in rows] == [row["note"] for row in rows]
+    page = (launch / outdir / "report.html").read_text()
+    assert '<b>"' not in page
