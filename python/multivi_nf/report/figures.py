@@ -110,12 +110,8 @@ def umap(coordinates: np.ndarray, colours: list[str], name: str, description: st
 
 def training(history: pd.DataFrame, best: int | None) -> str:
     """Loss of training and validation by epoch, then every term of the objective."""
-    fixed = {"epoch", "train_loss", "validation_loss", "seconds"}
-    terms = [
-        c
-        for c in history.columns
-        if c not in fixed and pd.api.types.is_numeric_dtype(history[c]) and history[c].notna().any()
-    ]
+    terms = [c.removeprefix("validation_") for c in history if c.startswith("validation_") and c != "validation_loss"]
+    terms = [t for t in [*terms, "adversary_accuracy", "learning_rate"] if t in history and history[t].notna().any()]
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(1 + len(terms), 4, 2.5, 1.9)
         epochs = history["epoch"]
@@ -130,7 +126,9 @@ def training(history: pd.DataFrame, best: int | None) -> str:
         panels[0].legend(fontsize=7)
         panels[0].set_title("loss per cell")
         for axes, term in zip(panels[1:], terms):
-            axes.plot(epochs, history[term], color=ACCENT, lw=1.2)
+            axes.plot(epochs, history[term], color=MUTED, lw=1.0)
+            if f"validation_{term}" in history:
+                axes.plot(epochs, history[f"validation_{term}"], color=ACCENT, lw=1.2)
             axes.set_title(term.replace("_", " "))
         for axes in panels:
             axes.set_xlabel("epoch")
@@ -166,7 +164,7 @@ def distributions(
 
 def fragments(facts: dict[str, Any], name: str) -> str | None:
     """Knee plot, TSS profile and fragment sizes of one sample, of those that were recorded."""
-    drawn = [key for key in ("curve", "tss_profile", "sizes") if facts.get(key)]
+    drawn = [key for key in ("knee", "tss_profile", "sizes") if facts.get(key)]
     if not drawn:
         return None
     with matplotlib.rc_context(STYLE):
@@ -178,11 +176,11 @@ def fragments(facts: dict[str, Any], name: str) -> str | None:
 
 
 def _knee(axes: Axes, facts: dict[str, Any]) -> None:
-    rank, n_fragments = np.asarray(facts["curve"], dtype=float).T
-    axes.loglog(rank, np.maximum(n_fragments, 1), color=ACCENT, lw=1.4)
-    knee = facts.get("knee") or {}
-    if knee.get("n_fragments"):
-        axes.axhline(float(knee["n_fragments"]), color=SECOND, lw=0.9, ls="--")
+    axes.loglog(facts["knee"]["rank"], np.maximum(facts["knee"]["n_fragments"], 1), color=ACCENT, lw=1.4)
+    for threshold in {
+        rule["threshold"] for rule in facts.get("rules", []) if rule["rule"] in ("knee", "min_fragments")
+    }:
+        axes.axhline(threshold, color=SECOND, lw=0.9, ls="--")
     axes.set_title("fragments by barcode rank")
     axes.set_xlabel("rank")
 
@@ -203,7 +201,7 @@ def _sizes(axes: Axes, facts: dict[str, Any]) -> None:
     axes.set_xlabel("bp")
 
 
-_FRAGMENT_PANELS = {"curve": _knee, "tss_profile": _tss_profile, "sizes": _sizes}
+_FRAGMENT_PANELS = {"knee": _knee, "tss_profile": _tss_profile, "sizes": _sizes}
 
 
 def marker_heatmaps(

@@ -167,17 +167,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _read_fragments(folder: Path) -> dict[str, dict[str, Any]]:
-    """What FRAGMENTS_QC wrote a sample, and its knee curve: (rank, fragments), ranks even in log."""
-    found = {}
-    for path in sorted(folder.glob("*/fragments.json")):
-        facts = _json(path)
-        table = path.with_name("fragments.tsv.gz")
-        if table.is_file():
-            ordered = np.sort(pd.read_csv(table, sep="\t", usecols=["n_fragments"])["n_fragments"].to_numpy())[::-1]
-            ranks = np.unique(np.geomspace(1, max(len(ordered), 1), 300).astype(int))
-            facts["curve"] = [[int(r), int(ordered[r - 1])] for r in ranks if r <= len(ordered)]
-        found[path.parent.name] = facts
-    return found
+    """What FRAGMENTS_QC wrote, by sample."""
+    return {path.parent.name: _json(path) for path in sorted(folder.glob("*/fragments.json"))}
 
 
 def _read_qc(folder: Path) -> list[SampleQC]:

@@ -16,6 +16,7 @@ from multivi_nf import __version__
 from multivi_nf.files import written_whole
 from multivi_nf.report import figures
 from multivi_nf.report.gather import (
+    MODALITIES,
     Results,
     SampleQC,
     read_imputed_features,
@@ -112,6 +113,7 @@ def _context(results: Results) -> dict[str, Any]:
             if (svg := figures.fragments(facts, f"fragments{k}"))
         ],
         "checks": _checks(results),
+        "overlap": _overlap(results),
         "training": _training(results),
         "umaps": _umaps(results),
         "markers": _markers(results),
@@ -126,8 +128,20 @@ def _context(results: Results) -> dict[str, Any]:
 
 
 def _sample_table(results: Results) -> list[dict[str, Any]]:
-    rows = []
     cells = results.cells
+    rows = [
+        {
+            "sample": sample,
+            "modality": "atac",
+            "step": "barcodes of the fragments",
+            "features": None,
+            "cells_in": facts.get("cells_in"),
+            "cells_out": facts.get("cells_out"),
+            "removed": [(r["rule"], r["removed"]) for r in facts.get("rules", []) if r.get("removed")],
+            "in_model": None,
+        }
+        for sample, facts in results.fragments.items()
+    ]
     for entry in results.qc:
         own = cells[cells["sample"].astype(str) == entry.sample]
         kept = int(own[f"has_{entry.modality}"].astype(bool).sum()) if f"has_{entry.modality}" in own else 0
@@ -135,6 +149,7 @@ def _sample_table(results: Results) -> list[dict[str, Any]]:
             {
                 "sample": entry.sample,
                 "modality": entry.modality,
+                "step": "quality control",
                 "features": entry.summary.get("features"),
                 "cells_in": entry.summary.get("cells_in"),
                 "cells_out": entry.summary.get("cells_out"),
@@ -142,7 +157,8 @@ def _sample_table(results: Results) -> list[dict[str, Any]]:
                 "in_model": kept,
             }
         )
-    return rows
+    order = {name: k for k, name in enumerate(dict.fromkeys(cells["sample"].astype(str)))} if "sample" in cells else {}
+    return sorted(rows, key=lambda row: (order.get(row["sample"], len(order)), MODALITIES.index(row["modality"])))
 
 
 def _distribution(entry: SampleQC) -> dict[str, Any] | None:
@@ -186,12 +202,19 @@ def _checks(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
+def _overlap(results: Results) -> list[dict[str, Any]]:
+    """How many barcodes the files of one sample share, as PREFLIGHT counted them."""
+    return [{"sample": sample, **row} for sample, check in results.checks.items() for row in check.get("overlap", [])]
+
+
 def _training(results: Results) -> dict[str, Any] | None:
     history = results.history
     if history is None or history.empty:
         return None
     best = None
-    if history["validation_loss"].notna().any():
+    if "best" in history and (history["best"] == 1).any():
+        best = int(history["epoch"][history["best"] == 1].iloc[-1])
+    elif history["validation_loss"].notna().any():
         best = int(history["epoch"].iloc[int(np.nanargmin(history["validation_loss"]))])
     return {
         "svg": Markup(figures.training(history, best)),

@@ -79,8 +79,14 @@ def make_results(outdir: Path) -> Path:
         json.dumps({"sample": "s1", "modality": "rna", "cells_in": 47, "cells_out": 40, "features": 12, "rules": rules})
     )
 
-    gz(qc / "fragments.tsv.gz", "barcode\tn_fragments\n" + "".join(f"c{k}\t{1000 // (k + 1)}\n" for k in range(500)))
-    facts = {"knee": {"rank": 40, "n_fragments": 25}, "sizes": [0, 5, 9, 3, 0], "tss_profile": [1, 1, 6, 1, 1]}
+    facts = {
+        "cells_in": 500,
+        "cells_out": 40,
+        "rules": [{"rule": "knee", "threshold": 25.0, "removed": 460, "median": 3.0}],
+        "knee": {"rank": [1, 2, 500], "n_fragments": [1000, 500, 2]},
+        "sizes": [0, 5, 9, 3, 0],
+        "tss_profile": [1, 1, 6, 1, 1],
+    }
     (qc / "fragments.json").write_text(json.dumps(facts))
 
     model = outdir / "model"
