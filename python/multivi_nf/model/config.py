@@ -90,7 +90,7 @@ class ModelConfig:
     adversary: str = "modality"
     adversary_cells: str = "paired"
     adversary_weight: float = 1.0
-    cross_reconstruction: float = 0.5
+    cross_reconstruction: float = 0.0
     kl_warmup: int = 50
     deep_injection: bool = False
     batch_dropout: float = 0.1

@@ -10,8 +10,8 @@ import torch
 
 from multivi_nf.model.minibatch import SparseRows
 
-CPU_TILE_ELEMENTS = 1 << 20
-"""Entries of one dense tile on the CPU: a few MB, so that its passes stay near the caches."""
+CPU_TILE_ELEMENTS = 1 << 18
+"""Entries of one dense tile on the CPU: 1 MB, so that its passes stay in the caches."""
 DEVICE_TILE_ELEMENTS = 1 << 25
 """The same on a GPU, where few large kernels are better than many small ones."""
 

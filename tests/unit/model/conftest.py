@@ -29,6 +29,7 @@ def build_config(modalities: tuple[str, ...] = ("rna", "atac", "protein"), **opt
         "batch_cells": dict.fromkeys(modalities, (20, 10, 0)),
         "n_hidden": 8,
         "n_latent": 3,
+        "cross_reconstruction": 0.5,
     }
     return ModelConfig(**{**values, **options})
 
