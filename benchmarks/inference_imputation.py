@@ -2,8 +2,8 @@
 
     python benchmarks/inference_imputation.py [--cells 50000 --genes 20000 --samples 50]
 
-The floor is the decoder's last matrix product alone, (cells x samples, hidden) times (hidden, genes), on as many threads.
-Weights are random: the cost does not depend on them.
+The floor is the decoder's last matrix product alone, (cells x samples, hidden) times (hidden, genes), on as many
+threads. Weights are random: the cost does not depend on them.
 """
 
 from __future__ import annotations

@@ -39,13 +39,13 @@ def annotate(
     mosaic.obsm["X_multivi_variance"] = embedding.variance
     for modality, mean in embedding.by_modality.items():
         mosaic.obsm[f"X_multivi_{modality}"] = mean
-    umap, cluster = umap_and_clusters(embedding.mean, resolution, seed)
-    mosaic.obsm["X_umap"] = umap
-    mosaic.obs["cluster"] = pd.Categorical(cluster, categories=sorted(set(cluster), key=int))
     if labels is not None:
         name, probability = transfer_labels(embedding.mean, mosaic.obs, labels)
         mosaic.obs[f"{labels}_transferred"] = pd.Categorical(name)
         mosaic.obs[f"{labels}_transferred_probability"] = probability
+    umap, cluster = umap_and_clusters(embedding.mean, resolution, seed)
+    mosaic.obsm["X_umap"] = umap
+    mosaic.obs["cluster"] = pd.Categorical(cluster, categories=sorted(set(cluster), key=int))
     record = json.loads(mosaic.uns["multivi_nf"]) if isinstance(mosaic.uns.get("multivi_nf"), str) else {}
     record["embed"] = {
         "unseen_batches": embedding.unseen_batches,

@@ -176,8 +176,8 @@ class Support:
         """Offset of a batch in the own view: where its cells lie beside the paired cells nearest to them.
 
         A few rounds of matching and moving (iterative closest point), each on the half of the cells that matches best:
-        types without pairs have no match, and are left out while they are the smaller half. Two estimates from halves of
-        the cells tell how much of the offset is noise, by which it is shrunk towards none (James & Stein 1961).
+        types without pairs have no match, and are left out while they are the smaller half. Two estimates from halves
+        of the cells tell how much of the offset is noise, by which it is shrunk towards none (James & Stein 1961).
         """
         from sklearn.neighbors import NearestNeighbors
 
