@@ -4,7 +4,7 @@
 
 Runs the pipeline on the simulated mosaic of tests/data, then the tasks of that run again: each task's own `.command.sh`
 in its own image by a bare `podman run`, started as soon as the tasks whose files it reads are done, with as many
-processors in use at once as the local executor gave. Both are warm (one run of the pipeline is thrown away). Prints both
+processors in use as the local executor gave. Both are warm (one run of the pipeline is thrown away). Prints both
 medians and the ratio. The images must be there (`make images`).
 """
 

@@ -78,6 +78,17 @@ class Training:
     def checkpoints(self) -> list[Path]:
         return list(self.folder.glob("out/checkpoints/*/step-*/state.json"))
 
+    def past_epoch(self, epoch: int) -> bool:
+        """Whether a checkpoint was written after this epoch was done."""
+        ends = [
+            path.stat().st_mtime
+            for path in self.folder.glob("work/*/*/.command.err")
+            if f"epoch {epoch}/" in path.read_text()
+        ]
+        with contextlib.suppress(FileNotFoundError):  # older checkpoints are removed meanwhile
+            return bool(ends) and any(path.stat().st_mtime >= ends[0] - 1 for path in self.checkpoints())
+        return False
+
     def running(self) -> list[int]:
         return tasks(self.folder, "multivi-nf-train")
 
@@ -146,7 +157,7 @@ def test_train_killed(training, undisturbed, trace, kill: int) -> None:
     run = training()
     calm = undisturbed(run)
     run.start()
-    wait_for(run.checkpoints, 240, "a checkpoint")
+    wait_for(lambda: run.past_epoch(1), 240, "a checkpoint in epoch 2")
     time.sleep(random.Random(kill).uniform(0, 2))
     for identifier in run.running():
         os.kill(identifier, signal.SIGKILL)
@@ -236,7 +247,7 @@ podman.runOptions = '--network none -e MULTIVI_NF_CHECKPOINT_SECONDS -e MULTIVI_
     run = training("podman", site=site)
     calm = undisturbed(run)
     run.start()
-    wait_for(run.checkpoints, 240, "a checkpoint")
+    wait_for(lambda: run.past_epoch(2), 240, "a checkpoint in epoch 3")
     environment = os.environ | container_environment
     name = re.search(
         r"nxf-\w+",
