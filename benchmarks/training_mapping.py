@@ -1,6 +1,6 @@
 """Map a query whose genes are caught at other rates onto a reference; same-type neighbours before and after.
 
-    python benchmarks/training_mapping.py [--shift 0.8 --seeds 3]
+    python benchmarks/training_mapping.py [--shift 0.8 1.2 --seeds 3]
 
 The reference has four batches, each with its own multiplicative shift of every gene (log-normal, s.d. `--shift`); the
 query is a fifth, RNA only or ATAC only. Before mapping it is embedded under the code of unknown batches. Three cell
@@ -33,7 +33,7 @@ def made(n_cells: int, batches: list[str], modalities: tuple[str, ...], shift: f
     alone = rng.integers(0, 3, n_cells)
     parts = {}
     for i, (m, n) in enumerate(SIZES.items()):
-        profile = world.gamma(1, 1, n) * world.lognormal(0, 0.35, (N_TYPES, n)) + 0.05
+        profile = world.gamma(1, 1, n) * world.lognormal(0, 0.6, (N_TYPES, n)) + 0.05
         shifts = np.array([np.random.default_rng([seed, i, *b.encode()]).lognormal(0, shift, n) for b in batches])
         if m not in modalities:
             continue
@@ -59,7 +59,7 @@ def position(model: MultiVI, mosaic: MuData) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shift", type=float, nargs="*", default=[0.3, 0.8])
+    parser.add_argument("--shift", type=float, nargs="*", default=[0.8, 1.2])
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)

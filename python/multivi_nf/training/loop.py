@@ -173,7 +173,7 @@ class Trainer:
         """One optimiser step on `cells` (over all processes), in as many parts as the memory needs."""
         state = self.state
         mine = cells[self.world.rank :: self.world.size]
-        self.objective.schedule(state.epoch, state.step, self.n_steps, state.rate)
+        self.objective.schedule(state.epoch, state.step, self.n_steps, state.rate, state.anneal)
         while True:
             try:
                 for number, part in enumerate(_parts(mine, self.parts)):
@@ -228,7 +228,7 @@ class Trainer:
     def _validate_and_record(self) -> None:
         state = self.state
         validation = self._validate()
-        row = self.objective.row(state.sums, validation, state.epoch, self.n_steps, state.rate)
+        row = self.objective.row(state.sums, validation, state.epoch, self.n_steps, state.rate, state.anneal)
         if not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
             raise FloatingPointError("validation_loss")
         now = time.monotonic()

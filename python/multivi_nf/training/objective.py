@@ -81,22 +81,29 @@ class Objective:
         done, length = epoch + share - self.settings.kl_warmup, self.settings.alignment_warmup
         return self.model.config.alignment_weight * (min(max(done / length, 0.0), 1.0) if length else 1.0)
 
-    def rate(self, epoch: int, step: int, n_steps: int) -> float:
-        """Factor on the learning rate: linear warm-up over 2 % of the steps (100 at most), then a half cosine."""
+    def rate(self, epoch: int, step: int, n_steps: int, anneal: int | None = None) -> float:
+        """Factor on the learning rate.
+
+        Linear warm-up over 2 % of the steps (100 at most), then a half cosine to the last epoch; from epoch `anneal`
+        a half cosine over the epochs of annealing instead.
+        """
+        if anneal is not None:
+            progress = (epoch - anneal + step / n_steps) / self.settings.anneal_epochs
+            return self.rate(anneal, 0, n_steps) * _fall(progress)
         total = self.settings.max_epochs * n_steps
         done = epoch * n_steps + step
         warmup = min(100, max(1, total // 50))
         if done < warmup:
             return (done + 1) / warmup
         progress = (done - warmup) / max(total - warmup, 1)
-        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+        return _fall(progress)
 
-    def schedule(self, epoch: int, step: int, n_steps: int, factor: float) -> None:
+    def schedule(self, epoch: int, step: int, n_steps: int, factor: float, anneal: int | None = None) -> None:
         """Set weights and learning rates for a step."""
         self._kl_weight = self.kl_weight(epoch, step / n_steps)
         self._alignment_weight = self.alignment_weight(epoch, step / n_steps)
         self._adversary_weight = 0.0 if epoch < self.settings.adversary_warmup or not self.rival_parameters else None
-        rate = factor * self.rate(epoch, step, n_steps)
+        rate = factor * self.rate(epoch, step, n_steps, anneal)
         for name, (optimiser, _) in self._optimisers.items():
             height = self.settings.learning_rate if name == "model" else self.settings.adversary_learning_rate
             for group in optimiser.param_groups:
@@ -197,7 +204,13 @@ class Objective:
     # -- reports and state --------------------------------------------------------------------------------------------
 
     def row(
-        self, sums: list[float], validation: dict[str, float], epoch: int, n_steps: int, factor: float
+        self,
+        sums: list[float],
+        validation: dict[str, float],
+        epoch: int,
+        n_steps: int,
+        factor: float,
+        anneal: int | None = None,
     ) -> dict[str, Any]:
         """One row of `history.tsv`, without its seconds."""
         mean = {name: value / max(sums[-1], 1) for name, value in zip(self.names, sums)}
@@ -210,7 +223,7 @@ class Objective:
         row |= {f"validation_{name}": validation.get(name, math.nan) for name in self.terms if name != "elbo_loss"}
         row |= {name: validation[name] for name in ("adversary_accuracy", "adversary_chance") if name in validation}
         row[GRADIENT] = mean[GRADIENT]
-        row["learning_rate"] = self.settings.learning_rate * factor * self.rate(epoch, n_steps - 1, n_steps)
+        row["learning_rate"] = self.settings.learning_rate * factor * self.rate(epoch, n_steps - 1, n_steps, anneal)
         row["kl_weight"], row["alignment_weight"] = self.kl_weight(epoch), self.alignment_weight(epoch)
         return row
 
@@ -263,6 +276,11 @@ class _Means:
         if n:
             found |= {"adversary_accuracy": accuracy / n, "adversary_chance": chance / n}
         return found
+
+
+def _fall(progress: float) -> float:
+    """Half a cosine from 1 to `FLOOR`."""
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def _adamw(named: list[tuple[str, torch.nn.Parameter]], rate: float, decay: float) -> tuple[AdamW, list[str]]:

@@ -30,7 +30,9 @@ class Settings:
     max_norm
         Gradients are scaled down to this norm.
     patience
-        Epochs without a better validation loss after which training stops.
+        Epochs without a better validation loss after which training goes back to the best weights and anneals.
+    anneal_epochs
+        Epochs over which the learning rate then falls to a hundredth, and training ends.
     kl_warmup
         Epochs over which the weight of the KL term rises from 0 to 1.
     alignment_warmup
@@ -48,6 +50,7 @@ class Settings:
     batch_size: int
     learning_rate: float
     patience: int
+    anneal_epochs: int
     kl_warmup: int
     alignment_warmup: int
     adversary_warmup: int
@@ -127,6 +130,7 @@ def settings_for(
         batch_size=batch_size,
         learning_rate=learning_rate,
         patience=max(10, max_epochs // 5),
+        anneal_epochs=max(5, max_epochs // 20),
         kl_warmup=warmup,
         alignment_warmup=warmup,
         adversary_warmup=max(1, max_epochs // 20) if max_epochs > 1 else 0,

@@ -32,6 +32,8 @@ class State:
         What the steps of this epoch reported so far, times cells.
     rate
         Factor on the learning rate: 1, or 1/2 after a recovery.
+    anneal
+        The epoch from which the learning rate falls for good, since the validation loss no longer does; or None.
     best
         Weights of the epoch, after the warm-ups, with the lowest −ELBO plus weighted alignment on the validation
         cells; None before one.
@@ -46,6 +48,7 @@ class State:
         self.seconds = 0.0
         self.rate = 1.0
         self.recovered = False
+        self.anneal: int | None = None
         self.best: dict[str, torch.Tensor] | None = None
         self.best_loss = math.inf
         self.history = History()
@@ -74,10 +77,15 @@ class State:
             self.history.best_epoch = self.epoch
         if self.epoch >= self.settings.max_epochs:
             self.history.stopped = f"trained for {self.epoch} epochs"
+        elif self.anneal is not None:
+            if self.epoch - self.anneal >= self.settings.anneal_epochs:
+                self.history.stopped = (
+                    f"stopped early after epoch {self.epoch}: no better validation loss in {self.settings.patience} "
+                    f"epochs, then {self.settings.anneal_epochs} from the best weights with a falling learning rate"
+                )
         elif self.best is not None and self.epoch - self.history.best_epoch >= self.settings.patience:
-            self.history.stopped = (
-                f"stopped early after epoch {self.epoch}: no better validation loss in {self.settings.patience} epochs"
-            )
+            self.anneal = self.epoch
+            self.objective.model.load_state_dict(self.best)
 
     def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Everything, as named tensors (copies on the host) and JSON."""
@@ -92,6 +100,7 @@ class State:
             "seconds": self.seconds,
             "rate": self.rate,
             "recovered": self.recovered,
+            "anneal": self.anneal,
             "best_loss": self.best_loss if self.best is not None else None,
             "history": self.history.rows,
             "best_epoch": self.history.best_epoch,
@@ -110,7 +119,7 @@ class State:
         self.objective.load_optimiser_state(parts["optimiser"])
         self.best = parts["best"] or None
         self.best_loss = math.inf if info["best_loss"] is None else info["best_loss"]
-        for name in ("epoch", "step", "seconds", "rate", "recovered"):
+        for name in ("epoch", "step", "seconds", "rate", "recovered", "anneal"):
             setattr(self, name, info[name])
         self.sums = list(info["sums"])
         self.history.rows = copy.deepcopy(info["history"])

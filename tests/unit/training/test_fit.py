@@ -159,7 +159,25 @@ def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, m
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     model = fitted(mosaic, {"kl_warmup": 0}, max_epochs=60)
-    assert len(model.history) == 13 and "early" in model.history.stopped and model.history.best_epoch == 1
+    assert len(model.history) == 18 and "early" in model.history.stopped and model.history.best_epoch == 1
+    rates = model.history["learning_rate"]
+    assert rates[12] > 0.8 * max(rates) and rates[17] < 0.1 * rates[12], "5 epochs anneal from the best weights"
+
+
+def test_a_run_interrupted_while_it_anneals_gives_the_same_bytes(mosaic, tmp_path, monkeypatch):
+    def validate(self: loop.Trainer) -> dict[str, float]:
+        return {"elbo_loss": 5.0 + abs(self.state.epoch - 2), "alignment": 0.0}
+
+    monkeypatch.setattr(loop.Trainer, "_validate", validate)
+    how = {"architecture": {"kl_warmup": 0}, "max_epochs": 30}
+    undisturbed = fitted(mosaic, **how)
+    assert len(undisturbed.history) == 18 and undisturbed.history.best_epoch == 3
+    with monkeypatch.context() as m:
+        stop_after(m, 4 * 15 + 2)  # epoch 16 of 4 steps each: the third that anneals
+        with pytest.raises(Interrupted, match="epoch 16"):
+            fitted(mosaic, checkpoint_dir=tmp_path, **how)
+    again = fitted(mosaic, checkpoint_dir=tmp_path, resume=True, **how)
+    assert same_bytes(again, undisturbed) and rows_without_seconds(again) == rows_without_seconds(undisturbed)
 
 
 def test_validation_has_the_same_noise_in_every_epoch(mosaic):
