@@ -129,6 +129,7 @@ def run(
     device: torch.device,
     reporter: Reporter,
     trainable: set[str] | None = None,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
     output: str | os.PathLike[str] | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_interval: float = INTERVAL,
@@ -166,6 +167,7 @@ def run(
                 vault=vault,
                 stop=stop,
                 trainable=trainable,
+                on_epoch=on_epoch,
             )
             history = trainer.run()
             model.to("cpu").eval()

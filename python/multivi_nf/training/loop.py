@@ -50,6 +50,8 @@ class Trainer:
         (n_cells,) train, validation or calibration.
     settings
         How.
+    on_epoch
+        Told the epochs done whenever an epoch begins or goes on.
     trainable
         Parameters that may change; None is all.
     vault
@@ -70,6 +72,7 @@ class Trainer:
         vault: Vault | None = None,
         stop: Callable[[], str] = lambda: "",
         trainable: set[str] | None = None,
+        on_epoch: Callable[[int], None] = lambda epoch: None,
     ) -> None:
         self.model = model
         self.data = data
@@ -78,6 +81,7 @@ class Trainer:
         self.reporter = reporter
         self.vault = vault
         self.stop = stop
+        self.on_epoch = on_epoch
         self.device = data.device
         self.train_cells = np.flatnonzero(roles == "train")
         self.validation_cells = np.flatnonzero(roles == "validation")
@@ -121,6 +125,7 @@ class Trainer:
         order = np.random.default_rng([self.settings.seed, _ORDER, state.epoch]).permutation(self.train_cells)
         steps = np.array_split(order, self.n_steps)
         self.model.train()
+        self.on_epoch(state.epoch)
         try:
             while state.step < self.n_steps:
                 self._step(steps[state.step])

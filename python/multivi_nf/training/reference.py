@@ -80,6 +80,7 @@ def map_onto(
         seed=seed,
         precision=precision,
     )
+    settings = dataclasses.replace(settings, patience=settings.max_epochs)
     new = sorted(set(model.config.batches) - set(reference.config.batches))
     if not rows:
         reporter.say("all batches of these cells are known to the reference: nothing is learnt")
@@ -89,14 +90,26 @@ def map_onto(
             model.save(how["output"])
         return model
     reporter.say(f"mapping onto the reference: codes are learnt for {len(new)} new batches ({', '.join(new[:5])})")
-    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    before = {name: parameter.requires_grad for name, parameter in parameters.items()}
     hooks = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in rows)
-        if name in rows:
-            hooks.append(parameter.register_hook(_only(rows[name].to(place))))
+    turn = _Turn(settings.max_epochs)
+    for name in rows:
+        hooks.append(parameters[name].register_hook(turn.hook(name, rows[name].to(place))))
     try:
-        run(model, data, roles, settings, device=place, reporter=reporter, trainable=set(rows), **how)
+        run(
+            model,
+            data,
+            roles,
+            settings,
+            device=place,
+            reporter=reporter,
+            trainable=set(rows),
+            on_epoch=turn.begin,
+            **how,
+        )
     finally:
         for hook in hooks:
             hook.remove()
@@ -105,14 +118,33 @@ def map_onto(
     return model
 
 
-def _only(mask: torch.Tensor) -> Any:
-    """A hook that leaves gradients in the marked rows only."""
+class _Turn:
+    """Whose turn it is to learn: the decoders' codes in the first half of the epochs, the encoders' in the second.
 
-    def hook(gradient: torch.Tensor) -> torch.Tensor:
-        shaped = mask.view(-1, *[1] * (gradient.dim() - 1))
-        return torch.where(shaped, gradient, torch.zeros_like(gradient))
+    Learnt together they have a freedom that the likelihood does not see: the encoder's code can shift all of a batch
+    and the decoder's take the shift back. While the encoders stand still, cells keep the place that the reference
+    gives them and the decoders learn the batch's effect; then the encoders learn to look through it.
+    """
 
-    return hook
+    def __init__(self, max_epochs: int) -> None:
+        self.decoders_until = max_epochs // 2
+        self.epoch = 0
+
+    def begin(self, epoch: int) -> None:
+        """Told by the loop at the start of each epoch, also of one that goes on from a checkpoint."""
+        self.epoch = epoch
+
+    def hook(self, name: str, rows: torch.Tensor) -> Any:
+        """A hook that leaves gradients in the marked rows only, and none when it is the others' turn."""
+        encoder = name.startswith("encoders.")
+
+        def hook(gradient: torch.Tensor) -> torch.Tensor:
+            if encoder == (self.epoch < self.decoders_until):
+                return torch.zeros_like(gradient)
+            shaped = rows.view(-1, *[1] * (gradient.dim() - 1))
+            return torch.where(shaped, gradient, torch.zeros_like(gradient))
+
+        return hook
 
 
 def extended(reference: MultiVI, source: Source) -> tuple[MultiVI, dict[str, torch.Tensor]]:
