@@ -19,14 +19,14 @@ from multivi_nf.inference import calibrate, impute
 from multivi_nf.simulate import PRESETS, simulated_mosaic
 
 
-def real(seed: int):
+def real(seed: int, cells: int):
     """SNARE, its labels and no truth."""
-    return (*snare(), None)
+    return (*snare(cells), None)
 
 
-def simulated(seed: int):
+def simulated(seed: int, cells: int):
     """Paired cells of a larger simulated mosaic."""
-    mosaic, truth = simulated_mosaic(replace(PRESETS["default"], cells=5000, seed=seed))
+    mosaic, truth = simulated_mosaic(replace(PRESETS["default"], cells=cells or 5000, seed=seed))
     both = mosaic["rna"].obs_names.intersection(mosaic["atac"].obs_names)
     both = both[~truth.cells.loc[both, "doublet"].astype(bool) & ~truth.cells.loc[both, "dying"].astype(bool)]
     complete = {m: mosaic[m][both].copy() for m in ("rna", "atac")}
@@ -96,7 +96,7 @@ def main() -> None:
     threads(options.threads)
     for data in options.data:
         for seed in options.seeds:
-            complete, labels, truth = (simulated if data == "simulated" else real)(seed)
+            complete, labels, truth = (simulated if data == "simulated" else real)(seed, options.cells)
             split = strict_unpairing(complete, 0.5 if data == "simulated" else 0.25, seed=seed, labels=labels)
             rows = score(split, complete, labels, truth, seed, read_options(options.set))
             show(f"calibration, {data}, S2, seed {seed}", rows)

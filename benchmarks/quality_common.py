@@ -20,21 +20,26 @@ from multivi_nf.training import MultiVI, train
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def snare() -> tuple[dict[str, anndata.AnnData], pd.Series]:
-    """The SNARE-seq cortex cells without "Mis": genes in >= 1 % and peaks in >= 0.2 % of cells; and their labels."""
+def snare(cells: int = 0) -> tuple[dict[str, anndata.AnnData], pd.Series]:
+    """The SNARE-seq cortex cells without "Mis": genes in >= 1 % and peaks in >= 0.2 % of cells; and their labels.
+
+    With `cells` only so many of them, drawn once, for a quick look; the protocol takes all.
+    """
     folder = DATA / "snare_mouse_cortex_dev"
     if not folder.is_dir():
         raise SystemExit(f"{folder} is not there: this benchmark needs the real data sets beside the checkout")
     complete = {m: anndata.read_h5ad(folder / f"{m}.h5ad") for m in ("rna", "atac")}
     table = pd.read_csv(folder / "cells.tsv.gz", sep="\t", index_col=0)
-    cells = table.index[table["cell_type"] != "Mis"]
+    chosen = table.index[table["cell_type"] != "Mis"]
+    if cells:
+        chosen = chosen[np.sort(np.random.default_rng(0).choice(len(chosen), cells, replace=False))]
     for modality, share in (("rna", 0.01), ("atac", 0.002)):
-        data = complete[modality][cells].copy()
+        data = complete[modality][chosen].copy()
         seen = np.asarray((data.X > 0).mean(0)).ravel() >= share
         data = data[:, seen].copy()
-        data.obs["batch"] = table.loc[cells, "batch"].astype(str).to_numpy()
+        data.obs["batch"] = table.loc[chosen, "batch"].astype(str).to_numpy()
         complete[modality] = data
-    return complete, table.loc[cells, "cell_type"].astype(str)
+    return complete, table.loc[chosen, "cell_type"].astype(str)
 
 
 def fit(split: Split, seed: int = 0, **options) -> tuple[MultiVI, float]:
@@ -75,6 +80,7 @@ def parser(text: str) -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=text)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--cells", type=int, default=0, help="only so many SNARE cells, for a quick look")
     arguments.add_argument(
         "--set",
         nargs="*",

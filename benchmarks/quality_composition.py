@@ -55,7 +55,7 @@ def main() -> None:
     threads(options.threads)
     for data in options.data:
         for seed in options.seeds:
-            complete, labels = simulated(seed) if data == "simulated" else snare()
+            complete, labels = simulated(seed) if data == "simulated" else snare(options.cells)
             only_rna, only_atac = ("type_5", "type_3") if data == "simulated" else ("Astro", "L6")
             split = unequal(complete, labels, only_rna, only_atac, seed)
             rows = {}

@@ -37,7 +37,7 @@ def held_out_pairing(model, split: Split, complete, depth_out: bool) -> float:
 def main() -> None:
     options = parser(__doc__).parse_args()
     threads(options.threads)
-    complete, labels = snare()
+    complete, labels = snare(options.cells)
     for seed in options.seeds:
         split = strict_unpairing(complete, 0.25, seed=seed, labels=labels)
         hidden = hidden_truth(split, complete, "rna", "atac")

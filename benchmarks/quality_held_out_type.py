@@ -73,7 +73,7 @@ def main() -> None:
     arguments.add_argument("--support", action="store_true", help="also the out-of-support score of each type")
     options = arguments.parse_args()
     threads(options.threads)
-    complete, labels = snare()
+    complete, labels = snare(options.cells)
     for seed in options.seeds:
         rows, support = {}, {}
         for target in options.types:

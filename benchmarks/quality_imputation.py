@@ -43,7 +43,7 @@ def main() -> None:
     arguments.add_argument("--peer-epochs", type=int, default=100)
     options = arguments.parse_args()
     threads(options.threads)
-    complete, labels = snare()
+    complete, labels = snare(options.cells)
     every: dict[str, dict[str, list]] = {"rna": {}, "atac": {}}
     for seed in options.seeds:
         split = strict_unpairing(complete, 0.25, seed=seed, labels=labels)

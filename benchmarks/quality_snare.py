@@ -41,7 +41,7 @@ def main() -> None:
     arguments.add_argument("--peer-epochs", type=int, default=100)
     options = arguments.parse_args()
     threads(options.threads)
-    complete, labels = snare()
+    complete, labels = snare(options.cells)
     methods: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:
         split = random_unpairing(complete, 0.25, seed=seed, labels=labels)
