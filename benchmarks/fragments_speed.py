@@ -19,13 +19,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def cost(command: list[str], repeats: int, stdout=None) -> dict[str, float]:
+def cost(command: list[str], repeats: int) -> dict[str, float]:
     """Run a command and give the least CPU seconds and wall seconds and the largest peak memory (MB)."""
     runs = []
     for _ in range(repeats):
         started = time.monotonic()
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-            process = subprocess.Popen(command, stdout=nowhere if stdout is None else stdout)
+            process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
             _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -67,22 +67,24 @@ def main() -> None:
         one_pass(options.one)
         return
     rows: dict[str, dict[str, float]] = {}
+
+    def measure(name: str, command: list[str], repeats: int) -> None:
+        row = rows[name] = cost(command, repeats)
+        print(f"{name:28s} {row['cpu']:8.2f} CPU s {row['wall']:8.2f} s {row['memory']:8.0f} MB", flush=True)
+
+    one = [sys.executable, str(Path(__file__).resolve()), "--one"]
     folder = simulated(options.data, options, "10x")
     other = simulated(options.data, options, "any")
-    one = [sys.executable, str(Path(__file__).resolve()), "--one"]
-    one_pass(folder)  # compiles kernels into numba's cache, as an installation has them
+    measure("multivi-nf, first", [*one, str(folder)], 1)  # compiles kernels into numba's cache, if they are not
     for name, where in (("10x barcodes", folder), ("any barcodes", other)):
-        rows[f"igzip -dc, {name}"] = cost(
-            [sys.executable, "-m", "isal.igzip", "-dc", str(where / "fragments.tsv.gz")], options.repeats
-        )
-        rows[f"multivi-nf, {name}"] = cost([*one, str(where)], options.repeats)
+        floor = [sys.executable, "-m", "isal.igzip", "-dc", str(where / "fragments.tsv.gz")]
+        measure(f"igzip -dc, {name}", floor, options.repeats)
+        measure(f"multivi-nf, {name}", [*one, str(where)], options.repeats)
     if options.peer:
         with tempfile.TemporaryDirectory() as scratch:
             command = [options.peer, str(HERE / "fragments_peer.py"), str(folder), f"{scratch}/peer.npz"]
-            rows["SnapATAC2, 10x barcodes"] = cost(command, 1)
+            measure("SnapATAC2, 10x barcodes", command, 1)
     print(f"{options.fragments} fragments; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name, row in rows.items():
-        print(f"{name:28s} {row['cpu']:8.2f} CPU s {row['wall']:8.2f} s {row['memory']:8.0f} MB")
     for name in ("10x barcodes", "any barcodes"):
         ratio = rows[f"multivi-nf, {name}"]["cpu"] / rows[f"igzip -dc, {name}"]["cpu"]
         print(f"CPU over decompression alone, {name}: {ratio:.2f}")
