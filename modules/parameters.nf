@@ -73,7 +73,10 @@ def together(settings) {
         [settings.reference && architecture, "${architecture.collect { name -> '--' + name }.join(', ')} with --reference",
             'the architecture is that of the reference', 'leave them out, or train a new model without --reference'],
     ]
-    return rules.findAll { rule -> rule[0] }.collect { rule -> three_parts(rule[1], rule[2], rule[3]) }
+    def arrays = ['slurm', 'pbspro', 'lsf', 'awsbatch', 'googlebatch'].any { name -> workflow.profile.tokenize(',').contains(name) }
+    def blank  = [arrays && workflow.workDir.toString() =~ /\s/, "the work directory '${workflow.workDir}' has a blank in its path",
+        'job arrays of this Nextflow leave the path unquoted, so that every task of an array would fail', 'name another one with -work-dir']
+    return (rules + [blank]).findAll { rule -> rule[0] }.collect { rule -> three_parts(rule[1], rule[2], rule[3]) }
 }
 
 // The names given on the command line or in a -params-file: those that the user typed
