@@ -121,15 +121,15 @@ def bad_files(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     (folder / "beyond.tsv.gz").write_bytes(gzip.compress(b"chr1\t999999990\t999999999\tAAACCC-1\t1\n" * 50))
     (folder / "words.tsv.gz").write_bytes(gzip.compress(b"these are words\n" * 50))
     return {
-        "halves": ("rna", ("halves.h5ad", "integer")),
+        "halves": ("rna", ("halves.h5ad", "whole numbers")),
         "negative": ("rna", ("negative.h5ad", "negative")),
-        "nan": ("rna", ("nan.h5ad", "NaN")),
+        "nan": ("rna", ("nan.h5ad", "nan")),
         "twice": ("rna", ("twice.h5ad", cells[0])),
         "empty": ("rna", ("empty.h5", "empty")),
         "text": ("rna", ("text.h5",)),
         "no_protein": ("protein", ("no_protein.h5",)),
-        "cut": ("fragments", ("cut.tsv.gz", "cut")),
-        "no_end": ("fragments", ("no_end.tsv.gz", "end")),
+        "cut": ("fragments", ("cut.tsv.gz", "middle")),
+        "no_end": ("fragments", ("no_end.tsv.gz", "BGZF")),
         "three": ("fragments", ("three.tsv.gz", "column")),
         "backwards": ("fragments", ("backwards.tsv.gz",)),
         "beyond": ("fragments", ("beyond.tsv.gz", "chr1")),
