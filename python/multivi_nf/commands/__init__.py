@@ -48,14 +48,17 @@ class Steps(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the steps."""
         return list(STEPS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the module of one step."""
         if name not in STEPS:
             return None
         return importlib.import_module(f"multivi_nf.commands.{name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of steps without importing any."""
         with formatter.section("Steps"):
             formatter.write_dl(list(STEPS.items()))
 
