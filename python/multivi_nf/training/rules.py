@@ -115,8 +115,8 @@ def settings_for(
     -----
     Batch size: 128 up to 1,280 cells (10 steps an epoch), growing with the cells to 512, where a step's cost is no
     longer dominated by the optimiser. Learning rate: 2e-3 at 128 cells a step, times the square root of the
-    batch's growth, 4e-3 at most. Epochs: about 600 steps where that is 20 epochs or more and no more than 200; longer runs fit the
-    training cells, not the others.
+    batch's growth, 4e-3 at most. Epochs: about 600 steps where that is 20 epochs or more and no more than 200; longer
+    runs fit the training cells, not the others.
     """
     if batch_size is None:
         batch_size = min(max(128, 2 ** round(math.log2(max(n_train, 1) / 10))), 512)
