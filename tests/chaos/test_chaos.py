@@ -135,9 +135,8 @@ def undisturbed(local_run, tmp_path_factory: pytest.TempPathFactory) -> Callable
         if not kept:
             folder = tmp_path_factory.mktemp("undisturbed")
             (folder / "site.config").write_text(SITE)
-            calm = Training(folder, like.arguments, {k: v for k, v in like.environment.items() if "SECONDS" not in k})
-            local = [argument if argument not in ("podman", "slurm") else "local" for argument in calm.arguments]
-            calm.arguments[:] = local
+            local = ["local" if argument in ("podman", "slurm") else argument for argument in like.arguments]
+            calm = Training(folder, local, {k: v for k, v in like.environment.items() if "SECONDS" not in k})
             calm.start()
             calm.finish()
             kept.append(calm.weights())
@@ -157,7 +156,7 @@ def test_train_killed(training, undisturbed, trace, kill: int) -> None:
     run = training()
     calm = undisturbed(run)
     run.start()
-    wait_for(lambda: run.past_epoch(1), 240, "a checkpoint in epoch 2")
+    wait_for(lambda: run.past_epoch(1), 400, "a checkpoint in epoch 2")
     time.sleep(random.Random(kill).uniform(0, 2))
     for identifier in run.running():
         os.kill(identifier, signal.SIGKILL)
@@ -175,7 +174,7 @@ def test_nextflow_killed_orphan_waited_for(training, undisturbed, kill: int) -> 
     run = training()
     calm = undisturbed(run)
     run.start()
-    wait_for(run.checkpoints, 240, "a checkpoint")
+    wait_for(run.checkpoints, 400, "a checkpoint")
     time.sleep(random.Random(100 + kill).uniform(0, 1))
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.wait()
@@ -204,7 +203,7 @@ def test_nextflow_killed_finished_tasks_stay_finished(local_run, nextflow: Nextf
             stderr=log,
             start_new_session=True,
         )
-    wait_for(lambda: tasks(local_run.folder, "multivi-nf-train"), 240, "TRAIN")
+    wait_for(lambda: tasks(local_run.folder, "multivi-nf-train"), 400, "TRAIN")
     time.sleep(random.uniform(0, 3))
     process.kill()
     process.wait()
@@ -223,7 +222,7 @@ def test_slurmd_killed(training, undisturbed, slurm: dict[str, str]) -> None:
     run = training("slurm", **slurm)
     calm = undisturbed(run)
     run.start()
-    wait_for(run.running, 240, "TRAIN")
+    wait_for(run.running, 400, "TRAIN")
     identifier = int((Path(slurm["SLURM_FOLDER"]) / "slurmd.pid").read_text())
     os.kill(identifier, signal.SIGKILL)
     for train in run.running():  # the node is gone, and what ran on it
@@ -247,7 +246,7 @@ podman.runOptions = '--network none -e MULTIVI_NF_CHECKPOINT_SECONDS -e MULTIVI_
     run = training("podman", site=site)
     calm = undisturbed(run)
     run.start()
-    wait_for(lambda: run.past_epoch(2), 240, "a checkpoint in epoch 3")
+    wait_for(lambda: run.past_epoch(2), 400, "a checkpoint in epoch 3")
     environment = os.environ | container_environment
     name = re.search(
         r"nxf-\w+",
