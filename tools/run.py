@@ -36,14 +36,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outdir", type=Path, default=Path("results"))
     parser.add_argument("--preset", default="default")
-    parser.add_argument("--max-epochs", type=int, default=30, help="enough for this mosaic; real runs leave it out")
     given = parser.parse_args()
     started = time.monotonic()
     mosaic = simulated(CLONE / "work" / f"simulated_{given.preset}", given.preset)
     genome = mosaic / "genome"
     outdir = given.outdir.absolute()
     call(
-        *(BIN / "nextflow", "-q", "run", CLONE, "--input", mosaic / "samplesheet.csv", "--outdir", outdir),
+        *(BIN / "nextflow", "run", CLONE, "--input", mosaic / "samplesheet.csv", "--outdir", outdir),
         *(
             "--chrom_sizes",
             genome / "chrom.sizes",
@@ -52,7 +51,7 @@ def main() -> None:
             "--blacklist",
             genome / "blacklist.bed",
         ),
-        *("--peak_source", "samples", "--contrasts", mosaic / "contrasts.csv", "--max_epochs", str(given.max_epochs)),
+        *("--peak_source", "samples", "--contrasts", mosaic / "contrasts.csv"),
     )
     print("\nrun: scores against the simulation's truth", flush=True)
     call(

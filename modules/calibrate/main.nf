@@ -2,7 +2,7 @@ include { options ; threads } from '../shell'
 
 // How far the error bars can be trusted, measured on the pairs that TRAIN set apart
 process CALIBRATE {
-    label 'process_medium'
+    label 'process_low'
     label 'image_cuda'
     label 'process_gpu'
 

@@ -3,7 +3,7 @@ include { options ; threads } from '../shell'
 // One contrast: effects with credible intervals and a false discovery rate
 process DIFFERENTIAL {
     tag "${contrast.contrast}"
-    label 'process_medium'
+    label 'process_low'
     label 'image_cuda'
     label 'process_gpu'
 

@@ -3,7 +3,7 @@ include { options ; threads } from '../shell'
 // One modality of one chunk of cells: posterior mean, spread, credible interval
 process IMPUTE {
     tag "${modality} ${chunk.baseName}"
-    label 'process_medium'
+    label 'process_low'
     label 'image_cuda'
     label 'process_gpu'
 
