@@ -57,8 +57,13 @@ make_base() {
         tail -n 5 "$folder.log" >&2
         fail "debootstrap failed" "its last lines are above" "check that Debian's archive can be reached, then run again"
     }
-    # Security updates, as a published base image would have them.
-    echo "deb http://deb.debian.org/debian-security bookworm-security main" > "$folder/etc/apt/sources.list.d/security.list"
+    # Security updates, as a published base image would have them, from where this machine has them.
+    local security
+    security=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null | sed 's/#.*//' \
+        | grep -oE '[a-z]+://[^ ]*debian-security/?' | head -n 1 || true)
+    if [ -n "$security" ]; then
+        echo "deb $security bookworm-security main" > "$folder/etc/apt/sources.list.d/security.list"
+    fi
     rm -rf "$folder"/var/cache/apt/*.bin "$folder"/var/cache/apt/archives/*.deb "$folder"/var/lib/apt/lists/*_*
     tar -C "$folder" -c . | "$engine" import - "$local_base" > /dev/null
     rm -rf "$folder" "$folder.log"
