@@ -69,15 +69,21 @@ def run_files(settings) {
 // Values as they stand in the samplesheet for which there is no file. Nextflow looks, since it can see object storage.
 def missing_files(sheet) {
     def columns = ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map']
-    def lines   = sheet.readLines().findAll { line -> line.trim() }
-    if (lines.size() < 2 || lines.any { line -> line.contains('\0') }) {
-        return []
-    }
-    def values = sheet.splitCsv(header: true, strip: true, quote: '"')
-        .collectMany { row -> columns.collect { column -> row.get(column) } }
-        .findAll { value -> value }
-        .unique()
+    def rows    = csv_rows(sheet.text)
+    def places  = columns.collect { column -> rows[0].indexOf(column) }.findAll { place -> place >= 0 }
+    def values  = rows.drop(1).collectMany { row -> places.collect { place -> row[place] } }
+        .findAll { value -> value && !(value =~ /\p{Cntrl}/) }.unique()
     return values.findAll { value -> !file(resolved(sheet.parent, value), glob: false).exists() }
+}
+
+// The cells of a CSV text, trimmed, as RFC 4180 has them; what is wrong with it CHECK_SAMPLESHEET says
+def csv_rows(text) {
+    def found = text.replace('\uFEFF', '') =~ /("(?:[^"]++|"")*+"|[^",\r\n]*+)(,|\r?\n|\z)/
+    return found.collect { _whole, cell, end -> [cell, end] }.inject([[]]) { rows, pair ->
+        def quoted = pair[0].size() > 1 && pair[0].startsWith('"')
+        rows.last() << (quoted ? pair[0][1..-2].replace('""', '"') : pair[0]).trim()
+        pair[1] == ',' ? rows : rows << []
+    }
 }
 
 def resolved(base, path) {
