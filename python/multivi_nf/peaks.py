@@ -13,15 +13,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numba import njit
+from scipy import stats
 
 from multivi_nf.barcodes import read_text
 from multivi_nf.errors import InputError
 from multivi_nf.files import written_whole
-from multivi_nf.fragments.cuts import write_cut_sites
+from multivi_nf.fragments.cuts import WINDOW, write_cut_sites
 from multivi_nf.genome import Genome, harmonise, merge_intervals, read_bed
 
 MAPPABLE = 0.87
 """Share of a chromosome that reads can be placed on: MACS's 2.7e9 for human over its 3.1e9 bp."""
+
+FALSE_PILES = 0.025
+"""Largest share of a group's summits that may be chance: false peaks of several groups add up, true ones coincide."""
 
 MACS3_OPTIONS = (
     "-f", "BED", "--shift", "-75", "--extsize", "150", "--keep-dup", "all", "--nomodel", "--nolambda", "--call-summits",
@@ -77,21 +81,25 @@ def call_peaks(
     macs3 = find_macs3()
     with tempfile.TemporaryDirectory(dir=work, prefix="peaks.") as name:
         folder = Path(name)
-        files, fragments, chroms = write_cut_sites(inputs, genome, folder, chrom_style=chrom_style)
-        size = MAPPABLE * sum(genome.chrom_sizes[chrom] for chrom in chroms)
-        called = [_run_macs3(macs3, group, file, size, q_value, folder) for group, file in files.items()]
+        cuts = write_cut_sites(inputs, genome, folder, chrom_style=chrom_style)
+        size = MAPPABLE * sum(genome.chrom_sizes[chrom] for chrom in cuts.chroms)
+        called = []
+        for group, file in cuts.files.items():
+            narrow_peak = _run_macs3(macs3, group, file, size, q_value, folder)
+            n, together = cuts.fragments[group], cuts.together[group]
+            called.append(_summits_of(narrow_peak, group, n, together, size))
     summits = pd.concat(called, ignore_index=True)
     if summits.empty:
         raise InputError(
-            f"MACS3 found no peak in {sum(fragments.values())} fragments of {len(fragments)} group(s)",
+            f"MACS3 found no peak in {sum(cuts.fragments.values())} fragments of {len(cuts.fragments)} group(s)",
             "there would be no ATAC feature",
             "check the sample's quality (qc/), pool samples by --peak_group, or give --peaks BED",
         )
     return summits
 
 
-def _run_macs3(macs3: str, group: str, cuts: Path, size: float, q_value: float, folder: Path) -> pd.DataFrame:
-    """Run MACS3 on one file of cut sites and read its summits."""
+def _run_macs3(macs3: str, group: str, cuts: Path, size: float, q_value: float, folder: Path) -> Path:
+    """Run MACS3 on one file of cut sites; its narrowPeak file."""
     name = cuts.name.removesuffix(".bed.gz")
     command = [
         macs3, "callpeak", "-t", str(cuts), *MACS3_OPTIONS, "-q", f"{q_value:g}", "-g", f"{max(size, 1):.0f}",
@@ -107,14 +115,65 @@ def _run_macs3(macs3: str, group: str, cuts: Path, size: float, q_value: float, 
             "look at the message; few fragments or a chromosome size of another assembly are the common causes",
         )
     cuts.unlink()
-    return _summits_of(result, group)
+    return result
 
 
-def _summits_of(narrow_peak: Path, group: str) -> pd.DataFrame:
-    """Read summits of a narrowPeak file: column 10 is the summit's offset, column 9 −log10 q."""
+def least_pile(piles: np.ndarray, n_background: float, together: float, size: float) -> int:
+    """Give the least number of cut sites in 150 bp that background fragments rarely pile up to.
+
+    MACS3 takes cut sites as independent, but they come in pairs: a short fragment puts two into one window. In a group
+    of few cells two such fragments that meet by chance look like a peak. At random, a window holds N₁ fragments with
+    one cut site in it and N₂ with both, each Poisson, so N = N₁ + 2 N₂ sites. A pile of m is completed by a fragment
+    that brings both its sites to m − 2 others, or one of them to m − 1. With s the share of the former, random piles of
+    m or more are at most n (s P(N ≥ m − 2) + 2 (1 − s) P(N ≥ m − 1)) in number, for n background fragments.
+
+    Parameters
+    ----------
+    piles
+        Cut sites at the summits found, shape (n_summits,).
+    n_background
+        Number of fragments outside peaks.
+    together
+        See :class:`multivi_nf.fragments.cuts.CutSites`.
+    size
+        bp that fragments can fall on.
+
+    Returns
+    -------
+    The least m of which at most FALSE_PILES of the piles found are expected at random.
+    """
+    rate = n_background / size
+    both = rate * together
+    one = 2 * WINDOW * rate - 2 * both
+    heights = np.arange(int(piles.max(initial=2)) + 2)
+    single, double = stats.poisson.pmf(heights, one), np.zeros(len(heights))
+    double[::2] = stats.poisson.pmf(heights[: len(heights[::2])], both)
+    below = np.concatenate([[0.0], np.cumsum(np.convolve(single, double)[: len(heights)])])
+    at_least = np.clip(1 - below, 0, 1)  # P(N ≥ 0, 1, ...)
+    share = together / WINDOW
+    expected = n_background * (
+        share * at_least[np.maximum(heights - 2, 0)] + 2 * (1 - share) * at_least[np.maximum(heights - 1, 0)]
+    )
+    found = np.bincount(piles, minlength=len(heights))[::-1].cumsum()[::-1]
+    return int(np.flatnonzero((expected <= FALSE_PILES * found) | (found == 0))[0])
+
+
+def _summits_of(narrow_peak: Path, group: str, n_fragments: int, together: float, size: float) -> pd.DataFrame:
+    """Read summits of a narrowPeak file: column 10 is the summit's offset, 9 −log10 q and 7 the enrichment.
+
+    Without local background the enrichment is (pile + 1) / (mean + 1), which gives the pile back. Of the fragments in a
+    peak an estimate is enough: its width times half its height.
+    """
     if narrow_peak.stat().st_size == 0:
         return pd.DataFrame({"chrom": [], "start": [], "end": [], "name": [], "score": [], "group": []})
-    rows = pd.read_csv(narrow_peak, sep="\t", header=None, usecols=[0, 1, 8, 9], dtype={0: str})
+    rows = pd.read_csv(narrow_peak, sep="\t", header=None, usecols=[0, 1, 2, 6, 8, 9], dtype={0: str})
+    mean = 2 * n_fragments * WINDOW / size
+    rows["pile"] = np.rint(rows[6] * (mean + 1) - 1).clip(lower=0).astype(np.int64)
+    peaks = rows.groupby([0, 1, 2])["pile"].max().reset_index()
+    in_peaks = float(((peaks[2] - peaks[1]) * peaks["pile"]).sum()) / (4 * WINDOW)
+    background = n_fragments - min(in_peaks, 0.9 * n_fragments)
+    least = least_pile(rows["pile"].to_numpy(), background, together, size)
+    rows = rows[rows["pile"] >= least].reset_index(drop=True)
     summit = rows[1] + rows[9]
     summits = pd.DataFrame({"chrom": rows[0], "start": summit, "end": summit + 1, "score": rows[8]})
     summits = summits.drop_duplicates(["chrom", "start"]).reset_index(drop=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,39 @@ from multivi_nf.fragments.stream import FragmentStream, some
 from multivi_nf.fragments.write import put_number
 from multivi_nf.genome import Genome
 
+#: Each cut site is widened to this many bp by the peak caller.
+WINDOW = 150
+
+
+@dataclass
+class CutSites:
+    """Cut sites on disk and what the significance of a pile of them depends on.
+
+    Attributes
+    ----------
+    files, fragments
+        By group, in order of first appearance: the gzipped BED, and the number of fragments.
+    together
+        By group: mean over fragments of the number of windows of 150 bp that hold both of its cut sites.
+    chroms
+        The genome's chromosomes that occur.
+    """
+
+    files: dict[str, Path]
+    fragments: dict[str, int]
+    together: dict[str, float]
+    chroms: list[str]
+
 
 @njit(cache=True, nogil=True)
 def _sites(chrom, position, barcode, groups, group, out):
-    """Write the cut sites of a group's fragments as `chrom start start+1`; bytes used, fragments taken."""
-    at, taken = 0, 0
+    """Write the cut sites of a group's fragments; bytes used, fragments, windows that hold both sites of one."""
+    at, taken, together = 0, 0, 0
     for i in range(barcode.shape[0]):
         if groups[barcode[i]] != group:
             continue
         taken += 1
+        together += max(WINDOW - (np.int64(position[i, 1]) - 1 - np.int64(position[i, 0])), 0)
         for side in range(2):
             site = np.int64(position[i, 0]) if side == 0 else np.int64(position[i, 1]) - 1
             for j in range(chrom.shape[0]):
@@ -36,7 +61,7 @@ def _sites(chrom, position, barcode, groups, group, out):
             at = put_number(site + 1, out, at + 1)
             out[at] = 10
             at += 1
-    return at, taken
+    return at, taken, together
 
 
 def write_cut_sites(
@@ -45,7 +70,7 @@ def write_cut_sites(
     folder: Path,
     *,
     chrom_style: str = "auto",
-) -> tuple[dict[str, Path], dict[str, int], list[str]]:
+) -> CutSites:
     """Write gzipped BED files of nuclear cut sites.
 
     Parameters
@@ -57,15 +82,15 @@ def write_cut_sites(
     folder
         Where to write.
 
-    Returns
-    -------
-    files, fragments, chroms : group → file and number of fragments (groups in order of first appearance), and the
-        genome's chromosomes that occur.
+    Raises
+    ------
+    InputError
+        A group without any fragment, or what the stream refuses.
     """
     names = list(dict.fromkeys(g for _, groups in inputs for g in (["all"] if groups is None else groups.values())))
     code = {name: i for i, name in enumerate(names)}
     files = {name: folder / f"cuts_{i}.bed.gz" for i, name in enumerate(names)}
-    fragments = dict.fromkeys(names, 0)
+    fragments, together = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     met: dict[str, None] = {}
     chroms = list(genome.chrom_sizes)
     with contextlib.ExitStack() as stack:
@@ -91,9 +116,10 @@ def write_cut_sites(
                     needed = 2 * len(batch.barcode) * (len(raw) + 24)
                     out = out if len(out) >= needed else np.empty(needed, np.uint8)
                     for g in present:
-                        n, taken = _sites(raw, batch.position, batch.barcode, group_of, g, out)
+                        n, taken, both = _sites(raw, batch.position, batch.barcode, group_of, g, out)
                         handles[g].write(memoryview(out)[:n])
                         fragments[names[g]] += taken
+                        together[names[g]] += both
     empty = [name for name, n in fragments.items() if n == 0]
     if empty:
         raise InputError(
@@ -101,4 +127,5 @@ def write_cut_sites(
             "no peaks could be called for them",
             "give barcodes as in column 4 of the fragments files",
         )
-    return files, fragments, list(met)
+    shares = {name: together[name] / n for name, n in fragments.items()}
+    return CutSites(files, fragments, shares, list(met))

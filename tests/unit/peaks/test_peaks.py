@@ -20,7 +20,16 @@ from multivi_nf.commands.merge_peaks import command as merge_command
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import scan, write_cut_sites, write_fragments
 from multivi_nf.genome import Genome, read_bed
-from multivi_nf.peaks import call_peaks, find_macs3, merge_peaks, read_groups, read_summits, unite_peaks, write_summits
+from multivi_nf.peaks import (
+    call_peaks,
+    find_macs3,
+    least_pile,
+    merge_peaks,
+    read_groups,
+    read_summits,
+    unite_peaks,
+    write_summits,
+)
 
 SIZES = {"chr2": 40000, "chr1": 50000, "chrM": 1000}
 BLACK = pd.DataFrame([("chr1", 30000, 30010)], columns=["chrom", "start", "end"])
@@ -144,19 +153,40 @@ def test_cut_sites(tmp_path, grouped):
     rng = np.random.default_rng(0)
     names = simulated(tmp_path / "f.tsv.gz", rng, cells=4, per_cell=20)
     groups = {names[0]: "x", names[2]: "y", names[3]: "x"} if grouped else None
-    files, fragments, chroms = write_cut_sites([(tmp_path / "f.tsv.gz", groups)], GENOME, tmp_path)
-    assert chroms == ["chr1"]
+    cuts = write_cut_sites([(tmp_path / "f.tsv.gz", groups)], GENOME, tmp_path)
+    assert cuts.chroms == ["chr1"]
     import gzip
 
     rows = [line.split("\t") for line in gzip.open(tmp_path / "f.tsv.gz", "rt").read().splitlines()]
-    for group, file in files.items():
+    for group, file in cuts.files.items():
         mine = [r for r in rows if not grouped or groups.get(r[3]) == group]
         want = [("chr1", site, site + 1) for r in mine for site in (int(r[1]), int(r[2]) - 1)]
         got = [tuple(line.split("\t")) for line in gzip.open(file, "rt").read().splitlines()]
         assert [(c, int(s), int(e)) for c, s, e in got] == want
-        assert fragments[group] == len(mine)
+        assert cuts.fragments[group] == len(mine)
+        places = range(-200, 50000)
+        windows = [sum(at <= int(r[1]) and int(r[2]) - 1 < at + 150 for at in places) for r in mine]
+        assert cuts.together[group] == pytest.approx(np.mean(windows))
     with pytest.raises(InputError, match=r"group\(s\) 'z' have no fragment"):
         write_cut_sites([(tmp_path / "f.tsv.gz", {"absent": "z"})], GENOME, tmp_path)
+
+
+def test_pairs_of_cut_sites_by_chance_are_no_peaks():
+    """Fragments at random: the piles that the rule lets through are few, though pairs make many of four sites."""
+    rng = np.random.default_rng(0)
+    size, n, found = 3_000_000, 3000, []
+    length = rng.choice([60, 70, 90, 200, 400], n)
+    start = rng.integers(0, size - 500, n)
+    sites = np.sort(np.concatenate([start, start + length - 1]))
+    piles = np.searchsorted(sites, sites + 150) - np.arange(len(sites))  # sites in the 150 bp from each on
+    together = np.maximum(150 - (length - 1), 0).mean()
+    found = piles[piles >= 3]
+    least = least_pile(found, n, together, size)
+    assert (piles >= 4).sum() > 100  # as if cut sites were independent, hardly one would be expected
+    assert (piles >= least).sum() <= 2
+    # the same chance piles among ten thousand real ones do not raise the bar to the roof
+    assert 4 <= least_pile(np.concatenate([found, rng.integers(8, 30, 10000)]), n, together, size) <= least
+    assert least_pile(np.zeros(0, int), n, together, size) >= 0
 
 
 STAND_IN = """#!{python}
@@ -179,7 +209,7 @@ def stand_in(tmp_path, monkeypatch, result="", code=0):
 def test_options_given_to_macs3(tmp_path, monkeypatch):
     import json
 
-    row = "chr1\t100\t300\tp\t50\t.\t3\t4\t5.5\t{}\n"
+    row = "chr1\t100\t300\tp\t50\t.\t30\t4\t5.5\t{}\n"
     stand_in(tmp_path, monkeypatch, row.format(20) + row.format(90))
     simulated(tmp_path / "f.tsv.gz", np.random.default_rng(0), cells=2, per_cell=5)
     called = call_peaks([(tmp_path / "f.tsv.gz", None)], GENOME)
