@@ -296,15 +296,15 @@ class _Matrix:
             )  # fmt: skip
             first += taken
             if first < len(batch.barcode):
-                self._flush(at_least=0 if taken else 2 * len(self.entries[0]))
+                self._flush(at_least=0 if taken or self.used[0] else 2 * len(self.entries[0]))
 
     def _flush(self, at_least: int = 0) -> None:
         n = int(self.used[0])
-        self.full.append([entry[:n].copy() for entry in self.entries])
+        self.full.append([entry[:n] for entry in self.entries])
         self.used[0] = 0
         self.last[:] = -1
-        if at_least:  # one fragment meets more peaks than the output holds
-            self.entries = [np.empty(at_least, np.int32) for _ in range(3)]
+        # at_least: one fragment may meet more peaks than the output holds
+        self.entries = [np.empty(max(at_least, _ENTRIES), np.int32) for _ in range(3)]
 
     def check_met(self, stream: FragmentStream, path: str | os.PathLike[str]) -> None:
         met = [self_name for self_name in stream.chroms_met() if self_name in self._peaks]
