@@ -50,7 +50,7 @@ class ModelConfig:
         Dropout rate of the encoders and of the protein decoder.
     input_dropout
         Modality to the share of a cell's non-zero counts hidden from its encoder in training, which keeps encoders
-        from learning cells by heart; the likelihood sees all counts.
+        from learning cells by heart; the likelihood sees all counts. {} is the paper's.
     rna_likelihood, dispersion, library
         Count model of RNA, whether its dispersion is per gene or per gene and batch, and whether a cell's library
         is its observed total over the modelled genes or encoded.
@@ -80,7 +80,7 @@ class ModelConfig:
     n_latent: int = 20
     n_layers: int = 2
     dropout: float = 0.1
-    input_dropout: dict[str, float] = field(default_factory=dict)
+    input_dropout: dict[str, float] = field(default_factory=lambda: {"atac": 0.5})
     rna_likelihood: str = "nb"
     dispersion: str = "gene"
     library: str = "observed"

@@ -17,8 +17,8 @@ MAX_CALIBRATION_SHARE = 0.2
 def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.ndarray:
     """Split cells into train, validation and calibration, stratified by modalities and batch.
 
-    Calibration takes 10 % of the cells with two or more modalities, at least 100 of them where that is no more than
-    20 % of them: with few pairs, the pairs are worth more in training. Validation takes 10 % of all other cells, at
+    Calibration takes 10 % of the cells of each combination of two or more modalities (a direction is calibrated on its
+    own pairs), at least 100 where that is no more than 20 % of them: with few pairs, they are worth more in training. Validation takes 10 % of all other cells, at
     most 10,000 (beyond that the loss is known to far better than an epoch changes it). Each stratum of (modalities,
     batch) gives its share by largest remainder, and keeps at least one cell for training.
 
@@ -42,9 +42,10 @@ def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.
     roles = np.full(len(batch), "train", dtype=object)
 
     paired = presence.sum(axis=1) >= 2
-    n_pairs = int(paired.sum())
-    n_calibration = int(max(CALIBRATION_SHARE * n_pairs, min(MIN_CALIBRATION, MAX_CALIBRATION_SHARE * n_pairs)))
-    _draw(roles, "calibration", np.flatnonzero(paired), strata, n_calibration, rng)
+    for kind in np.unique(combination[paired]):
+        pairs = np.flatnonzero(combination == kind)
+        n = int(max(CALIBRATION_SHARE * len(pairs), min(MIN_CALIBRATION, MAX_CALIBRATION_SHARE * len(pairs))))
+        _draw(roles, "calibration", pairs, strata, n, rng)
 
     rest = np.flatnonzero(roles == "train")
     n_validation = min(int(round(VALIDATION_SHARE * len(rest))), MAX_VALIDATION)
