@@ -31,6 +31,7 @@ case "$command" in
         cpus=${3:-$(nproc)}
         memory=${4:-$(awk '/^MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)}
         host=$(hostname -s)
+        port=$((20000 + $(printf %s "$folder" | cksum | cut -d ' ' -f 1) % 10000)) # several may run beside each other
         mkdir -p "$folder"/{state,spool,munge}
         chmod 0755 "$folder" "$folder/munge"
         if [ ! -s "$folder/munge/key" ]; then
@@ -42,8 +43,8 @@ case "$command" in
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
-SlurmctldPort=26817
-SlurmdPort=26818
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge/socket
 CredType=cred/munge
