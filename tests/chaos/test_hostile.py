@@ -65,9 +65,8 @@ def test_hostile_sample_names_are_refused_in_one_go(nextflow: Nextflow, tmp_path
     write_samplesheet(sheet, [{"sample": name, "rna": str(matrix)} for name in REFUSED_NAMES])
     done = nextflow("run", REPOSITORY, "--input", sheet, "--outdir", "out", cwd=tmp_path, status=1)
     said = done.stdout + done.stderr
-    for row, name in enumerate(REFUSED_NAMES, start=2):
-        assert f"row {row}" in said or name in said, said
-    assert "A-Za-z0-9" in said
+    for line in range(2, 2 + len(REFUSED_NAMES)):
+        assert f"samples.csv, line {line}, column 'sample':" in said, said
     nothing_was_run(tmp_path, REPOSITORY / "bin")
     left = [path.name for path in (tmp_path / "out").iterdir()] if (tmp_path / "out").exists() else []
     assert left in ([], ["pipeline_info"]), left
