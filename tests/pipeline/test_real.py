@@ -76,7 +76,7 @@ def fragments_given(data: Path, folder: Path) -> RealSet:
         {"sample": "rna", "rna": str(data / "rna_unpaired.h5ad")},
     ]
     genome = ["--chrom_sizes", data / "chrom.sizes"]
-    return RealSet(rows, [*genome, "--peaks", data / "peaks.bed"], {"rna", "atac"}, "cell_type")
+    return RealSet(rows, [*genome, "--peaks", data / "peaks.bed"], {"rna", "atac"})
 
 
 def fragments_called(data: Path, folder: Path) -> RealSet:
