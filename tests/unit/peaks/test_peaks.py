@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import skip_or_fail
 
 from multivi_nf.commands.call_peaks import command as call_command
 from multivi_nf.commands.merge_peaks import command as merge_command
@@ -262,8 +263,7 @@ def real_macs3():
         candidate = repository / ".venv" / "bin" / "macs3"
         built = str(candidate) if candidate.exists() else None
     if built is None:
-        reason = "macs3 is not built (make macs3)"
-        (pytest.fail if os.environ.get("MULTIVI_NF_NO_SKIP") == "1" else pytest.skip)(reason)
+        skip_or_fail("macs3 is not built (make macs3)")
     return built
 
 
