@@ -7,7 +7,8 @@
 #   tools/images.sh base                           localhost/debian:bookworm, by debootstrap, without any registry
 #
 # From the environment: CONTAINER_ENGINE (podman, else docker), BASE (the base image; else localhost/debian:bookworm),
-# UV_CACHE_DIR (downloads shared with the build, podman only; else uv's own), SSL_CERT_FILE (a proxy's certificates).
+# UV_CACHE_DIR (downloads shared with the build, podman only; else that of `make setup`), SSL_CERT_FILE (certificates to
+# download with, a proxy's among them; else this machine's).
 set -e -u -o pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -74,13 +75,14 @@ build() {
     if [ "$base" = "$local_base" ]; then
         make_base
     fi
-    if [ -s "${SSL_CERT_FILE:-}" ]; then
-        options+=(--secret "id=certificates,src=$SSL_CERT_FILE")
+    local certificates=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+    if [ -s "$certificates" ]; then
+        options+=(--secret "id=certificates,src=$certificates")
     fi
     if [ "$engine" = podman ]; then
         # Docker's format keeps the SHELL of the Dockerfile; chroot isolation needs no privilege of its own.
         options+=(--format docker --isolation chroot --layers)
-        local cache=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/uv}
+        local cache=${UV_CACHE_DIR:-${MULTIVI_NF_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/multivi-nf}/uv}
         mkdir -p "$cache"
         options+=(--volume "$cache:/mnt/uv" --build-arg UV_CACHE_DIR=/mnt/uv)
     fi
