@@ -12,6 +12,8 @@ import argparse
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from fragments_generate import Plan, generate
@@ -21,7 +23,9 @@ from fragments_speed import HERE, cost
 def run(name: str, plan: Plan, data: Path) -> None:
     """Make one simulation, time one pass over it, print a line, delete it."""
     folder = data / "growth"
-    totals = generate(plan, folder)
+    # a process of its own: a child's peak memory counts from what its parent held when it was started
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        totals = pool.submit(generate, plan, folder).result()
     command = [sys.executable, str(HERE / "fragments_speed.py"), "--one", str(folder)]
     row = cost(command, 1)
     size = (folder / "fragments.tsv.gz").stat().st_size / 1e6

@@ -153,6 +153,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _integer(text: str, path: Path, number: int, what: str) -> int:
+    if text.isascii() and text.isdigit():  # what nearly every line is; the pattern costs ten times as much
+        return int(text)
     if not re.fullmatch(r"\d+", text.strip()):
         raise InputError(
             f"{path}, line {number}: {what} is {text!r}, which is not a whole number ≥ 0",
