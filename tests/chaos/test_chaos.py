@@ -248,12 +248,8 @@ podman.runOptions = '--network none -e MULTIVI_NF_CHECKPOINT_SECONDS -e MULTIVI_
     run.start()
     wait_for(lambda: run.past_epoch(2), 400, "a checkpoint in epoch 3")
     environment = os.environ | container_environment
-    name = re.search(
-        r"nxf-\w+",
-        subprocess.run(
-            ["podman", "ps", "--format", "{{.Names}}"], env=environment, capture_output=True, text=True, check=True
-        ).stdout,
-    )[0]
+    listed = ["podman", "ps", "--quiet", "--filter", "name=nxf-"]
+    (name,) = subprocess.run(listed, env=environment, capture_output=True, text=True, check=True).stdout.split()
     # Small neighbours fill the container's memory: the kernel ends its largest process, TRAIN.
     hog = "import time; x = b'1' * 120_000_000; time.sleep(60)"
     for _ in range(12):
