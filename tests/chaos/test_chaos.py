@@ -187,6 +187,28 @@ def test_nextflow_killed_orphan_waited_for(training, undisturbed, kill: int) -> 
     assert run.checkpoints() == []
 
 
+def test_retry_during_a_slow_save(training, undisturbed) -> None:
+    """A TRAIN that stands still past its time is taken over; when it wakes it stops and harms nothing."""
+    run = training()
+    calm = undisturbed(run)
+    run.start()
+    wait_for(run.checkpoints, 400, "a checkpoint")
+    slow = run.running()
+    for identifier in slow:
+        os.kill(identifier, signal.SIGSTOP)
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    run.start("-resume")
+    wait_for(lambda: "showed no life for 8 s" in run.said(), 400, "the second TRAIN's turn")
+    for identifier in slow:
+        os.kill(identifier, signal.SIGCONT)
+    run.finish()
+    wait_for(lambda: not set(slow) & set(run.running()), 60, "the end of the first TRAIN")
+    assert "stopped: another run took over the checkpoints" in run.said()
+    assert run.weights() == calm, "one model was written, by the second"
+    assert first_epochs(run.said())
+
+
 def test_nextflow_killed_finished_tasks_stay_finished(local_run, nextflow: Nextflow, trace, same_results) -> None:
     """The whole pipeline: killed while TRAIN runs, resumed: nothing that was finished runs again, same results."""
     weights = (local_run.outdir / "model/weights.safetensors").read_bytes()

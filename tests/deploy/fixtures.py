@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import skip_or_fail
 
 REPOSITORY = Path(__file__).resolve().parents[2]

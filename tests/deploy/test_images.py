@@ -41,6 +41,13 @@ def test_content(inside, image: str, version: str) -> None:
         assert inside(image, "macs3 --version").startswith("macs3 3.")
 
 
+@pytest.mark.parametrize("image", ["cpu", "macs3", "cuda"])
+def test_launcher_refuses_an_image_of_another_version(inside, image: str, version: str) -> None:
+    bound = ("-v", f"{REPOSITORY}/bin:/launchers:ro", "-e", "MULTIVI_NF_VERSION=9.9.9")
+    said = inside(image, "! /launchers/multivi-nf-train --help 2>&1", *bound)
+    assert f"version {version}, the pipeline is version 9.9.9" in said
+
+
 @pytest.mark.parametrize("image", ["cpu", "cuda"])
 def test_any_user_without_home_or_network(inside, image: str) -> None:
     """A scheduler's user is unknown to the image: no passwd entry, no home, nothing writable but /tmp."""
