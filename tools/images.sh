@@ -3,6 +3,7 @@
 #
 #   tools/images.sh build [cpu|macs3|cuda ...]     localhost/multivi-nf-{cpu,macs3,cuda}:VERSION
 #   tools/images.sh archive [cpu|macs3|cuda ...]   dist/multivi-nf-X-VERSION.oci.tar, for `apptainer build X.sif oci-archive:...`
+#   tools/images.sh unpack FOLDER [cpu|...]        FOLDER/multivi-nf-X-VERSION/, for Charliecloud and --container_registry FOLDER
 #   tools/images.sh push REGISTRY [cpu|...]        REGISTRY/multivi-nf-X:VERSION
 #   tools/images.sh base                           localhost/debian:bookworm, by debootstrap, without any registry
 #
@@ -122,6 +123,28 @@ archive() {
     done
 }
 
+unpack() {
+    local folder=$1 image target container
+    shift
+    for image in "$@"; do
+        need_image "$image"
+        target=$folder/multivi-nf-$image-$version
+        if [ -e "$target" ]; then
+            fail "$target is already there" "an image is not unpacked over another" "remove it first: rm -r '$target'"
+        fi
+        mkdir -p "$target.partial"
+        container=$("$engine" create "localhost/multivi-nf-$image:$version" true)
+        "$engine" export "$container" | tar -x -C "$target.partial" --exclude='dev/*' --no-same-owner
+        "$engine" rm "$container" > /dev/null
+        # An export has no environment; ch-run reads it here, as ch-convert would write it.
+        mkdir -p "$target.partial/ch"
+        "$engine" image inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "localhost/multivi-nf-$image:$version" \
+            | sed '/^$/d' > "$target.partial/ch/environment"
+        mv "$target.partial" "$target"
+        say "wrote $target"
+    done
+}
+
 push() {
     local registry=$1 image
     shift
@@ -150,6 +173,10 @@ if [ "$command" = push ]; then
     registry=${1:-}
     [ -n "$registry" ] || fail "no registry was given" "images are pushed to yours and no other" "make push REGISTRY=host/project"
     shift
+elif [ "$command" = unpack ]; then
+    folder=${1:-}
+    [ -n "$folder" ] || fail "no folder was given" "each image becomes a folder in it" "tools/images.sh unpack FOLDER"
+    shift
 fi
 [ $# -gt 0 ] || set -- cpu macs3 cuda
 check_names "$@"
@@ -159,5 +186,6 @@ case "$command" in
     build) build "$@" ;;
     archive) archive "$@" ;;
     push) push "$registry" "$@" ;;
-    *) fail "unknown command '$command'" "commands are build, archive, push and base" "see the head of tools/images.sh" ;;
+    unpack) unpack "$folder" "$@" ;;
+    *) fail "unknown command '$command'" "commands are build, archive, unpack, push and base" "see the head of tools/images.sh" ;;
 esac

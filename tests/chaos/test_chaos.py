@@ -22,12 +22,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("MULTIVI_NF_KILLS", "1"))
 EPOCHS = 10
 Nextflow = Callable[..., subprocess.CompletedProcess[str]]
-SITE = """
+# The pipeline's own config, which train.nf has none of, and a site's (`-C` would leave a `-c` unread).
+SITE = (
+    f"includeConfig '{REPOSITORY}/nextflow.config'\n"
+    + """
 process.resourceLimits = [cpus: 2, memory: 4.GB, time: 1.h]
 executor { pollInterval = '1 sec'
     queueStatInterval = '2 sec'
     exitReadTimeout = '20 sec' }
 """
+)
 
 
 def tasks(folder: Path, command: str) -> list[int]:
@@ -111,8 +115,8 @@ def training(local_run, container_environment: dict[str, str], tmp_path: Path) -
         folder.mkdir()
         (folder / "site.config").write_text(site)
         arguments = [
-            *(str(REPOSITORY / ".venv/bin/nextflow"), "-C", str(REPOSITORY / "nextflow.config")),
-            *("run", str(REPOSITORY / "tests/chaos/train.nf"), "-c", "site.config", "-profile", profiles),
+            *(str(REPOSITORY / ".venv/bin/nextflow"), "-C", "site.config"),
+            *("run", str(REPOSITORY / "tests/chaos/train.nf"), "-profile", profiles),
             *("--mosaic", str(local_run.outdir / "mosaic/mosaic.h5mu"), "--epochs", str(EPOCHS), "--outdir", "out"),
         ]
         quick = {"MULTIVI_NF_CHECKPOINT_SECONDS": "0.5", "MULTIVI_NF_STALE_SECONDS": "8"}
