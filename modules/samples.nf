@@ -44,11 +44,11 @@ def peak_set_of(plan) {
     return peak_set
 }
 
-// [ contrast ] of --contrasts, or by default every cluster against the rest in every modality
+// [ contrast ] of --contrasts, or by default every cluster against the rest in every modality, where there are two
 def contrasts_of(json) {
     def given = new groovy.json.JsonSlurper().parse(json.toFile()).contrasts
     return given ?: modalities_of(samples_of(json)).collect { modality ->
-        [contrast: "cluster_${modality}", modality: modality, groupby: 'cluster', target: 'each', reference: 'rest', cells: 'observed']
+        [contrast: "cluster_${modality}", modality: modality, groupby: 'cluster', target: 'each', reference: 'rest', cells: 'observed', optional: true]
     }
 }
 

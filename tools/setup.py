@@ -176,6 +176,18 @@ def install(name, lock, what):
     return folder
 
 
+def compile_modules(folder):
+    """Compile an environment's modules, once: half of every step's start otherwise, wherever Python may not write."""
+    compiled = folder / "compiled"
+    if compiled.exists() or not os.access(folder, os.W_OK):
+        return
+    with step("compile the packages' modules"):
+        seldom = "/(tests?|testing|sympy|triton)/"
+        command = [folder / "bin" / "python", "-m", "compileall", "-q", "-j", "0", "-x", seldom, folder / "lib"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # some packages ship templates
+        compiled.touch()
+
+
 def repair_shebang(script, partial, folder):
     """Point an installed script at the place where its environment ends up."""
     if script.is_symlink() or not script.is_file():
@@ -327,6 +339,8 @@ def make_venv(packages):
             write_script("ps", PS)
         if macs3_folder().exists():
             link("macs3", macs3_folder())
+        own = [VENV / "bin" / "python", "-m", "compileall", "-q", CLONE / "python"]
+        subprocess.run(own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         written.write_text(stamp)
     return True
 
@@ -345,6 +359,7 @@ def setup():
     if not shutil.which("bash"):
         raise SetupError("there is no bash", "Nextflow runs its tasks with it", "install bash")
     packages = install("env", LOCKS / "test.lock", "install the locked packages (torch is the largest: about 2.6 GB)")
+    compile_modules(packages)
     if make_venv(packages):
         print(f"set-up: ready; {VENV.name}/bin/nextflow and {VENV.name}/bin/multivi-nf", flush=True)
 

@@ -8,7 +8,7 @@ process DIFFERENTIAL {
     label 'process_gpu'
 
     input:
-    tuple val(contrast), path(embedding), path(model) // contrast: [ contrast, modality, groupby, target, reference, cells ]
+    tuple val(contrast), path(embedding), path(model) // contrast: [ contrast, modality, groupby, target, reference, cells, optional? ]
     val settings                                      // [ replicate, delta, fdr, seed, device ]
 
     output:

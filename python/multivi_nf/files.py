@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextlib.contextmanager
@@ -43,3 +49,10 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as gzipped TSV with the same bytes every time (no time stamp, six digits)."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+        with io.TextIOWrapper(packed, encoding="ascii", newline="\n") as text:
+            table.to_csv(text, sep="\t", float_format="%.6g", na_rep="NA", lineterminator="\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numba import njit
-from scipy import stats
+from scipy import special
 
 from multivi_nf.barcodes import read_text
 from multivi_nf.errors import InputError
@@ -146,8 +146,8 @@ def least_pile(piles: np.ndarray, n_background: float, together: float, size: fl
     both = rate * together
     one = 2 * WINDOW * rate - 2 * both
     heights = np.arange(int(piles.max(initial=2)) + 2)
-    single, double = stats.poisson.pmf(heights, one), np.zeros(len(heights))
-    double[::2] = stats.poisson.pmf(heights[: len(heights[::2])], both)
+    single, double = _poisson(heights, one), np.zeros(len(heights))
+    double[::2] = _poisson(heights[: len(heights[::2])], both)
     below = np.concatenate([[0.0], np.cumsum(np.convolve(single, double)[: len(heights)])])
     at_least = np.clip(1 - below, 0, 1)  # P(N ≥ 0, 1, ...)
     share = together / WINDOW
@@ -156,6 +156,11 @@ def least_pile(piles: np.ndarray, n_background: float, together: float, size: fl
     )
     found = np.bincount(piles, minlength=len(heights))[::-1].cumsum()[::-1]
     return int(np.flatnonzero((expected <= FALSE_PILES * found) | (found == 0))[0])
+
+
+def _poisson(counts: np.ndarray, mean: float) -> np.ndarray:
+    """P(X = k): what scipy.stats computes, without the half second that importing it takes."""
+    return np.exp(special.xlogy(counts, mean) - special.gammaln(counts + 1) - mean)
 
 
 def _summits_of(narrow_peak: Path, group: str, n_fragments: int, together: float, size: float) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import zlib
@@ -121,10 +122,9 @@ def check_sample(
             _aggregated(found, modality, counts)
     overlaps = _overlaps(found, matrices, mapping, bool(files.get("fragments")))
     known: dict[str, Any] = {}
-    if files.get("peaks"):
-        found.attempt("peaks", lambda: read_bed(files["peaks"]))
+    peaks = found.attempt("peaks", lambda: read_bed(files["peaks"])) if files.get("peaks") else None
     if files.get("fragments"):
-        known, row = _fragments(found, files, genome, chrom_style, all_peaks, matrices, cells, mapping)
+        known, row = _fragments(found, files, genome, chrom_style, peaks, all_peaks, matrices, cells, mapping)
         overlaps += [row] if row is not None else []
     return {
         "sample": sample,
@@ -200,6 +200,7 @@ def _fragments(
     files: dict[str, Path | None],
     genome: Callable[[], Genome],
     chrom_style: str,
+    peaks: pd.DataFrame | None,
     all_peaks: Path | None,
     matrices: dict[str, ad.AnnData],
     cells: list[str] | None,
@@ -212,13 +213,9 @@ def _fragments(
     assembly = found.attempt("fragments", genome)
     if assembly is None:
         return {}, None
-    source = files.get("peaks") or all_peaks
-    peaks = None
-    if source is not None:
-        try:
-            peaks = read_bed(source)
-        except InputError:
-            pass  # said under its own column
+    if peaks is None and all_peaks is not None and not files.get("peaks"):
+        with contextlib.suppress(InputError):  # CHECK_INPUTS reads --peaks too and refuses it, once for all samples
+            peaks = read_bed(all_peaks)
     if peaks is None and "atac" in matrices:
         peaks = matrices["atac"].var[["chrom", "start", "end"]]
     listed: list[str] = []

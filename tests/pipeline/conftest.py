@@ -12,7 +12,8 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit" / "inputs")]
 
-from nextflow_runs import BIN, REPOSITORY, Run, missing  # noqa: E402
+from nextflow_runs import BIN, REPOSITORY, Run  # noqa: E402
+from tests.conftest import skip_or_fail  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,7 @@ def nextflow() -> Callable[..., Run]:
     """Call `nextflow run` of this repository in a folder; --outdir is `out` in it."""
     program = BIN / "nextflow"
     if not program.is_file():
-        missing("there is no .venv/bin/nextflow: type `make setup`")
+        skip_or_fail("there is no .venv/bin/nextflow: type `make setup`")
 
     def run(
         folder: Path, *arguments: object, project: Path = REPOSITORY, program: Path = program, **environment: str

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = REPOSITORY / ".venv" / "bin"
 MOSAIC = REPOSITORY / "tests" / "data" / "mosaic"
-
-
-def missing(what: str) -> None:
-    """Skip with a plain reason; fail where skips are not allowed (CI)."""
-    if os.environ.get("MULTIVI_NF_NO_SKIP") == "1":
-        pytest.fail(f"{what} (MULTIVI_NF_NO_SKIP=1 turns this skip into a failure)")
-    pytest.skip(what)
 
 
 @dataclass

@@ -13,7 +13,8 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
-from nextflow_runs import MOSAIC, REPOSITORY, missing
+from nextflow_runs import MOSAIC, REPOSITORY
+from tests.conftest import skip_or_fail
 
 SAMPLES = ["multiome_1", "multiome_2", "rna_1", "rna_2", "atac_1", "atac_2", "cite_1"]
 
@@ -155,7 +156,7 @@ def test_nothing_else_is_published(finished):
 
 def test_peaks_were_called(finished, has_macs3):
     if not has_macs3:
-        missing("MACS3 is not built: type `make macs3`")
+        skip_or_fail("MACS3 is not built: type `make macs3`")
     assert finished.submitted().count("CALL_PEAKS") == 4
     called = pd.read_csv(finished.outdir / "peaks" / "consensus.bed", sep="\t", header=None)
     assert ((called[2] - called[1]) == 501).all() and len(called) > 50

@@ -11,7 +11,8 @@ from pathlib import Path
 import mudata
 import pandas as pd
 import pytest
-from nextflow_runs import BIN, Run, missing, program
+from nextflow_runs import BIN, Run, program
+from tests.conftest import skip_or_fail
 
 pytestmark = pytest.mark.real
 
@@ -98,7 +99,7 @@ SETS = {
 @pytest.mark.parametrize("name", SETS)
 def test_real_cells(nextflow: Callable[..., Run], shared_data, has_macs3, tmp_path, capsys, name):
     if name.endswith("called") and not has_macs3:
-        missing("MACS3 is not built: type `make macs3`")
+        skip_or_fail("MACS3 is not built: type `make macs3`")
     real = SETS[name](shared_data(name.split(",")[0]), tmp_path)
     sheet = tmp_path / "samples.csv"
     pd.DataFrame(real.rows).to_csv(sheet, index=False)

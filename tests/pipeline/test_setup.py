@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from nextflow_runs import BIN, REPOSITORY, missing
+from nextflow_runs import BIN, REPOSITORY
+from tests.conftest import skip_or_fail
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_stand_in_for_ps(setup, tmp_path):
 
 def test_a_second_call_does_nothing():
     if not BIN.is_dir():
-        missing("there is no .venv: type `make setup`")
+        skip_or_fail("there is no .venv: type `make setup`")
     before = {path: path.stat().st_mtime_ns for path in BIN.iterdir() if not path.is_symlink()}
     base = Path(sys.executable).resolve()
     subprocess.run([base, REPOSITORY / "tools" / "setup.py"], check=True)

@@ -38,6 +38,12 @@ import click
     "--mode", type=click.Choice(["change", "vanilla"]), default="change", help="vanilla: P(x > y) and Bayes factor."
 )
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of calibration.json.  [default: MODEL]")
+@click.option(
+    "--optional",
+    is_flag=True,
+    help="Warn and write a table without rows, where fewer than two groups have cells enough; for contrasts that "
+    "nobody asked for.",
+)
 @click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(
@@ -57,6 +63,7 @@ def command(
     samples: int,
     mode: str,
     calibration: Path | None,
+    optional: bool,
     seed: int,
     device: str,
 ) -> None:
@@ -66,28 +73,34 @@ def command(
     """
     from multivi_nf.commands._inference import load
     from multivi_nf.inference.calibration import Calibration
-    from multivi_nf.inference.comparison import differential
-    from multivi_nf.inference.contrasts import choose_contrast
+    from multivi_nf.inference.comparison import differential, empty_table
+    from multivi_nf.inference.contrasts import NothingToCompare, choose_contrast
     from multivi_nf.inference.tables import write_table
 
     chosen = choose_contrast(
         contrasts, contrast, modality=modality, groupby=groupby, target=target, reference=reference, cells=cells
     )
     trained, joined = load(mosaic, model, device)
-    table = differential(
-        trained,
-        joined,
-        modality=chosen.modality,
-        groupby=chosen.groupby,
-        target=chosen.target,
-        reference=chosen.reference,
-        cells=chosen.cells,
-        replicate=replicate,
-        delta=delta,
-        fdr=fdr,
-        n_samples=samples,
-        mode=mode,
-        calibration=Calibration.load(calibration or model),
-        seed=seed,
-    )
+    try:
+        table = differential(
+            trained,
+            joined,
+            modality=chosen.modality,
+            groupby=chosen.groupby,
+            target=chosen.target,
+            reference=chosen.reference,
+            cells=chosen.cells,
+            replicate=replicate,
+            delta=delta,
+            fdr=fdr,
+            n_samples=samples,
+            mode=mode,
+            calibration=Calibration.load(calibration or model),
+            seed=seed,
+        )
+    except NothingToCompare as nothing:
+        if not optional:
+            raise
+        click.echo(f"WARNING: {nothing.what}: {nothing.why}; the table has no rows", err=True)
+        table = empty_table(chosen.target, mode)
     write_table(table, output)

@@ -12,7 +12,7 @@ import mudata
 import pandas as pd
 
 from multivi_nf.errors import InputError
-from multivi_nf.evaluation.runs import evaluate_run, label_column, truth_labels
+from multivi_nf.evaluation.runs import evaluate_run, label_column, too_few_labels, truth_labels
 from multivi_nf.files import written_whole
 from multivi_nf.simulate import read_truth
 
@@ -44,13 +44,17 @@ def command(
     known = None if truth is None else read_truth(truth)
     data = mudata.read_h5mu(mosaic)
     kinds = label_column(data, labels) if known is None else truth_labels(data, known)
+    unscored = too_few_labels(data, kinds)
     values = None if imputed is None else {"rna": anndata.read_zarr(imputed)}
     scores = evaluate_run(data, kinds, truth=known, held_out=held_out_cells(model), imputed=values)
     click.echo(f"{len(kinds):,} of {data.n_obs:,} cells scored")
     for score in scores:
         click.echo(score.line())
+    for line in unscored:
+        click.echo(f"not scored: {line}")
     with written_whole(output) as temporary:
         content = {"cells": data.n_obs, "scored": len(kinds), "scores": [asdict(score) for score in scores]}
+        content |= {"not_scored": unscored}
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -16,6 +16,8 @@ from multivi_nf.evaluation.spaces import lsi_space, pca_space
 from multivi_nf.simulate.truth import Truth
 
 LATENT = "X_multivi"
+LEAST = 20
+"""Fewer labelled cells than this say nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def score_clusters(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame
         if modality not in mosaic.mod:
             continue
         cells = mosaic[modality].obs_names.intersection(of, sort=False)
+        if len(cells) < LEAST:
+            continue
         own = metrics.best_leiden(space(mosaic[modality][cells].X), labels[cells].to_numpy())
         ours = metrics.best_leiden(joint.loc[cells].to_numpy(), labels[cells].to_numpy())
         beside = {name: own["ari"], "NMI": ours["nmi"], f"{name} NMI": own["nmi"]}
@@ -104,6 +108,7 @@ def score_mixing(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame) 
             joint.loc[known].to_numpy(), groups[known].to_numpy(), labels[known].to_numpy(), minimum=50
         )
         beside = {"within types": within, "scaled": value["scaled_ratio"], "unmixed": 1 / value["permuted"]}
+        beside = {name: number for name, number in beside.items() if np.isfinite(number)}
         found.append(Score(f"mixing of {name}, LISI ratio", value["ratio"], beside, "1 is as if permuted"))
     if "rna" in mosaic.mod:
         rna = mosaic["rna"].obs_names.intersection(cells, sort=False)
@@ -123,7 +128,7 @@ def score_pairs(mosaic: mudata.MuData, labels: pd.Series, held_out: pd.Index | N
     found = []
     apart = paired.intersection([] if held_out is None else held_out, sort=False)
     for cells, name in ((paired, "paired cells"), (apart, "held-out pairs")):
-        if len(cells) < 20:
+        if len(cells) < LEAST:
             continue
         views = metrics.pairing(rna.loc[cells].to_numpy(), atac.loc[cells].to_numpy(), labels[cells].to_numpy())
         beside = {"cells": len(cells), "same-type neighbour": views.same_label, "median rank/N": views.median_rank}
@@ -139,6 +144,8 @@ def score_types(mosaic: mudata.MuData, labels: pd.Series) -> list[Score]:
             continue
         frame = latent(mosaic, f"{LATENT}_{modality}")
         cells = frame.index.intersection(labels.index, sort=False)
+        if len(cells) < LEAST:
+            continue
         spaces[modality] = frame.loc[cells]
         kinds = labels[cells].to_numpy()
         own = metrics.label_purity(space(mosaic[modality][cells].X), kinds)
@@ -147,7 +154,7 @@ def score_types(mosaic: mudata.MuData, labels: pd.Series) -> list[Score]:
     if {"rna", "atac"} <= set(spaces):
         source = spaces["rna"]
         target = spaces["atac"].loc[spaces["atac"].index.difference(source.index, sort=False)]
-        if len(target) >= 20:
+        if len(target) >= LEAST:
             moved = metrics.label_transfer(source.to_numpy(), labels[source.index].to_numpy(), target.to_numpy())
             kinds = labels[target.index].to_numpy()
             beside = {"accuracy": float((moved == kinds).mean()), "ATAC-only cells": len(target)}
@@ -171,7 +178,7 @@ def score_imputed_rna(mosaic: mudata.MuData, truth: Truth, imputed: anndata.AnnD
     asked = imputed.var_names.intersection(genes, sort=False)
     cells = imputed.obs_names[~imputed.obs["measured"].to_numpy(bool)].intersection(truth.cells.index, sort=False)
     cells = cells[~truth.cells.loc[cells, "doublet"].astype(bool)]
-    if len(cells) < 20 or len(asked) < 2:
+    if len(cells) < LEAST or len(asked) < 2:
         return []
     mean = pd.DataFrame(truth.expression(cells), index=cells, columns=truth.genes.index)[genes]
     mean = mean.div(mean.sum(1), axis=0)[asked].to_numpy() * 1e4
@@ -187,6 +194,30 @@ def score_imputed_rna(mosaic: mudata.MuData, truth: Truth, imputed: anndata.AnnD
         scores["true means in the 95 % interval"] = float(inside.mean())
     value = float(np.nanmean(metrics.feature_spearman(predicted, mean)))
     return [Score("imputed RNA, Spearman per gene", value, scores, "of ATAC-only cells, against true means")]
+
+
+def too_few_labels(mosaic: mudata.MuData, labels: pd.Series) -> list[str]:
+    """What cannot be scored because too few of a modality's cells carry a label, a line each.
+
+    Raises
+    ------
+    InputError
+        Nothing can be scored.
+    """
+    lines = []
+    scored = [modality for modality in ("rna", "atac") if modality in mosaic.mod]
+    for modality in scored:
+        cells = mosaic[modality].obs_names
+        known = len(cells.intersection(labels.index))
+        if known < LEAST:
+            lines.append(f"cells by {modality}: {known} of {len(cells):,} carry a label, at least {LEAST} are needed")
+    if labels.empty or (lines and len(lines) == len(scored)):
+        raise InputError(
+            f"too few cells carry a label; {'; '.join(lines)}",
+            "there is nothing to score the cells against",
+            "name a column whose labels the cells of at least one modality have",
+        )
+    return lines
 
 
 def evaluate_run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ import pandas as pd
 
 from multivi_nf.barcodes import overlap
 from multivi_nf.errors import InputError
-from multivi_nf.files import written_whole
+from multivi_nf.files import write_table, written_whole
 from multivi_nf.fragments.cells import Call, call_cells, knee_curve
 from multivi_nf.fragments.passes import Scan
 
@@ -189,10 +187,3 @@ def write_quality(folder: str | Path, scan: Scan, candidates: Candidates, summar
         write_table(temporary / "fragments.tsv.gz", table)
         (temporary / "candidates.txt").write_text("".join(f"{name}\n" for name in table.index[candidates.mask]))
         (temporary / "fragments.json").write_text(json.dumps(summary, indent=1) + "\n")
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as gzipped TSV with the same bytes every time (no time stamp, six digits)."""
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-        with io.TextIOWrapper(packed, encoding="ascii", newline="\n") as text:
-            table.to_csv(text, sep="\t", float_format="%.6g", na_rep="NA", lineterminator="\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -64,11 +66,39 @@ def kl_per_dimension(embedding: Embedding) -> np.ndarray:
     return 0.5 * (variance + embedding.mean.astype(np.float64) ** 2 - 1 - np.log(variance)).mean(axis=0)
 
 
+@contextlib.contextmanager
+def kept_compilations() -> Iterator[None]:
+    """Let numba keep on disk what umap-learn and pynndescent compile: without it, 10 s of every call go into that.
+
+    Both ask numba for most of their functions without `cache=True`; where nothing can be written, nothing is kept.
+    """
+    import numba
+
+    plain = numba.njit
+
+    def njit(*given: Any, **options: Any) -> Any:
+        function = given[0] if len(given) == 1 and callable(given[0]) else None
+        signatures = () if function else given
+
+        def compiled(function: Callable[..., Any]) -> Any:
+            with contextlib.suppress(RuntimeError):  # no folder that numba could write to
+                return plain(*signatures, **{"cache": True} | options)(function)
+            return plain(*signatures, **options)(function)
+
+        return compiled(function) if function else compiled
+
+    numba.njit = njit
+    try:
+        yield
+    finally:
+        numba.njit = plain
+
+
 def umap_and_clusters(latent: np.ndarray, resolution: float, seed: int) -> tuple[np.ndarray, list[str]]:
     """UMAP (n_cells, 2) float32 and Leiden cluster of each cell, of the 15-nearest-neighbour graph; seeded."""
     import anndata as ad
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), kept_compilations():
         warnings.simplefilter("ignore")
         import scanpy as sc
 

@@ -122,6 +122,12 @@ def differential(
     return pd.concat(tables, ignore_index=True)
 
 
+def empty_table(target: str, mode: str = "change") -> pd.DataFrame:
+    """What :func:`differential` gives, without rows: for a contrast that nobody asked for and that cannot be made."""
+    more = ["bayes_factor"] if mode == "vanilla" else []
+    return pd.DataFrame(columns=[*(["target"] if target == "each" else []), *COLUMNS, *more])
+
+
 def _check(contrast: Contrast, mode: str, model: MultiVI) -> None:
     if contrast.cells not in CELLS or mode not in ("change", "vanilla"):
         raise InputError(

@@ -21,6 +21,10 @@ SAME_DATA_COLUMNS = ("cluster",)
 """Columns of obs that were made from the same counts that a contrast tests."""
 
 
+class NothingToCompare(InputError):
+    """The groups of a contrast exist, but fewer than two of them have cells enough."""
+
+
 @dataclass(frozen=True)
 class Contrast:
     """One comparison, a row of contrasts.csv (`INTERFACES` section 2)."""
@@ -169,7 +173,7 @@ def groups_of(contrast: Contrast, labels: pd.Series) -> list[tuple[str, str]]:
             f"choose among {', '.join(present[:30])}{' ...' if len(present) > 30 else ''}",
         )
     if len(present) < 2:
-        raise InputError(
+        raise NothingToCompare(
             f"all cells have {contrast.groupby} = {present[0]!r}"
             if present
             else f"{contrast.groupby} is empty in all cells",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multivi_nf.errors import InputError
-from multivi_nf.inference.contrasts import SAME_DATA_COLUMNS, Contrast, group_labels, groups_of
+from multivi_nf.inference.contrasts import SAME_DATA_COLUMNS, Contrast, NothingToCompare, group_labels, groups_of
 from multivi_nf.inference.posterior import cell_keys
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
     for name, mask in sets.items():
         chosen = np.flatnonzero(mask & use)
         if len(chosen) < 2:
-            if contrast.target == "each" and len(sets) > 2:
+            if contrast.target == "each":
                 continue
             problems.append(_too_small(contrast, name, len(chosen), int(mask.sum()), int((mask & has).sum())))
             continue
@@ -114,8 +114,9 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
         raise InputError.all_of(problems)
     pairs = [p for p in pairs if p[0] in groups and (p[1] in groups or p[1] == REST)]
     if not pairs or len(groups) < 2:
-        raise InputError(
-            f"fewer than two groups of {contrast.groupby} have two {_kind(contrast)} cells",
+        counts = ", ".join(f"{name!r} has {(mask & use).sum():,}" for name, mask in list(sets.items())[:10])
+        raise NothingToCompare(
+            f"fewer than two groups of {contrast.groupby} have two {_kind(contrast)} cells ({counts})",
             "there is nothing to compare",
             "choose other groups, or --cells all",
         )

@@ -41,7 +41,7 @@ def check_interval(n_samples: int, interval: float) -> None:
         )
 
 
-@numba.njit(fastmath={"contract", "nsz", "nnan", "ninf"}, nogil=True)
+@numba.njit(cache=True, fastmath={"contract", "nsz", "nnan", "ninf"}, nogil=True)
 def _summarise(p, begin, end, mean, sd, lower, upper, rank, share, bounds):
     """Cells `begin` to `end`. p: (n_draws, n_cells, n_features).
 

@@ -51,7 +51,7 @@ class Mixture:
     theta: np.ndarray
 
 
-@numba.njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
 def _gamma_cdf(x, mean, theta):
     """P(X <= x) of a count with a large mean: Wilson & Hilferty's cube root, on the gamma of equal moments."""
     variance = mean + mean * mean / theta
@@ -60,7 +60,7 @@ def _gamma_cdf(x, mean, theta):
     return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
-@numba.njit(nogil=True)
+@numba.njit(cache=True, nogil=True)
 def _search(mean, weight, theta, target):
     """Smallest k with sum_c weight_c P(X_c <= k) >= target, by bisection over the approximation for large means."""
     low, high = -1.0, 1.0
@@ -79,7 +79,7 @@ def _search(mean, weight, theta, target):
     return high
 
 
-@numba.njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
 def _invert(mean, weight, zero, theta, low, high, begin, end, lower, upper):
     """Quantiles of mixtures of negative binomials for cells `begin` to `end`, by summing probabilities from 0 up."""
     n_components, _, n_features = mean.shape

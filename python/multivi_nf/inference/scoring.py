@@ -14,7 +14,7 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 _LONGEST = 20_000
 
 
-@numba.njit(nogil=True)
+@numba.njit(cache=True, nogil=True)
 def _log_probability(mean, weight, zero, theta, x, begin, end, out):
     """Log of the mixture's probability of the counts x, for cells `begin` to `end`."""
     n_components, _, n_features = mean.shape
@@ -57,7 +57,7 @@ def log_score(mixture: Mixture, x: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
 def _below(mean, weight, zero, theta, x, begin, end, out):
     """P(X <= x - 1) of the mixture."""
     n_components, _, n_features = mean.shape

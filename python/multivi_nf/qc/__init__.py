@@ -15,9 +15,8 @@ import pandas as pd
 from multivi_nf import __version__
 from multivi_nf.barcodes import BarcodeMap, translate
 from multivi_nf.errors import InputError
-from multivi_nf.files import written_whole
+from multivi_nf.files import write_table, written_whole
 from multivi_nf.fragments.cells import overlap_p_values
-from multivi_nf.fragments.quality import write_table
 from multivi_nf.qc.doublets import Doublets, score_atac, score_rna
 from multivi_nf.qc.rules import Rule, Verdict, at_least, at_most, judge, table_of, within_mads
 from multivi_nf.samplesheet import RESERVED, RESERVED_PREFIXES

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from sklearn.neighbors import NearestNeighbors
-from sklearn.utils.extmath import randomized_svd
 
 LEAST_CELLS = 100
 """Fewest cells to score; among fewer, neighbourhoods of simulated doublets are the whole sample."""
@@ -124,6 +122,8 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
     n = counts.shape[0]
     if n < LEAST_CELLS:
         return _unscored(n, f"not scored: {n} cells, at least {LEAST_CELLS} are needed")
+    from sklearn.utils.extmath import randomized_svd
+
     binary = sparse.csr_matrix((np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), shape=counts.shape)
     detected = np.bincount(binary.indices, minlength=binary.shape[1])
     keep = np.flatnonzero(detected >= max(3, 0.01 * n))
@@ -157,6 +157,8 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 def _scrublet_score(cells: np.ndarray, doublets: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Scrublet's likelihood of being a doublet for cells and for simulated doublets (Wolock et al. 2019)."""
+    from sklearn.neighbors import NearestNeighbors
+
     n, ratio = len(cells), len(doublets) / len(cells)
     rate = max(rate, 0.01)
     neighbours = int(round(0.5 * np.sqrt(n)) * (1 + ratio))

@@ -318,6 +318,9 @@ def _observed(modality: Any, features: list[str], clusters: pd.Series) -> pd.Dat
 def _contrasts(results: Results) -> list[dict[str, Any]]:
     drawn = []
     for k, (name, table) in enumerate(results.contrasts.items()):
+        if table.empty:
+            drawn.append({"name": name, "tested": 0})
+            continue
         groups = (
             [(str(t), part) for t, part in table.groupby("target", sort=True)] if "target" in table else [("", table)]
         )
@@ -370,7 +373,7 @@ def _compared(results: Results, name: str, k: int) -> Markup | None:
     """Observed against imputed effects, where the run has the same contrast both ways (`X` and `X_imputed`)."""
     twin = results.contrasts.get(f"{name}_imputed")
     table = results.contrasts[name]
-    if twin is None or "target" in table:
+    if twin is None or twin.empty or "target" in table:
         return None
     joined = table.set_index("feature")[["effect"]].join(
         twin.set_index("feature")["effect"].rename("imputed"), how="inner"

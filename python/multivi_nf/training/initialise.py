@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.mixture import GaussianMixture
 
 from multivi_nf.model import MultiVI
 from multivi_nf.training.describe import feature_means
@@ -61,6 +60,9 @@ def protein_background(source: Source, batches: tuple[str, ...]) -> tuple[np.nda
 
 def _background_of(logs: np.ndarray) -> tuple[float, float]:
     """Average mean and spread of the lower of two components, over cells (rows)."""
+    # imported here: everything that loads a model loads this module, and sklearn takes most of a second
+    from sklearn.mixture import GaussianMixture
+
     lows, spreads = [], []
     for row in logs:
         if np.unique(row).size < 3:

@@ -113,6 +113,22 @@ def test_noise_and_unmixed_spaces_score_as_such(simulated, tmp_path):
     assert separate["mixing of modalities, LISI ratio"]["beside"]["scaled"] < 0.05
 
 
+def test_a_modality_without_labels_is_said_and_the_rest_is_scored(simulated, tmp_path):
+    mosaic, _, truth = simulated
+    partial = with_latent(mosaic, truth.states[truth.rows(mosaic.obs_names)][:, :10] * 3)
+    partial.obs["type"] = partial.obs["type"].astype(object)
+    partial.obs.loc[partial["atac"].obs_names, "type"] = None
+    scores = run(partial, tmp_path, "--labels", "type")
+    assert scores["Leiden ARI, rna cells"]["value"] > 0.5
+    assert not [name for name in scores if "atac" in name.lower() or "FOSCTTM" in name]
+    (line,) = json.loads((tmp_path / "e.json").read_text())["not_scored"]
+    assert line.startswith("cells by atac: 0 of ")
+    assert all(np.isfinite([score["value"], *score["beside"].values()]).all() for score in scores.values())
+    partial.obs["type"] = ""
+    with pytest.raises(InputError, match="too few cells carry a label"):
+        run(partial, tmp_path, "--labels", "type")
+
+
 def test_imputed_truth_beats_the_profile_and_the_profile_itself_has_no_skill(simulated, tmp_path):
     mosaic, folder, truth = simulated
     names = mosaic.obs_names

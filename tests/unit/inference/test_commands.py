@@ -65,6 +65,21 @@ def test_wrong_input_leaves_with_two_and_three_parts(folder, capsys, monkeypatch
     assert not [p for p in folder.glob("x.*") if p.suffix != ".gz"]
 
 
+def test_a_contrast_nobody_asked_for_may_be_empty(folder, capsys):
+    mosaic = make_mosaic(n=600, genes=20, peaks=20, proteins=4)
+    mosaic.obs["cluster"] = "0"
+    mosaic.obs.loc[mosaic.obs_names.difference(mosaic["protein"].obs_names), "cluster"] = "1"
+    mosaic.write_h5mu(folder / "one.h5mu")
+    asked = ("--modality", "protein", "--groupby", "cluster", "--target", "each", "--output", folder / "e.tsv.gz")
+    assert run("differential", folder / "one.h5mu", folder / "model", *asked) == 2
+    assert "fewer than two groups of cluster have two protein-measured cells ('0' has " in capsys.readouterr().err
+    assert not (folder / "e.tsv.gz").exists()
+    assert run("differential", folder / "one.h5mu", folder / "model", *asked, "--optional") == 0
+    assert "WARNING: fewer than two groups" in capsys.readouterr().err
+    table = pd.read_csv(folder / "e.tsv.gz", sep="\t")
+    assert table.empty and ["target", "feature"] == list(table.columns[:2])
+
+
 def test_a_folder_without_a_model(folder, capsys):
     assert run("impute", folder / "mosaic.h5mu", folder, "--modality", "rna", "--output", folder / "y.zarr") == 2
     assert "holds no trained model" in capsys.readouterr().err

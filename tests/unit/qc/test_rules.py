@@ -13,7 +13,7 @@ from scipy import sparse
 from multivi_nf.barcodes import BarcodeMap
 from multivi_nf.counts import read_counts
 from multivi_nf.errors import InputError
-from multivi_nf.fragments.quality import write_table
+from multivi_nf.files import write_table
 from multivi_nf.qc import MITO_IDS, qc_atac, qc_protein, qc_rna, write_checked
 from multivi_nf.qc.rules import at_least, judge, within_mads
 

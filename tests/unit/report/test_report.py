@@ -5,11 +5,13 @@ from __future__ import annotations
 import html.parser
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from multivi_nf.errors import InputError
@@ -75,6 +77,15 @@ def test_page_states_the_numbers(results_folder, tmp_path):
     assert "1 min 02 s" in text and "1.50 GB" in text
     assert "torch" in text and "2.15.0" in text
     assert "not set" in text, "a parameter without a value is shown as such"
+
+
+def test_an_empty_contrast_is_named(results_folder, tmp_path):
+    shutil.copytree(results_folder, tmp_path / "r")
+    table = next((tmp_path / "r" / "differential").glob("*.tsv.gz"))
+    whole = pd.read_csv(table, sep="\t")
+    whole.head(0).to_csv(table.with_name("cluster_protein.tsv.gz"), sep="\t", index=False)
+    write_report(tmp_path / "r", tmp_path / "r.html")
+    assert "cluster_protein: not compared, since fewer than two of its groups" in (tmp_path / "r.html").read_text()
 
 
 def test_hostile_names_are_text(results_folder, tmp_path):
