@@ -154,9 +154,9 @@ def test_train_killed(training, undisturbed, trace, kill: int) -> None:
     calm = undisturbed(run)
     run.start()
     chance = random.Random(kill)
-    epoch = chance.randint(1, EPOCHS - 4)  # counted in epochs, not seconds: machines differ
+    epoch = chance.randint(1, EPOCHS - 6)  # counted in epochs, not seconds: machines differ
     wait_for(lambda: run.past_epoch(epoch), 400, f"a checkpoint after epoch {epoch}")
-    time.sleep(chance.uniform(0, 0.5))
+    time.sleep(chance.uniform(0, 0.3))
     for identifier in run.running():
         os.kill(identifier, signal.SIGKILL)
     run.finish()
