@@ -151,7 +151,7 @@ def distributions(
             bins = np.histogram_bin_edges(shown[finite], 40) if finite.any() else 10
             axes.hist(shown[finite & ~removed], bins=bins, color=ACCENT, label="kept")
             axes.hist(shown[finite & removed], bins=bins, color=SECOND, alpha=0.75, label="removed")
-            for threshold in thresholds.get(quantity, []):
+            for threshold in (value for value in thresholds.get(quantity, []) if value > 0):  # 0: the rule is off
                 axes.axvline(np.log10(threshold + 1) if logged else threshold, color=INK, lw=0.9, ls="--")
             axes.set_title(quantity.replace("_", " ") + (" (log10)" if logged else ""))
             axes.set_yticks([])

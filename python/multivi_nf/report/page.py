@@ -29,6 +29,10 @@ from multivi_nf.report.verdict import verdict
 
 TOP = 12
 """Rows of a contrast that are shown; the file holds all."""
+SHOWN = (
+    "target", "symbol", "feature", "mean_target", "mean_reference", "effect", "95 % interval", "log2_fold_change",
+    "probability", "fdr", "replicate_fdr", "significant",
+)  # fmt: skip
 MARKERS = 24
 LABEL_LIMIT = 60
 """A metadata column with more values than this is no grouping."""
@@ -325,27 +329,12 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
             [(str(t), part) for t, part in table.groupby("target", sort=True)] if "target" in table else [("", table)]
         )
         called = table["significant"].astype(str).str.lower().eq("true")
-        top = pd.concat([part.head(TOP if len(groups) == 1 else 3) for _, part in groups])
-        shown = [
-            "target",
-            "symbol",
-            "feature",
-            "mean_target",
-            "mean_reference",
-            "effect",
-            "effect_lower",
-            "effect_upper",
-            "log2_fold_change",
-            "probability",
-            "fdr",
-            "replicate_fdr",
-            "significant",
-        ]
-        shown = [
-            c
-            for c in shown
-            if c in top and not (c == "symbol" and (top["symbol"].astype(str) == top["feature"].astype(str)).all())
-        ]
+        top = _top(groups)
+        shown = [column for column in SHOWN if column in top]
+        if (top["symbol"].astype(str) == top["feature"].astype(str)).all():
+            shown.remove("symbol")
+        if "log2_fold_change" in shown and np.allclose(top["effect"], top["log2_fold_change"], equal_nan=True):
+            shown.remove("log2_fold_change")
         notes = [
             c
             for c in ("imputed", "confounded", "groups_from_same_data")
@@ -361,12 +350,28 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
                 "notes": notes,
                 "columns": shown,
                 "rows": top[shown].astype(object).where(top[shown].notna(), None).to_numpy().tolist(),
-                "volcano_of": largest[0],
+                "groups": len(groups),
+                "volcano_of": f"group {largest[0]}" if largest[0] else "",
                 "svg": Markup(figures.volcano(largest[1], f"volcano{k}")),
                 "compared": _compared(results, name, k),
             }
         )
     return drawn
+
+
+def _top(groups: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """First rows of one comparison; of many, each group's first, and two more where they are significant."""
+    if len(groups) == 1:
+        top = groups[0][1].head(TOP)
+    else:
+        parts = []
+        for _, part in groups:
+            first = part.head(3)
+            called = first["significant"].astype(str).str.lower().eq("true").to_numpy()
+            parts.append(first[called | (np.arange(len(first)) == 0)])
+        top = pd.concat(parts)
+    interval = [f"{_number(low)} to {_number(high)}" for low, high in zip(top["effect_lower"], top["effect_upper"])]
+    return top.assign(**{"95 % interval": interval})
 
 
 def _compared(results: Results, name: str, k: int) -> Markup | None:
@@ -386,8 +391,12 @@ def _calibration(results: Results) -> dict[str, Any] | None:
     if not results.calibration:
         return None
     curves: dict[str, list[tuple[float, float]]] = {}
-    rows, risk = [], []
-    for k, (direction, entry) in enumerate(directions.items()):
+    rows, risk, without = [], [], []
+    for k, (name, entry) in enumerate(directions.items()):
+        direction = name.replace("->", " → ")
+        if not entry.get("calibrated", True):
+            without.append((direction, entry.get("n_cells", 0)))
+            continue
         for when in ("before", "after"):
             points = entry.get(f"coverage_{when}") or entry.get(f"reliability_{when}")
             if points:
@@ -414,6 +423,7 @@ def _calibration(results: Results) -> dict[str, Any] | None:
         "columns": list(dict.fromkeys(key for row in rows for key in row)),
         "svg": Markup(figures.calibration_curve(curves)) if curves else None,
         "risk": risk,
+        "without": without,
     }
 
 
