@@ -5,7 +5,8 @@
  */
 
 include { checked_parameters ; help_text                  } from './modules/parameters'
-include { failure_text ; success_text ; write_parameters  } from './modules/closing'
+include { checkpoint_notice ; failure_text                } from './modules/closing'
+include { success_text ; write_parameters                 } from './modules/closing'
 include { REPROCESS                                       } from './workflows/reprocess'
 
 workflow {
@@ -21,6 +22,8 @@ workflow {
         workflow.onComplete = {
             workflow.success ? log.info(success_text(settings.outdir)) : System.err.println(failure_text())
         }
+        notice = checkpoint_notice(settings)
+        notice ? log.warn(notice) : null
         write_parameters(settings)
         REPROCESS(settings)
     }

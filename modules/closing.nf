@@ -9,6 +9,14 @@ def write_parameters(settings) {
     write_info(settings, 'params.json', parameters_text(settings))
 }
 
+// Checkpoints need a file system that a running task can write to
+def checkpoint_notice(settings) {
+    def remote = settings.outdir.toString() ==~ /[A-Za-z][A-Za-z0-9+.-]*:\/.*/
+    return !remote || settings.checkpoint_dir ? '' :
+        "--outdir is on object storage and no --checkpoint_dir is given: a training that is retried starts from the beginning. " +
+        'Name a file system that tasks mount with --checkpoint_dir'
+}
+
 def success_text(outdir) {
     return """
         |Done. Look first at ${outdir}/report.html

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests; those of tests/deploy and tests/chaos are in deploy/fixtures.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+DEPLOYMENT = [REPOSITORY / "tests" / folder for folder in ("deploy", "chaos")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share the fixtures of deployment between its two folders: a reference run costs minutes."""
+    config.pluginmanager.import_plugin("tests.deploy.fixtures")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of deployment, which `make test` leaves out."""
+    for item in items:
+        if any(folder in item.path.parents for folder in DEPLOYMENT):
+            item.add_marker(pytest.mark.deploy)
 
 
 def skip_or_fail(reason: str) -> None:

@@ -3,11 +3,13 @@
 #
 #   tools/images.sh build [cpu|macs3|cuda ...]     localhost/multivi-nf-{cpu,macs3,cuda}:VERSION
 #   tools/images.sh archive [cpu|macs3|cuda ...]   dist/multivi-nf-X-VERSION.oci.tar, for `apptainer build X.sif oci-archive:...`
+#   tools/images.sh unpack FOLDER [cpu|...]        FOLDER/multivi-nf-X-VERSION/, for Charliecloud and --container_registry FOLDER
 #   tools/images.sh push REGISTRY [cpu|...]        REGISTRY/multivi-nf-X:VERSION
 #   tools/images.sh base                           localhost/debian:bookworm, by debootstrap, without any registry
 #
 # From the environment: CONTAINER_ENGINE (podman, else docker), BASE (the base image; else localhost/debian:bookworm),
-# UV_CACHE_DIR (downloads shared with the build, podman only; else uv's own), SSL_CERT_FILE (a proxy's certificates).
+# UV_CACHE_DIR (downloads shared with the build, podman only; else that of `make setup`), SSL_CERT_FILE (certificates to
+# download with, a proxy's among them; else this machine's).
 set -e -u -o pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -74,13 +76,14 @@ build() {
     if [ "$base" = "$local_base" ]; then
         make_base
     fi
-    if [ -s "${SSL_CERT_FILE:-}" ]; then
-        options+=(--secret "id=certificates,src=$SSL_CERT_FILE")
+    local certificates=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+    if [ -s "$certificates" ]; then
+        options+=(--secret "id=certificates,src=$certificates")
     fi
     if [ "$engine" = podman ]; then
         # Docker's format keeps the SHELL of the Dockerfile; chroot isolation needs no privilege of its own.
         options+=(--format docker --isolation chroot --layers)
-        local cache=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/uv}
+        local cache=${UV_CACHE_DIR:-${MULTIVI_NF_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/multivi-nf}/uv}
         mkdir -p "$cache"
         options+=(--volume "$cache:/mnt/uv" --build-arg UV_CACHE_DIR=/mnt/uv)
     fi
@@ -120,6 +123,28 @@ archive() {
     done
 }
 
+unpack() {
+    local folder=$1 image target container
+    shift
+    for image in "$@"; do
+        need_image "$image"
+        target=$folder/multivi-nf-$image-$version
+        if [ -e "$target" ]; then
+            fail "$target is already there" "an image is not unpacked over another" "remove it first: rm -r '$target'"
+        fi
+        mkdir -p "$target.partial"
+        container=$("$engine" create "localhost/multivi-nf-$image:$version" true)
+        "$engine" export "$container" | tar -x -C "$target.partial" --exclude='dev/*' --no-same-owner
+        "$engine" rm "$container" > /dev/null
+        # An export has no environment; ch-run reads it here, as ch-convert would write it.
+        mkdir -p "$target.partial/ch"
+        "$engine" image inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "localhost/multivi-nf-$image:$version" \
+            | sed '/^$/d' > "$target.partial/ch/environment"
+        mv "$target.partial" "$target"
+        say "wrote $target"
+    done
+}
+
 push() {
     local registry=$1 image
     shift
@@ -148,6 +173,10 @@ if [ "$command" = push ]; then
     registry=${1:-}
     [ -n "$registry" ] || fail "no registry was given" "images are pushed to yours and no other" "make push REGISTRY=host/project"
     shift
+elif [ "$command" = unpack ]; then
+    folder=${1:-}
+    [ -n "$folder" ] || fail "no folder was given" "each image becomes a folder in it" "tools/images.sh unpack FOLDER"
+    shift
 fi
 [ $# -gt 0 ] || set -- cpu macs3 cuda
 check_names "$@"
@@ -157,5 +186,6 @@ case "$command" in
     build) build "$@" ;;
     archive) archive "$@" ;;
     push) push "$registry" "$@" ;;
-    *) fail "unknown command '$command'" "commands are build, archive, push and base" "see the head of tools/images.sh" ;;
+    unpack) unpack "$folder" "$@" ;;
+    *) fail "unknown command '$command'" "commands are build, archive, unpack, push and base" "see the head of tools/images.sh" ;;
 esac

@@ -1,12 +1,13 @@
 """Compare two result folders by values: `python compare.py ONE OTHER`; leaves with 1 and names every difference.
 
 Timings and paths are left out: `pipeline_info/`, `checkpoints/`, `report.html`, `*.resources.json`, and `seconds` in
-history.tsv.
+history.tsv and *.json.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import sys
 from pathlib import Path
 
@@ -80,6 +81,11 @@ def table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t").drop(columns="seconds", errors="ignore")
 
 
+def untimed(entry: dict) -> dict:
+    """Leave timings out of one object of a JSON file."""
+    return {key: value for key, value in entry.items() if key != "seconds"}
+
+
 def same(one: Path, other: Path) -> bool:
     """Compare one result by what it is."""
     name = one.name
@@ -94,6 +100,8 @@ def same(one: Path, other: Path) -> bool:
         return set(a) == set(b) and all(np.allclose(a[key], b[key], **TOLERANCE) for key in a)
     if name.endswith((".tsv", ".tsv.gz")):
         return same_frame(table(one), table(other))
+    if name.endswith(".json"):
+        return json.loads(one.read_text(), object_hook=untimed) == json.loads(other.read_text(), object_hook=untimed)
     if name.endswith(".gz"):
         return gzip.decompress(one.read_bytes()) == gzip.decompress(other.read_bytes())
     return one.read_bytes() == other.read_bytes()

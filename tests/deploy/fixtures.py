@@ -13,23 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.conftest import skip_or_fail
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-
-
-def unavailable(reason: str) -> None:
-    """Skip with a plain reason; fail where skips are not allowed (CI)."""
-    if os.environ.get("MULTIVI_NF_NO_SKIP") == "1":
-        pytest.fail(f"{reason} (MULTIVI_NF_NO_SKIP=1 turns this skip into a failure)")
-    pytest.skip(reason)
 
 
 def need(*programs: str) -> None:
     """Skip or fail unless all programs are on PATH."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        unavailable(f"not on PATH: {', '.join(missing)}; tests/deploy/provision.sh installs them")
+        skip_or_fail(f"not on PATH: {', '.join(missing)}; tests/deploy/provision.sh installs them")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +43,7 @@ def nextflow(container_environment: dict[str, str]) -> Callable[..., subprocess.
     """Run Nextflow to its end; the caller says what exit status is right."""
     launcher = REPOSITORY / ".venv/bin/nextflow"
     if not launcher.exists():
-        unavailable("there is no .venv/bin/nextflow; `make setup` makes it")
+        skip_or_fail("there is no .venv/bin/nextflow; `make setup` makes it")
 
     def run(
         *arguments: object, cwd: Path, status: int | None = 0, timeout: float = 900, **environment: str
@@ -120,7 +114,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Start a SLURM of one node in a folder of its own; give the environment that finds it."""
     need("slurmctld", "slurmd", "munged", "sbatch")
     if os.getuid() != 0:
-        unavailable("SLURM's daemons are started as root")
+        skip_or_fail("SLURM's daemons are started as root")
     folder = tmp_path_factory.mktemp("slurm")
     folder.chmod(0o755)
     subprocess.run([HERE / "slurm.sh", "start", folder], check=True)

@@ -276,6 +276,16 @@ def test_preview(nextflow: Nextflow, tmp_path: Path, executor: str) -> None:
     assert "WARN" not in done.stdout, done.stdout
 
 
+@pytest.mark.parametrize("more", [[], ["--checkpoint_dir", "/mnt/shared"]])
+def test_training_without_checkpoints_is_told(nextflow: Nextflow, tmp_path: Path, more: list[str]) -> None:
+    """On object storage without --checkpoint_dir the log says so (then the run ends: the bucket needs a plugin)."""
+    quiet = tmp_path / "quiet.config"
+    quiet.write_text("".join(f"{scope}.enabled = false\n" for scope in ("timeline", "report", "trace", "dag")))
+    arguments = ["-profile", "test", "-c", quiet, "-preview", "--outdir", "s3://bucket/run", *more]
+    done = nextflow("run", REPOSITORY, *arguments, cwd=tmp_path, status=None, NXF_PLUGINS_DEFAULT="false")
+    assert ("a training that is retried starts from the beginning" in done.stdout) == (not more), done.stdout
+
+
 HEADERS = {
     "pbspro": {
         "FRAGMENTS_QC": ["#PBS -J 0-3", "#PBS -q normal", "#PBS -l select=1:ncpus=1:mem=", "#PBS -P lab"],

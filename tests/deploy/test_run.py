@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.deploy.fixtures import need
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Nextflow = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,34 +61,18 @@ def test_charliecloud_gives_the_local_values(
     local_run,
     same_results,
     tmp_path: Path,
-    version: str,
 ) -> None:
     """Unpacked images in a folder; the scheduler is the local one."""
-    for program in ("ch-run", "podman"):
-        if shutil.which(program) is None:
-            pytest.fail(f"{program} is not there; tests/deploy/provision.sh installs it")
+    need("ch-run")
     folder = tmp_path / "images"
-    for image, name in images.items():
-        target = folder / f"multivi-nf-{image}-{version}"
-        target.mkdir(parents=True)
-        made = subprocess.run(
-            ["podman", "create", name],
-            env=os.environ | container_environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        identifier = made.stdout.strip()
-        export = subprocess.Popen(
-            ["podman", "export", identifier], env=os.environ | container_environment, stdout=subprocess.PIPE
-        )
-        subprocess.run(["tar", "-x", "-C", target, "--exclude=dev/*"], stdin=export.stdout, check=True)
-        assert export.wait() == 0
-        subprocess.run(
-            ["podman", "rm", identifier], env=os.environ | container_environment, capture_output=True, check=True
-        )
+    subprocess.run(
+        [REPOSITORY / "tools/images.sh", "unpack", folder],
+        env=os.environ | container_environment | {"CONTAINER_ENGINE": "podman"},
+        check=True,
+    )
     site = tmp_path / "site.config"
     site.write_text("charliecloud.writeFake = false // Debian's Charliecloud 0.31 does not know --write-fake\n")
     arguments = [argument if argument != "test" else "test,charliecloud" for argument in local_run.arguments]
     nextflow(*arguments, "--outdir", "results", "--container_registry", folder, "-c", site, cwd=tmp_path)
     print(same_results(local_run.outdir, tmp_path / "results"))
+    shutil.rmtree(folder)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from multivi_nf import __version__
 from multivi_nf.report.gather import Results
 
+ARCHITECTURE = (
+    *("n_latent", "n_hidden", "n_layers", "rna_likelihood", "dispersion", "fusion", "alignment", "alignment_weight"),
+    *("adversary", "adversary_weight", "cross_reconstruction"),
+)
+TRAINING = ("max_epochs", "batch_size", "learning_rate", "precision", "device", "processes", "seed")
+
 
 def methods_text(results: Results) -> str:
     """Sentences on what was done, with the values that were used."""
@@ -23,15 +29,12 @@ def methods_text(results: Results) -> str:
             f"Accessibility was counted by {strategy} on one peak set for all samples and binarised for the model."
         )
     if model:
-        settings = {
-            key: model.get(key) for key in ("n_latent", "n_hidden", "n_layers", "rna_likelihood", "fusion", "alignment")
-        }
-        known = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
-        parts.append(f"A MultiVI model (Ashuach et al., Nat Methods 2023) was trained ({known}).")
+        architecture = _values(model.get("model", {}), ARCHITECTURE)
+        parts.append(f"A MultiVI model (Ashuach et al., Nat Methods 2023) was trained ({architecture}).")
     if results.history is not None:
         parts.append(
-            f"Training ran for {len(results.history)} epochs with early stopping on the validation ELBO "
-            f"at KL weight 1, seed {results.parameters.get('seed', 0)}."
+            f"Training ran for {len(results.history)} epochs with early stopping on the validation ELBO at KL weight 1 "
+            f"({_values(model.get('training', {}), TRAINING)})."
         )
     if results.imputed:
         samples = results.parameters.get("posterior_samples", 80)
@@ -45,6 +48,10 @@ def methods_text(results: Results) -> str:
             f"at an expected false discovery rate of {results.parameters.get('fdr', 0.05)}."
         )
     return " ".join(parts)
+
+
+def _values(settings: dict[str, object], names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {settings[name]}" for name in names if settings.get(name) is not None)
 
 
 def _unit(modality: str) -> str:

@@ -46,6 +46,7 @@ def verdict(results: Results) -> list[Finding]:
         calibration(results),
         support(results),
         training(results),
+        device(results),
     ]
     return [finding for finding in findings if finding is not None]
 
@@ -167,3 +168,14 @@ def training(results: Results) -> Finding | None:
     if falling:
         return Finding("Did training settle?", "look", text + ", still falling", "raise --max_epochs")
     return Finding("Did training settle?", "good", text)
+
+
+def device(results: Results) -> Finding | None:
+    """Did training fall back to the processor where a GPU would have been taken?"""
+    if not results.model or results.model.get("training", {}).get("device") != "cpu":
+        return None
+    if results.parameters.get("device") != "auto":
+        return None
+    remedy = "nothing is wrong with the results; for speed run with -profile gpu, or say --device cpu if this was meant"
+    text = "no GPU was found: training ran on the processor (--device auto)"
+    return Finding("Was a GPU used?", "look", text, remedy)

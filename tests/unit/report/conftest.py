@@ -103,7 +103,9 @@ def make_results(outdir: Path) -> Path:
         }
     )
     history.to_csv(model / "history.tsv", sep="\t", index=False)
-    (model / "config.json").write_text(json.dumps({"n_latent": 4, "fusion": "mean"}))
+    (model / "config.json").write_text(
+        json.dumps({"model": {"n_latent": 4, "fusion": "mean"}, "training": {"device": "cpu", "seed": 7}})
+    )
     coverage = [[0.5, 0.52], [0.8, 0.79], [0.95, 0.9]]
     (model / "calibration.json").write_text(
         json.dumps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from multivi_nf.errors import InputError
 from multivi_nf.report import write_report
 from multivi_nf.report.gather import read_imputed_features, read_results, read_versions
+from multivi_nf.report.methods import methods_text
 from multivi_nf.report.verdict import kl_per_dimension, verdict
 
 
@@ -38,6 +40,24 @@ def test_verdict_reads_pairs_latent_calibration_support_and_training(results_fol
     assert found["Are the modalities mixed?"][0] == "good"
     assert "30.0%" in found["Do imputed cells have paired relatives?"][1]
     assert found["Did training settle?"] == ("good", "10 epochs, lowest validation loss at epoch 6")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "said"), [("auto", "cpu", True), ("cpu", "cpu", False), ("auto", "cuda", False)]
+)
+def test_a_fall_back_to_the_processor_is_told(results_folder, asked, found, said):
+    for name, key, value in (
+        ("model/config.json", "training", {"device": found}),
+        ("pipeline_info/params.json", "device", asked),
+    ):
+        path = results_folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert ("Was a GPU used?" in findings(results_folder)) == said
+
+
+def test_methods_name_the_parameters_used(results_folder):
+    text = methods_text(read_results(results_folder))
+    assert "(n_latent 4, fusion mean)" in text and "(device cpu, seed 7)" in text
 
 
 def test_kl_per_dimension_is_the_closed_form():
