@@ -153,7 +153,7 @@ def bootstrap():
         if partial:
             python = make_environment(partial)
             lock = str(LOCKS / "setup.lock")
-            command = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", lock]
+            command = [python, "-m", "pip", "install", "--require-hashes", "--no-deps", "-r", lock]
             run(command, "they install everything else")
     return folder
 
@@ -169,7 +169,7 @@ def install(name, lock, what):
             venv.create(partial, symlinks=True)
             python = partial / "bin" / "python"
             pip = [tools / "bin" / "python", "-m", "pip"]
-            command = [tools / "bin" / "python", "-m", "uv", "pip", "install", "--quiet", "--require-hashes"]
+            command = [tools / "bin" / "python", "-m", "uv", "pip", "install", "--require-hashes"]
             run([*command, "--python", python, "-r", lock], "no step can run without it", installer_environment(pip))
             for script in (partial / "bin").iterdir():
                 repair_shebang(script, partial, folder)

@@ -109,6 +109,8 @@ def make_plan(
         unique = {str(problem): problem for problem in problems}
         raise InputError.all_of(list(unique.values()))
     peak_set, frame = decided
+    if table is None:
+        warnings += _unpaired(samples, checked)
     plan = {
         "peak_set": peak_set,
         "peaks": None if frame is None else len(frame),
@@ -124,6 +126,22 @@ def make_plan(
         "warnings": warnings,
     }
     return plan, frame
+
+
+def _unpaired(samples: Sequence[Sample], checked: dict[str, dict[str, Any]]) -> list[str]:
+    """Tell a run in which no cell has two modalities: nothing measured then holds them together."""
+    modalities = {modality for sample in samples for modality in sample.modalities}
+    paired = any(
+        len(sample.modalities) > 1 and any(row["shared"] for row in checked[sample.sample]["overlap"])
+        for sample in samples
+    )
+    if len(modalities) < 2 or paired:
+        return []
+    return [
+        f"no cell was measured in more than one of {', '.join(sorted(modalities))}: the model has nothing to align "
+        "them by, and imputed values can be plausible and wrong; add a sample with paired cells (the same barcodes in "
+        "one row)"
+    ]
 
 
 def _genes(checked: dict[str, dict[str, Any]], min_shared: float) -> None:

@@ -23,17 +23,17 @@ STARTED = time.monotonic()
 """This module is imported when the step starts: the time limit includes reading the data."""
 
 ARCHITECTURE = (
-    ("--n-latent", int, "Latent dimensions [20]."),
-    ("--n-hidden", int, "Width of hidden layers [128]."),
+    ("--n-latent", int, "Latent dimensions [10]."),
+    ("--n-hidden", int, "Width of hidden layers [256]."),
     ("--n-layers", int, "Hidden layers of each encoder and decoder [2]."),
     ("--rna-likelihood", ("nb", "zinb", "poisson"), "Count model of RNA [nb]."),
     ("--dispersion", ("gene", "gene-batch"), "RNA dispersion per gene, or per gene and batch [gene]."),
     ("--fusion", ("mean", "weighted", "cell-weighted", "poe", "mopoe"), "How modalities' posteriors are joined."),
     ("--alignment", ("symmetric-kl", "mmd", "none"), "Pulls the modalities of a paired cell together [symmetric-kl]."),
-    ("--alignment-weight", float, "Weight of the alignment [1]."),
+    ("--alignment-weight", float, "Weight of the alignment [5]."),
     ("--adversary", ("modality", "batch", "both", "none"), "What the adversary must not be able to tell [modality]."),
     ("--adversary-weight", float, "Weight of the adversary [1]."),
-    ("--cross-reconstruction", float, "Share of single-view ELBOs in the objective; 0 is the paper's."),
+    ("--cross-reconstruction", float, "Share of single-view ELBOs in the objective; 0 is the paper's [0.5]."),
     ("--kl-warmup", int, "Epochs over which the weight of the KL rises to 1 [50, a quarter of all at most]."),
     ("--model-compat", ("none", "scvi"), "scvi: the formulas of scvi-tools 1.4.2 [none]."),
 )

@@ -22,6 +22,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Every option that is a choice, with its choices."""
 
+ALIGNMENT_WEIGHT = 5.0
+"""Of the alignment, where none is given. Only paired cells pay it and every cell gains from what it forbids, so the
+paper's 1 is too little where few cells are paired (docs/model.md)."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -56,7 +60,8 @@ class ModelConfig:
         is its observed total over the modelled genes or encoded.
     fusion, alignment, alignment_weight, cross_reconstruction
         How single posteriors are joined, how they are pulled together, and the share of the objective that is the
-        mean of the single views' ELBOs (0: the paper's objective).
+        mean of the single views' ELBOs (0: the paper's objective). A weight of None is 5, and 1, the reference's, with
+        ``compat="scvi"``.
     adversary, adversary_cells, adversary_weight
         What the adversary tells apart, in which cells, and its weight.
     kl_warmup
@@ -76,8 +81,8 @@ class ModelConfig:
     categorical_cells: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     continuous: dict[str, tuple[float, float]] = field(default_factory=dict)
     panel: tuple[tuple[bool, ...], ...] | None = None
-    n_hidden: int = 128
-    n_latent: int = 20
+    n_hidden: int = 256
+    n_latent: int = 10
     n_layers: int = 2
     dropout: float = 0.1
     input_dropout: dict[str, float] = field(default_factory=lambda: {"atac": 0.5})
@@ -86,11 +91,11 @@ class ModelConfig:
     library: str = "observed"
     fusion: str = "mean"
     alignment: str = "symmetric-kl"
-    alignment_weight: float = 1.0
+    alignment_weight: float | None = None
     adversary: str = "modality"
     adversary_cells: str = "paired"
     adversary_weight: float = 1.0
-    cross_reconstruction: float = 0.0
+    cross_reconstruction: float = 0.5
     kl_warmup: int = 50
     deep_injection: bool = False
     batch_dropout: float = 0.1
@@ -98,6 +103,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
+        if self.alignment_weight is None:
+            freeze(self, "alignment_weight", 1.0 if self.compat == "scvi" else ALIGNMENT_WEIGHT)
         freeze(self, "n_features", {m: int(self.n_features[m]) for m in MODALITIES if m in self.n_features})
         freeze(self, "batches", tuple(str(name) for name in self.batches))
         freeze(self, "batch_cells", {m: tuple(int(n) for n in cells) for m, cells in self.batch_cells.items()})

@@ -218,6 +218,12 @@ class Encoder(nn.Module):
         self.log_variance = nn.Linear(config.n_hidden, config.n_latent)
         self.fusion = nn.Linear(config.n_hidden, 1) if config.fusion == "cell-weighted" else None
 
+    @torch.no_grad()
+    def start_at(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Set the first layer: (n_features, n_hidden) weight and (n_hidden,) bias."""
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
     def first(self, tiles: Tiles, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """(n_rows, n_hidden) first hidden layer, before dropout."""
         (x,) = first_layers(tiles, self.weight)

@@ -1,4 +1,4 @@
-"""Starting values from the data: mean profiles for the decoders, the empirical background for proteins."""
+"""Starting values from the data: directions for encoders, mean profiles for decoders, the background of proteins."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import torch
 
 from multivi_nf.model import MultiVI
 from multivi_nf.training.describe import feature_means
+from multivi_nf.training.directions import first_layer
 from multivi_nf.training.source import Matrix, Source
 
 PRIOR_CELLS = 100
 """Cells per batch to which the background mixture is fitted, as in totalVI."""
 
 
-def initialise(model: MultiVI, source: Source) -> None:
-    """Set decoder biases to the features' means, and the protein background prior to each batch's.
+def initialise(model: MultiVI, source: Source, seed: int = 0) -> None:
+    """Set decoder biases to the features' means, the protein background prior to each batch's, encoders to directions.
 
     Parameters
     ----------
@@ -22,9 +23,15 @@ def initialise(model: MultiVI, source: Source) -> None:
         Changed in place.
     source
         The data it will be trained on.
+    seed
+        Of the encoders' starting directions (RNA and ATAC; not with ``compat="scvi"``).
     """
     means = {m: torch.from_numpy(feature_means(matrix)) for m, matrix in source.matrices.items() if m != "protein"}
     model.initialise_from_means(means)
+    for m in means if not model.scvi else ():
+        start = first_layer(source.matrices[m], model.config.n_hidden, seed=seed)
+        if start is not None:
+            model.encoders[m].start_at(*map(torch.from_numpy, start))
     if "protein" in source.matrices:
         mean, sd = protein_background(source, model.config.batches)
         model.initialise_background(torch.from_numpy(mean), torch.from_numpy(np.log(sd)))

@@ -62,15 +62,16 @@ class MultiVI(model.MultiVI):
             Of the random initial weights.
         **architecture
             `n_latent`, `n_hidden`, `fusion` and all other options of :class:`~multivi_nf.model.ModelConfig`;
-            `categorical_covariates` and `continuous_covariates` name columns of `obs`. Decoder biases start at the
-            features' means, the protein background at each batch's empirical one.
+            `categorical_covariates` and `continuous_covariates` name columns of `obs`. Encoders of RNA and ATAC start
+            at the data's leading directions, decoder biases at the features' means, the protein background at each
+            batch's empirical one.
         """
         source = source_of(mosaic)
         config = config_of(source, **architecture)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             built = cls(config, source.features())
-        initialise(built, source)
+        initialise(built, source, seed)
         return built
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -155,6 +155,17 @@ def test_peaks_of_the_run(folder):
     assert gate(folder, [samples[1]])["peak_set"] == "none"
 
 
+def test_a_run_without_paired_cells_is_told(folder):
+    check(folder, "a", fragments="f.tsv.gz")
+    check(folder, "b", rna="all.h5")
+    apart = sheet(("a", ["fragments"], "x"), ("b", ["rna"], "y"))
+    (warning,) = gate(folder, apart)["warnings"]
+    assert warning.startswith("no cell was measured in more than one of atac, rna")
+    check(folder, "a", rna="all.h5", fragments="f.tsv.gz")
+    assert gate(folder, sheet(("a", ["rna", "fragments"], "x"), ("b", ["rna"], "y")))["warnings"] == []
+    assert gate(folder, [apart[1]])["warnings"] == []
+
+
 def test_peak_source_samples_needs_peaks(folder):
     check(folder, "a", fragments="f.tsv.gz")
     with pytest.raises(InputError, match="column peaks"):

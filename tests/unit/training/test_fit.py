@@ -146,7 +146,7 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
         return {"elbo_loss": next(losses), "alignment": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
-    model = fitted(mosaic, {"kl_warmup": 2}, max_epochs=8)
+    model = fitted(mosaic, {"kl_warmup": 2, "alignment_weight": 1.0}, max_epochs=8)
     assert model.history["kl_weight"][:4] == [0.0, 0.5, 1.0, 1.0]
     assert model.history["alignment_weight"][:5] == [0.0, 0.0, 0.0, 0.5, 1.0]
     assert model.history.best_epoch == 7

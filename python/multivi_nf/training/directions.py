@@ -1,0 +1,95 @@
+"""Where encoders start: the leading directions of the data instead of random ones.
+
+A random first layer of an encoder sees mostly sequencing depth and noise, and with a few thousand cells it learns the
+cells by heart before it has found what they have in common. The leading singular vectors of normalised counts are that
+common part, at the price of one truncated decomposition.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils.extmath import randomized_svd
+
+from multivi_nf.training.source import Matrix
+
+N_DIRECTIONS = 30
+"""Components that the first layer starts with; the usual number of PCA and LSI."""
+
+N_CELLS = 20_000
+"""Cells they are computed from at most: more change the leading ones hardly, and memory stays bounded."""
+
+SCALE = 1e4
+"""Of tf-idf, as in Signac's RunTFIDF, method 1."""
+
+
+def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    """Weight and bias that make a first hidden layer a rotation of the data's leading components.
+
+    Counts become log(1 + count at the median total) and 0/1 peaks tf x log(1 + 10^4 idf / median total): the linear
+    part of log-normalisation and of LSI (Cusanovich et al., Cell 2018), whose right singular vectors after the first
+    (the mean profile) are taken, with what is left of the mean profile projected out, since that would be depth.
+    Components enter by the square root of their standard deviation, half-way between PCA and whitening, and are spread
+    over all hidden units by a random rotation.
+
+    Parameters
+    ----------
+    matrix
+        Counts; without values they are 0/1.
+    n_hidden
+        Width of the layer.
+    seed
+        Of the cells drawn, the decomposition and the rotation.
+
+    Returns
+    -------
+    (n_features, n_hidden) float32 weight for the encoder's input, log(1 + count) or 0/1, and (n_hidden,) float32 bias;
+    units have variance 1 on average and mean 0. None where there are too few cells or features for a direction.
+    """
+    random = np.random.default_rng(seed)
+    counts = _some_cells(matrix, random)
+    total = np.asarray(counts.sum(1)).ravel()
+    counts, total = counts[total > 0], total[total > 0]
+    n = min(N_DIRECTIONS, n_hidden, min(counts.shape) - 2)
+    if n < 1:
+        return None
+    normalised, weight = _normalise(counts, total, binary=matrix.values is None)
+    _, _, components = randomized_svd(normalised, n + 1, random_state=seed)
+    directions = components[1:].T
+    mean = np.asarray(normalised.mean(0)).ravel()
+    mean /= np.linalg.norm(mean)
+    directions = directions - np.outer(mean, mean @ directions)
+    spread = (normalised @ directions).std(0)
+    kept = spread > 1e-6 * max(spread.max(), 1e-12)
+    if not kept.any():
+        return None
+    rotation = np.linalg.qr(random.standard_normal((n_hidden, int(kept.sum()))))[0].T
+    layer = (weight[:, None] * directions[:, kept] / np.sqrt(spread[kept])) @ rotation
+    seen = counts.copy()
+    seen.data = np.log1p(seen.data) if matrix.values is not None else seen.data
+    units = seen @ layer
+    scale = units.std(0).mean()
+    return (layer / scale).astype(np.float32), (-units.mean(0) / scale).astype(np.float32)
+
+
+def _some_cells(matrix: Matrix, random: np.random.Generator) -> sp.csr_matrix:
+    """Up to `N_CELLS` rows, in their order, as float64."""
+    n = len(matrix.cells)
+    rows = np.arange(n) if n <= N_CELLS else np.sort(random.choice(n, N_CELLS, replace=False))
+    starts, lengths = matrix.indptr[rows], np.diff(matrix.indptr)[rows]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    take = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
+    data = np.ones(take.size) if matrix.values is None else matrix.values[take].astype(np.float64)
+    return sp.csr_matrix((data, matrix.indices[take], indptr), shape=(len(rows), matrix.n_features))
+
+
+def _normalise(counts: sp.csr_matrix, total: np.ndarray, *, binary: bool) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Cells at the median total, logged (counts) or weighted by idf (0/1); and each feature's weight."""
+    median = np.median(total)
+    levelled = (sp.diags(median / total) @ counts).tocsr()
+    if not binary:
+        levelled.data = np.log1p(levelled.data)
+        return levelled, np.ones(counts.shape[1])
+    detected = np.maximum(np.asarray(counts.sum(0)).ravel(), 1)
+    weight = np.log1p(SCALE * counts.shape[0] / detected / median)
+    return (levelled @ sp.diags(weight)).tocsr(), weight
