@@ -5,8 +5,8 @@
 Runs the pipeline on the simulated mosaic of tests/data, then the tasks of that run again: each task's own `.command.sh`
 in its own image by a bare `podman run`, started as soon as the tasks whose files it reads are done, with as many
 processors in use as the local executor gave. The two take turns, so that a machine with other work disturbs both alike.
-The model is trained for two epochs and sampled ten times: steps that run long would hide what Nextflow costs. Prints
-both medians and the ratio. The images must be there (`make images`).
+The model is trained for two epochs: steps that run long would hide what Nextflow costs. Prints both medians and the
+ratio. The images must be there (`make images`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SMALL = ["--max_epochs", "2", "--posterior_samples", "10"]
+SMALL = ["--max_epochs", "2"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
 
 
