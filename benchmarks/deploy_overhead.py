@@ -72,7 +72,7 @@ def read_tasks(folder: Path) -> list[Task]:
         links = (path.resolve() for path in work.rglob("*") if path.is_symlink())
         depth = len((folder / "work").parts) + 2
         inside = {Path(*link.parts[:depth]) for link in links if link.is_relative_to(folder / "work")}
-        image = re.search(r"(\S+multivi-nf-\w+:\S+)", script)
+        image = re.search(r"([\w./:-]+/multivi-nf-\w+:[\w.]+)", script)
         cpus = re.search(r"OMP_NUM_THREADS=(\d+)", (work / ".command.sh").read_text())
         environment = re.findall(r'^export (MULTIVI_NF_VERSION="?[^"\n]+)', script, re.MULTILINE)
         tasks.append(
