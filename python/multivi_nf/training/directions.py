@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.utils.extmath import randomized_svd
 
 from multivi_nf.training.source import Matrix
 
@@ -46,6 +45,8 @@ def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.nda
     (n_features, n_hidden) float32 weight for the encoder's input, log(1 + count) or 0/1, and (n_hidden,) float32 bias;
     units have variance 1 on average and mean 0. None where there are too few cells or features for a direction.
     """
+    from sklearn.utils.extmath import randomized_svd  # dear to import, and only new models need it
+
     random = np.random.default_rng(seed)
     counts = _some_cells(matrix, random)
     total = np.asarray(counts.sum(1)).ravel()

@@ -18,9 +18,10 @@ def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.
     """Split cells into train, validation and calibration, stratified by modalities and batch.
 
     Calibration takes 10 % of the cells of each combination of two or more modalities (a direction is calibrated on its
-    own pairs), at least 100 where that is no more than 20 % of them: with few pairs, they are worth more in training. Validation takes 10 % of all other cells, at
-    most 10,000 (beyond that the loss is known to far better than an epoch changes it). Each stratum of (modalities,
-    batch) gives its share by largest remainder, and keeps at least one cell for training.
+    own pairs), at least 100 where that is no more than 20 % of them: with few pairs, they are worth more in training.
+    Validation takes 10 % of all other cells, at most 10,000 (beyond that the loss is known to far better than an epoch
+    changes it). Each stratum of (modalities, batch) gives its share by largest remainder, and keeps at least one cell
+    for training.
 
     Parameters
     ----------
