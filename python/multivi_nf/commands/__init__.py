@@ -93,8 +93,10 @@ def write_resources(path: Path, step: str, seconds: float) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one step and leave with its exit code: 0 done, 2 wrong input, 1 a bug, 75 stopped after a checkpoint."""
     started = time.monotonic()
-    # torch's threads otherwise wait by spinning: on a machine that others use too, training took four times the time
+    # Between two loops torch's threads wait by spinning, which on a machine that others use too made training take four
+    # times the time; asleep at once, they made two threads slower than one on an idle machine. So they spin briefly.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)
     try:
