@@ -48,13 +48,15 @@ def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.nda
     from sklearn.utils.extmath import randomized_svd  # dear to import, and only new models need it
 
     random = np.random.default_rng(seed)
-    counts = _some_cells(matrix, random)
+    n_cells, binary = len(matrix.cells), matrix.values is None
+    some = np.arange(n_cells) if n_cells <= N_CELLS else np.sort(random.choice(n_cells, N_CELLS, replace=False))
+    counts = matrix.rows(some)
     total = np.asarray(counts.sum(1)).ravel()
     counts, total = counts[total > 0], total[total > 0]
     n = min(N_DIRECTIONS, n_hidden, min(counts.shape) - 2)
     if n < 1:
         return None
-    normalised, weight = _normalise(counts, total, binary=matrix.values is None)
+    normalised, weight = _normalise(counts, total, binary=binary)
     _, _, components = randomized_svd(normalised, n + 1, random_state=seed)
     directions = components[1:].T
     mean = np.asarray(normalised.mean(0)).ravel()
@@ -66,22 +68,9 @@ def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.nda
         return None
     rotation = np.linalg.qr(random.standard_normal((n_hidden, int(kept.sum()))))[0].T
     layer = (weight[:, None] * directions[:, kept] / np.sqrt(spread[kept])) @ rotation
-    seen = counts.copy()
-    seen.data = np.log1p(seen.data) if matrix.values is not None else seen.data
-    units = seen @ layer
+    units = (counts if binary else counts.log1p()) @ layer
     scale = units.std(0).mean()
     return (layer / scale).astype(np.float32), (-units.mean(0) / scale).astype(np.float32)
-
-
-def _some_cells(matrix: Matrix, random: np.random.Generator) -> sp.csr_matrix:
-    """Up to `N_CELLS` rows, in their order, as float64."""
-    n = len(matrix.cells)
-    rows = np.arange(n) if n <= N_CELLS else np.sort(random.choice(n, N_CELLS, replace=False))
-    starts, lengths = matrix.indptr[rows], np.diff(matrix.indptr)[rows]
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    take = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
-    data = np.ones(take.size) if matrix.values is None else matrix.values[take].astype(np.float64)
-    return sp.csr_matrix((data, matrix.indices[take], indptr), shape=(len(rows), matrix.n_features))
 
 
 def _normalise(counts: sp.csr_matrix, total: np.ndarray, *, binary: bool) -> tuple[sp.csr_matrix, np.ndarray]:

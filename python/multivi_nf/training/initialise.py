@@ -8,7 +8,7 @@ import torch
 from multivi_nf.model import MultiVI
 from multivi_nf.training.describe import feature_means
 from multivi_nf.training.directions import first_layer
-from multivi_nf.training.source import Matrix, Source
+from multivi_nf.training.source import Source
 
 PRIOR_CELLS = 100
 """Cells per batch to which the background mixture is fitted, as in totalVI."""
@@ -59,7 +59,7 @@ def protein_background(source: Source, batches: tuple[str, ...]) -> tuple[np.nda
             panel = np.ones(n, dtype=bool)
             if source.panel is not None and name in source.panel.index:
                 panel = source.panel.loc[name].to_numpy()
-            mean[i], sd[i] = _background_of(np.log1p(_dense(matrix, rows)[:, panel]))
+            mean[i], sd[i] = _background_of(np.log1p(matrix.rows(rows).toarray()[:, panel]))
     measured = ~np.isnan(mean[:, 0])
     mean[~measured], sd[~measured] = mean[measured].mean(0), sd[measured].mean(0)
     return mean, sd
@@ -81,12 +81,3 @@ def _background_of(logs: np.ndarray) -> tuple[float, float]:
         lows.append(float(mixture.means_[low, 0]))
         spreads.append(float(np.sqrt(mixture.covariances_[low, 0, 0])))
     return float(np.mean(lows)), max(float(np.sqrt(np.mean(np.square(spreads)))), 0.05)
-
-
-def _dense(matrix: Matrix, rows: np.ndarray) -> np.ndarray:
-    """Some rows as a dense table."""
-    out = np.zeros((rows.size, matrix.n_features))
-    for i, row in enumerate(rows):
-        span = slice(matrix.indptr[row], matrix.indptr[row + 1])
-        out[i, matrix.indices[span]] = matrix.values[span]
-    return out

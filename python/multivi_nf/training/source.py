@@ -60,6 +60,14 @@ class Matrix:
         """Number of columns."""
         return len(self.var)
 
+    def rows(self, chosen: np.ndarray) -> sparse.csr_matrix:
+        """(n_chosen, n_features) float64 counts of some rows, in the order given."""
+        lengths = np.diff(self.indptr)[chosen]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        take = np.repeat(self.indptr[chosen] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        data = np.ones(take.size) if self.values is None else self.values[take].astype(np.float64)
+        return sparse.csr_matrix((data, self.indices[take], indptr), shape=(len(chosen), self.n_features))
+
 
 @dataclass
 class Source:
