@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from quality_common import keeping, parser, read_options, show, threads
+from quality_held_out import true_means
 from quality_peers import CACHE, padded
 
 from multivi_nf.evaluation.metrics import calls_against_truth
@@ -58,20 +59,6 @@ def world(cells: int, genes: int, peaks: int, seed: int) -> tuple[Split, Truth, 
     return split, truth, split.mosaic.obs["type"].dropna()
 
 
-def true_means(split: Split, truth: Truth, modality: str, cells: pd.Index) -> pd.Series:
-    """Mean of a group on the scale of `impute`: over its cells, and over sites as cells that measured it are."""
-    part, features = split.mosaic[modality], truth.features[modality]
-    frame = truth.genes if modality == "rna" else truth.peaks
-    states = truth.states[truth.rows(cells)]
-    total = 0.0
-    for site, name in enumerate(("site_1", "site_2")):
-        share = features.proportions(states, np.full(len(states), site))
-        if modality == "atac":  # seen open at the median number of fragments in peaks
-            share = -np.expm1(-np.median(np.asarray(part.layers["counts"].sum(1))) * share)
-        total = total + (part.obs["batch"] == name).mean() * share.mean(0)
-    return pd.Series(total * (1e4 if modality == "rna" else 1.0), frame.index).reindex(part.var_names)
-
-
 def contrasts(split: Split) -> dict[str, dict]:
     """Name to modality, groups, cells, and who is in the groups."""
     types = split.mosaic.obs["type"]
@@ -85,16 +72,34 @@ def contrasts(split: Split) -> dict[str, dict]:
     return out
 
 
-def score(table: pd.DataFrame, effect: np.ndarray) -> dict[str, float]:
-    """One row: calls with and without the replicates' test, ranking, coverage of the true effect."""
+def true_effects(split: Split, truth: Truth, contrast: dict, types: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Effects of all features as `differential` means them; and the same with ambient RNA in both groups."""
+    part, rna = split.mosaic[contrast["modality"]], contrast["modality"] == "rna"
+    depth = 1.0 if rna else float(np.median(np.asarray(part.layers["counts"].sum(1))))  # fragments in peaks
+    groups = [types.index[types == side] for side in contrast["pair"]]
+    a, b = (true_means(truth, split, contrast["modality"], cells, depth).mean(0) for cells in groups)
+    if not rna:
+        return (pd.Series(a - b, part.var_names),) * 2
+    soup = true_means(truth, split, "rna", split.mosaic.obs_names).mean(0)
+    share = truth.cells["ambient"].mean()
+    diluted = np.log2(((1 - share) * a + share * soup) / ((1 - share) * b + share * soup))
+    return pd.Series(np.log2(a / b), part.var_names), pd.Series(diluted, part.var_names)
+
+
+def score(table: pd.DataFrame, effect: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """One row: calls with and without the replicates' test, ranking, coverage of the true effect.
+
+    `measured` is the effect with ambient RNA in both groups, which no method here takes away.
+    """
     true = np.abs(effect) > table["delta"].to_numpy()
     found = calls_against_truth(-np.arange(len(table)), table["significant"], true)
     alone = calls_against_truth(-np.arange(len(table)), table["fdr"] <= 0.05, true)
-    inside = (table["effect_lower"] <= effect) & (effect <= table["effect_upper"])
+    inside, also = ((table["effect_lower"] <= e) & (e <= table["effect_upper"]) for e in (effect, measured))
     return {
         "fdr": found["fdr"], "recall": found["recall"], "fdr_without_replicates": alone["fdr"],
         "recall_without_replicates": alone["recall"], "average_precision": found["average_precision"],
         "base_rate": found["base_rate"], "coverage": inside.mean(), "coverage_of_true": inside[true].mean(),
+        "coverage_with_ambient": also.mean(),
         "slope": np.polyfit(effect, table["effect"], 1)[0], "out_of_support": table["out_of_support"].iloc[0],
     }  # fmt: skip
 
@@ -147,10 +152,10 @@ def main() -> None:
                 model, data, one["modality"], groupby="type", target=one["pair"][0], reference=one["pair"][1],
                 cells=cells, replicate="replicate", calibration=calibration, seed=seed,
             )  # fmt: skip
-            a, b = (true_means(split, truth, one["modality"], types.index[types == side]) for side in one["pair"])
-            effect = (np.log2(a / b) if one["modality"] == "rna" else a - b)[table["feature"]].to_numpy()
-            rows[name] = score(table, effect)
-            true = pd.Series(np.abs(effect) > table["delta"].to_numpy(), table["feature"])[a.index].to_numpy()
+            effect, measured = true_effects(split, truth, one, types)
+            rows[name] = score(table, effect[table["feature"]].to_numpy(), measured[table["feature"]].to_numpy())
+            delta = table.set_index("feature")["delta"][effect.index]
+            true = (effect.abs() > delta).to_numpy()
             beside[name] = {
                 key.partition("/")[2]: calls_against_truth(evidence, true, true)["average_precision"]
                 for key, evidence in theirs.items()

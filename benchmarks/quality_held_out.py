@@ -71,6 +71,22 @@ def held_out(data: str, kind: str, seed: int, cells: int = 0) -> HeldOut:
     return HeldOut(batches_held_out(complete, shows), complete, labels, truth)
 
 
+def true_means(truth: Truth, split: Split, modality: str, cells: pd.Index, depth: float = 1.0) -> np.ndarray:
+    """(n_cells, n_features) true means on the scale of `impute`: averaged over sites, weighted by measured cells.
+
+    :meth:`Truth.expression` leaves site effects out, but the reference mixture decodes under the sites there are.
+    """
+    part, features = split.mosaic[modality], truth.features[modality]
+    names = (truth.genes if modality == "rna" else truth.peaks).index.get_indexer(part.var_names)
+    states = truth.states[truth.rows(cells)]
+    total = np.zeros((len(states), len(names)))
+    for site, name in enumerate(("site_1", "site_2")):
+        share = features.proportions(states, np.full(len(states), site))[:, names]
+        value = 1e4 * share / share.sum(1, keepdims=True) if modality == "rna" else -np.expm1(-depth * share)
+        total += (part.obs["batch"] == name).mean() * value
+    return total
+
+
 # ---- predicted distributions at the hidden counts --------------------------------------------------------------------
 
 
