@@ -78,31 +78,32 @@ def sure_and_wrong(sd, mean, truth, smooth) -> dict[str, float]:
     }  # fmt: skip
 
 
-def sums_covered(model, held: HeldOut, modality: str, cells: pd.Index, counts: np.ndarray, calibration) -> dict:
+def sums_covered(model, held: HeldOut, modality: str, found, counts: np.ndarray, calibration) -> dict[str, float]:
     """Share of sums of counts over 50 neighbours within the interval of their mean and the counts' own noise.
 
     The errors of neighbours are taken to go together (their values come from the same part of the decoder), so the
     standard deviation of a sum's mean is the sum of standard deviations.
     """
-    found = embed(model, held.split.mosaic)
-    place = pd.DataFrame(found.mean, held.split.mosaic.obs_names).loc[cells].to_numpy()
+    cells = found.obs_names
+    place = pd.DataFrame(embed(model, held.split.mosaic).mean, held.split.mosaic.obs_names).loc[cells].to_numpy()
     seeds = np.random.default_rng(0).permutation(len(cells))[: len(cells) // 4]
     near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(cells))).fit(place).kneighbors(place[seeds])[1]
-    mean, sd, noise = (np.empty(counts.shape) for _ in range(3))
+    mean, noise = np.empty(counts.shape), np.empty(counts.shape)
     for rows, draws, mixture in distributions(model, held, modality, cells, calibration):
-        components = mixture.mean * mixture.weight
-        mean[rows] = components.sum(0) * (1 - mixture.zero)
+        mean[rows] = (mixture.mean * mixture.weight).sum(0) * (1 - mixture.zero)
         second = (mixture.weight * (mixture.mean**2 * (1 + 1 / mixture.theta) + mixture.mean)).sum(0)
-        total = second * (1 - mixture.zero) - mean[rows] ** 2
-        size = mean[rows] / np.maximum(draws.mean(0), 1e-12)
-        sd[rows] = draws.std(0, ddof=1) * (size if modality == "rna" else 1)
-        noise[rows] = np.maximum(total - sd[rows] ** 2, mean[rows])
+        size = mean[rows] / np.maximum(draws.mean(0), 1e-12) if modality == "rna" else 1.0
+        beyond = second * (1 - mixture.zero) - mean[rows] ** 2 - (size * draws.std(0)) ** 2
+        noise[rows] = np.maximum(beyond, mean[rows])
+    sd = np.asarray(found.layers["sd"]) * (mean / np.maximum(np.asarray(found.X), 1e-12) if modality == "rna" else 1.0)
     off = counts[near].sum(1) - mean[near].sum(1)
     large = mean[near].sum(1) >= LEAST_COUNTS
     spread, own = sd[near].sum(1), np.sqrt(noise[near].sum(1))
-    row = {"sums": (np.abs(off) <= 1.96 * np.hypot(spread, own))[large].mean()}
-    row["sums, counts' noise alone"] = (np.abs(off) <= 1.96 * own)[large].mean()
-    return row
+    return {
+        "sums": (np.abs(off) <= 1.96 * np.hypot(spread, own))[large].mean(),
+        "sums, counts' noise alone": (np.abs(off) <= 1.96 * own)[large].mean(),
+        "sums, sd of log error": np.sqrt(max(np.mean(((off**2 - own**2) / mean[near].sum(1) ** 2)[large]), 0)),
+    }
 
 
 def score(model, held: HeldOut, modality: str, calibration, cells: pd.Index) -> dict[str, float]:
@@ -119,7 +120,7 @@ def score(model, held: HeldOut, modality: str, calibration, cells: pd.Index) -> 
     if modality == "rna":
         smooth = scale * smoothed_truth(held.complete, modality, pd.Index(origin), found.var_names)
         row |= sure_and_wrong(sd, mean, truth, smooth)
-    row |= sums_covered(model, held, modality, cells, counts, calibration)
+    row |= sums_covered(model, held, modality, found, counts, calibration)
     if held.truth is not None:
         real = true_means(held.truth, split, modality, pd.Index(origin))
         row |= ranked(sd, mean, real, "true means")

@@ -35,12 +35,16 @@ class Assessment:
         measured or no reference is stored.
     calibrated
         Every imputed cell's direction was calibrated.
+    mean_error
+        Rows of cells with the error of the log mean that neighbours share: (rows, log means, standard deviations) for
+        each calibrated direction.
     """
 
     temperature: np.ndarray
     outside: np.ndarray
     support_p: np.ndarray
     calibrated: bool
+    mean_error: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
 @dataclass
@@ -141,6 +145,8 @@ class Calibration:
             found.calibrated &= entry is not None
             if entry is not None:
                 found.temperature[rows] = float(entry["temperature"])
+                if (error := entry.get("mean_sd")) is not None:
+                    found.mean_error.append((rows, np.asarray(error["log_mean"]), np.asarray(error["sd"])))
             if self.support is not None and self.support.knows(sources, target):
                 p, widening = self.support.score(data, index[rows], sources, target)
                 found.support_p[rows] = p

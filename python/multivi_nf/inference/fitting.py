@@ -43,6 +43,7 @@ MAX_FEATURES = 500
 TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
 FACTORS = (0.05, 20.0)
 GROUP_CELLS = 50
+NEAR = 5
 DECILES = 10
 
 
@@ -283,7 +284,7 @@ class _Direction:
         entry = {"calibrated": True, "n_cells": self.n_cells, "temperature": temperature, "dispersion_factor": factor}
         entry.update(self._report(1.0, 1.0, "before"))
         entry.update(self._report(temperature, factor, "after"))
-        entry["effect_sd"] = self._effect_error(temperature)
+        entry["effect_sd"], entry["mean_sd"] = self._effect_error(temperature), self._mean_error(temperature)
         if conformal and self.target != "atac":
             _, mixture = self.predict(temperature)
             entry["conformal"] = conformal_widths(_scaled(mixture, factor), self.data.counts)
@@ -377,6 +378,39 @@ class _Direction:
         # a decile is too small to prove that its effects are free of error: the overall value is the least
         overall_sd = float(np.sqrt(max((excess * weight).sum() / weight.sum(), 0.0)))
         return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(one, overall_sd) for one in sd]}
+
+    def _mean_error(self, temperature: float) -> dict[str, list[float]]:
+        """Standard deviation of the error of imputed log means that neighbours share, by feature mean.
+
+        No spread of z shows the decoder's error, and no log score of single counts can tell it from over-dispersion.
+        But the residuals of two neighbours (in the latent space of the sources) have no noise in common: the mean of
+        their products, over that of the products of their expected counts, is the variance of the relative error of
+        both. Features are weighted by the precision of that ratio.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        draws, mixture = self.predict(temperature)
+        value = draws.mean(axis=0)
+        expected = value * self.data.size[:, None] if mixture is None else (mixture.mean * mixture.weight).sum(axis=0)
+        residual = self.data.counts - expected
+        n_near = min(NEAR, len(self.cells) - 1)
+        near = NearestNeighbors(n_neighbors=n_near).fit(self.latent).kneighbors(return_distance=False)
+        shared, scale = (
+            sum((one * one[near[:, k]]).sum(axis=0, dtype=np.float64) for k in range(n_near))
+            for one in (residual, expected)
+        )
+        mean = expected.mean(axis=0, dtype=np.float64) + 1e-6
+        theta = POISSON_THETA if mixture is None else mixture.theta.mean(axis=0)
+        weight = 1 / (mean * (1 + mean / theta)) ** 2
+        level = np.log(np.maximum(value.mean(axis=0), 1e-12))
+        parts = np.array_split(np.argsort(level), DECILES)
+
+        def sd(at: np.ndarray) -> float:
+            return float(np.sqrt(max((shared[at] * weight[at]).sum() / (scale[at] * weight[at]).sum(), 0.0)))
+
+        # a decile is too small to prove that its means are free of error: the overall value is the least
+        overall = sd(np.arange(len(level)))
+        return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(sd(p), overall) for p in parts]}
 
 
 def _scaled(mixture: Mixture, factor: float) -> Mixture:

@@ -24,7 +24,7 @@ from multivi_nf.inference.calibration import Assessment, Calibration
 from multivi_nf.inference.decode import TILE, Codes, Decoder, median_depth
 from multivi_nf.inference.embedding import cells_of, device_of, draw, posteriors, tempered
 from multivi_nf.inference.gathering import Store, new_store
-from multivi_nf.inference.moments import check_interval, moments
+from multivi_nf.inference.moments import TINY, check_interval, moments, with_mean_error
 from multivi_nf.inference.posterior import BLOCK, blocks, cell_keys, normals
 from multivi_nf.inference.predictive import Predictive
 from multivi_nf.inference.progress import progress
@@ -239,6 +239,11 @@ def _summarise(
         values = values[:, torch.as_tensor(columns, device=values.device)]
     draws = np.ascontiguousarray(values.cpu().numpy().reshape(n_draws, -1, len(columns)))
     found = moments(draws, request.interval)
+    for rows, level, sd in request.assessment.mean_error:
+        at = rows[(rows >= cells.start) & (rows < cells.stop)] - cells.start
+        if at.size:
+            sd = np.interp(np.log(np.maximum(found.mean[at], TINY)), level, sd)
+            with_mean_error(found, at, sd, request.interval, 1.0 if request.decoder.modality == "atac" else np.inf)
     out["X"][:, to], out["sd"][:, to] = found.mean, found.sd
     out["lower"][:, to], out["upper"][:, to] = found.lower, found.upper
     if request.predictive:

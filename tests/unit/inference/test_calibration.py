@@ -9,6 +9,7 @@ from inference_helpers import make_model, make_mosaic, with_split
 
 from multivi_nf.errors import InputError
 from multivi_nf.inference import Calibration, calibrate, differential, impute
+from multivi_nf.inference.fitting import _Direction, _Target
 from multivi_nf.inference.support import Support
 from multivi_nf.training.data import MosaicData
 
@@ -70,6 +71,39 @@ def test_dispersion_factor_widens_predicted_counts(paired):
     np.testing.assert_array_equal(plain.X, other.X)
     assert other[rows].layers["predicted_upper"].mean() > plain[rows].layers["predicted_upper"].mean()
     np.testing.assert_array_equal(other[~rows].layers["predicted_upper"], plain[~rows].layers["predicted_upper"])
+
+
+def test_error_of_the_mean_widens_imputed_cells_only(paired):
+    mosaic, model = paired
+    entry = {"calibrated": True, "temperature": 1.0, "mean_sd": {"log_mean": [0.0, 9.0], "sd": [0.3, 0.3]}}
+    noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
+    plain, wide = (impute(model, mosaic, "rna", features="all", calibration=c) for c in (None, noisy))
+    rows = ~plain.obs["measured"].to_numpy()
+    np.testing.assert_array_equal(plain.X, wide.X)
+    expected = np.hypot(plain[rows].layers["sd"], 0.3 * plain[rows].X)
+    np.testing.assert_allclose(wide[rows].layers["sd"], expected, rtol=1e-5)
+    assert (wide[rows].layers["lower"] < plain[rows].layers["lower"]).all()
+    np.testing.assert_array_equal(plain[~rows].layers["upper"], wide[~rows].layers["upper"])
+
+
+def test_error_that_neighbours_share_is_found_from_their_residuals():
+    """Overdispersed counts of cells whose predicted means are wrong by 0.4, alike in all cells of a group."""
+    rng = np.random.default_rng(0)
+    n, m, groups = 300, 200, 30
+    group = np.arange(n) % groups
+    value = np.broadcast_to(rng.lognormal(0, 1, m), (n, m))
+    wrong = np.exp(rng.normal(0, 0.4, (groups, m)) - 0.08)[group]
+    counts = rng.poisson(value * wrong * rng.gamma(2.0, 0.5, (n, m))).astype(float)
+    found = []
+    for latent in (rng.normal(size=(groups, 5))[group] + rng.normal(0, 0.01, (n, 5)), rng.normal(size=(n, 5))):
+        direction = object.__new__(_Direction)
+        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n))
+        direction.latent = latent
+        direction.predict = lambda temperature: (value[None], None)
+        found.append(np.mean(direction._mean_error(1.0)["sd"]))
+    # a factor exp(N(0, 0.4) - 0.08) has mean 1 and a standard deviation of 0.417
+    assert abs(found[0] - 0.417) < 0.06
+    assert found[1] < 0.2
 
 
 def test_few_pairs_are_said(paired):
