@@ -81,28 +81,28 @@ def sure_and_wrong(sd, mean, truth, smooth) -> dict[str, float]:
 def sums_covered(model, held: HeldOut, modality: str, found, counts: np.ndarray, calibration) -> dict[str, float]:
     """Share of sums of counts over 50 neighbours within the interval of their mean and the counts' own noise.
 
-    The errors of neighbours are taken to go together (their values come from the same part of the decoder), so the
-    standard deviation of a sum's mean is the sum of standard deviations.
+    Draws of z are each cell's own, so their variances add up; what calibration adds to the sd is the error that
+    neighbours share, so there standard deviations add up.
     """
     cells = found.obs_names
     place = pd.DataFrame(embed(model, held.split.mosaic).mean, held.split.mosaic.obs_names).loc[cells].to_numpy()
     seeds = np.random.default_rng(0).permutation(len(cells))[: len(cells) // 4]
     near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(cells))).fit(place).kneighbors(place[seeds])[1]
-    mean, noise = np.empty(counts.shape), np.empty(counts.shape)
+    mean, own, noise, all_sd = (np.empty(counts.shape) for _ in range(4))
     for rows, draws, mixture in distributions(model, held, modality, cells, calibration):
         mean[rows] = (mixture.mean * mixture.weight).sum(0) * (1 - mixture.zero)
         second = (mixture.weight * (mixture.mean**2 * (1 + 1 / mixture.theta) + mixture.mean)).sum(0)
         size = mean[rows] / np.maximum(draws.mean(0), 1e-12) if modality == "rna" else 1.0
-        beyond = second * (1 - mixture.zero) - mean[rows] ** 2 - (size * draws.std(0)) ** 2
-        noise[rows] = np.maximum(beyond, mean[rows])
-    sd = np.asarray(found.layers["sd"]) * (mean / np.maximum(np.asarray(found.X), 1e-12) if modality == "rna" else 1.0)
-    off = counts[near].sum(1) - mean[near].sum(1)
-    large = mean[near].sum(1) >= LEAST_COUNTS
-    spread, own = sd[near].sum(1), np.sqrt(noise[near].sum(1))
+        own[rows], all_sd[rows] = size * draws.std(0, ddof=1), size * np.asarray(found.layers["sd"])[rows]
+        noise[rows] = np.maximum(second * (1 - mixture.zero) - mean[rows] ** 2 - own[rows] ** 2, mean[rows])
+    shared = np.sqrt(np.maximum(all_sd**2 - own**2, 0))
+    off, large = counts[near].sum(1) - mean[near].sum(1), mean[near].sum(1) >= LEAST_COUNTS
+    noise = np.sqrt(noise[near].sum(1))
+    spread = np.hypot(np.sqrt((own**2)[near].sum(1)), shared[near].sum(1))
     return {
-        "sums": (np.abs(off) <= 1.96 * np.hypot(spread, own))[large].mean(),
-        "sums, counts' noise alone": (np.abs(off) <= 1.96 * own)[large].mean(),
-        "sums, sd of log error": np.sqrt(max(np.mean(((off**2 - own**2) / mean[near].sum(1) ** 2)[large]), 0)),
+        "sums": (np.abs(off) <= 1.96 * np.hypot(spread, noise))[large].mean(),
+        "sums, counts' noise alone": (np.abs(off) <= 1.96 * noise)[large].mean(),
+        "sums, sd of log error": np.sqrt(max(np.mean(((off**2 - noise**2) / mean[near].sum(1) ** 2)[large]), 0)),
     }
 
 

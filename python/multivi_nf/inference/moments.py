@@ -140,6 +140,13 @@ def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = N
     return Moments(mean, sd, lower if interval is not None else None, upper if interval is not None else None)
 
 
+def towards(found: Moments, rows: np.ndarray, target: np.ndarray, share: float) -> None:
+    """Draw some rows towards fixed values, in place: a weighted mean of every draw and (n_features,) `target`."""
+    for values in (found.mean, found.lower, found.upper):
+        values[rows] = (1 - share) * values[rows] + share * target
+    found.sd[rows] *= 1 - share
+
+
 def with_mean_error(found: Moments, rows: np.ndarray, sd: np.ndarray, interval: float, largest: float) -> None:
     """Add an error of the log mean to some rows, in place: its variance to theirs, half-widths on the logarithm.
 
