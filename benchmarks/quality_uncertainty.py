@@ -126,6 +126,10 @@ def score(model, held: HeldOut, modality: str, calibration, cells: pd.Index) -> 
         row |= ranked(sd, mean, real, "true means")
         lower, upper = np.asarray(found.layers["lower"]), np.asarray(found.layers["upper"])
         row["true means"] = ((lower <= real) & (real <= upper)).mean()
+        soup = true_means(held.truth, split, modality, pd.Index(split.origin)).mean(0)
+        share = held.truth.cells["ambient"].mean()  # ambient RNA, which nothing here takes away
+        diluted = (1 - share) * real + share * soup
+        row["true means with ambient RNA"] = ((lower <= diluted) & (diluted <= upper)).mean()
         row["log error"] = np.sqrt(np.mean((np.log(mean) - np.log(real)) ** 2))
         row["log sd"] = np.sqrt(np.mean((sd / mean) ** 2))
     return row
