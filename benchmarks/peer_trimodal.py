@@ -59,7 +59,8 @@ def wnn(parts: dict[str, anndata.AnnData], settings: dict) -> dict[str, np.ndarr
         muon.pp.l2norm(part, rep="X_pca")  # as Seurat does, and muon advises
         sc.pp.neighbors(part, n_neighbors=15, use_rep="X_pca", random_state=settings["seed"])
     joined = mudata.MuData(parts)
-    muon.pp.neighbors(joined, n_neighbors=15, key_added="wnn", random_state=settings["seed"])
+    many = min(200, joined.n_obs - 2)  # muon's default of 200 runs out of memory bounds with fewer cells
+    muon.pp.neighbors(joined, n_neighbors=15, n_multineighbors=many, key_added="wnn", random_state=settings["seed"])
     graph = sp.triu(joined.obsp["wnn_connectivities"].maximum(joined.obsp["wnn_connectivities"].T)).tocoo()
     cells = joined.obs_names.to_numpy().astype("U")
     return {"cells": cells, "edges": np.stack([graph.row, graph.col], 1), "weights": graph.data}

@@ -123,8 +123,9 @@ def main() -> None:
                 for cross in (0.0, 0.5):
                     extra = {"fusion": fusion, "cross_reconstruction": cross}
                     model, seconds = fit(reference, seed, **(extra | read_options(options.set)))
-                    rows[f"{fusion}, {cross:g}"] = score(model, reference, queries, labels, base, counts)
-                    rows[f"{fusion}, {cross:g}"]["cpu_seconds"] = seconds
+                    found = score(model, reference, queries, labels, base, counts) | {"cpu_seconds": seconds}
+                    rows[f"{fusion}, {cross:g}"] = found
+                    print(f"{fusion}, {cross:g}:", {name: round(value, 3) for name, value in found.items()}, flush=True)
             n = f"{len(reference.origin)} cells, {queries.n_obs} queries"
             show(f"fusions, {data}, {n}, seed {seed}; mean profile: {base}", rows)
 
