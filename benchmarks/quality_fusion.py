@@ -91,7 +91,7 @@ def view(model: MultiVI, data: MosaicData, shown: str, counts: dict[str, np.ndar
         for m in BOTH:
             each = [decoded(model, m, one, minibatch.batch, counts[m][part]) for one in z]
             scores[m].append(logsumexp(each, axis=0) - np.log(DRAWS))
-    return np.concatenate(place), {m: np.concatenate(s).mean() for m, s in scores.items()}
+    return np.concatenate(place), {m: float(np.concatenate(s).mean()) for m, s in scores.items()}
 
 
 def score(model: MultiVI, reference: Split, queries: mudata.MuData, labels, base, counts) -> dict[str, float]:
