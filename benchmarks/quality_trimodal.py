@@ -132,6 +132,7 @@ def main() -> None:
                 if options.peer:
                     found = peers(options.peer, split, types, name == "full", seed)
                     rows |= {f"{name}: {peer}": row for peer, row in found.items()}
+                print({key: row for key, row in rows.items() if key.startswith(name)}, flush=True)
             show(f"three modalities, {len(types)} cells, site effect {effect:g}, seed {seed}", rows)
 
 
