@@ -25,6 +25,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = ["--max_epochs", "2"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+SAYING_WHY = QUIET | {"stderr": subprocess.PIPE, "text": True}
 
 
 @dataclass(frozen=True)
@@ -91,24 +92,33 @@ def start(task: Task, folder: Path) -> subprocess.Popen:
     """Start a task's command as Nextflow wrote it, without Nextflow."""
     inner = f"export PATH={REPOSITORY}/bin:$PATH; cd '{task.work}' && exec bash -e -u -o pipefail .command.sh"
     if task.image is None:
-        return subprocess.Popen(["bash", "-c", inner], **QUIET)
+        return subprocess.Popen(["bash", "-c", inner], **SAYING_WHY)
     mounts = [word for place in {folder, REPOSITORY} for word in ("-v", f"{place}:{place}")]
     variables = [word for value in task.environment for word in ("-e", value.replace('"', ""))]
     options = ["--rm", "--network", "none", "-u", f"{os.getuid()}:{os.getgid()}", *mounts, *variables]
-    return subprocess.Popen(["podman", "run", *options, task.image, "bash", "-c", inner], **QUIET)
+    return subprocess.Popen(["podman", "run", *options, task.image, "bash", "-c", inner], **SAYING_WHY)
+
+
+def remove_outputs(work: Path) -> None:
+    """Leave a task's folder as Nextflow hands it over: steps refuse to write over what is there."""
+    for path in work.iterdir():
+        staged = path.is_symlink() or any(inside.is_symlink() for inside in path.rglob("*"))
+        if path.name.startswith(".command") or staged:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def by_hand(tasks: list[Task], folder: Path, cpus: int) -> float:
     """Wall seconds of the same commands, each started when what it reads is there and processors are free."""
-    for task in tasks:  # outputs of the run before
-        shutil.rmtree(task.work / "model", ignore_errors=True)
+    for task in tasks:
+        remove_outputs(task.work)
     waiting, running, done = list(tasks), {}, set()
     started = time.monotonic()
     while waiting or running:
         for process in [process for process in running if process.poll() is not None]:
             task = running.pop(process)
             if process.returncode != 0:
-                msg = f"{task.work}: exit {process.returncode}"
+                msg = f"{task.work}: exit {process.returncode}: {process.stderr.read()[-1000:]}"
                 raise RuntimeError(msg)
             done.add(task.work)
         free = cpus - sum(task.cpus for task in running.values())

@@ -51,6 +51,22 @@ def fit(split: Split, seed: int = 0, **options) -> tuple[MultiVI, float]:
     return model, time.process_time() - started
 
 
+def keeping(folder: Path | None, name: str, split: Split, seed: int = 0, **options) -> MultiVI:
+    """A model kept in `folder` under this name, trained and kept if it is not there (always trained without a folder).
+
+    For several benchmarks of one model; the name has to say data, split and options.
+    """
+    place = folder / "-".join([name, *(f"{k}={v}" for k, v in sorted(options.items()))]) if folder else None
+    if place is not None and (place / "config.json").is_file():
+        return MultiVI.load(place)
+    model, seconds = fit(split, seed, **options)
+    print(f"{name}: trained in {seconds:.0f} CPU s, {len(model.history.rows)} epochs", flush=True)
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+        model.save(place)
+    return model
+
+
 def views_of(model: MultiVI, split: Split) -> Views:
     """Ours, as the scores want it."""
     found = embed(model, split.mosaic)
@@ -84,6 +100,7 @@ def parser(text: str) -> argparse.ArgumentParser:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--cells", type=int, default=0, help="only so many SNARE cells, for a quick look")
+    arguments.add_argument("--keep", type=Path, help="folder of trained models, for benchmarks that share them")
     arguments.add_argument(
         "--set",
         nargs="*",

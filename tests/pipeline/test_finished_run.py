@@ -72,7 +72,7 @@ def test_the_model(finished):
     assert {"epoch", "train_loss", "validation_loss", "seconds"} <= set(history)
     assert history["validation_loss"].iloc[-1] < history["validation_loss"].iloc[0]
     assert set(pd.read_csv(model / "split.tsv", sep="\t")["split"]) <= {"train", "validation", "calibration"}
-    assert not list((finished.outdir / "checkpoints").rglob("*.safetensors"))
+    assert not (finished.outdir / "checkpoints").exists()
 
 
 def test_imputation_of_all_cells(finished, cells):

@@ -13,7 +13,7 @@ import click
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Folder for calibration.json and support.safetensors.  [default: MODEL]",
+    help="Folder for calibration.json and the arrays beside it.  [default: MODEL]",
 )
 @click.option("--samples", type=click.IntRange(min=8), default=40, help="Posterior draws per cell.")
 @click.option(
@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Calibrate MODEL on the pairs that `train` set apart (split.tsv); MOSAIC is the one it was trained on.
 
-    Writes calibration.json and support.safetensors; `impute` and `differential` read them. Fewer than 100 pairs:
-    said, and everything downstream is marked as not calibrated.
+    Writes calibration.json, support.safetensors and, for imputed peaks, rates.safetensors; `impute` and `differential`
+    read them. Fewer than 100 pairs: said, and everything downstream is marked as not calibrated.
     """
     from multivi_nf.commands._inference import load
     from multivi_nf.inference.fitting import calibrate

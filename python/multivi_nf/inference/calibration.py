@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from multivi_nf.training.data import MosaicData
 
 MINIMUM_PAIRS = 100
+ARRAYS = ("support", "rates")
+"""Fields that are not in calibration.json."""
 
 
 @dataclass
@@ -35,17 +37,24 @@ class Assessment:
         measured or no reference is stored.
     calibrated
         Every imputed cell's direction was calibrated.
+    mean_error
+        Rows of cells with the error of the log mean that neighbours share: (rows, log means, standard deviations) for
+        each calibrated direction.
+    shrinkage
+        atac: (rows, share of the peak's own rate in the imputed value) for each calibrated direction.
     """
 
     temperature: np.ndarray
     outside: np.ndarray
     support_p: np.ndarray
     calibrated: bool
+    mean_error: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    shrinkage: list[tuple[np.ndarray, float]] = field(default_factory=list)
 
 
 @dataclass
 class Calibration:
-    """Content of calibration.json and support.safetensors.
+    """Content of calibration.json, support.safetensors and rates.safetensors.
 
     Attributes
     ----------
@@ -64,6 +73,9 @@ class Calibration:
         Sentences for the user.
     support
         References of the out-of-support score by direction.
+    rates
+        (n_peaks,) share of measured cells in which each peak is seen open at d~, towards which imputed accessibility is
+        drawn.
     """
 
     calibrated: bool = False
@@ -73,6 +85,7 @@ class Calibration:
     atac_depth: float | None = None
     notes: list[str] = field(default_factory=list)
     support: Support | None = None
+    rates: np.ndarray | None = None
 
     @classmethod
     def none(cls) -> Calibration:
@@ -87,7 +100,7 @@ class Calibration:
             return cls.none()
         try:
             values = json.loads(path.read_text())
-            found = cls(**{k: values[k] for k in values if k in cls.__dataclass_fields__ and k != "support"})
+            found = cls(**{k: values[k] for k in values if k in cls.__dataclass_fields__ and k not in ARRAYS})
         except (ValueError, TypeError) as problem:
             raise InputError(
                 f"{path} cannot be read: {problem}",
@@ -95,14 +108,30 @@ class Calibration:
                 "run `multivi-nf calibrate` again",
             ) from problem
         found.support = Support.load(Path(folder) / "support.safetensors")
+        rates = Path(folder) / "rates.safetensors"
+        if rates.is_file():
+            from safetensors.numpy import load_file
+
+            found.rates = load_file(rates)["atac"]
+        elif any(entry.get("shrinkage") for entry in found.directions.values()):
+            raise InputError(
+                f"{rates} is missing beside {path.name}",
+                "imputed accessibility cannot be drawn towards the rates of its peaks",
+                "copy the whole folder, or run `multivi-nf calibrate` again",
+            )
         return found
 
     def save(self, folder: Path) -> None:
-        """Write calibration.json and, where there are pairs, support.safetensors into a folder."""
+        """Write calibration.json and, where there are pairs, both safetensors files into a folder."""
         folder = Path(folder)
+        if self.rates is not None:
+            from safetensors.numpy import save_file
+
+            with written_whole(folder / "rates.safetensors") as temporary:
+                save_file({"atac": self.rates.astype(np.float32)}, temporary)
         if self.support is not None:
             self.support.save(folder / "support.safetensors")
-        content = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "support"}
+        content = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ARRAYS}
         with written_whole(folder / "calibration.json") as temporary:
             temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
@@ -141,6 +170,10 @@ class Calibration:
             found.calibrated &= entry is not None
             if entry is not None:
                 found.temperature[rows] = float(entry["temperature"])
+                if entry.get("shrinkage"):
+                    found.shrinkage.append((rows, float(entry["shrinkage"])))
+                if (error := entry.get("mean_sd")) is not None:
+                    found.mean_error.append((rows, np.asarray(error["log_mean"]), np.asarray(error["sd"])))
             if self.support is not None and self.support.knows(sources, target):
                 p, widening = self.support.score(data, index[rows], sources, target)
                 found.support_p[rows] = p
@@ -157,9 +190,13 @@ class Calibration:
         for name, entry in sorted(self.directions.items()):
             if entry.get("calibrated"):
                 lines.append(
-                    f"  {name}: temperature {entry['temperature']:.3g}, dispersion factor "
-                    f"{entry.get('dispersion_factor', 1.0):.3g}, log score {entry['log_score_before']:.5g} -> "
-                    f"{entry['log_score_after']:.5g} nats a value"
+                    f"  {name}: temperature {entry['temperature']:.3g}, "
+                    + (
+                        f"{entry['shrinkage']:.0%} of each peak's own rate, "
+                        if "shrinkage" in entry
+                        else f"dispersion factor {entry.get('dispersion_factor', 1.0):.3g}, "
+                    )
+                    + f"log score {entry['log_score_before']:.5g} -> {entry['log_score_after']:.5g} nats a value"
                 )
             else:
                 lines.append(f"  {name}: {entry['n_cells']} pairs, too few")

@@ -13,7 +13,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inference.calibration import Calibration
 from multivi_nf.inference.contrasts import CELLS, Contrast
 from multivi_nf.inference.decode import TILE, Decoder, median_depth
-from multivi_nf.inference.effects import TINY, Track, combined_variance, pair_variance, side
+from multivi_nf.inference.effects import TINY, Counted, Track, combined_variance, pair_variance, side
 from multivi_nf.inference.embedding import cells_of
 from multivi_nf.inference.groups import MAX_CELLS, Design, make_design, replicate_names
 from multivi_nf.inference.means import Means
@@ -183,6 +183,7 @@ class _Engine:
             out.append({
                 "cell": cell, "between": between, "extra": target.extra + reference.extra,
                 "count": np.minimum(target.count, reference.count), "freedom": np.full(len(cell), freedom),
+                "counted": [Counted.of(target, reference)],
             })  # fmt: skip
         return out
 
@@ -198,8 +199,10 @@ class _Engine:
             target, reference = (self._mean(corrected, pair, name) for name in pair)
             floors.append(self._floor(target[1:], reference[1:]))
             variance = combined_variance(error["cell"], error["between"], int(error["freedom"][0]), error["count"])
-            sd = np.sqrt(INFLATION * (variance + error["extra"]))
-            out.append(self._summary(target[0], reference[0], sd, floors[-1]))
+            halves = [one[0] + self._half_count(pair, name) for one, name in zip((target, reference), pair)]
+            log_ratio, counted = np.log(halves[0] / halves[1]), Counted.join(list(error["counted"]))
+            sd = settled_error(log_ratio, variance, error["extra"], counted)
+            out.append(self._summary(target[0], reference[0], log_ratio, sd, floors[-1]))
         if self.given is None:
             unit = "of probability" if self.difference else "log2 units"
             print(
@@ -218,6 +221,17 @@ class _Engine:
                 bottom += part.share * part.n_cells
         return np.maximum(top / bottom, TINY)
 
+    def _half_count(self, pair: tuple[str, str], name: str) -> float:
+        """Half a count on the scale of a side's mean, in proportion to its measured cells.
+
+        The variance of a log mean is that of log(x + 1/2), so its centre has to be: a decoder takes the mean of a
+        feature that few cells showed to any depth below that.
+        """
+        parts = [part for group in self.design.members(name, pair[0]) for part in self.means.parts[group.name]]
+        size = sum(part.share * float(part.own.size.sum()) for part in parts if part.own is not None)
+        measured = sum(part.share * part.n_cells for part in parts if part.own is not None)
+        return 0.5 / size * measured / sum(part.share * part.n_cells for part in parts) if size else 0.0
+
     def _floor(self, *sides: np.ndarray) -> float:
         """Half the 95th percentile of |effect| between random halves of either side."""
         apart = []
@@ -228,10 +242,10 @@ class _Engine:
         return 0.5 * float(np.quantile(np.concatenate(apart), 0.95))
 
     def _summary(
-        self, target: np.ndarray, reference: np.ndarray, sd: np.ndarray, floor: float
+        self, target: np.ndarray, reference: np.ndarray, log_ratio: np.ndarray, sd: np.ndarray, floor: float
     ) -> dict[str, np.ndarray]:
         """Posterior of the effect, on its scale, around the common level of both means."""
-        posterior = shrink(np.log(target / reference), sd)
+        posterior = shrink(log_ratio, sd)
         level = (target + reference) / 2
         center = posterior.expectation()
         mean_target, mean_reference = _split(level, center)
@@ -294,6 +308,25 @@ class _Engine:
             step = max(1, part.n_cells // 1000)
             rows.append(self.means.decoded(part, start)[::step].double().cpu().numpy())
         return np.concatenate(rows)
+
+
+def settled_error(log_ratio: np.ndarray, variance: np.ndarray, extra: np.ndarray, counted: Counted) -> np.ndarray:
+    """(n_features,) standard error of log ratios, at the counts expected at the ratios that these errors lead to.
+
+    Parameters
+    ----------
+    log_ratio, variance
+        Estimates, and their variance by the counts that each side happened to show.
+    extra
+        Variance that no count shows (imputed).
+    counted
+        Counts behind the variance.
+    """
+    ratio = np.zeros(len(log_ratio))
+    for _ in range(2):
+        sd = np.sqrt(INFLATION * (variance * counted.factor(ratio) + extra))
+        ratio = shrink(log_ratio, sd).expectation()
+    return sd
 
 
 def _split(level: np.ndarray, log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

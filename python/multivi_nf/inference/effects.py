@@ -31,12 +31,15 @@ class Side:
         (width,) variance that neither cells nor replicates show (imputed).
     count
         (width,) counts behind it; infinite where nothing was counted.
+    size
+        Summed sizes of the cells that were counted; 0 without any.
     """
 
     influence: dict[str, np.ndarray]
     cell: np.ndarray
     extra: np.ndarray
     count: np.ndarray
+    size: float = 0.0
 
 
 @dataclass
@@ -96,7 +99,7 @@ def side(means: Means, parts: list[tuple[Part, Sums]], start: int) -> Side:
                 inside = p.share * s.value[0] * p.n_cells / whole
                 joined.extra += inside**2 * (s.extra + means.taught_variance(p, start))
         if counted:
-            joined.count = np.where(weight > 0.01, x, joined.count)
+            joined.count, joined.size = np.where(weight > 0.01, x, joined.count), float(size)
             measured = np.sqrt(joined.cell)
         elif kinds[0]:
             joined.extra += 2 * measured * np.sqrt(joined.extra)
@@ -118,6 +121,54 @@ def pair_variance(target: Side, reference: Side) -> tuple[np.ndarray, np.ndarray
         total = total + (a - b) ** 2
     freedom = max(len(shared) - 1, 0) if shared else sum(max(n - 1, 0) for n in counts)
     return target.cell + reference.cell, total, freedom
+
+
+@dataclass
+class Counted:
+    """Cells' variance, counts and sizes of both sides of a pair over all features, target first.
+
+    Attributes
+    ----------
+    cell, count
+        (2, n_features).
+    size
+        (2,) summed sizes of the cells that were counted.
+    """
+
+    cell: np.ndarray
+    count: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, target: Side, reference: Side) -> Counted:
+        """Of one tile."""
+        sides = (target, reference)
+        return cls(
+            np.stack([s.cell for s in sides]).astype(np.float32),
+            np.stack([s.count for s in sides]).astype(np.float32),
+            np.array([s.size for s in sides]),
+        )
+
+    @classmethod
+    def join(cls, tiles: list[Counted]) -> Counted:
+        """Tiles side by side."""
+        return cls(*(np.concatenate([getattr(t, f) for t in tiles], axis=1) for f in ("cell", "count")), tiles[0].size)
+
+    def factor(self, log_ratio: np.ndarray) -> np.ndarray:
+        """(n_features,) factor on the variance over cells if the sides' rates had this ratio.
+
+        A side that shows few counts by chance gets a large error from these few, and one that shows many a small one:
+        features would be ranked by that chance. The counts that both sides are expected to show do not have it. 1
+        where a side was not counted.
+        """
+        known = np.isfinite(self.count).all(axis=0)
+        if not self.size.all() or not known.any():
+            return np.ones(len(known))
+        count = np.where(known, self.count, 0)
+        rate = count.sum(axis=0) / (self.size[0] * np.exp(log_ratio) + self.size[1])
+        expected = np.stack([self.size[0] * np.exp(log_ratio) * rate, self.size[1] * rate])
+        found = (self.cell * (count + 0.5) / (expected + 0.5)).sum(axis=0)
+        return np.where(known, found / np.maximum(self.cell.sum(axis=0), TINY), 1.0)
 
 
 def combined_variance(cell: np.ndarray, between: np.ndarray, freedom: int, count: np.ndarray) -> np.ndarray:

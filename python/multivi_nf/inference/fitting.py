@@ -1,8 +1,9 @@
 """Calibration on held-out pairs: one modality of a pair is hidden, predicted from the other, and compared.
 
 Per direction (sources -> target) two numbers are fitted by the held-out log score: a temperature on the variance of the
-posterior, and a factor on the counts' over-dispersion (rna, protein). Pairs that TRAIN set apart are used, not those of
-early stopping. With them comes what the report draws, the error of imputed effects, and the references of support.
+posterior, and a factor on the counts' over-dispersion (rna, protein) or the share of each peak's own rate (atac). Pairs
+that TRAIN set apart are used, not those of early stopping. With them comes what the report draws, the errors of imputed
+means and effects, and the references of support.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ MAX_FEATURES = 500
 TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
 FACTORS = (0.05, 20.0)
 GROUP_CELLS = 50
+NEAR = 5
 DECILES = 10
+RATE_CELLS = 5000
+SHRINKAGES = tuple(i / 20 for i in range(20))
 
 
 @torch.inference_mode()
@@ -83,21 +87,23 @@ def calibrate(
     found = Calibration(
         n_pairs=len(paired), batches=sorted(set(data.source.batch[paired].astype(str))), atac_depth=depth
     )
+    rates = _rates(model, data, held, depth) if depth is not None and len(paired) else None
     directions = list(_directions(model.modalities))
     with progress("calibrate", len(directions), "directions") as advance:
         for sources, target in directions:
             cells = paired[np.all([has[m][paired] for m in (*sources, target)], axis=0)] if len(paired) else paired
             name = f"{'+'.join(sources)}->{target}"
             if len(cells) >= MINIMUM_PAIRS:
-                found.directions[name] = _Direction(model, data, cells, sources, target, depth, n_samples, seed).fit(
-                    conformal
-                )
+                found.directions[name] = _Direction(
+                    model, data, cells, sources, target, depth, n_samples, seed, rates
+                ).fit(conformal)
             elif any(_wanted(has, sources, target)):
                 found.directions[name] = {"calibrated": False, "n_cells": len(cells)}
             advance(1)
     found.calibrated = any(entry["calibrated"] for entry in found.directions.values())
     found.notes = _notes(found, data)
     found.support = Support.fit(model, data, held, seed) if len(paired) else None
+    found.rates = rates if any(entry.get("shrinkage") for entry in found.directions.values()) else None
     return found
 
 
@@ -117,6 +123,29 @@ def _held_out(model: MultiVI, data: MosaicData) -> np.ndarray:
             "give the mosaic that the model was trained on",
         )
     return np.sort(index[index >= 0])
+
+
+def _rates(model: MultiVI, data: MosaicData, held: np.ndarray, depth: float) -> np.ndarray:
+    """(n_peaks,) share of measured cells in which a peak is seen open, at d~; held-out cells are left out.
+
+    Batches weigh as in the reference mixture; half a count on each peak, so that none has a rate of 0.
+    """
+    chosen, weights = model.reference_weights("atac")
+    weights = weights.double().cpu().numpy()
+    batch, has = data.batch.cpu().numpy(), data.has["atac"].copy()
+    has[held] = False
+    total = np.zeros(model.config.n_features["atac"])
+    for one, weight in zip(chosen.tolist(), weights):
+        cells = np.flatnonzero(has & (batch == one))
+        cells = cells[np.argsort(cell_keys(data.cells[cells], 0, "rates"))[:RATE_CELLS]]
+        seen, size = np.full(len(total), 0.5), 1e-12
+        for part in blocks(len(cells)):
+            minibatch = data.minibatch(cells[part])
+            _, encoded, _ = posteriors(model, minibatch, [m for m in model.modalities if m != "atac"])
+            seen += np.bincount(minibatch.modalities["atac"].counts.indices.cpu().numpy(), minlength=len(total))
+            size += float(encoded["atac"].size.sigmoid().double().sum()) / depth
+        total += weight * np.minimum(seen / size, 1)
+    return total
 
 
 def _directions(modalities: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -167,6 +196,7 @@ class _Direction:
         depth: float | None,
         n_samples: int,
         seed: int,
+        rates: np.ndarray | None,
     ) -> None:
         self.model, self.target, self.n_cells = model, target, len(cells)
         keys = cell_keys(data.cells[cells], seed, "calibration")
@@ -191,6 +221,8 @@ class _Direction:
         dense = np.concatenate(counts)
         positions = _spread_features(dense)
         self.data = _Target(positions, dense[:, positions], np.concatenate(sizes))
+        self.rates = rates[positions] if target == "atac" else None
+        self.shrinkage = 0.0
         self.latent = torch.cat([joint.mean for joint, _ in self.blocks]).cpu().numpy()
         self.uniform = uniforms(cell_keys(names, seed, "pit"), 0, len(positions))
 
@@ -275,26 +307,38 @@ class _Direction:
             return scores[TEMPERATURES[i]][0]
 
         i = TEMPERATURES.index(1.0)
-        for step in (1, -1):
+        # of atac never below 1: beside the peaks' own rates a surer posterior would only serve to undo them
+        for step in (1,) if self.target == "atac" else (1, -1):
             while 0 <= i + step < len(TEMPERATURES) and at(i + step) > at(i) + 1e-7:
                 i += step
         temperature = TEMPERATURES[i]
         factor = scores[temperature][1]
         entry = {"calibrated": True, "n_cells": self.n_cells, "temperature": temperature, "dispersion_factor": factor}
         entry.update(self._report(1.0, 1.0, "before"))
+        if self.target == "atac":
+            self.shrinkage, factor = factor, 1.0
+            entry.update(dispersion_factor=1.0, shrinkage=self.shrinkage)
         entry.update(self._report(temperature, factor, "after"))
-        entry["effect_sd"] = self._effect_error(temperature)
+        entry["effect_sd"], entry["mean_sd"] = self._effect_error(temperature), self._mean_error(temperature)
         if conformal and self.target != "atac":
             _, mixture = self.predict(temperature)
             entry["conformal"] = conformal_widths(_scaled(mixture, factor), self.data.counts)
         return entry
 
     def _best_factor(self, temperature: float) -> tuple[float, float]:
-        """(mean log score, dispersion factor) at a temperature; golden-section search on the logarithm."""
+        """(mean log score, dispersion factor) at a temperature; golden-section search on the logarithm.
+
+        Of atac the share of the peaks' own rates instead (stacking, Yao et al. 2018): a decoder is bolder within a peak
+        than sparse counts allow, which no wider spread of z takes back.
+        """
         draws, mixture = self.predict(temperature)
         if mixture is None:
-            p = self._probability(draws)
-            return float(scoring.bernoulli_log_score(p, self.data.counts).mean()), 1.0
+            found = [
+                (float(scoring.bernoulli_log_score(self._probability(draws, w), self.data.counts).mean()), -w)
+                for w in SHRINKAGES
+            ]
+            score, share = max(found)
+            return score, -share
         low, high = np.log(FACTORS)
         golden = (np.sqrt(5) - 1) / 2
         score = {}
@@ -315,8 +359,10 @@ class _Direction:
         best = max(score, key=score.get)
         return score[best], float(np.exp(best))
 
-    def _probability(self, draws: np.ndarray) -> np.ndarray:
-        return np.clip(draws.mean(axis=0) * self.data.size[:, None], 0, 1)
+    def _probability(self, draws: np.ndarray, shrinkage: float | None = None) -> np.ndarray:
+        share = self.shrinkage if shrinkage is None else shrinkage
+        value = (1 - share) * draws.mean(axis=0) + share * self.rates
+        return np.clip(value * self.data.size[:, None], 0, 1)
 
     def _report(self, temperature: float, factor: float, when: str) -> dict[str, Any]:
         draws, mixture = self.predict(temperature)
@@ -377,6 +423,41 @@ class _Direction:
         # a decile is too small to prove that its effects are free of error: the overall value is the least
         overall_sd = float(np.sqrt(max((excess * weight).sum() / weight.sum(), 0.0)))
         return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(one, overall_sd) for one in sd]}
+
+    def _mean_error(self, temperature: float) -> dict[str, list[float]]:
+        """Standard deviation of the error of imputed log means that neighbours share, by feature mean.
+
+        No spread of z shows the decoder's error, and no log score of single counts can tell it from over-dispersion.
+        But the residuals of two neighbours (in the latent space of the sources) have no noise in common: the mean of
+        their products, over that of the products of their expected counts, is the variance of the relative error of
+        both. Features are weighted by the precision of that ratio.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        draws, mixture = self.predict(temperature)
+        value = draws.mean(axis=0)
+        if self.target == "atac":
+            value = (1 - self.shrinkage) * value + self.shrinkage * self.rates
+        expected = value * self.data.size[:, None] if mixture is None else (mixture.mean * mixture.weight).sum(axis=0)
+        residual = self.data.counts - expected
+        n_near = min(NEAR, len(self.cells) - 1)
+        near = NearestNeighbors(n_neighbors=n_near).fit(self.latent).kneighbors(return_distance=False)
+        shared, scale = (
+            sum((one * one[near[:, k]]).sum(axis=0, dtype=np.float64) for k in range(n_near))
+            for one in (residual, expected)
+        )
+        mean = expected.mean(axis=0, dtype=np.float64) + 1e-6
+        theta = POISSON_THETA if mixture is None else mixture.theta.mean(axis=0)
+        weight = 1 / (mean * (1 + mean / theta)) ** 2
+        level = np.log(np.maximum(value.mean(axis=0), 1e-12))
+        parts = np.array_split(np.argsort(level), DECILES)
+
+        def sd(at: np.ndarray) -> float:
+            return float(np.sqrt(max((shared[at] * weight[at]).sum() / (scale[at] * weight[at]).sum(), 0.0)))
+
+        # a decile is too small to prove that its means are free of error: the overall value is the least
+        overall = sd(np.arange(len(level)))
+        return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(sd(p), overall) for p in parts]}
 
 
 def _scaled(mixture: Mixture, factor: float) -> Mixture:

@@ -24,7 +24,7 @@ from multivi_nf.inference.calibration import Assessment, Calibration
 from multivi_nf.inference.decode import TILE, Codes, Decoder, median_depth
 from multivi_nf.inference.embedding import cells_of, device_of, draw, posteriors, tempered
 from multivi_nf.inference.gathering import Store, new_store
-from multivi_nf.inference.moments import check_interval, moments
+from multivi_nf.inference.moments import TINY, check_interval, moments, towards, with_mean_error
 from multivi_nf.inference.posterior import BLOCK, blocks, cell_keys, normals
 from multivi_nf.inference.predictive import Predictive
 from multivi_nf.inference.progress import progress
@@ -59,6 +59,7 @@ class _Request:
     seed: int
     assessment: Assessment
     predictive: Predictive | None
+    rates: np.ndarray | None = None
 
     @property
     def layers(self) -> list[str]:
@@ -173,7 +174,9 @@ def _request(
     decoder.check_panel(positions, names)
     counts = Predictive.make(model, data, modality, index, library, calibration) if predictive else None
     assessment = calibration.assess(model, data, index, modality)
-    return _Request(model, data, decoder, index, positions, n_samples, interval, seed, assessment, counts)
+    return _Request(
+        model, data, decoder, index, positions, n_samples, interval, seed, assessment, counts, calibration.rates
+    )
 
 
 def _values(request: _Request) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
@@ -239,6 +242,18 @@ def _summarise(
         values = values[:, torch.as_tensor(columns, device=values.device)]
     draws = np.ascontiguousarray(values.cpu().numpy().reshape(n_draws, -1, len(columns)))
     found = moments(draws, request.interval)
+    assessment = request.assessment
+
+    def here(rows: np.ndarray) -> np.ndarray:
+        return rows[(rows >= cells.start) & (rows < cells.stop)] - cells.start
+
+    for rows, share in assessment.shrinkage:
+        towards(found, here(rows), request.rates[columns + start], share)
+    for rows, level, sd in assessment.mean_error:
+        at = here(rows)
+        if at.size:
+            sd = np.interp(np.log(np.maximum(found.mean[at], TINY)), level, sd)
+            with_mean_error(found, at, sd, request.interval, 1.0 if request.decoder.modality == "atac" else np.inf)
     out["X"][:, to], out["sd"][:, to] = found.mean, found.sd
     out["lower"][:, to], out["upper"][:, to] = found.lower, found.upper
     if request.predictive:

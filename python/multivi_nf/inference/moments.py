@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from scipy.special import ndtri
 
 from multivi_nf.errors import InputError
 
+TINY = 1e-12
 _COLUMNS = 256
 _FEW = 6
 
@@ -136,6 +138,35 @@ def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = N
         lower[:] = ordered[rank - 1] + np.float32(share) * (ordered[after] - ordered[rank - 1])
         upper[:] = ordered[-rank] - np.float32(share) * (ordered[-rank] - ordered[-1 - after])
     return Moments(mean, sd, lower if interval is not None else None, upper if interval is not None else None)
+
+
+def towards(found: Moments, rows: np.ndarray, target: np.ndarray, share: float) -> None:
+    """Draw some rows towards fixed values, in place: a weighted mean of every draw and (n_features,) `target`."""
+    for values in (found.mean, found.lower, found.upper):
+        values[rows] = (1 - share) * values[rows] + share * target
+    found.sd[rows] *= 1 - share
+
+
+def with_mean_error(found: Moments, rows: np.ndarray, sd: np.ndarray, interval: float, largest: float) -> None:
+    """Add an error of the log mean to some rows, in place: its variance to theirs, half-widths on the logarithm.
+
+    Parameters
+    ----------
+    rows
+        Positions of the rows.
+    sd
+        (n_rows, n_features) standard deviation of the error of the log mean.
+    interval
+        Coverage of the bounds.
+    largest
+        No mean exceeds it (1 for probabilities).
+    """
+    mean = np.maximum(found.mean[rows], TINY)
+    found.sd[rows] = np.hypot(found.sd[rows], mean * sd)
+    half = ndtri((1 + interval) / 2) * sd
+    down = np.hypot(np.log(mean / np.clip(found.lower[rows], TINY, mean)), half)
+    up = np.hypot(np.log(np.maximum(found.upper[rows], mean) / mean), half)
+    found.lower[rows], found.upper[rows] = mean * np.exp(-down), np.minimum(mean * np.exp(up), largest)
 
 
 def share_out(work: Callable[[int, int], None], n_cells: int, n_threads: int | None) -> None:

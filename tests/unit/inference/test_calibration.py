@@ -9,6 +9,7 @@ from inference_helpers import make_model, make_mosaic, with_split
 
 from multivi_nf.errors import InputError
 from multivi_nf.inference import Calibration, calibrate, differential, impute
+from multivi_nf.inference.fitting import _Direction, _Target
 from multivi_nf.inference.support import Support
 from multivi_nf.training.data import MosaicData
 
@@ -70,6 +71,81 @@ def test_dispersion_factor_widens_predicted_counts(paired):
     np.testing.assert_array_equal(plain.X, other.X)
     assert other[rows].layers["predicted_upper"].mean() > plain[rows].layers["predicted_upper"].mean()
     np.testing.assert_array_equal(other[~rows].layers["predicted_upper"], plain[~rows].layers["predicted_upper"])
+
+
+def test_error_of_the_mean_widens_imputed_cells_only(paired):
+    mosaic, model = paired
+    entry = {"calibrated": True, "temperature": 1.0, "mean_sd": {"log_mean": [0.0, 9.0], "sd": [0.3, 0.3]}}
+    noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
+    plain, wide = (impute(model, mosaic, "rna", features="all", calibration=c) for c in (None, noisy))
+    rows = ~plain.obs["measured"].to_numpy()
+    np.testing.assert_array_equal(plain.X, wide.X)
+    expected = np.hypot(plain[rows].layers["sd"], 0.3 * plain[rows].X)
+    np.testing.assert_allclose(wide[rows].layers["sd"], expected, rtol=1e-5)
+    assert (wide[rows].layers["lower"] < plain[rows].layers["lower"]).all()
+    np.testing.assert_array_equal(plain[~rows].layers["upper"], wide[~rows].layers["upper"])
+
+
+def test_imputed_accessibility_is_drawn_towards_the_rates_of_its_peaks(paired, calibrated, tmp_path):
+    mosaic, model = paired
+    share = calibrated.directions["rna->atac"]["shrinkage"]
+    assert 0 <= share < 1 and calibrated.directions["rna->atac"]["temperature"] >= 1
+    rates = np.linspace(0.1, 0.9, mosaic["atac"].n_vars)
+    entry = {"calibrated": True, "temperature": 1.0, "shrinkage": 0.25}
+    drawn = Calibration(calibrated=True, directions={"rna->atac": entry}, rates=rates, atac_depth=0.5)
+    plain = impute(model, mosaic, "atac", features="all", calibration=Calibration(atac_depth=0.5))
+    drawn.save(tmp_path)
+    found = impute(model, mosaic, "atac", features="all", calibration=Calibration.load(tmp_path))
+    rows = ~plain.obs["measured"].to_numpy()
+    np.testing.assert_allclose(found[rows].X, 0.75 * plain[rows].X + 0.25 * rates, rtol=1e-5)
+    np.testing.assert_allclose(found[rows].layers["sd"], 0.75 * plain[rows].layers["sd"], rtol=1e-5)
+    np.testing.assert_array_equal(found[~rows].X, plain[~rows].X)
+    some = impute(
+        model, mosaic, "atac", features=list(mosaic["atac"].var_names[[7, 3]]), calibration=Calibration.load(tmp_path)
+    )
+    np.testing.assert_allclose(some.X, found[:, some.var_names].X, rtol=1e-6)
+    (tmp_path / "rates.safetensors").unlink()
+    with pytest.raises(InputError, match="rates"):
+        Calibration.load(tmp_path)
+
+
+def test_noise_within_peaks_is_not_believed():
+    """A decoder that knows each peak's rate but varies at random within it: most of the rate is put in its place."""
+    rng = np.random.default_rng(0)
+    n, m = 200, 100
+    rates = rng.uniform(0.05, 0.5, m)
+    direction = object.__new__(_Direction)
+    direction.target, direction.shrinkage, direction.rates = "atac", 0.0, rates
+    direction.data = _Target(np.arange(m), (rng.random((n, m)) < rates).astype(float), np.ones(n))
+    bold = 1 / (1 + np.exp(-(np.log(rates / (1 - rates)) + rng.normal(0, 1, (n, m)))))
+    direction.predict = lambda temperature: (bold[None], None)
+    assert direction._best_factor(1.0)[1] > 0.8
+    direction.predict = lambda temperature: (np.broadcast_to(rates, (1, n, m)), None)
+    assert direction._best_factor(1.0)[0] > -0.7
+    truth = rng.uniform(0.02, 0.98, (n, m))
+    direction.data = _Target(np.arange(m), (rng.random((n, m)) < truth).astype(float), np.ones(n))
+    direction.predict = lambda temperature: (truth[None], None)
+    assert direction._best_factor(1.0)[1] < 0.1
+
+
+def test_error_that_neighbours_share_is_found_from_their_residuals():
+    """Overdispersed counts of cells whose predicted means are wrong by 0.4, alike in all cells of a group."""
+    rng = np.random.default_rng(0)
+    n, m, groups = 300, 200, 30
+    group = np.arange(n) % groups
+    value = np.broadcast_to(rng.lognormal(0, 1, m), (n, m))
+    wrong = np.exp(rng.normal(0, 0.4, (groups, m)) - 0.08)[group]
+    counts = rng.poisson(value * wrong * rng.gamma(2.0, 0.5, (n, m))).astype(float)
+    found = []
+    for latent in (rng.normal(size=(groups, 5))[group] + rng.normal(0, 0.01, (n, 5)), rng.normal(size=(n, 5))):
+        direction = object.__new__(_Direction)
+        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n))
+        direction.latent, direction.target = latent, "rna"
+        direction.predict = lambda temperature: (value[None], None)
+        found.append(np.mean(direction._mean_error(1.0)["sd"]))
+    # a factor exp(N(0, 0.4) - 0.08) has mean 1 and a standard deviation of 0.417
+    assert abs(found[0] - 0.417) < 0.06
+    assert found[1] < 0.2
 
 
 def test_few_pairs_are_said(paired):

@@ -11,9 +11,9 @@ from scipy import sparse
 
 from multivi_nf.errors import InputError
 from multivi_nf.inference import differential, impute
-from multivi_nf.inference.comparison import COLUMNS
+from multivi_nf.inference.comparison import COLUMNS, settled_error
 from multivi_nf.inference.contrasts import Contrast
-from multivi_nf.inference.effects import combined_variance, pair_variance, side
+from multivi_nf.inference.effects import Counted, combined_variance, pair_variance, side
 from multivi_nf.inference.groups import make_design
 from multivi_nf.inference.means import Cells, Part, Sums
 from multivi_nf.inference.shrinkage import shrink
@@ -175,6 +175,41 @@ def test_shrunk_effects_are_calibrated_whether_few_or_many_differ():
         called = order[fdr <= 0.05]
         assert (np.abs(truth[called]) <= 0.15).mean() < 0.07
         assert len(called) > 0.3 * (np.abs(truth) > 0.3).sum()
+
+
+def test_errors_are_those_of_the_counts_expected_at_a_ratio():
+    count = np.array([[0.0, 6.0], [6.0, np.inf]])
+    counted = Counted(1 / (count + 0.5), count, np.array([2.0, 1.0]))
+    # the common rate is 6 / 3: four counts are expected on the side of twice the size, two on the other
+    factor = counted.factor(np.zeros(2))
+    np.testing.assert_allclose(factor, [(1 / 4.5 + 1 / 2.5) / (1 / 0.5 + 1 / 6.5), 1.0])
+    # at the ratio that was seen they are the counts themselves
+    found = Counted(1 / (np.array([[8.0], [4.0]]) + 0.5), np.array([[8.0], [4.0]]), np.array([2.0, 1.0]))
+    np.testing.assert_allclose(found.factor(np.zeros(1)), 1.0)
+    assert (Counted(counted.cell, count, np.array([0.0, 1.0])).factor(np.zeros(2)) == 1).all()
+
+
+@pytest.mark.parametrize("mean", [1.0, 4.0, 30.0])
+def test_rare_features_are_ranked_by_what_they_are_expected_to_show(mean):
+    """Poisson counts, a fifth of the features differ: calls are true, and the ranking is better for it."""
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    n, threshold = 4000, np.full(4000, 0.3)
+    truth = np.where(rng.random(n) < 0.2, rng.normal(0, 1.5, n), 0.0)
+    rate = mean * rng.lognormal(0, 0.7, n)
+    count = rng.poisson(np.stack([rate * np.exp(truth / 2), rate * np.exp(-truth / 2)])).astype(float)
+    own = 1 / (count + 0.5)
+    estimate = np.log(count[0] + 0.5) - np.log(count[1] + 0.5)
+    differs, precision = np.abs(truth) > 0.3, []
+    for sd in (np.sqrt(own.sum(0)), settled_error(estimate, own.sum(0), 0.0, Counted(own, count, np.ones(2)))):
+        found = shrink(estimate, sd)
+        probability = np.maximum(found.above(threshold), found.below(-threshold))
+        precision.append(average_precision_score(differs, probability))
+        order = np.argsort(-probability)
+        called = order[np.cumsum(1 - probability[order]) / np.arange(1, n + 1) <= 0.05]
+    assert (~differs[called]).mean() <= 0.07 if len(called) else True
+    assert precision[1] >= precision[0] - 0.002
 
 
 def test_design_counts_and_flags(mosaic, model):

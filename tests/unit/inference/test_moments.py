@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multivi_nf.errors import InputError
-from multivi_nf.inference.moments import check_interval, moments
+from multivi_nf.inference.moments import Moments, check_interval, moments, with_mean_error
 
 
 def quantile(draws: np.ndarray, p: float) -> np.ndarray:
@@ -65,3 +65,18 @@ def test_quantiles_cover_what_they_promise():
     new = rng.normal(size=(200, 200))
     found = moments(draws, 0.95)
     assert abs(((new >= found.lower) & (new <= found.upper)).mean() - 0.95) < 0.005
+
+
+def test_an_error_of_the_mean_widens_bounds_on_the_logarithm():
+    mean = np.full((3, 2), 4.0, np.float32)
+    found = Moments(mean.copy(), np.full((3, 2), 0.3, np.float32), mean / 2, mean * 2)
+    with_mean_error(found, np.array([0, 2]), np.full((2, 2), 0.4), 0.95, np.inf)
+    np.testing.assert_allclose(found.sd[[0, 2]], np.hypot(0.3, 1.6), rtol=1e-6)
+    half = np.hypot(np.log(2), 0.4 * 1.959964)
+    np.testing.assert_allclose(found.lower[0], 4 * np.exp(-half), rtol=1e-5)
+    np.testing.assert_allclose(found.upper[2], 4 * np.exp(half), rtol=1e-5)
+    np.testing.assert_array_equal(found.lower[1], 2)  # not named
+    np.testing.assert_array_equal(found.mean, mean)
+    bounded = Moments(np.full((1, 1), 0.8), np.full((1, 1), 0.1), np.full((1, 1), 0.5), np.full((1, 1), 0.9))
+    with_mean_error(bounded, np.array([0]), np.full((1, 1), 0.5), 0.95, 1.0)
+    assert bounded.upper[0, 0] == 1.0
