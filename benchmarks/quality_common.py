@@ -75,11 +75,12 @@ def views_of(model: MultiVI, split: Split) -> Views:
     return Views(pd.DataFrame(found.mean, index=names), by, pd.DataFrame(found.variance, index=names))
 
 
-def imputed(model: MultiVI, split: Split, modality: str, cells: pd.Index, samples: int = 25) -> np.ndarray:
-    """(n_cells, n_features) posterior mean of ours for the given cells, all features."""
+def imputed(model: MultiVI, split: Split, modality: str, cells: pd.Index, samples: int = 25, **options) -> np.ndarray:
+    """(n_cells, n_features) posterior mean of ours for the given cells, all features; `options` are those of impute."""
     found = impute(
-        model, split.mosaic, modality=modality, features="all", n_samples=samples, interval=0.9, cells=list(cells)
-    )
+        model, split.mosaic, modality=modality, features="all", n_samples=samples, interval=0.9, cells=list(cells),
+        **options,
+    )  # fmt: skip
     return np.asarray(found[cells].X)
 
 

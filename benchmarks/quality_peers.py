@@ -1,4 +1,4 @@
-"""scvi-tools' MULTIVI on a split, in its own environment; outputs are kept by the hash of data, split and settings."""
+"""Peers in their own environment, such as scvi-tools' MULTIVI; outputs are kept by the hash of data and settings."""
 
 from __future__ import annotations
 
@@ -40,24 +40,35 @@ def padded(split: Split, impute: dict[str, pd.Index]) -> dict[str, np.ndarray]:
     return out
 
 
-def run_scvi(
-    python: Path, split: Split, settings: dict, impute: dict[str, pd.Index] | None = None
-) -> dict[str, np.ndarray]:
-    """Outputs of the peer: from the cache when the same data, split and settings were run before."""
-    arrays = padded(split, impute or {})
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + RUNNER.read_bytes())
+def run_peer(python: Path, runner: Path, arrays: dict[str, np.ndarray], settings: dict) -> dict[str, np.ndarray]:
+    """Outputs of a peer's program: from the cache when the same program met the same arrays and settings before."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + runner.read_bytes())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    kept = CACHE / f"scvi-{digest.hexdigest()[:24]}.npz"
+    kept = CACHE / f"{runner.stem.removeprefix('peer_')}-{digest.hexdigest()[:24]}.npz"
     if not kept.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             source, options, target = (Path(folder) / name for name in ("in.npz", "settings.json", "out.npz"))
             np.savez(source, **arrays)
             options.write_text(json.dumps(settings))
-            subprocess.run([python, RUNNER, source, options, target], check=True)
+            subprocess.run([python, runner, source, options, target], check=True)
             kept.write_bytes(target.read_bytes())
     return dict(np.load(kept))
+
+
+def run_scvi(
+    python: Path,
+    split: Split,
+    settings: dict,
+    impute: dict[str, pd.Index] | None = None,
+    held: pd.Index | None = None,
+) -> dict[str, np.ndarray]:
+    """Outputs of scvi-tools for all cells of a split; those in `held` are embedded and decoded, but train nothing."""
+    arrays = padded(split, impute or {})
+    if held is not None:
+        arrays["held"] = held.to_numpy().astype("U")
+    return run_peer(python, RUNNER, arrays, settings)
 
 
 def scvi_views(

@@ -1,0 +1,141 @@
+"""Three modalities, simulated: mosaics of all presence patterns against the run in which every cell has everything.
+
+    python benchmarks/quality_trimodal.py --seeds 0 --threads 1 --peer <peers>/bin/python
+
+Label micro-F1 (as MIDAS reports label consistency): the full run's clusters, Leiden at the resolution that agrees best
+with the types, are the labels. A cell of another run takes the majority label of its 15 nearest other cells in that
+run's latent space; with one label a cell, micro-F1 is the share that get their own label back. The row "full" says what
+the measure gives for the full run itself, "full, other seed" how much two runs on the same complete data agree. ARI is
+that of Leiden clusters with the true types, the best of one grid of resolutions for every method.
+MOFA+ takes missing views, WNN does not. Doublets and dying cells are left out.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import anndata
+import igraph
+import numpy as np
+import pandas as pd
+from quality_common import fit, parser, read_options, show, threads, views_of
+from quality_peers import run_peer
+
+from multivi_nf.evaluation.metrics import adjusted_rand, best_leiden, label_purity
+from multivi_nf.evaluation.metrics.clustering import RESOLUTIONS, leiden_clusters
+from multivi_nf.evaluation.metrics.neighbours import nearest
+from multivi_nf.evaluation.splits import ORDER, Split, presence_patterns
+from multivi_nf.simulate import PRESETS
+from multivi_nf.simulate.cells import draw_cells
+from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
+from multivi_nf.simulate.world import build_world
+
+RUNNER = Path(__file__).with_name("peer_trimodal.py")
+EVERY = [p for n in (1, 2, 3) for p in combinations(ORDER, n)]
+RUNS = {
+    "full": [ORDER],
+    "7 patterns": EVERY,
+    "6, no trimodal cell": EVERY[:-1],
+    "3 pairs": [p for p in EVERY if len(p) == 2],
+    "rna+atac, rna+protein": [("rna", "atac"), ("rna", "protein")],
+}
+
+
+def simulated(options) -> tuple[dict[str, anndata.AnnData], pd.Series]:
+    """Every simulated cell in all three modalities, isotype controls included, and its type."""
+    world, groups = build_world(options), draw_cells(options)
+    cells = pd.concat([group.cells for group in groups])
+    good = ~(cells["doublet"] | cells["dying"]).to_numpy(bool)
+    found: dict[str, list] = {m: [] for m in ORDER}
+    for index, group in enumerate(groups):
+        rng = np.random.default_rng([options.seed, 9, index])
+        found["rna"].append(rna_counts(rng, world, group))
+        found["atac"].append(peak_matrix(world, group, *peak_hits(rng, world, group)))
+        found["protein"].append(protein_counts(rng, world, group))
+    complete = {}
+    for m, parts in found.items():
+        data = anndata.concat([anndata.AnnData(part) for part in parts])
+        data.obs_names, data.var_names = cells.index, [f"{m}{j}" for j in range(data.n_vars)]
+        data.obs["batch"] = cells["site"].to_numpy()
+        complete[m] = data[good].copy()
+    return complete, cells.loc[good, "cell_type"]
+
+
+def kept_labels(space: np.ndarray, labels: np.ndarray) -> float:
+    """Share of cells whose 15 nearest other cells give them their own label by majority (micro-F1)."""
+    names, codes = np.unique(labels, return_inverse=True)
+    found, _ = nearest(space, space, 15, same=True)
+    votes = (codes[found][:, :, None] == np.arange(len(names))).sum(1)
+    return float((votes.argmax(1) == codes).mean())
+
+
+def scores_of(space: np.ndarray, types: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
+    found = {} if labels is None else {"label micro-F1": kept_labels(space, labels)}
+    best = best_leiden(space, types)
+    return found | {"ARI": best["ari"], "clusters": best["clusters"], "purity": label_purity(space, types)}
+
+
+def arrays_of(split: Split) -> dict[str, np.ndarray]:
+    """Each modality's measured cells, for the peers."""
+    out = {"cells": split.mosaic.obs_names, "batch": split.mosaic.obs["batch"]}
+    for m, part in split.mosaic.mod.items():
+        out |= {f"{m}_cells": part.obs_names, f"{m}_shape": np.array(part.shape)}
+        out |= {f"{m}_{name}": getattr(part.X, name) for name in ("data", "indices", "indptr")}
+    return {name: values if name.split("_")[-1] in ("data", "indices", "indptr", "shape") else np.array(values, "U")
+            for name, values in out.items()}  # fmt: skip
+
+
+def peers(python: Path, split: Split, types: pd.Series, full: bool, seed: int) -> dict[str, dict[str, float]]:
+    """MOFA+, and on complete cells WNN, whose own weighted graph is clustered at the same resolutions."""
+    common = {"seed": seed, "peaks": 3000, "factors": 15, "iterations": 500}
+    found = run_peer(python, RUNNER, arrays_of(split), common | {"method": "mofa"})
+    rows = {"MOFA+": scores_of(found["factors"], types[found["cells"]].to_numpy(), None)}
+    rows["MOFA+"]["cpu_seconds"] = float(found["cpu_seconds"])
+    if full:
+        found = run_peer(python, RUNNER, arrays_of(split), common | {"method": "wnn"})
+        graph = igraph.Graph(n=len(found["cells"]), edges=found["edges"])
+        igraph.set_random_number_generator(random.Random(seed))
+        settings = {"objective_function": "modularity", "n_iterations": 3, "weights": found["weights"]}
+        parts = [graph.community_leiden(resolution=r, **settings).membership for r in RESOLUTIONS]
+        ari = [adjusted_rand(types[found["cells"]], part) for part in parts]
+        best = int(np.argmax(ari))
+        rows["WNN"] = {"ARI": ari[best], "clusters": len(set(parts[best])), "cpu_seconds": float(found["cpu_seconds"])}
+    return rows
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--peer", type=Path, help="Python of the peers environment (make peers)")
+    arguments.add_argument("--batch-effect", type=float, nargs="+", default=[0.0, PRESETS["default"].batch_effect])
+    options = arguments.parse_args()
+    threads(options.threads)
+    for effect in options.batch_effect:
+        for seed in options.seeds:
+            wanted = replace(PRESETS["default"], cells=options.cells or 1500, seed=seed, called_depth=1.0,
+                             batch_effect=effect)  # fmt: skip
+            complete, types = simulated(wanted)
+            rows, labels = {}, None
+            for name, patterns in RUNS.items():
+                split = presence_patterns(complete, patterns, seed=seed)
+                own = types[split.mosaic.obs_names].to_numpy()
+                for title, start in ((name, seed), ("full, other seed", seed + 100))[: 1 + (name == "full")]:
+                    model, seconds = fit(split, start, **read_options(options.set))
+                    space = views_of(model, split).joint.to_numpy()
+                    if labels is None:
+                        best = best_leiden(space, own)["resolution"]
+                        labels = pd.Series(leiden_clusters(space, [best])[0], split.mosaic.obs_names)
+                    given = labels[split.mosaic.obs_names].to_numpy()
+                    rows[title] = scores_of(space, own, given) | {"cpu_seconds": seconds}
+                if options.peer:
+                    found = peers(options.peer, split, types, name == "full", seed)
+                    rows |= {f"{name}: {peer}": row for peer, row in found.items()}
+                print({key: row for key, row in rows.items() if key.startswith(name)}, flush=True)
+            show(f"three modalities, {len(types)} cells, site effect {effect:g}, seed {seed}", rows)
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()
