@@ -9,17 +9,13 @@ that were not, both, and the type that never was. True is what differs by more t
 
 from __future__ import annotations
 
-import hashlib
-import json
-import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from inference_world import contrasts, true_effects, world
 from quality_common import keeping, parser, read_options, show, threads
-from quality_peers import CACHE, padded
+from quality_peers import padded, run_peer
 
 from multivi_nf.evaluation.metrics import calls_against_truth
 from multivi_nf.evaluation.splits import Split
@@ -58,19 +54,7 @@ def peer(python: str, split: Split, seed: int, epochs: int, wanted: dict[str, di
         "seed": seed, "batch_key": "modality", "max_epochs": epochs, "learning_rate": 1e-3, "threads": 1,
         "contrasts": [wanted[name]["modality"] for name in names],
     }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + RUNNER.read_bytes())
-    for name in sorted(arrays):
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    kept = CACHE / f"scvi-differential-{digest.hexdigest()[:24]}.npz"
-    if not kept.is_file():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            source, options, target = (Path(folder) / name for name in ("in.npz", "settings.json", "out.npz"))
-            np.savez(source, **arrays)
-            options.write_text(json.dumps(settings))
-            subprocess.run([python, RUNNER, source, options, target], check=True)
-            kept.write_bytes(target.read_bytes())
-    return dict(np.load(kept))
+    return run_peer(python, RUNNER, arrays, settings)
 
 
 def main() -> None:

@@ -194,13 +194,17 @@ class _Engine:
             name: [track.corrected(part) for track, part in zip(tracks[name], parts)]
             for name, parts in self.means.parts.items()
         }
+        centres = {
+            name: [track.centre(part) for track, part in zip(tracks[name], parts)]
+            for name, parts in self.means.parts.items()
+        }
         floors, out = [], []
         for pair, error in zip(self.design.pairs, errors):
             target, reference = (self._mean(corrected, pair, name) for name in pair)
             floors.append(self._floor(target[1:], reference[1:]))
             variance = combined_variance(error["cell"], error["between"], int(error["freedom"][0]), error["count"])
-            halves = [one[0] + self._half_count(pair, name) for one, name in zip((target, reference), pair)]
-            log_ratio, counted = np.log(halves[0] / halves[1]), Counted.join(list(error["counted"]))
+            one, other = (self._mean(centres, pair, name) for name in pair)
+            log_ratio, counted = np.log(one / other), Counted.join(list(error["counted"]))
             sd = settled_error(log_ratio, variance, error["extra"], counted)
             out.append(self._summary(target[0], reference[0], log_ratio, sd, floors[-1]))
         if self.given is None:
@@ -213,24 +217,13 @@ class _Engine:
         return out
 
     def _mean(self, corrected: dict[str, list[np.ndarray]], pair: tuple[str, str], name: str) -> np.ndarray:
-        """(1 + 2 n_halves, n_features) mean of a side: all cells, halves, their complements."""
+        """Mean of a side over its parts: (1 + 2 n_halves, n_features) of corrected means, (n_features,) of centres."""
         top = bottom = 0.0
         for group in self.design.members(name, pair[0]):
             for part, value in zip(self.means.parts[group.name], corrected[group.name]):
                 top = top + part.share * part.n_cells * value
                 bottom += part.share * part.n_cells
         return np.maximum(top / bottom, TINY)
-
-    def _half_count(self, pair: tuple[str, str], name: str) -> float:
-        """Half a count on the scale of a side's mean, in proportion to its measured cells.
-
-        The variance of a log mean is that of log(x + 1/2), so its centre has to be: a decoder takes the mean of a
-        feature that few cells showed to any depth below that.
-        """
-        parts = [part for group in self.design.members(name, pair[0]) for part in self.means.parts[group.name]]
-        size = sum(part.share * float(part.own.size.sum()) for part in parts if part.own is not None)
-        measured = sum(part.share * part.n_cells for part in parts if part.own is not None)
-        return 0.5 / size * measured / sum(part.share * part.n_cells for part in parts) if size else 0.0
 
     def _floor(self, *sides: np.ndarray) -> float:
         """Half the 95th percentile of |effect| between random halves of either side."""

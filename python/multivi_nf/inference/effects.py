@@ -68,6 +68,20 @@ class Track:
         scale = np.array([1.0] + [2.0] * (2 * N_HALVES))[:, None]
         return value * np.exp(spread2 / (spread2 + scale * variance + TINY) * residual)
 
+    def centre(self, part: Part) -> np.ndarray:
+        """(n_features,) mean that an effect is computed from: what the part's own counts say, unshrunk.
+
+        (m + h) (x + 1/2) / (e + 1/2), with x observed, e expected counts and h half a count on the scale of the mean m:
+        the counts' own rate, carried from the cells' batches to the reference mixture by the model. It is as noisy as
+        the variance that goes with it says; effects are shrunk once, by what all of them look like. Shrunk here too,
+        by one normal spread, a few features that differ beside many that do not would be lost.
+        """
+        value = np.concatenate(self.value, axis=1)[0]
+        if part.own is None:
+            return value
+        half = 0.5 / max(float(part.own.size.sum()), TINY)
+        return (value + half) * np.exp(np.concatenate(self.residual, axis=1)[0])
+
 
 def side(means: Means, parts: list[tuple[Part, Sums]], start: int) -> Side:
     """Join the parts of a side over one tile.

@@ -13,7 +13,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inference import differential, impute
 from multivi_nf.inference.comparison import COLUMNS, settled_error
 from multivi_nf.inference.contrasts import Contrast
-from multivi_nf.inference.effects import Counted, combined_variance, pair_variance, side
+from multivi_nf.inference.effects import Counted, Track, combined_variance, pair_variance, side
 from multivi_nf.inference.groups import make_design
 from multivi_nf.inference.means import Cells, Part, Sums
 from multivi_nf.inference.shrinkage import shrink
@@ -175,6 +175,20 @@ def test_shrunk_effects_are_calibrated_whether_few_or_many_differ():
         called = order[fdr <= 0.05]
         assert (np.abs(truth[called]) <= 0.15).mean() < 0.07
         assert len(called) > 0.3 * (np.abs(truth) > 0.3).sum()
+
+
+def test_a_few_differences_that_only_counts_show_stay_in_the_centre():
+    """A tenth of the features is thinned twofold, which the decoder does not know: one normal spread would lose it."""
+    count = np.full(400, 100.0)
+    count[::10] = 50
+    size, expected = np.full(8, 25.0), np.full(400, 100.0)
+    own = Cells(sparse.csc_matrix((8, 400)), size, np.ones(8))
+    part = Part("A", 1.0, torch.zeros(1, 8, 2), None, None, None, own, None, [], 0.0)
+    residual = np.log((count + 0.5) / (expected + 0.5))[None]
+    track = Track([expected[None] / size.sum()], [residual], [1 / (count + 0.5)])
+    np.testing.assert_allclose(track.centre(part), (count + 0.5) / size.sum())
+    part.own = None
+    np.testing.assert_array_equal(track.centre(part), expected / size.sum())
 
 
 def test_errors_are_those_of_the_counts_expected_at_a_ratio():
