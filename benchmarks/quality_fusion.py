@@ -111,6 +111,8 @@ def score(model: MultiVI, reference: Split, queries: mudata.MuData, labels, base
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--data", choices=["simulated", "snare"], nargs="+", default=["simulated", "snare"])
+    arguments.add_argument("--fusions", nargs="+", choices=CHOICES["fusion"], default=list(CHOICES["fusion"]))
+    arguments.add_argument("--cross", type=float, nargs="+", default=[0.0, 0.5], help="cross-reconstruction")
     options = arguments.parse_args()
     threads(options.threads)
     for data in options.data:
@@ -119,8 +121,8 @@ def main() -> None:
             reference, queries = split_of(complete, labels, seed)
             counts = {m: queries[m].X.toarray().astype(np.float64) for m in BOTH}
             base, rows = baseline(reference, counts), {}
-            for fusion in CHOICES["fusion"]:
-                for cross in (0.0, 0.5):
+            for fusion in options.fusions:
+                for cross in options.cross:
                     extra = {"fusion": fusion, "cross_reconstruction": cross}
                     model, seconds = fit(reference, seed, **(extra | read_options(options.set)))
                     found = score(model, reference, queries, labels, base, counts) | {"cpu_seconds": seconds}

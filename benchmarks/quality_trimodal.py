@@ -64,18 +64,23 @@ def simulated(options) -> tuple[dict[str, anndata.AnnData], pd.Series]:
     return complete, cells.loc[good, "cell_type"]
 
 
-def kept_labels(space: np.ndarray, labels: np.ndarray) -> float:
-    """Share of cells whose 15 nearest other cells give them their own label by majority (micro-F1)."""
+def kept_labels(space: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n_cells,) whether the majority of a cell's 15 nearest other cells has its label; the mean is micro-F1."""
     names, codes = np.unique(labels, return_inverse=True)
     found, _ = nearest(space, space, 15, same=True)
     votes = (codes[found][:, :, None] == np.arange(len(names))).sum(1)
-    return float((votes.argmax(1) == codes).mean())
+    return votes.argmax(1) == codes
 
 
-def scores_of(space: np.ndarray, types: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
-    found = {} if labels is None else {"label micro-F1": kept_labels(space, labels)}
+def scores_of(space: np.ndarray, cells: pd.Index, types: pd.Series, labels: pd.Series, split: Split) -> dict:
+    """Label micro-F1, also over the cells of one modality only, ARI, and 15-NN purity of the types."""
+    kept = kept_labels(space, labels[cells].to_numpy())
+    alone = {m: (split.modalities[cells] == m).to_numpy() for m in ORDER}
+    of = {f"F1, {m} alone": float(kept[rows].mean()) for m, rows in alone.items() if rows.any()}
+    types = types[cells].to_numpy()
     best = best_leiden(space, types)
-    return found | {"ARI": best["ari"], "clusters": best["clusters"], "purity": label_purity(space, types)}
+    found = {"label micro-F1": float(kept.mean()), "ARI": best["ari"], "clusters": best["clusters"]}
+    return found | {"purity": label_purity(space, types)} | of
 
 
 def arrays_of(split: Split) -> dict[str, np.ndarray]:
@@ -88,11 +93,11 @@ def arrays_of(split: Split) -> dict[str, np.ndarray]:
             for name, values in out.items()}  # fmt: skip
 
 
-def peers(python: Path, split: Split, types: pd.Series, full: bool, seed: int) -> dict[str, dict[str, float]]:
+def peers(python: Path, split: Split, types: pd.Series, labels: pd.Series, full: bool, seed: int) -> dict[str, dict]:
     """MOFA+, and on complete cells WNN, whose own weighted graph is clustered at the same resolutions."""
     common = {"seed": seed, "peaks": 3000, "factors": 15, "iterations": 500}
     found = run_peer(python, RUNNER, arrays_of(split), common | {"method": "mofa"})
-    rows = {"MOFA+": scores_of(found["factors"], types[found["cells"]].to_numpy(), None)}
+    rows = {"MOFA+": scores_of(found["factors"], pd.Index(found["cells"]), types, labels, split)}
     rows["MOFA+"]["cpu_seconds"] = float(found["cpu_seconds"])
     if full:
         found = run_peer(python, RUNNER, arrays_of(split), common | {"method": "wnn"})
@@ -110,6 +115,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--peer", type=Path, help="Python of the peers environment (make peers)")
     arguments.add_argument("--batch-effect", type=float, nargs="+", default=[0.0, PRESETS["default"].batch_effect])
+    arguments.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="the first gives labels")
     options = arguments.parse_args()
     threads(options.threads)
     for effect in options.batch_effect:
@@ -118,19 +124,18 @@ def main() -> None:
                              batch_effect=effect)  # fmt: skip
             complete, types = simulated(wanted)
             rows, labels = {}, None
-            for name, patterns in RUNS.items():
-                split = presence_patterns(complete, patterns, seed=seed)
-                own = types[split.mosaic.obs_names].to_numpy()
+            for name in options.runs:
+                split = presence_patterns(complete, RUNS[name], seed=seed)
+                cells = split.mosaic.obs_names
                 for title, start in ((name, seed), ("full, other seed", seed + 100))[: 1 + (name == "full")]:
                     model, seconds = fit(split, start, **read_options(options.set))
                     space = views_of(model, split).joint.to_numpy()
                     if labels is None:
-                        best = best_leiden(space, own)["resolution"]
-                        labels = pd.Series(leiden_clusters(space, [best])[0], split.mosaic.obs_names)
-                    given = labels[split.mosaic.obs_names].to_numpy()
-                    rows[title] = scores_of(space, own, given) | {"cpu_seconds": seconds}
+                        best = best_leiden(space, types[cells].to_numpy())["resolution"]
+                        labels = pd.Series(leiden_clusters(space, [best])[0], cells)
+                    rows[title] = scores_of(space, cells, types, labels, split) | {"cpu_seconds": seconds}
                 if options.peer:
-                    found = peers(options.peer, split, types, name == "full", seed)
+                    found = peers(options.peer, split, types, labels, name == "full", seed)
                     rows |= {f"{name}: {peer}": row for peer, row in found.items()}
                 print({key: row for key, row in rows.items() if key.startswith(name)}, flush=True)
             show(f"three modalities, {len(types)} cells, site effect {effect:g}, seed {seed}", rows)
