@@ -33,7 +33,7 @@ MOST_OUTSIDE = 0.5
 """Share of a side's cells out of support from which none of its effects is called."""
 INTERVAL = 0.95
 INFLATION = 1.25
-"""Factor on the variance of an effect. On two simulated mosaics with batch effects the error of the centre had a standard
+"""Factor on the variance of an effect. On simulated mosaics with batch effects the error of the centre had a standard
 deviation 7-13 % above that of the counts behind it: what the decoder learns about batches has an error of its own."""
 COLUMNS = [
     "feature", "symbol", "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change",
