@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from multivi_nf.training.rules import Settings
 
 FLOOR = 0.01
 """The learning rate ends at this share of its height."""
+
+PEAK_LOADINGS = "generative.atac.output.weight"
 
 GRADIENT = "gradient_norm"
 LOSS = "train_loss"
@@ -51,10 +54,10 @@ class Objective:
         rival = [(n, p) for n, p in named if n.startswith("adversaries.")]
         self.parameters = [p for _, p in own]
         self.rival_parameters = [p for _, p in rival]
-        decay = settings.weight_decay if trainable is None else 0.0
+        decay = _decay(model, settings) if trainable is None else lambda _: 0.0
         self._optimisers: dict[str, tuple[AdamW, list[str]]] = {"model": _adamw(own, settings.learning_rate, decay)}
         if rival:
-            self._optimisers["adversary"] = _adamw(rival, settings.adversary_learning_rate, settings.weight_decay)
+            self._optimisers["adversary"] = _adamw(rival, settings.adversary_learning_rate, decay)
         self._partial = self._zeros()
         self._sums = self._zeros()
         self._rival_losses: list[torch.Tensor] = []
@@ -283,16 +286,21 @@ def _fall(progress: float) -> float:
     return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _adamw(named: list[tuple[str, torch.nn.Parameter]], rate: float, decay: float) -> tuple[AdamW, list[str]]:
+def _decay(model: MultiVI, settings: Settings) -> Callable[[str], float]:
+    """Weight decay of a matrix by its name."""
+    loadings = settings.weight_decay if model.config.compat == "scvi" else settings.peak_decay
+    return lambda name: loadings if name == PEAK_LOADINGS else settings.weight_decay
+
+
+def _adamw(
+    named: list[tuple[str, torch.nn.Parameter]], rate: float, decay: Callable[[str], float]
+) -> tuple[AdamW, list[str]]:
     """Fused AdamW that decays matrices only, and the names of its parameters in its order."""
-    matrices = [(n, p) for n, p in named if p.dim() >= 2]
-    vectors = [(n, p) for n, p in named if p.dim() < 2]
-    groups = [
-        {"params": [p for _, p in part], "weight_decay": amount}
-        for part, amount in ((matrices, decay), (vectors, 0.0))
-        if part
-    ]
-    return AdamW(groups, lr=rate, fused=True), [n for n, _ in matrices + vectors]
+    groups: dict[float, list[tuple[str, torch.nn.Parameter]]] = {}
+    for name, parameter in named:
+        groups.setdefault(decay(name) if parameter.dim() >= 2 else 0.0, []).append((name, parameter))
+    parts = [{"params": [p for _, p in part], "weight_decay": amount} for amount, part in groups.items()]
+    return AdamW(parts, lr=rate, fused=True), [n for part in groups.values() for n, _ in part]
 
 
 def _in_order(optimiser: AdamW) -> list[torch.nn.Parameter]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from multivi_nf.errors import InputError
 
 PRECISIONS = ("float32", "bfloat16")
+STEPS = 600
+"""A training's length where neither few nor many cells ask for another."""
+PEAK_DECAY = 5.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Settings:
         Of the adversary's own AdamW.
     weight_decay
         Of AdamW, for matrices (not for biases and other vectors).
+    peak_decay
+        The same for the peaks' loadings, the last matrix of the ATAC decoder. Adam's steps are of one size however
+        few cells show a peak: without it the loadings of rare peaks follow noise. 5 at 600 steps and falling with
+        their number, so that more cells are believed more.
     max_norm
         Gradients are scaled down to this norm.
     patience
@@ -58,6 +65,7 @@ class Settings:
     precision: str = "float32"
     adversary_learning_rate: float = 1e-3
     weight_decay: float = 1e-3
+    peak_decay: float = PEAK_DECAY
     max_norm: float = 50.0
 
     def __post_init__(self) -> None:
@@ -122,9 +130,9 @@ def settings_for(
         batch_size = min(max(128, 2 ** round(math.log2(max(n_train, 1) / 10))), 512)
     if learning_rate is None:
         learning_rate = round(2e-3 * min(math.sqrt(max(batch_size, 128) / 128), 2.0), 6)
+    steps = max(math.ceil(n_train / max(batch_size, 1)), 1)
     if max_epochs is None:
-        steps = max(math.ceil(n_train / max(batch_size, 1)), 1)
-        max_epochs = min(max(math.ceil(600 / steps), 20), 200)
+        max_epochs = min(max(math.ceil(STEPS / steps), 20), 200)
     warmup = min(kl_warmup, max_epochs // 4)
     return Settings(
         max_epochs=max_epochs,
@@ -137,4 +145,5 @@ def settings_for(
         adversary_warmup=max(1, max_epochs // 20) if max_epochs > 1 else 0,
         seed=seed,
         precision=precision,
+        peak_decay=PEAK_DECAY * min(1.0, STEPS / max(steps * max_epochs, 1)),
     )

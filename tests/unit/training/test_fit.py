@@ -327,6 +327,28 @@ def test_rules_follow_the_number_of_cells(n, batch_size):
     assert 20 <= rule.max_epochs <= 200 and rule.full_from <= rule.max_epochs // 2
 
 
+def test_more_cells_hold_the_loadings_of_peaks_less():
+    few, many = settings_for(2000, kl_warmup=50), settings_for(1_000_000, kl_warmup=50)
+    assert few.peak_decay == pytest.approx(5.0, rel=0.1)
+    steps = math.ceil(1_000_000 / 512) * many.max_epochs
+    assert many.peak_decay * steps == pytest.approx(5.0 * 600)
+
+
+@pytest.mark.parametrize(("compat", "trainable", "expected"), [
+    ("none", None, 5.0), ("scvi", None, 1e-3), ("none", {"generative.atac.output.weight"}, 0.0),
+])  # fmt: skip
+def test_only_the_loadings_of_peaks_decay_strongly(mosaic, compat, trainable, expected):
+    model = MultiVI.from_mosaic(mosaic, n_hidden=16, n_latent=4, compat=compat)
+    objective = Objective(model, settings_for(600, kl_warmup=5), torch.device("cpu"), trainable)
+    optimiser, names = objective._optimisers["model"]
+    decays = [group["weight_decay"] for group in optimiser.param_groups for _ in group["params"]]
+    by_name = dict(zip(names, decays, strict=True))
+    assert by_name.pop("generative.atac.output.weight") == pytest.approx(expected, rel=0.1)
+    for name, decay in by_name.items():
+        assert decay == (1e-3 if model.get_parameter(name).dim() >= 2 else 0.0)
+    assert [model.get_parameter(n) for n in names] == [p for g in optimiser.param_groups for p in g["params"]]
+
+
 @pytest.mark.parametrize("name", ["max_epochs", "batch_size", "learning_rate", "seed"])
 def test_values_out_of_range_are_named(name):
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is -1"):
