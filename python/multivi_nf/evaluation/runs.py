@@ -172,6 +172,16 @@ def score_latent(mosaic: mudata.MuData) -> list[Score]:
     return [Score("active latent dimensions", active, {"of": mean.shape[1]}, "mean KL above 0.05")]
 
 
+def true_expression(measured: pd.Index, truth: Truth, cells: pd.Index, genes: pd.Index) -> pd.DataFrame:
+    """True means per 10^4 of `genes`, averaged over the sites of measured cells as the reference mixture is."""
+    sites = truth.cells.loc[measured.intersection(truth.cells.index), "site"].value_counts(normalize=True)
+    mean = 0.0
+    for site, share in sites.items():
+        under = pd.DataFrame(truth.expression(cells, site), index=cells, columns=truth.genes.index)[genes]
+        mean = mean + share * 1e4 * under.div(under.sum(1), axis=0)
+    return mean
+
+
 def score_imputed_rna(mosaic: mudata.MuData, truth: Truth, imputed: anndata.AnnData) -> list[Score]:
     """Imputed expression of cells without RNA against their true means, beside the mean profile of measured cells."""
     genes = mosaic["rna"].var_names.intersection(truth.genes.index, sort=False)
@@ -180,8 +190,7 @@ def score_imputed_rna(mosaic: mudata.MuData, truth: Truth, imputed: anndata.AnnD
     cells = cells[~truth.cells.loc[cells, "doublet"].astype(bool)]
     if len(cells) < LEAST or len(asked) < 2:
         return []
-    mean = pd.DataFrame(truth.expression(cells), index=cells, columns=truth.genes.index)[genes]
-    mean = mean.div(mean.sum(1), axis=0)[asked].to_numpy() * 1e4
+    mean = true_expression(mosaic["rna"].obs_names, truth, cells, genes)[asked].to_numpy()
     part = imputed[cells, asked]
     predicted = np.asarray(part.X, dtype=np.float64)
     measured = mosaic["rna"]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from multivi_nf.errors import InputError
 from multivi_nf.files import written_whole
-from multivi_nf.simulate.cells import SampleCells
+from multivi_nf.simulate.cells import SITES, SampleCells
 from multivi_nf.simulate.world import CELL_TYPES, PROGRAMMES, STATES, Features, World
 
 TYPE_STATES = STATES[: len(STATES) - len(PROGRAMMES)]
@@ -58,9 +58,10 @@ class Truth:
             )
         return at
 
-    def expression(self, cells: pd.Index | None = None) -> np.ndarray:
-        """(n_cells, n_genes) true mean expression, 10^4 times each gene's share, without site effects."""
-        return 1e4 * self.features["rna"].proportions(self.states[self.rows(cells)])
+    def expression(self, cells: pd.Index | None = None, site: str | None = None) -> np.ndarray:
+        """(n_cells, n_genes) true mean expression, 10^4 times each gene's share; `site` adds its effects to all cells."""
+        states = self.states[self.rows(cells)]
+        return 1e4 * self.features["rna"].proportions(states, None if site is None else SITES.index(site))
 
     def accessibility(self, cells: pd.Index | None = None, fragments_in_peaks: float = 250.0) -> np.ndarray:
         """(n_cells, n_peaks) true probability of seeing a peak open at the given depth, without site effects."""
