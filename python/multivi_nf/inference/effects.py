@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multivi_nf.inference.means import LEAST_EXPECTED, N_HALVES
-from multivi_nf.inference.replicates import moderated
+from multivi_nf.inference.quasi_likelihood import variance_prior
 
 if TYPE_CHECKING:
     from multivi_nf.inference.means import Means, Part, Sums
@@ -197,7 +197,8 @@ def combined_variance(cell: np.ndarray, between: np.ndarray, freedom: int, count
     known = (count >= LEAST_COUNT) & (ratio > 0)
     if known.sum() < 20:
         return cell * max(float(np.mean(ratio[known])) if known.any() else 1.0, 1.0)
-    posterior, _ = moderated(ratio[known], freedom)
+    prior_freedom, prior = variance_prior(ratio[known], freedom)
+    posterior = (prior_freedom * prior + freedom * ratio[known]) / (prior_freedom + freedom)
     inflation = np.full(len(cell), max(float(np.median(posterior)), 1.0))
     inflation[known] = np.maximum(posterior, 1.0)
     return cell * inflation

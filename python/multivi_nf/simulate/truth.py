@@ -59,7 +59,7 @@ class Truth:
         return at
 
     def expression(self, cells: pd.Index | None = None, site: str | None = None) -> np.ndarray:
-        """(n_cells, n_genes) true mean expression, 10^4 times each gene's share; `site` adds its effects to all cells."""
+        """(n_cells, n_genes) true mean expression, 10^4 times the share of each gene; `site` affects all cells."""
         states = self.states[self.rows(cells)]
         return 1e4 * self.features["rna"].proportions(states, None if site is None else SITES.index(site))
 
