@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ FLOOR = 0.01
 """The learning rate ends at this share of its height."""
 
 PEAK_LOADINGS = "generative.atac.output.weight"
+DISPERSION = re.compile(r"generative\.\w+\.(batch_)?log_dispersion")
+PACE = "pace"
 
 GRADIENT = "gradient_norm"
 LOSS = "train_loss"
@@ -54,10 +57,10 @@ class Objective:
         rival = [(n, p) for n, p in named if n.startswith("adversaries.")]
         self.parameters = [p for _, p in own]
         self.rival_parameters = [p for _, p in rival]
-        decay = _decay(model, settings) if trainable is None else lambda _: 0.0
-        self._optimisers: dict[str, tuple[AdamW, list[str]]] = {"model": _adamw(own, settings.learning_rate, decay)}
+        groups = _grouping(model, settings) if trainable is None else lambda *_: (0.0, 1.0)
+        self._optimisers: dict[str, tuple[AdamW, list[str]]] = {"model": _adamw(own, settings.learning_rate, groups)}
         if rival:
-            self._optimisers["adversary"] = _adamw(rival, settings.adversary_learning_rate, decay)
+            self._optimisers["adversary"] = _adamw(rival, settings.adversary_learning_rate, groups)
         self._partial = self._zeros()
         self._sums = self._zeros()
         self._rival_losses: list[torch.Tensor] = []
@@ -110,7 +113,7 @@ class Objective:
         for name, (optimiser, _) in self._optimisers.items():
             height = self.settings.learning_rate if name == "model" else self.settings.adversary_learning_rate
             for group in optimiser.param_groups:
-                group["lr"] = height * rate
+                group["lr"] = height * rate * group[PACE]
 
     def add(self, minibatch: Minibatch, share: float, seed: int) -> None:
         """Add the gradient of some of the step's cells.
@@ -286,20 +289,32 @@ def _fall(progress: float) -> float:
     return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _decay(model: MultiVI, settings: Settings) -> Callable[[str], float]:
-    """Weight decay of a matrix by its name."""
-    loadings = settings.weight_decay if model.config.compat == "scvi" else settings.peak_decay
-    return lambda name: loadings if name == PEAK_LOADINGS else settings.weight_decay
+def _grouping(model: MultiVI, settings: Settings) -> Callable[[str, torch.nn.Parameter], tuple[float, float]]:
+    """Weight decay of a parameter, and its pace: the factor on the learning rate."""
+    ours = model.config.compat != "scvi"
+
+    def group(name: str, parameter: torch.nn.Parameter) -> tuple[float, float]:
+        if DISPERSION.match(name):
+            return 0.0, settings.dispersion_pace if ours else 1.0
+        if name == PEAK_LOADINGS and ours:
+            return settings.peak_decay, 1.0
+        return settings.weight_decay if parameter.dim() >= 2 else 0.0, 1.0
+
+    return group
 
 
 def _adamw(
-    named: list[tuple[str, torch.nn.Parameter]], rate: float, decay: Callable[[str], float]
+    named: list[tuple[str, torch.nn.Parameter]],
+    rate: float,
+    group_of: Callable[[str, torch.nn.Parameter], tuple[float, float]],
 ) -> tuple[AdamW, list[str]]:
-    """Fused AdamW that decays matrices only, and the names of its parameters in its order."""
-    groups: dict[float, list[tuple[str, torch.nn.Parameter]]] = {}
+    """Fused AdamW, and the names of its parameters in its order."""
+    groups: dict[tuple[float, float], list[tuple[str, torch.nn.Parameter]]] = {}
     for name, parameter in named:
-        groups.setdefault(decay(name) if parameter.dim() >= 2 else 0.0, []).append((name, parameter))
-    parts = [{"params": [p for _, p in part], "weight_decay": amount} for amount, part in groups.items()]
+        groups.setdefault(group_of(name, parameter), []).append((name, parameter))
+    parts = [
+        {"params": [p for _, p in part], "weight_decay": decay, PACE: pace} for (decay, pace), part in groups.items()
+    ]
     return AdamW(parts, lr=rate, fused=True), [n for part in groups.values() for n, _ in part]
 
 

@@ -34,6 +34,10 @@ class Settings:
         The same for the peaks' loadings, the last matrix of the ATAC decoder. Adam's steps are of one size however
         few cells show a peak: without it the loadings of rare peaks follow noise. 5 at 600 steps and falling with
         their number, so that more cells are believed more.
+    dispersion_pace
+        Factor on the learning rate of the dispersions of RNA and protein. Adam moves a parameter by about its learning
+        rate a step: in 600 steps a logarithm gets no further than 0.6, and dispersions of 10 stay near the 1 that
+        they start from.
     max_norm
         Gradients are scaled down to this norm.
     patience
@@ -66,6 +70,7 @@ class Settings:
     adversary_learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     peak_decay: float = PEAK_DECAY
+    dispersion_pace: float = 10.0
     max_norm: float = 50.0
 
     def __post_init__(self) -> None:

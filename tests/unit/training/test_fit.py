@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
@@ -347,6 +348,36 @@ def test_only_the_loadings_of_peaks_decay_strongly(mosaic, compat, trainable, ex
     for name, decay in by_name.items():
         assert decay == (1e-3 if model.get_parameter(name).dim() >= 2 else 0.0)
     assert [model.get_parameter(n) for n in names] == [p for g in optimiser.param_groups for p in g["params"]]
+
+
+@pytest.mark.parametrize(("compat", "pace"), [("none", 10.0), ("scvi", 1.0)])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+def test_dispersions_alone_learn_at_a_pace_of_their_own(mosaic, compat, pace, dispersion):
+    model = MultiVI.from_mosaic(mosaic, n_hidden=16, n_latent=4, compat=compat, dispersion=dispersion)
+    objective = Objective(model, settings_for(600, kl_warmup=5), torch.device("cpu"))
+    objective.schedule(3, 0, 5, 1.0)
+    optimiser, names = objective._optimisers["model"]
+    rates = dict(zip(names, [group["lr"] for group in optimiser.param_groups for _ in group["params"]], strict=True))
+    fast = {name for name in rates if "log_dispersion" in name}
+    assert fast
+    (usual,) = {rate for name, rate in rates.items() if name not in fast}
+    assert [rates[name] for name in fast] == pytest.approx([pace * usual] * len(fast))
+
+
+def test_dispersions_are_found_within_a_default_training():
+    rng = np.random.default_rng(0)
+    theta = np.where(np.arange(60) < 30, 0.5, 12.0)
+    mean = rng.gamma(2, 10, size=60)
+    counts = rng.poisson(mean * rng.gamma(theta, 1 / theta, size=(600, 60)))
+    obs = pd.DataFrame({"batch": "a"}, index=[f"cell{i}" for i in range(600)])
+    rna = AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs, pd.DataFrame(index=[f"g{j}" for j in range(60)]))
+    mosaic = MuData({"rna": rna})
+    mosaic.obs["batch"] = "a"
+    model = MultiVI.from_mosaic(mosaic, n_hidden=16, n_latent=2)
+    train(model, mosaic, quiet=True)
+    found = model.generative.rna.log_dispersion.detach().exp().numpy()
+    assert 0.4 < np.median(found[:30]) < 0.8
+    assert np.median(found[30:]) > 6
 
 
 @pytest.mark.parametrize("name", ["max_epochs", "batch_size", "learning_rate", "seed"])
