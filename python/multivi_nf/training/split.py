@@ -11,14 +11,15 @@ VALIDATION_SHARE = 0.1
 MAX_VALIDATION = 10_000
 CALIBRATION_SHARE = 0.1
 MIN_CALIBRATION = 100
-MAX_CALIBRATION_SHARE = 0.2
+MAX_CALIBRATION_SHARE = 1 / 3
 
 
 def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.ndarray:
     """Split cells into train, validation and calibration, stratified by modalities and batch.
 
     Calibration takes 10 % of the cells of each combination of two or more modalities (a direction is calibrated on its
-    own pairs), at least 100 where that is no more than 20 % of them: with few pairs, they are worth more in training.
+    own pairs), at least 100 where that is no more than a third of them: fewer than 100 calibrate nothing, and with
+    fewer than 300 pairs all are worth more in training.
     Validation takes 10 % of all other cells, at most 10,000 (beyond that the loss is known to far better than an epoch
     changes it). Each stratum of (modalities, batch) gives its share by largest remainder, and keeps at least one cell
     for training.
@@ -45,7 +46,8 @@ def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.
     paired = presence.sum(axis=1) >= 2
     for kind in np.unique(combination[paired]):
         pairs = np.flatnonzero(combination == kind)
-        n = int(max(CALIBRATION_SHARE * len(pairs), min(MIN_CALIBRATION, MAX_CALIBRATION_SHARE * len(pairs))))
+        least = MIN_CALIBRATION if MIN_CALIBRATION <= MAX_CALIBRATION_SHARE * len(pairs) else 0
+        n = max(int(CALIBRATION_SHARE * len(pairs)), least)
         _draw(roles, "calibration", pairs, strata, n, rng)
 
     rest = np.flatnonzero(roles == "train")
