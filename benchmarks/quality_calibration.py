@@ -135,7 +135,7 @@ def main() -> None:
         for when, used in (("before", Calibration.none()), ("after", calibration)):
             found = predicted(held, model, modality, cells, counts, used)
             rows[when] = score_counts(found, plain, counts, labels)
-            if modality == "rna":
+            if modality == "rna" and len(held.split.views("rna")):
                 peaks[when] = score_peaks(held, model, used)
         show(f"predicted {modality}, {data}, {kind}, seed {seed}", rows)
         if peaks:
