@@ -20,7 +20,8 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
     One negative-binomial dispersion for all features, by the median of Pearson's statistic; a factor on each feature's
     variance by its own statistic, moderated over features and never below 1; F-test of the difference of deviances
     (Lund et al., Stat Appl Genet Mol Biol 2012, QLShrink). Unlike logarithms of rates, deviances keep their meaning
-    where a replicate has a handful of counts, as in peaks.
+    where a replicate has a handful of counts. Below two they exceed their chi-squared distribution (on SNARE peaks
+    6.5 % of null p-values were below 0.05), and the score statistic stands in for them.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
         part = slice(start, start + FEATURES_AT_ONCE)
         y = counts[:, seen[part]]
         full, bare = (fit.means(y, dispersion, sides) for sides in (True, False))
-        difference[part] = np.maximum(_deviance(y, bare, dispersion) - _deviance(y, full, dispersion), 0)
+        lower = np.maximum(_deviance(y, bare, dispersion) - _deviance(y, full, dispersion), 0)
+        difference[part] = np.where(y.mean(axis=0) >= RICH, lower, fit.score(y, bare, dispersion))
         factor[part] = _pearson(y, full, dispersion) / fit.freedom
     prior_freedom, prior = variance_prior(factor[rich], fit.freedom)
     factor = np.maximum((prior_freedom * prior + fit.freedom * factor) / (prior_freedom + fit.freedom), 1)
@@ -125,6 +127,16 @@ class _Fit:
             if not len(left):
                 break
         return self._mean(effect, level)
+
+    def score(self, counts: np.ndarray, bare: np.ndarray, dispersion: float) -> np.ndarray:
+        """(n_features,) squared score of the sides' difference at 0 over its information beyond that of the blocks.
+
+        `bare` are the means without a difference (Rao 1948).
+        """
+        weight = bare / (1 + dispersion * bare)
+        score = self.side @ ((counts - bare) / (1 + dispersion * bare))
+        total, shared = self.blocks @ weight, self.blocks @ (weight * self.side[:, None])
+        return score**2 / np.maximum((shared * (1 - shared / np.maximum(total, 1e-12))).sum(axis=0), 1e-12)
 
     def _mean(self, effect: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Means, kept above 0 where a block has no count and its maximum lies there."""

@@ -45,6 +45,22 @@ def test_null_p_values_where_replicates_have_a_handful_of_counts(design):
 
 
 @pytest.mark.parametrize("design", BLOCKS)
+def test_null_p_values_where_most_replicates_have_no_count(design):
+    rng = np.random.default_rng(6)
+    p = quasi_likelihood_test(drawn(rng, rng.gamma(1, 0.4, size=20_000) + 0.05, 0.01), SIDE, BLOCKS[design])
+    assert 0.03 < (p < 0.05).mean() < 0.055
+    assert (p < 0.001).mean() < 0.0015
+
+
+def test_score_is_pearsons_statistic_of_two_rates():
+    counts = np.array([[3.0], [1.0]])
+    fit = _Fit(np.array([1.0, 0.0]), np.ones((1, 2)), np.log([10.0, 30.0]))
+    expected = 4 * np.array([0.25, 0.75])
+    pearson = ((np.array([3.0, 1.0]) - expected) ** 2 / expected).sum()
+    assert fit.score(counts, expected[:, None], 1e-9)[0] == pytest.approx(pearson)
+
+
+@pytest.mark.parametrize("design", BLOCKS)
 def test_a_feature_that_varies_between_replicates_is_not_called(design):
     rng = np.random.default_rng(2)
     unruly = np.arange(3000) < 300
