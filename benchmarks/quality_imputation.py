@@ -15,7 +15,7 @@ from quality_common import fit, imputed, parser, read_options, show, snare, thre
 from quality_peers import run_scvi
 
 from multivi_nf.evaluation.baselines import Bridge, label_means, own_modality_ceiling
-from multivi_nf.evaluation.scoring import hidden_truth, score_atac, score_rna
+from multivi_nf.evaluation.scoring import Hidden, hidden_truth, score_atac, score_rna
 from multivi_nf.evaluation.splits import strict_unpairing
 
 DIRECTIONS = {"rna": ("atac", score_rna), "atac": ("rna", score_atac)}
@@ -35,6 +35,25 @@ def predictions(split, complete, labels, hidden, target, source, model) -> dict[
         "own neighbours (ceiling)": own_modality_ceiling(complete, target, origin, features),
         "multivi-nf": imputed(model, split, target, hidden.cells),
     }
+
+
+def lead(hidden: Hidden, found: dict[str, np.ndarray], score, draws: int = 40) -> dict[str, dict[str, float]]:
+    """2.5 % quantile of ours less each other method over resampled cells: above 0 where ours is better for sure.
+
+    On at most 1,000 features, evenly over their order.
+    """
+    columns = np.unique(np.linspace(0, hidden.counts.shape[1] - 1, 1000).astype(int))
+    found = {name: np.asarray(values)[:, columns] for name, values in found.items()}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in found}
+    for draw in range(draws):
+        rows = np.random.default_rng([draw, 13]).integers(0, len(hidden.cells), len(hidden.cells))
+        counts, smooth = (values[rows][:, columns] for values in (hidden.counts, hidden.smooth))
+        some = Hidden(hidden.cells[rows], counts, smooth, hidden.reference[columns])
+        for name, values in found.items():
+            runs[name].append(score(some, values[rows]))
+    ours = pd.DataFrame(runs["multivi-nf"])
+    others = {name: pd.DataFrame(rows) for name, rows in runs.items() if name != "multivi-nf"}
+    return {name: (ours - table).quantile(0.025).to_dict() for name, table in others.items()}
 
 
 def main() -> None:
@@ -66,6 +85,7 @@ def main() -> None:
                 found["scvi"] = peer[f"imputed_{target}"]
             rows = {name: score(hidden, np.asarray(values)) for name, values in found.items()}
             show(f"{target} from {source}, S2, seed {seed}", rows)
+            show(f"lead of multivi-nf, 2.5 % quantile, seed {seed}", lead(hidden, found, score))
             for name, scores in rows.items():
                 every[target].setdefault(name, []).append(scores)
     for target, methods in every.items():
