@@ -1,10 +1,17 @@
-"""Protein from RNA on the two small CITE-seq sets: Spearman per protein beside ridge regression from RNA PCA."""
+"""Protein from RNA on the two small CITE-seq sets: Spearman per protein beside ridge regression from RNA PCA.
+
+Also ridge from as few principal components as ours has latent dimensions, and from ours' latent means; totalVI of
+scvi-tools (its defaults) where `--peer` names a Python that has it.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anndata
 import numpy as np
-from quality_common import DATA, fit, imputed, parser, read_options, show, threads
+from quality_common import DATA, fit, imputed, parser, read_options, show, threads, views_of
+from quality_peers import run_peer
 from sklearn.linear_model import RidgeCV
 
 from multivi_nf.evaluation.metrics import feature_spearman
@@ -28,8 +35,23 @@ def load(name: str) -> dict[str, anndata.AnnData]:
     return complete
 
 
+def total_vi(python: Path, complete: dict[str, anndata.AnnData], proteins, hidden: np.ndarray, seed: int) -> np.ndarray:
+    """(n_hidden, n_proteins) imputed by totalVI."""
+    counts = {"rna": complete["rna"].X.toarray(), "protein": complete["protein"][:, proteins].X.toarray()}
+    settings = {"seed": seed, "threads": 2}
+    runner = Path(__file__).with_name("peer_totalvi.py")
+    return run_peer(python, runner, counts | {"hidden": hidden}, settings)["protein"]
+
+
+def ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predictions at `new`."""
+    return RidgeCV(np.logspace(-3, 4, 15)).fit(x, y).predict(new)
+
+
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--peer", type=Path, help="Python of the peers environment (make peers)")
+    options = arguments.parse_args()
     threads(options.threads)
     for name in SETS:
         complete = load(name)
@@ -38,22 +60,24 @@ def main() -> None:
             hidden = np.random.default_rng(seed).random(len(cells)) < 0.3
             shown = [(c, c, ("rna",) if h else ("rna", "protein")) for c, h in zip(cells, hidden)]
             split = build_mosaic(complete, shown)
-            test = cells[hidden]
+            test, train = cells[hidden], cells[~hidden]
             proteins = split.mosaic["protein"].var_names
             truth = complete["protein"][test, proteins].X.toarray()
             space = Pca(split.mosaic["rna"].X)
-            x, y = (
-                space(split.mosaic["rna"][cells[~hidden]].X),
-                np.log1p(complete["protein"][cells[~hidden], proteins].X.toarray()),
-            )
-            ridge = RidgeCV(np.logspace(-1, 4, 11)).fit(x, y).predict(space(split.mosaic["rna"][test].X))
+            x, new = (space(split.mosaic["rna"][some].X) for some in (train, test))
+            y = np.log1p(complete["protein"][train, proteins].X.toarray())
             model, _ = fit(split, seed, **read_options(options.set))
-            ours = imputed(model, split, "protein", test)
-            rows = {
-                n: {"spearman": float(np.nanmean(feature_spearman(v, truth)))}
-                for n, v in (("multivi-nf", ours), ("ridge", ridge))
+            z, k = views_of(model, split).by_modality["rna"], model.config.n_latent
+            found = {
+                "multivi-nf": imputed(model, split, "protein", test),
+                "ridge": ridge(x, y, new),
+                f"ridge from {k} components": ridge(x[:, :k], y, new[:, :k]),
+                "ridge from ours' latent means of RNA": ridge(z.loc[train].to_numpy(), y, z.loc[test].to_numpy()),
             }
-            show(f"protein from RNA, {name}, seed {seed}", rows)
+            if options.peer:
+                found["totalVI"] = total_vi(options.peer, complete, proteins, hidden, seed)
+            rows = {n: {"spearman": float(np.nanmean(feature_spearman(v, truth)))} for n, v in found.items()}
+            show(f"protein from RNA, {name}, seed {seed}, {len(train)} cells with protein", rows)
 
 
 if __name__ == "__main__":
