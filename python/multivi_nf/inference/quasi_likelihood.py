@@ -12,6 +12,9 @@ RICH = 2.0
 """Mean counts a replicate from which on a feature's residuals say how replicates vary; below, single counts do."""
 MOST_RICH = 2048
 """Features that the common dispersion is fitted to."""
+MOST_FREEDOM = 1e6
+UPPER = 0.5 + 0.5 * (np.arange(500) + 0.5) / 500
+"""Levels that stand for the upper half of a distribution."""
 
 
 def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -155,27 +158,28 @@ def _pearson(counts: np.ndarray, mean: np.ndarray, dispersion: float) -> np.ndar
 
 
 def variance_prior(variance: np.ndarray, freedom: int) -> tuple[float, float]:
-    """Degrees of freedom and scale of a scaled inverse chi-square prior of variances, by moments of their logarithm.
+    """Degrees of freedom and scale of a scaled inverse chi-square prior of variances.
 
-    Smyth, Stat Appl Genet Mol Biol 2004, section 6.2. Where variances vary no more than chance has them vary, the
-    prior has 1e6 degrees of freedom.
+    As in limma (Smyth, Stat Appl Genet Mol Biol 2004, section 6.2) variances are scale * F(freedom, prior freedom).
+    But only the upper half is fitted, by its median and the mean square of log(variance / median): small variances of
+    small counts come in steps, which would pass for a wide prior. Where variances vary no more than chance has them
+    vary, the prior has 1e6 degrees of freedom.
     """
-    variance = np.maximum(variance, 1e-8 * max(np.median(variance), 1e-8))
-    e = np.log(variance) - special.digamma(freedom / 2) + np.log(freedom / 2)
-    spread = e.var(ddof=1) - special.polygamma(1, freedom / 2) if len(e) > 2 else 0.0
-    if spread <= 1e-6:
-        return 1e6, float(np.exp(e.mean()))
-    prior = 2 * _inverse_trigamma(spread)
-    return prior, float(np.exp(e.mean() + special.digamma(prior / 2) - np.log(prior / 2)))
+    middle = max(float(np.median(variance)), 1e-8)
+    upper = variance[variance > middle]
+    spread = np.mean(np.log(upper / middle) ** 2) if len(upper) > 2 else 0.0
+    low, high = np.log(0.5), np.log(MOST_FREEDOM)
+    for _ in range(30):
+        prior = np.exp((low + high) / 2)
+        if _upper_spread(freedom, prior) > spread:
+            low = np.log(prior)
+        else:
+            high = np.log(prior)
+    prior = MOST_FREEDOM if _upper_spread(freedom, MOST_FREEDOM) >= spread else float(np.exp((low + high) / 2))
+    return prior, middle / float(stats.f.median(freedom, prior))
 
 
-def _inverse_trigamma(x: float) -> float:
-    """Solve trigamma(y) = x by Newton steps on 1 / trigamma (Smyth 2004, appendix)."""
-    y = 0.5 + 1 / x
-    for _ in range(50):
-        value = special.polygamma(1, y)
-        step = value * (1 - value / x) / special.polygamma(2, y)
-        y += step
-        if abs(step) < 1e-9 * y:
-            break
-    return float(y)
+def _upper_spread(freedom: int, prior: float) -> float:
+    """Mean square of log(F / median) over the upper half of an F distribution."""
+    quantiles = np.log(stats.f.ppf(UPPER, freedom, prior))
+    return float(np.mean((quantiles - np.log(stats.f.median(freedom, prior))) ** 2))
