@@ -27,14 +27,18 @@ def main() -> None:
     cells = anndata.AnnData(data["rna"].astype(np.float32))
     # a batch whose proteins are all 0 is what tells totalVI that they were not measured
     cells.obsm["protein"] = np.where(data["hidden"][:, None], 0, data["protein"]).astype(np.float32)
-    cells.obs["batch"] = pd.Categorical(np.where(data["hidden"], "hidden", "shown"))
+    names = np.char.add(data["batch"], np.where(data["hidden"], " hidden", " shown"))
+    cells.obs["batch"] = pd.Categorical(names)
     scvi.model.TOTALVI.setup_anndata(cells, protein_expression_obsm_key="protein", batch_key="batch")
     model = scvi.model.TOTALVI(cells)
     model.train(accelerator="cpu", enable_progress_bar=False, train_size=0.9, validation_size=0.1)
     _, protein = model.get_normalized_expression(
-        indices=np.flatnonzero(data["hidden"]), transform_batch="shown", n_samples=25, return_mean=True,
+        indices=np.flatnonzero(data["hidden"]),
+        transform_batch=sorted(set(names[~data["hidden"]])),
+        n_samples=25,
+        return_mean=True,
         include_protein_background=True,
-    )  # fmt: skip
+    )
     np.savez(target, protein=np.asarray(protein, np.float32))
 
 

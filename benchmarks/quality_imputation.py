@@ -50,7 +50,8 @@ def lead(hidden: Hidden, found: dict[str, np.ndarray], score, draws: int = 40) -
         counts, smooth = (values[rows][:, columns] for values in (hidden.counts, hidden.smooth))
         some = Hidden(hidden.cells[rows], counts, smooth, hidden.reference[columns])
         for name, values in found.items():
-            runs[name].append(score(some, values[rows]))
+            # a constant prediction has no correlation
+            runs[name].append({k: v for k, v in score(some, values[rows]).items() if np.isfinite(v)})
     ours = pd.DataFrame(runs["multivi-nf"])
     others = {name: pd.DataFrame(rows) for name, rows in runs.items() if name != "multivi-nf"}
     return {name: (ours - table).quantile(0.025).to_dict() for name, table in others.items()}

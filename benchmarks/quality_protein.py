@@ -40,7 +40,8 @@ def total_vi(python: Path, complete: dict[str, anndata.AnnData], proteins, hidde
     counts = {"rna": complete["rna"].X.toarray(), "protein": complete["protein"][:, proteins].X.toarray()}
     settings = {"seed": seed, "threads": 2}
     runner = Path(__file__).with_name("peer_totalvi.py")
-    return run_peer(python, runner, counts | {"hidden": hidden}, settings)["protein"]
+    batch = complete["rna"].obs["batch"].to_numpy().astype("U")
+    return run_peer(python, runner, counts | {"hidden": hidden, "batch": batch}, settings)["protein"]
 
 
 def ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:

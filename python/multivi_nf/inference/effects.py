@@ -188,8 +188,8 @@ class Counted:
 def combined_variance(cell: np.ndarray, between: np.ndarray, freedom: int, count: np.ndarray) -> np.ndarray:
     """Variance over cells, inflated where replicates vary more than their cells explain.
 
-    The ratio between / cell of each feature has few degrees of freedom; it is moderated over features as a variance is
-    in limma (Smyth 2004), and never taken below 1.
+    The ratio between / cell of each feature has few degrees of freedom; it is moderated over features with the prior
+    of `variance_prior`, and never taken below 1.
     """
     if freedom < 1:
         return cell

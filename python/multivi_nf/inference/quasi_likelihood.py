@@ -13,6 +13,8 @@ RICH = 2.0
 MOST_RICH = 2048
 """Features that the common dispersion is fitted to."""
 MOST_FREEDOM = 1e6
+OUTLYING = 0.05
+"""False discovery rate at which a feature varies too much for the common prior."""
 UPPER = 0.5 + 0.5 * (np.arange(500) + 0.5) / 500
 """Levels that stand for the upper half of a distribution."""
 
@@ -38,11 +40,20 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
     Returns
     -------
     np.ndarray
-        (n_features,); 1 for a feature without a count.
+        (n_features,); 1 for a feature without a count or, in blocks, with counts in one block only.
     """
-    fit = _Fit(side.astype(float), np.eye(block.max() + 1)[block].T, np.log(np.maximum(counts.sum(axis=1), 1)))
     p = np.ones(counts.shape[1])
-    seen = np.flatnonzero(counts.sum(axis=0) > 0)
+    # a replicate without any count says nothing, nor does a block that is left with one side
+    told = counts.sum(axis=1) > 0
+    if block.max() > 0:
+        told &= np.bincount(block, told)[block] > 1
+    counts, side, block = counts[told], side[told], np.unique(block[told], return_inverse=True)[1]
+    n_blocks = len(set(block.tolist()))
+    if not 0 < side.sum() < len(side) or len(side) - n_blocks < 2:
+        return p
+    fit = _Fit(side.astype(float), np.eye(n_blocks)[block].T, np.log(counts.sum(axis=1)))
+    # counts in a single block are fitted exactly, however far replicates differ
+    seen = np.flatnonzero((fit.blocks @ counts > 0).sum(axis=0) >= min(2, n_blocks))
     if not len(seen):
         return p
     rich = _rich(counts[:, seen])
@@ -56,8 +67,11 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
         difference[part] = np.where(y.mean(axis=0) >= RICH, lower, fit.score(y, bare, dispersion))
         factor[part] = _pearson(y, full, dispersion) / fit.freedom
     prior_freedom, prior = variance_prior(factor[rich], fit.freedom)
-    factor = np.maximum((prior_freedom * prior + fit.freedom * factor) / (prior_freedom + fit.freedom), 1)
-    p[seen] = stats.f.sf(difference / factor, 1, prior_freedom + fit.freedom)
+    # features that vary more than the prior can explain speak for themselves (as Phipson et al. 2016)
+    tail = stats.f.sf(factor / max(prior, 1.0), fit.freedom, prior_freedom)
+    trust = np.where(stats.false_discovery_control(tail) < OUTLYING, 0.0, prior_freedom)
+    factor = np.maximum((trust * prior + fit.freedom * factor) / (trust + fit.freedom), 1)
+    p[seen] = stats.f.sf(difference / factor, 1, trust + fit.freedom)
     return p
 
 

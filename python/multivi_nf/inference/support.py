@@ -142,7 +142,7 @@ class Support:
                 both = np.flatnonzero(data.has[source] & data.has[target]) if target != source else np.zeros(0, int)
                 apart = held[np.isin(held, both)]
                 both = np.setdiff1d(both, held)
-                if len(both) >= NEIGHBOURS and len(apart) >= NEIGHBOURS:
+                if len(both) >= NEIGHBOURS and 2 / (len(apart) + 1) <= found.level:  # the least p-value there is
                     found._add(data, source, target, cells, both, apart, seed)
         return found
 

@@ -139,14 +139,20 @@ def calibration(results: Results) -> Finding:
 
 def support(results: Results) -> Finding | None:
     """How many imputed cells look unlike every paired cell?"""
-    shares = {}
+    shares, unknown = {}, []
     for modality, path in results.imputed.items():
         obs = read_imputed_obs(path)
         if "out_of_support" not in obs or obs["measured"].astype(bool).all():
             continue
-        shares[modality] = float(obs.loc[~obs["measured"].astype(bool), "out_of_support"].astype(bool).mean())
+        imputed = obs[~obs["measured"].astype(bool)]
+        if "support_p" in imputed and imputed["support_p"].isna().all():
+            unknown.append(modality)
+        else:
+            shares[modality] = float(imputed["out_of_support"].astype(bool).mean())
     if not shares:
-        return None
+        text = f"not checked for {', '.join(unknown)}: too few pairs were held out of training"
+        remedy = "add pairs (195 tell cells out of support, 300 calibrate), or take imputed values for an extrapolation"
+        return Finding("Do imputed cells have paired relatives?", "look", text, remedy) if unknown else None
     modality, share = max(shares.items(), key=lambda item: item[1])
     text = f"{share:.1%} of the cells imputed for {modality} lie outside the paired cells' support"
     if share <= 0.05:

@@ -37,7 +37,7 @@ class Settings:
     dispersion_pace
         Factor on the learning rate of the dispersions of RNA and protein. Adam moves a parameter by about its learning
         rate a step: in 600 steps a logarithm gets no further than 0.6, and dispersions of 10 stay near the 1 that
-        they start from.
+        they start from. Not with ``compat="scvi"``, nor in mapping.
     max_norm
         Gradients are scaled down to this norm.
     patience

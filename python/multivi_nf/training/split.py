@@ -10,16 +10,17 @@ ROLES = ("train", "validation", "calibration")
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION = 10_000
 CALIBRATION_SHARE = 0.1
-MIN_CALIBRATION = 100
-MAX_CALIBRATION_SHARE = 1 / 3
+LEAST = ((100, 1 / 3), (39, 1 / 5))
+"""Calibration cells, and the share of the pairs that they may be at most: 100 calibrate error bars, and from 39 on a
+cell can be told to be out of support (inference/support.py: 2 / (n + 1) <= 0.05)."""
 
 
 def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.ndarray:
     """Split cells into train, validation and calibration, stratified by modalities and batch.
 
     Calibration takes 10 % of the cells of each combination of two or more modalities (a direction is calibrated on its
-    own pairs), at least 100 where that is no more than a third of them: fewer than 100 calibrate nothing, and with
-    fewer than 300 pairs all are worth more in training.
+    own pairs), at least 100 where that is no more than a third of them, else at least 39 where that is no more than a
+    fifth: with few pairs, they are worth more in training.
     Validation takes 10 % of all other cells, at most 10,000 (beyond that the loss is known to far better than an epoch
     changes it). Each stratum of (modalities, batch) gives its share by largest remainder, and keeps at least one cell
     for training.
@@ -46,7 +47,7 @@ def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.
     paired = presence.sum(axis=1) >= 2
     for kind in np.unique(combination[paired]):
         pairs = np.flatnonzero(combination == kind)
-        least = MIN_CALIBRATION if MIN_CALIBRATION <= MAX_CALIBRATION_SHARE * len(pairs) else 0
+        least = next((n for n, share in LEAST if n <= share * len(pairs)), 0)
         n = max(int(CALIBRATION_SHARE * len(pairs)), least)
         _draw(roles, "calibration", pairs, strata, n, rng)
 

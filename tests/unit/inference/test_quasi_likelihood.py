@@ -98,3 +98,29 @@ def test_prior_of_variances_is_found_again():
     assert freedom == pytest.approx(8, rel=0.1)
     assert scale == pytest.approx(2, rel=0.05)
     assert variance_prior(rng.chisquare(6, size=20_000) / 6, 6)[0] > 100
+
+
+@pytest.mark.parametrize("design", BLOCKS)
+@pytest.mark.parametrize("n", [3, 4, 8])
+@pytest.mark.parametrize("rest", [0, 5])
+def test_what_one_replicate_shows_is_not_called(design, n, rest):
+    rng = np.random.default_rng(7)
+    some = np.r_[:n, 8 : 8 + n]
+    counts = drawn(rng, rng.gamma(1, 10, size=3000), 0.05)[some]
+    counts[:, 0] = rest
+    counts[0, 0] = 200
+    block = np.tile(np.arange(n), 2) if design == "blocked" else np.zeros(2 * n, int)
+    p = quasi_likelihood_test(counts, SIDE[some], block)
+    assert p[0] > 0.01
+    assert stats.false_discovery_control(p)[0] > 0.05
+
+
+@pytest.mark.parametrize("design", BLOCKS)
+def test_a_replicate_without_counts_is_left_out(design):
+    counts = drawn(np.random.default_rng(8), np.full(3000, 20.0), 0.05)[np.r_[:3, 8:11]]
+    counts[0] = 0
+    block = np.tile(np.arange(3), 2) if design == "blocked" else np.zeros(6, int)
+    p = quasi_likelihood_test(counts, np.repeat([1, 0], 3), block)
+    assert 0.02 < (p < 0.05).mean() < 0.06
+    one_sided = counts * np.array([0, 0, 0, 1, 1, 1])[:, None]
+    assert (quasi_likelihood_test(one_sided, np.repeat([1, 0], 3), block) == 1).all()

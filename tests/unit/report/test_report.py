@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +41,18 @@ def test_verdict_reads_pairs_latent_calibration_support_and_training(results_fol
     assert found["Are the modalities mixed?"][0] == "good"
     assert "30.0%" in found["Do imputed cells have paired relatives?"][1]
     assert found["Did training settle?"] == ("good", "10 epochs, lowest validation loss at epoch 6")
+
+
+def test_support_that_too_few_pairs_could_tell_is_not_called_good(results_folder):
+    path = results_folder / "imputed" / "rna.zarr"
+    imputed = ad.read_zarr(path)
+    imputed.obs["support_p"] = np.nan
+    imputed.obs["out_of_support"] = False
+    shutil.rmtree(path)
+    imputed.write_zarr(path)
+    level, answer = findings(results_folder)["Do imputed cells have paired relatives?"]
+    assert level == "look"
+    assert answer.startswith("not checked for rna")
 
 
 @pytest.mark.parametrize(

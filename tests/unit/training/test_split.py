@@ -20,7 +20,7 @@ def count(roles: np.ndarray) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("pairs", "calibration"),
-    [(0, 0), (67, 6), (299, 29), (300, 100), (600, 100), (1000, 100), (5000, 500)],
+    [(0, 0), (67, 6), (194, 19), (195, 39), (299, 39), (300, 100), (600, 100), (1000, 100), (5000, 500)],
 )
 def test_calibration_takes_a_tenth_of_the_pairs_and_100_where_that_is_no_more_than_a_third(pairs, calibration):
     has = presence(pairs, 200, 200)
