@@ -43,10 +43,21 @@ def type_without_rna(complete, labels, target, seed, options) -> dict[str, dict[
     model, _ = fit(split, seed, **options)
     ours = imputed(model, split, "rna", lone)
     ridge = Bridge(split).ridge_rna(lone)
-    return {
+    found = {
         name: fold_change_agreement(log_fold_change(values[kinds == target], values[kinds != target]), truth)
         for name, values in (("multivi-nf", ours), ("ridge", ridge))
     }
+    return found | {"thinning ceiling": thinning_ceiling(counts.tocsr(), is_type, seed)}
+
+
+def thinning_ceiling(counts, is_type: np.ndarray, seed: int) -> dict[str, float]:
+    """Agreement of the fold changes of two halves of all counts: what the type's own counts can tell."""
+    half = counts.copy()
+    half.data = np.random.default_rng([seed, 17]).binomial(counts.data.astype(np.int64), 0.5).astype(np.float64)
+    one, other = (
+        log_fold_change(shares(part[is_type]), shares(part[~is_type])) for part in (half, (counts - half).tocsr())
+    )
+    return fold_change_agreement(one, other)
 
 
 def out_of_support(complete, labels, target, seed, options) -> dict[str, float]:
@@ -58,22 +69,27 @@ def out_of_support(complete, labels, target, seed, options) -> dict[str, float]:
     lone = split.views("atac")
     found = impute(model, split.mosaic, modality="rna", cells=list(lone), n_samples=40, calibration=calibration)
     kinds = labels[split.origin[found.obs_names]].to_numpy() == target
-    score = found.obs["out_of_support"].to_numpy(dtype=float)
+    score, flagged = 1 - found.obs["support_p"].to_numpy(dtype=float), found.obs["out_of_support"].to_numpy(dtype=bool)
     width = np.asarray(found.layers["upper"] - found.layers["lower"]).mean(1)
     return {
         "auroc": float(roc_auc_score(kinds, score)),
-        "supported_flagged": float((score[~kinds] > 0.5).mean()),
+        "supported_flagged": float(flagged[~kinds].mean()),
+        "type_flagged": float(flagged[kinds].mean()),
         "width_ratio": float(width[kinds].mean() / width[~kinds].mean()),
     }
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--types", nargs="+", default=list(GATE))
+    arguments.add_argument("--types", nargs="+", default=list(GATE), help="or `all`: each with 80 cells or more")
     arguments.add_argument("--support", action="store_true", help="also the out-of-support score of each type")
     options = arguments.parse_args()
     threads(options.threads)
     complete, labels = snare(options.cells)
+    if options.types == ["all"]:
+        sizes = labels.value_counts()
+        options.types = [str(name) for name in sizes.index[sizes >= 80]]
+        print("cells: " + ", ".join(f"{name} {sizes[name]:,}" for name in options.types), flush=True)
     for seed in options.seeds:
         rows, support = {}, {}
         for target in options.types:
@@ -81,9 +97,10 @@ def main() -> None:
                 rows[f"{target}, {name}"] = scores
             if options.support:
                 support[target] = out_of_support(complete, labels, target, seed, read_options(options.set))
-        for name in ("multivi-nf", "ridge"):
-            of = [scores for key, scores in rows.items() if key.endswith(name)]
-            rows[f"mean, {name}"] = pd.DataFrame(of).mean().to_dict()
+        gates = [one for one in GATE if one in options.types]
+        for name in ("multivi-nf", "ridge", "thinning ceiling") if gates else ():
+            of = [rows[f"{one}, {name}"] for one in gates]
+            rows[f"mean of {', '.join(gates)}, {name}"] = pd.DataFrame(of).mean().to_dict()
         show(f"a type without RNA, SNARE, seed {seed}", rows)
         if support:
             show(f"a type without pairs, SNARE, seed {seed}", support)
