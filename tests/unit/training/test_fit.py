@@ -174,7 +174,7 @@ def test_a_run_interrupted_while_it_anneals_gives_the_same_bytes(mosaic, tmp_pat
     undisturbed = fitted(mosaic, **how)
     assert len(undisturbed.history) == 18 and undisturbed.history.best_epoch == 3
     with monkeypatch.context() as m:
-        stop_after(m, 4 * 15 + 2)  # epoch 16 of 4 steps each: the third that anneals
+        stop_after(m, 5 * 15 + 2)  # epoch 16 of 5 steps each: the third that anneals
         with pytest.raises(Interrupted, match="epoch 16"):
             fitted(mosaic, checkpoint_dir=tmp_path, **how)
     again = fitted(mosaic, checkpoint_dir=tmp_path, resume=True, **how)
@@ -251,7 +251,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_half_the_rate(mosaic, mon
     def spoilt(self: Objective, *args: object) -> None:
         add(self, *args)
         calls[0] += 1
-        if calls[0] == 7 or (times == 2 and calls[0] == 11):
+        if calls[0] == 8 or (times == 2 and calls[0] == 12):
             self._partial[2] = math.nan
 
     monkeypatch.setattr(Objective, "add", spoilt)
