@@ -77,9 +77,8 @@ def shrink(estimate: np.ndarray, error: np.ndarray) -> Shrunk:
     likelihood = np.exp(log - log.max(axis=1, keepdims=True))
     prior = np.full(len(scales), 1 / len(scales))
     for _ in range(_ITERATIONS):
-        weight = likelihood * prior
-        weight /= weight.sum(axis=1, keepdims=True)
-        counts = weight.sum(axis=0)
+        # sums over features of likelihood * prior / its row sum, as two products with the matrix
+        counts = prior * (likelihood.T @ (1 / (likelihood @ prior)))
         counts[0] += NULL_WEIGHT
         updated = counts / counts.sum()
         settled = np.abs(updated - prior).max() < 1e-6
