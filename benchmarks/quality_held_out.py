@@ -13,6 +13,7 @@ import torch
 from quality_common import snare
 from quality_protein import load
 
+from multivi_nf.evaluation.runs import true_expression
 from multivi_nf.evaluation.splits import Split, batches_held_out, build_mosaic, strict_unpairing
 from multivi_nf.inference import Calibration, scoring
 from multivi_nf.inference.decode import Codes
@@ -77,13 +78,15 @@ def true_means(truth: Truth, split: Split, modality: str, cells: pd.Index, depth
     :meth:`Truth.expression` leaves site effects out, but the reference mixture decodes under the sites there are.
     """
     part, features = split.mosaic[modality], truth.features[modality]
-    names = (truth.genes if modality == "rna" else truth.peaks).index.get_indexer(part.var_names)
+    if modality == "rna":
+        measured = pd.Index(split.origin[part.obs_names])
+        return true_expression(measured, truth, cells, part.var_names).to_numpy()
+    names = truth.peaks.index.get_indexer(part.var_names)
     states = truth.states[truth.rows(cells)]
     total = np.zeros((len(states), len(names)))
     for site, name in enumerate(("site_1", "site_2")):
         share = features.proportions(states, np.full(len(states), site))[:, names]
-        value = 1e4 * share / share.sum(1, keepdims=True) if modality == "rna" else -np.expm1(-depth * share)
-        total += (part.obs["batch"] == name).mean() * value
+        total += (part.obs["batch"] == name).mean() * -np.expm1(-depth * share)
     return total
 
 

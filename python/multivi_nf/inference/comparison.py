@@ -190,14 +190,13 @@ class _Engine:
     def _effects(
         self, tracks: dict[str, list[Track]], errors: list[dict[str, np.ndarray]]
     ) -> list[dict[str, np.ndarray]]:
-        corrected = {
-            name: [track.corrected(part) for track, part in zip(tracks[name], parts)]
-            for name, parts in self.means.parts.items()
-        }
-        centres = {
-            name: [track.centre(part) for track, part in zip(tracks[name], parts)]
-            for name, parts in self.means.parts.items()
-        }
+        corrected, centres = (
+            {
+                name: [of(track, part) for track, part in zip(tracks[name], parts)]
+                for name, parts in self.means.parts.items()
+            }
+            for of in (Track.corrected, Track.centre)
+        )
         floors, out = [], []
         for pair, error in zip(self.design.pairs, errors):
             target, reference = (self._mean(corrected, pair, name) for name in pair)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multivi_nf.inference.means import LEAST_EXPECTED, N_HALVES
-from multivi_nf.inference.quasi_likelihood import variance_prior
+from multivi_nf.inference.quasi_likelihood import moderated, variance_prior
 
 if TYPE_CHECKING:
     from multivi_nf.inference.means import Means, Part, Sums
@@ -76,11 +76,11 @@ class Track:
         the variance that goes with it says; effects are shrunk once, by what all of them look like. Shrunk here too,
         by one normal spread, a few features that differ beside many that do not would be lost.
         """
-        value = np.concatenate(self.value, axis=1)[0]
+        value = np.concatenate([tile[0] for tile in self.value])
         if part.own is None:
             return value
         half = 0.5 / max(float(part.own.size.sum()), TINY)
-        return (value + half) * np.exp(np.concatenate(self.residual, axis=1)[0])
+        return (value + half) * np.exp(np.concatenate([tile[0] for tile in self.residual]))
 
 
 def side(means: Means, parts: list[tuple[Part, Sums]], start: int) -> Side:
@@ -197,8 +197,7 @@ def combined_variance(cell: np.ndarray, between: np.ndarray, freedom: int, count
     known = (count >= LEAST_COUNT) & (ratio > 0)
     if known.sum() < 20:
         return cell * max(float(np.mean(ratio[known])) if known.any() else 1.0, 1.0)
-    prior_freedom, prior = variance_prior(ratio[known], freedom)
-    posterior = (prior_freedom * prior + freedom * ratio[known]) / (prior_freedom + freedom)
+    posterior = moderated(ratio[known], freedom, *variance_prior(ratio[known], freedom))
     inflation = np.full(len(cell), max(float(np.median(posterior)), 1.0))
     inflation[known] = np.maximum(posterior, 1.0)
     return cell * inflation

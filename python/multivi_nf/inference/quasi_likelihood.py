@@ -47,8 +47,9 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
     told = counts.sum(axis=1) > 0
     if block.max() > 0:
         told &= np.bincount(block, told)[block] > 1
-    counts, side, block = counts[told], side[told], np.unique(block[told], return_inverse=True)[1]
-    n_blocks = len(set(block.tolist()))
+    counts, side = counts[told], side[told]
+    levels, block = np.unique(block[told], return_inverse=True)
+    n_blocks = len(levels)
     if not 0 < side.sum() < len(side) or len(side) - n_blocks < 2:
         return p
     fit = _Fit(side.astype(float), np.eye(n_blocks)[block].T, np.log(counts.sum(axis=1)))
@@ -70,7 +71,7 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
     # features that vary more than the prior can explain speak for themselves (as Phipson et al. 2016)
     tail = stats.f.sf(factor / max(prior, 1.0), fit.freedom, prior_freedom)
     trust = np.where(stats.false_discovery_control(tail) < OUTLYING, 0.0, prior_freedom)
-    factor = np.maximum((trust * prior + fit.freedom * factor) / (trust + fit.freedom), 1)
+    factor = np.maximum(moderated(factor, fit.freedom, trust, prior), 1)
     p[seen] = stats.f.sf(difference / factor, 1, trust + fit.freedom)
     return p
 
@@ -121,6 +122,7 @@ class _Fit:
 
         Fisher scoring; blocks do not share observations, so that the step is solved for the difference alone.
         """
+        side = self.side * sides
         effect = np.zeros(counts.shape[1])
         level = np.tile(np.log((counts.sum(axis=0) + 0.1) / np.exp(self.offset).sum()), (len(self.blocks), 1))
         left = np.arange(counts.shape[1])
@@ -128,18 +130,16 @@ class _Fit:
             mean = self._mean(effect[left], level[:, left])
             weight = 1 / (1 + dispersion * mean)
             residual, weight = weight * (counts[:, left] - mean), weight * mean
-            gradient, total, shared = (self.blocks @ v for v in (residual, weight, weight * self.side[:, None]))
+            gradient, total, shared = (self.blocks @ v for v in (residual, weight, weight * side[:, None]))
             total += 1e-8
-            step = np.zeros(len(left))
-            if sides:
-                slope = self.side @ residual
-                step = slope - (shared * gradient / total).sum(axis=0)
-                step /= (shared * (1 - shared / total)).sum(axis=0) + 1e-8
+            slope = side @ residual
+            step = slope - (shared * gradient / total).sum(axis=0)
+            step /= (shared * (1 - shared / total)).sum(axis=0) + 1e-8
             steps = (gradient - shared * step) / total
             effect[left] += np.clip(step, -3, 3)
             level[:, left] += np.clip(steps, -3, 3)
             # what the log-likelihood can still gain: a side without counts has its maximum at minus infinity
-            gain = (gradient * steps).sum(axis=0) + (slope * step if sides else 0)
+            gain = (gradient * steps).sum(axis=0) + slope * step
             left = left[gain > 1e-8]
             if not len(left):
                 break
@@ -182,15 +182,22 @@ def variance_prior(variance: np.ndarray, freedom: int) -> tuple[float, float]:
     middle = max(float(np.median(variance)), 1e-8)
     upper = variance[variance > middle]
     spread = np.mean(np.log(upper / middle) ** 2) if len(upper) > 2 else 0.0
-    low, high = np.log(0.5), np.log(MOST_FREEDOM)
-    for _ in range(30):
-        prior = np.exp((low + high) / 2)
-        if _upper_spread(freedom, prior) > spread:
-            low = np.log(prior)
-        else:
-            high = np.log(prior)
-    prior = MOST_FREEDOM if _upper_spread(freedom, MOST_FREEDOM) >= spread else float(np.exp((low + high) / 2))
+    prior = MOST_FREEDOM
+    if _upper_spread(freedom, MOST_FREEDOM) < spread:
+        low, high = np.log(0.5), np.log(MOST_FREEDOM)
+        for _ in range(30):
+            prior = float(np.exp((low + high) / 2))
+            if _upper_spread(freedom, prior) > spread:
+                low = np.log(prior)
+            else:
+                high = np.log(prior)
+        prior = float(np.exp((low + high) / 2))
     return prior, middle / float(stats.f.median(freedom, prior))
+
+
+def moderated(variance: np.ndarray, freedom: int, prior_freedom: float | np.ndarray, prior: float) -> np.ndarray:
+    """Posterior of variances under the prior of `variance_prior` (Smyth 2004, section 3)."""
+    return (prior_freedom * prior + freedom * variance) / (prior_freedom + freedom)
 
 
 def _upper_spread(freedom: int, prior: float) -> float:

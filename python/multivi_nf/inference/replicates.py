@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from multivi_nf.inference.quasi_likelihood import quasi_likelihood_test
 
@@ -67,10 +68,7 @@ def replicate_test(target: dict[str, np.ndarray], reference: dict[str, np.ndarra
 
 def false_discovery_rate(p: np.ndarray) -> np.ndarray:
     """Benjamini & Hochberg (1995); NaN stays NaN."""
-    out = np.full(len(p), np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    if known.size:
-        order = known[np.argsort(p[known], kind="stable")]
-        value = p[order] * len(order) / np.arange(1, len(order) + 1)
-        out[order] = np.minimum(np.minimum.accumulate(value[::-1])[::-1], 1)
+    out, known = np.full(len(p), np.nan), ~np.isnan(p)
+    if known.any():
+        out[known] = stats.false_discovery_control(p[known])
     return out

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy import stats
 
 from multivi_nf.inference.quasi_likelihood import _Fit, quasi_likelihood_test, variance_prior
@@ -22,7 +23,6 @@ def drawn(rng, mean: np.ndarray, dispersion: np.ndarray | float, fold: np.ndarra
 @pytest.mark.parametrize("design", BLOCKS)
 @pytest.mark.parametrize("sides", [True, False])
 def test_means_are_those_of_statsmodels(design, sides):
-    sm = pytest.importorskip("statsmodels.api")
     counts = drawn(np.random.default_rng(0), np.geomspace(2, 300, 25), 0.1)
     blocks = np.eye(BLOCKS[design].max() + 1)[BLOCKS[design]]
     offset = np.log(counts.sum(axis=1))
