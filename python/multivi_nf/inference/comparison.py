@@ -16,7 +16,7 @@ from multivi_nf.inference.decode import TILE, Decoder, median_depth
 from multivi_nf.inference.effects import TINY, Counted, Track, combined_variance, pair_variance, side
 from multivi_nf.inference.embedding import cells_of
 from multivi_nf.inference.groups import MAX_CELLS, Design, make_design, replicate_names
-from multivi_nf.inference.means import Means
+from multivi_nf.inference.means import SPAN, Means
 from multivi_nf.inference.progress import progress
 from multivi_nf.inference.replicates import false_discovery_rate, pseudobulks, replicate_test
 from multivi_nf.inference.shrinkage import shrink
@@ -83,7 +83,7 @@ def differential(
     fdr
         Level of `significant`.
     n_samples
-        Least number of posterior samples of a group; every cell has at least two.
+        Posterior samples of a group; every cell has at least two.
     mode
         "vanilla": probability is P(x > y) for a cell of each group, and a column `bayes_factor` (natural logarithm of
         the odds) is added, as the reference implementation has it.
@@ -149,35 +149,34 @@ class _Engine:
 
     def run(self) -> list[dict[str, np.ndarray]]:
         """For each pair, arrays over features: means, effect, bounds, probability, delta."""
-        starts = range(0, self.decoder.n_features, TILE)
+        step = TILE if self.mode == "vanilla" else SPAN
         tracks = {name: [Track() for _ in parts] for name, parts in self.means.parts.items()}
         results: list[dict[str, list[np.ndarray]]] = [{} for _ in self.design.pairs]
         with progress(f"differential {self.decoder.modality}", self.decoder.n_features, "features") as advance:
-            for start in starts:
+            for start in range(0, self.decoder.n_features, step):
                 found = self._vanilla(start) if self.mode == "vanilla" else self._errors(start, tracks)
                 for all_tiles, one in zip(results, found):
                     for key, value in one.items():
                         all_tiles.setdefault(key, []).append(value)
-                advance(min(TILE, self.decoder.n_features - start))
+                advance(min(step, self.decoder.n_features - start))
         joined = [{key: np.concatenate(parts) for key, parts in one.items()} for one in results]
         return joined if self.mode == "vanilla" else self._effects(tracks, joined)
 
     # ------------------------------------------------------------------------------------------------ change
 
     def _errors(self, start: int, tracks: dict[str, list[Track]]) -> list[dict[str, np.ndarray]]:
-        """Decode a tile of all groups once; keep means, and the variance of each pair's log ratio."""
-        tiles: dict[str, list[tuple[Part, Sums]]] = {}
+        """Decode a span of features of all groups once; keep means, and the variance of each pair's log ratio."""
+        spans: dict[str, list[tuple[Part, Sums]]] = {}
         for name, parts in self.means.parts.items():
-            tiles[name] = [(part, self.means.sums(part, start)) for part in parts]
-            for track, (part, sums) in zip(tracks[name], tiles[name]):
+            spans[name] = [(part, self.means.sums(part, start)) for part in parts]
+            for track, (part, sums) in zip(tracks[name], spans[name]):
                 track.value.append(sums.value.astype(np.float32))
                 track.residual.append(sums.residual.astype(np.float32))
-                track.variance.append(side(self.means, [(part, sums)], start).cell)
+                track.variance.append(side([(part, sums)]).cell)
         out = []
         for pair in self.design.pairs:
             target, reference = (
-                side(self.means, [t for g in self.design.members(name, pair[0]) for t in tiles[g.name]], start)
-                for name in pair
+                side([s for g in self.design.members(name, pair[0]) for s in spans[g.name]]) for name in pair
             )
             cell, between, freedom = pair_variance(target, reference)
             out.append({

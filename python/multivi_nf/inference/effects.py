@@ -11,7 +11,7 @@ from multivi_nf.inference.means import LEAST_EXPECTED, N_HALVES
 from multivi_nf.inference.quasi_likelihood import moderated, variance_prior
 
 if TYPE_CHECKING:
-    from multivi_nf.inference.means import Means, Part, Sums
+    from multivi_nf.inference.means import Part, Sums
 
 LEAST_COUNT = 5.0
 TINY = 1e-12
@@ -19,7 +19,7 @@ TINY = 1e-12
 
 @dataclass
 class Side:
-    """One side of a pair over one tile, on the logarithm of its mean.
+    """One side of a pair over one span of features, on the logarithm of its mean.
 
     Attributes
     ----------
@@ -83,8 +83,8 @@ class Track:
         return (value + half) * np.exp(np.concatenate([tile[0] for tile in self.residual]))
 
 
-def side(means: Means, parts: list[tuple[Part, Sums]], start: int) -> Side:
-    """Join the parts of a side over one tile.
+def side(parts: list[tuple[Part, Sums]]) -> Side:
+    """Join the parts of a side over one span of features.
 
     Measured and unmeasured cells are joined separately and then weighted by what they contribute to the mean. The
     unmeasured ones are imputed by what the measured ones taught, so both errors are taken to go together.
@@ -111,7 +111,7 @@ def side(means: Means, parts: list[tuple[Part, Sums]], start: int) -> Side:
                 joined.influence[name] += weight * p.share * (value - rate * s.size[name]) / top
             if not counted:
                 inside = p.share * s.value[0] * p.n_cells / whole
-                joined.extra += inside**2 * (s.extra + means.taught_variance(p, start))
+                joined.extra += inside**2 * s.extra
         if counted:
             joined.count, joined.size = np.where(weight > 0.01, x, joined.count), float(size)
             measured = np.sqrt(joined.cell)

@@ -17,6 +17,7 @@ noise it learnt as of anything else:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,17 @@ from multivi_nf.inference.posterior import blocks, cell_keys, normals, uniforms
 from multivi_nf.inference.predictive import protein_expectation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from multivi_nf.inference.calibration import Calibration
     from multivi_nf.inference.groups import Design, Group
     from multivi_nf.training import MultiVI
     from multivi_nf.training.data import MosaicData
 
 N_HALVES = 3
-ROWS = 4096
+ROWS = 1024
+SPAN = 8 * TILE
+"""Features of one pass: hidden layers are computed once for all of its tiles."""
 NEIGHBOURS = 15
 TEACHERS = 5000
 LEAST_EXPECTED = 5.0
@@ -71,7 +76,7 @@ class Part:
     group, share
         Name of the group, and cells that each decoded cell stands for.
     z
-        (n_samples, n_cells, n_latent) posterior samples, antithetic pairs.
+        Posterior samples, antithetic pairs: the k-th is that of the first `len(z[k])` cells, (.., n_latent).
     codes
         The cells' own covariates.
     replicate
@@ -90,7 +95,7 @@ class Part:
 
     group: str
     share: float
-    z: torch.Tensor
+    z: list[torch.Tensor]
     codes: Codes
     replicate: np.ndarray
     rows: np.ndarray
@@ -103,12 +108,17 @@ class Part:
     @property
     def n_cells(self) -> int:
         """Cells that are decoded."""
-        return self.z.shape[1]
+        return len(self.z[0])
+
+    @property
+    def n_samples(self) -> np.ndarray:
+        """(n_cells,) samples of each cell."""
+        return np.sum([np.arange(self.n_cells) < len(z) for z in self.z], axis=0)
 
 
 @dataclass
 class Sums:
-    """What one tile of a part leaves behind.
+    """What one span of features of a part leaves behind.
 
     Attributes
     ----------
@@ -123,7 +133,8 @@ class Sums:
     second
         (3, width) sums over cells of x^2, x s, s^2.
     extra
-        (width,) variance of the log mean beyond that of its cells (unmeasured cells).
+        (width,) variance of the log mean beyond that of its cells (unmeasured cells): the error of imputed effects, and
+        the sampling error of the measured cells that taught the decoder.
     """
 
     value: np.ndarray
@@ -146,7 +157,7 @@ class Means:
     calibration
         Temperatures, and errors of imputed effects.
     n_samples
-        Least number of posterior samples of a group; a cell has at least one antithetic pair.
+        Posterior samples of a group; a cell has at least one antithetic pair.
     seed
         Of all draws.
     """
@@ -178,35 +189,41 @@ class Means:
     # ------------------------------------------------------------------------------------------------ cells
 
     def _part(self, group: Group, rows: np.ndarray, measured: bool) -> Part:
-        cells, names = group.cells[rows], self.names[group.cells[rows]]
-        n_pairs = max(1, -(-self.n_samples // (2 * len(group.cells))))
-        z, latent, codes, own = self._encode(cells, names, n_pairs, measured)
+        cells = group.cells[rows]
+        # in random order, so that the first ones may have a pair of samples more than the others
+        order = np.argsort(cell_keys(self.names[cells], self.seed, "samples"), kind="stable")
+        cells = cells[order]
+        names, replicate = self.names[cells], group.replicate[rows][order]
+        z, latent, codes, own = self._encode(cells, names, self.n_samples / (2 * len(group.cells)), measured)
         halves = uniforms(cell_keys(names, self.seed, "halves"), 0, N_HALVES).T < 0.5
         table = np.concatenate([np.ones((1, len(cells))), halves]).astype(np.float32)
         noise = [] if measured else self.calibration.effect_noise(self.data, cells, self.decoder.modality)
         teachers = None if measured else self._taught_by(latent)
         outside = self.calibration.assess(self.model, self.data, cells, self.decoder.modality).outside.mean()
-        return Part(group.name, group.share, z, codes, group.replicate[rows], table, own, teachers, noise, outside)
+        return Part(group.name, group.share, z, codes, replicate, table, own, teachers, noise, outside)
 
     def _encode(
-        self, cells: np.ndarray, names: np.ndarray, n_pairs: int, measured: bool
-    ) -> tuple[torch.Tensor, np.ndarray, Codes, Cells | None]:
+        self, cells: np.ndarray, names: np.ndarray, pairs: float, measured: bool
+    ) -> tuple[list[torch.Tensor], np.ndarray, Codes, Cells | None]:
+        """Samples, latent means, covariates and counts of cells; `pairs` of samples a cell, on average."""
         k, device = self.model.config.n_latent, device_of(self.model)
         # no temperature here: it corrects single cells, and would shrink contrasts of means (their error is `extra`)
-        keys = cell_keys(names, self.seed, "posterior")
+        keys, n_pairs = cell_keys(names, self.seed, "posterior"), max(1, math.ceil(pairs))
         z, latent, codes, own = [], [], [], []
         for block in blocks(len(cells)):
             minibatch = self.data.minibatch(cells[block])
             joint, encoded, _ = posteriors(self.model, minibatch)
             noise = torch.from_numpy(normals(keys[block], range(n_pairs), k)).to(device)
-            z.append(draw(joint, torch.cat([noise, -noise])))
+            z.append(draw(joint, torch.stack([noise, -noise], dim=1).flatten(0, 1)))
             latent.append(joint.mean.cpu().numpy())
             codes.append(Codes(minibatch.batch, minibatch.categorical, minibatch.continuous))
             if measured:
                 own.append(self._counted(minibatch, encoded))
         joined = Codes(*(torch.cat([getattr(c, f) for c in codes]) for f in ("batch", "categorical", "continuous")))
         counted = _stacked(own) if own else None
-        return torch.cat(z, dim=1), np.concatenate(latent), joined, counted
+        last = math.ceil((pairs - n_pairs + 1) * len(cells)) if n_pairs > 1 else len(cells)
+        samples = [s[: len(cells) if k < 2 * (n_pairs - 1) else last] for k, s in enumerate(torch.cat(z, dim=1))]
+        return samples, np.concatenate(latent), joined, counted
 
     def _counted(self, minibatch, encoded: dict) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Counts and sizes of the measured cells of a minibatch."""
@@ -255,68 +272,97 @@ class Means:
     # ------------------------------------------------------------------------------------------------ sums
 
     def sums(self, part: Part, start: int) -> Sums:
-        """Decode one part over the tile of features that begins at `start`."""
-        stop = min(start + TILE, self.decoder.n_features)
+        """Decode one part over the span of features that begins at `start`."""
+        stop = min(start + SPAN, self.decoder.n_features)
         shape = (len(part.rows), stop - start)
-        device = part.z.device
+        device = part.z[0].device
         value, expected = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
         spread = torch.zeros(stop - start, device=device)
-        per_replicate = {name: torch.zeros(stop - start, device=device) for name in sorted(set(part.replicate))}
-        n_samples = part.z.shape[0]
+        replicates = sorted(set(part.replicate))
+        apart = torch.zeros((len(replicates), stop - start), device=device)
+        of_replicate = (part.replicate == np.array(replicates)[:, None]).astype(np.float32)
         for rows in blocks(part.n_cells, ROWS):
-            weights = torch.from_numpy(part.rows[:, rows] / n_samples).to(device)
-            size = None if part.own is None else torch.from_numpy(part.own.size[rows].astype(np.float32)).to(device)
-            for k in range(n_samples):
-                decoded = self._decode(self.decoder, part, k, rows, start)
-                value.addmm_(weights, decoded)
+            weights = torch.from_numpy(part.rows[:, rows]).to(device)
+            share = torch.from_numpy((1 / part.n_samples[rows]).astype(np.float32)).to(device)
+            for tile, mean, square in self._averages(self.decoder, part, rows, share, start, stop):
+                value[:, tile].addmm_(weights, mean)
                 if part.own is None:
-                    spread += decoded.square().sum(0) / n_samples
-                    for name, total in per_replicate.items():
-                        mine = torch.from_numpy(part.replicate[rows] == name).to(device)
-                        total += decoded[mine].sum(0) / n_samples
-                else:
-                    own = decoded if self._same(part) else self._decode(self.own, part, k, rows, start)
-                    expected.addmm_(weights * size, own)
+                    spread[tile] += square
+                    apart[:, tile].addmm_(torch.from_numpy(of_replicate[:, rows]).to(device), mean)
+                elif self._same(part):
+                    expected[:, tile].addmm_(weights * self._size(part, rows, device), mean)
+            if part.own is not None and not self._same(part):
+                for tile, mean, _ in self._averages(self.own, part, rows, share, start, stop):
+                    expected[:, tile].addmm_(weights * self._size(part, rows, device), mean)
         if part.own is None:
-            return self._unmeasured(part, value, spread, per_replicate)
-        return self._measured(part, value, expected, slice(start, stop))
+            return self._unmeasured(part, value, spread, dict(zip(replicates, apart)), start)
+        return self._measured(part, value, expected, replicates, slice(start, stop))
 
-    def _measured(self, part: Part, value: torch.Tensor, expected: torch.Tensor, tile: slice) -> Sums:
-        x = part.own.counts[:, tile].tocsr()
-        observed = part.rows.astype(np.float64) @ x
+    @staticmethod
+    def _size(part: Part, rows: slice, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(part.own.size[rows].astype(np.float32)).to(device)
+
+    def _averages(
+        self, decoder: Decoder, part: Part, rows: slice, share: torch.Tensor, start: int, stop: int
+    ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """For each tile: where it lies in the span, (n_rows, width) means over samples, (width,) summed mean squares."""
+        samples = []
+        for k, z in enumerate(part.z):
+            mine = slice(rows.start, min(rows.stop, len(z)))
+            if mine.stop > mine.start:
+                samples.append(self._prepared(decoder, part, k, mine))
+        for begin in range(start, stop, TILE):
+            total, square = None, torch.zeros((), device=share.device)
+            for prepared in samples:
+                value = self._tile(decoder, prepared, begin)
+                n = len(value)
+                if total is None:
+                    total = value.clone()
+                else:
+                    total[:n] += value
+                if part.own is None:
+                    square = square + share[:n] @ value.square_()
+            yield slice(begin - start, begin - start + total.shape[1]), total.mul_(share.unsqueeze(1)), square
+
+    def _measured(
+        self, part: Part, value: torch.Tensor, expected: torch.Tensor, replicates: list[str], span: slice
+    ) -> Sums:
+        x = part.own.counts[:, span]
+        n, width = len(replicates), x.shape[1]
+        observed = (x.T @ part.rows.T.astype(np.float64)).T
         residual = np.log((_halved(observed) + 0.5) / (_halved(expected.double().cpu().numpy()) + 0.5))
-        first, size = {}, {}
-        for name in sorted(set(part.replicate)):
-            mine = part.replicate == name
-            first[name] = np.asarray(x[mine].sum(axis=0), dtype=np.float64).ravel()
-            size[name] = float(part.own.size[mine].sum())
-        squared = x.copy()
-        squared.data = squared.data**2
+        code = np.searchsorted(replicates, part.replicate)
+        column = np.repeat(np.arange(width), np.diff(x.indptr))
+        counts = np.bincount(column * n + code[x.indices], weights=x.data, minlength=width * n).reshape(width, n).T
+        size = np.bincount(code, weights=part.own.size, minlength=n)
         second = np.stack([
-            np.asarray(squared.sum(axis=0), dtype=np.float64).ravel(),
-            np.asarray(part.own.size @ x).ravel(),
-            np.full(x.shape[1], (part.own.size**2).sum()),
+            np.bincount(column, weights=x.data.astype(np.float64) ** 2, minlength=width),
+            x.T @ part.own.size,
+            np.full(width, (part.own.size**2).sum()),
         ])  # fmt: skip
-        return Sums(self._averaged(part, value), residual, first, size, second, np.zeros(x.shape[1]))
+        first, sizes = dict(zip(replicates, counts)), dict(zip(replicates, size.tolist()))
+        return Sums(self._averaged(part, value), residual, first, sizes, second, np.zeros(width))
 
-    def _unmeasured(self, part: Part, value: torch.Tensor, spread: torch.Tensor, per_replicate: dict) -> Sums:
+    def _unmeasured(
+        self, part: Part, value: torch.Tensor, spread: torch.Tensor, per_replicate: dict, start: int
+    ) -> Sums:
         first = {name: total.double().cpu().numpy() for name, total in per_replicate.items()}
         size = {name: float((part.replicate == name).sum()) for name in first}
         mean = self._averaged(part, value)
         second = np.stack([spread.double().cpu().numpy(), sum(first.values()), np.full(len(spread), part.n_cells)])
-        extra = np.zeros(len(spread))
+        extra = self._taught_variance(part, start)
         if part.noise:
             level = np.log(np.maximum(mean[0], 1e-12))
-            extra = np.max([np.interp(level, knots, height) for knots, height in part.noise], axis=0) ** 2
+            extra = extra + np.max([np.interp(level, knots, height) for knots, height in part.noise], axis=0) ** 2
         return Sums(mean, np.zeros_like(mean), first, size, second, extra)
 
     def _averaged(self, part: Part, value: torch.Tensor) -> np.ndarray:
         cells = _halved(part.rows.sum(axis=1, keepdims=True).astype(np.float64))
         return _halved(value.double().cpu().numpy()) / np.maximum(cells, 1)
 
-    def taught_variance(self, part: Part, start: int) -> np.ndarray:
+    def _taught_variance(self, part: Part, start: int) -> np.ndarray:
         """(width,) sampling variance of the log mean of the measured cells that taught the decoder these values."""
-        stop = min(start + TILE, self.decoder.n_features)
+        stop = min(start + SPAN, self.decoder.n_features)
         if part.teachers is None:
             return np.zeros(stop - start)
         cells = part.teachers
@@ -340,20 +386,26 @@ class Means:
 
     def decoded(self, part: Part, start: int) -> torch.Tensor:
         """(n_cells, width) one posterior sample of each cell over a tile."""
-        return torch.cat([self._decode(self.decoder, part, 0, rows, start) for rows in blocks(part.n_cells, ROWS)])
+        tiles = [
+            self._tile(self.decoder, self._prepared(self.decoder, part, 0, rows), start)
+            for rows in blocks(part.n_cells, ROWS)
+        ]
+        return torch.cat(tiles)
 
-    def _decode(self, decoder: Decoder, part: Part, k: int, rows: slice, start: int) -> torch.Tensor:
-        z = part.z[k, rows]
+    def _prepared(self, decoder: Decoder, part: Part, k: int, rows: slice) -> Prepared:
+        z = part.z[k][rows]
         codes = Codes(part.codes.batch[rows], part.codes.categorical[rows], part.codes.continuous[rows])
         if decoder.modality != "rna":
-            prepared = decoder.prepare(z, codes)
-        else:
-            # the normaliser needs all genes: it is computed once; hidden layers are cheap enough to repeat
-            key = (k, rows.start, decoder.own)
-            if key not in part.normaliser:
-                part.normaliser[key] = decoder.prepare(z, codes).normaliser
-            bare = decoder.prepare(z, codes, normalise=False)
-            prepared = Prepared(bare.hidden, bare.batches, part.normaliser[key])
+            return decoder.prepare(z, codes)
+        # the normaliser needs all genes: it is computed once; hidden layers are cheap enough to repeat
+        key = (k, rows.start, decoder.own)
+        if key not in part.normaliser:
+            part.normaliser[key] = decoder.prepare(z, codes).normaliser
+        bare = decoder.prepare(z, codes, normalise=False)
+        return Prepared(bare.hidden, bare.batches, part.normaliser[key])
+
+    @staticmethod
+    def _tile(decoder: Decoder, prepared: Prepared, start: int) -> torch.Tensor:
         if decoder.own and decoder.modality == "protein":
             return protein_expectation(decoder.raw(prepared.hidden[0], prepared.batches[0], start))
         return decoder.tile(prepared, start)

@@ -11,11 +11,13 @@ from scipy import sparse
 
 from multivi_nf.errors import InputError
 from multivi_nf.inference import differential, impute
+from multivi_nf.inference.calibration import Calibration
 from multivi_nf.inference.comparison import COLUMNS, settled_error
 from multivi_nf.inference.contrasts import Contrast
+from multivi_nf.inference.decode import Codes, Decoder
 from multivi_nf.inference.effects import Counted, Track, combined_variance, pair_variance, side
 from multivi_nf.inference.groups import make_design
-from multivi_nf.inference.means import Cells, Part, Sums
+from multivi_nf.inference.means import Cells, Means, Part, Sums
 from multivi_nf.inference.shrinkage import shrink
 from multivi_nf.inference.tables import write_table
 from multivi_nf.training.data import MosaicData
@@ -108,6 +110,40 @@ def test_random_halves_are_not_called():
     assert np.mean(called) <= 0.005 and max(called) <= 0.02
 
 
+@pytest.mark.parametrize("modality", ["rna", "atac", "protein"])
+def test_sums_of_a_group_equal_brute_force(model, mosaic, modality, monkeypatch):
+    monkeypatch.setattr("multivi_nf.inference.means.ROWS", 7)
+    data = MosaicData(mosaic, model)
+    contrast = Contrast("c", modality, "cell_type", "T0", "T1", "all")
+    groups = list(make_design(data, contrast, "batch", 0).groups.values())
+    decoder = Decoder(model, modality)
+    n_samples = int(3.5 * len(groups[0].cells))
+    with torch.inference_mode():
+        means = Means(model, data, decoder, groups[:1], Calibration.none(), n_samples, 0)
+        parts = means.parts[groups[0].name]
+        assert sum(p.n_samples.sum() for p in parts) == pytest.approx(n_samples, abs=2 * len(parts))
+        assert all(set(p.n_samples) == {2, 4} for p in parts)
+        for part in parts:
+            found = means.sums(part, 0)
+            values = np.full((len(part.z), part.n_cells, decoder.n_features), np.nan)
+            for k, z in enumerate(part.z):
+                codes = Codes(*(getattr(part.codes, f)[: len(z)] for f in ("batch", "categorical", "continuous")))
+                values[k, : len(z)] = decoder.tile(decoder.prepare(z, codes), 0).numpy()
+            each, half = np.nanmean(values, axis=0), part.rows[2].astype(bool)
+            np.testing.assert_allclose(found.value[0], each.mean(0), rtol=1e-5)
+            np.testing.assert_allclose(found.value[2], each[half].mean(0), rtol=1e-5)
+            np.testing.assert_allclose(found.value[5], each[~half].mean(0), rtol=1e-5)
+            size = np.ones(part.n_cells) if part.own is None else part.own.size
+            x = each if part.own is None else part.own.counts.toarray().astype(float)
+            squares = np.nanmean(values**2, axis=0) if part.own is None else x**2
+            for name in set(part.replicate):
+                mine = part.replicate == name
+                np.testing.assert_allclose(found.first[name], x[mine].sum(0), rtol=1e-5)
+                assert found.size[name] == pytest.approx(size[mine].sum())
+            expected = [squares.sum(0), (x * size[:, None]).sum(0), np.full(x.shape[1], (size**2).sum())]
+            np.testing.assert_allclose(found.second, expected, rtol=1e-5)
+
+
 def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple[Part, Sums]:
     """A measured group of one feature, as `Means` would leave it behind."""
     names = sorted(set(replicate))
@@ -117,7 +153,7 @@ def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple
         np.array([[(x**2).sum()], [(x * size).sum()], [(size**2).sum()]]), np.zeros(1),
     )  # fmt: skip
     cells = Cells(sparse.csc_matrix(x[:, None]), size, np.ones(len(x)))
-    part = Part("g", 1.0, torch.zeros(2, len(x), 1), None, replicate, np.ones((4, len(x))), cells, None, [], 0.0)
+    part = Part("g", 1.0, [torch.zeros(len(x), 1)] * 2, None, replicate, np.ones((4, len(x))), cells, None, [], 0.0)
     return part, sums
 
 
@@ -126,7 +162,7 @@ def test_error_is_that_of_the_bayesian_bootstrap_over_cells():
     n = 400
     size = rng.lognormal(0, 0.4, n)
     x = rng.negative_binomial(2, 2 / (2 + 3 * size)).astype(float)
-    found = side(None, [single_part(x, size, np.array(["r"] * n))], 0)
+    found = side([single_part(x, size, np.array(["r"] * n))])
     weight = rng.exponential(size=(4000, n))
     bootstrap = np.log((weight @ x) / (weight @ size)).std()
     assert np.sqrt(found.cell[0]) == pytest.approx(bootstrap, rel=0.05)
@@ -138,10 +174,10 @@ def test_replicates_that_differ_widen_and_blocked_ones_cancel():
     n, size = 600, np.ones(600)
     replicate = np.array([f"r{i % 4}" for i in range(n)])
     level = np.array([2.0, 4.0, 8.0, 16.0])[np.arange(n) % 4]
-    sides = [side(None, [single_part(rng.poisson(level).astype(float), size, replicate)], 0) for _ in range(2)]
+    sides = [side([single_part(rng.poisson(level).astype(float), size, replicate)]) for _ in range(2)]
     cell, between, freedom = pair_variance(*sides)
     assert freedom == 3 and between[0] < 3 * cell[0]
-    other = side(None, [single_part(rng.poisson(level).astype(float), size, np.char.add("q", replicate))], 0)
+    other = side([single_part(rng.poisson(level).astype(float), size, np.char.add("q", replicate))])
     _, apart, freedom = pair_variance(sides[0], other)
     means = np.log([2.0, 4.0, 8.0, 16.0])
     assert freedom == 6
