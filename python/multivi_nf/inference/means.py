@@ -305,7 +305,7 @@ class Means:
     def _averages(
         self, decoder: Decoder, part: Part, rows: slice, share: torch.Tensor, start: int, stop: int
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-        """For each tile: where it lies in the span, (n_rows, width) means over samples, (width,) summed mean squares."""
+        """For each tile: its place in the span, (n_rows, width) means over samples, (width,) summed mean squares."""
         samples = []
         for k, z in enumerate(part.z):
             mine = slice(rows.start, min(rows.stop, len(z)))
