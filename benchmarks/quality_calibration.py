@@ -18,7 +18,7 @@ from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.metrics.imputation import at_true_depth
 from multivi_nf.evaluation.scoring import hidden_truth
 from multivi_nf.inference import Calibration, calibrate, impute
-from multivi_nf.inference.predictive import Mixture
+from multivi_nf.inference.predictive import Levels, Mixture
 from multivi_nf.inference.scoring import LEVELS
 
 MOST_CELLS = 600
@@ -60,7 +60,10 @@ def predicted(held: HeldOut, model, modality: str, cells: pd.Index, counts: np.n
         met(mixture, counts[rows], rows.start)
         for rows, _, mixture in distributions(model, held, modality, cells, calibration)
     ]
-    return Scores(*(np.concatenate([getattr(run, f) for run in runs]) for f in ("pit", "log_score", "crps", "mean")))
+    found = Scores(*(np.concatenate([getattr(run, f) for run in runs]) for f in ("pit", "log_score", "crps", "mean")))
+    if (levels := calibration.levels(SOURCE[modality], modality)) is not None:
+        found.pit = Levels(**levels).applied(found.pit)
+    return found
 
 
 def score_counts(found: Scores, plain: Scores, counts: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:

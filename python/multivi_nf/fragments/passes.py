@@ -185,7 +185,9 @@ def quality_table(
         table["mito_fraction"] = _share(columns["n_mito"], columns["n_mito"] + nuclear)
         for name in ("n_tss", "n_flank", "n_tss_core"):
             table[name] = columns[name] if genome.tss is not None else missing
-        table["tsse"] = tss_enrichment(columns["n_tss"], columns["n_flank"]) if genome.tss is not None else missing
+        table["tsse"] = (
+            tss_enrichment(columns["n_tss"], columns["n_flank"]) if genome.tss is not None else missing
+        )
         known = genome.blacklist is not None
         table["n_blacklist"] = columns["n_blacklist"] if known else missing
         table["blacklist_fraction"] = _share(columns["n_blacklist"], nuclear) if known else missing
@@ -384,3 +386,4 @@ def _by_chrom(frame: pd.DataFrame | None, columns: list[str]) -> dict[str, tuple
         name: tuple(group[column].to_numpy() for column in columns)
         for name, group in frame.sort_values(["chrom", columns[0]], kind="stable").groupby("chrom", sort=False)
     }
+

@@ -140,6 +140,11 @@ class Calibration:
         entry = self.directions.get(f"{sources}->{target}")
         return entry if entry and entry.get("calibrated") else None
 
+    def levels(self, sources: str, target: str) -> dict[str, np.ndarray] | None:
+        """Knots of :class:`~multivi_nf.inference.predictive.Levels` of a direction."""
+        entry = self.direction(sources, target)
+        return {k: np.asarray(v) for k, v in entry["levels"].items()} if entry and "levels" in entry else None
+
     def conformal(self, sources: str, target: str) -> dict[str, Any] | None:
         """Split-conformal widths of a direction, where they were asked for."""
         entry = self.direction(sources, target)

@@ -2,8 +2,8 @@
 
 Per direction (sources -> target) two numbers are fitted by the held-out log score: a temperature on the variance of the
 posterior, and a factor on the counts' over-dispersion (rna, protein) or the share of each peak's own rate (atac). Pairs
-that TRAIN set apart are used, not those of early stopping. With them comes what the report draws, the errors of imputed
-means and effects, and the references of support.
+that TRAIN set apart are used, not those of early stopping. With them come the levels at which intervals of counts are
+taken, what the report draws, the errors of imputed means and effects, and the references of support.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from multivi_nf.inference.decode import RNA_SCALE, TILE, Codes, Decoder, median_
 from multivi_nf.inference.embedding import cells_of, device_of, draw, posteriors, tempered
 from multivi_nf.inference.posterior import blocks, cell_keys, normals, uniforms
 from multivi_nf.inference.predictive import (
+    CONFORMAL_INTERVAL,
     POISSON_THETA,
+    Levels,
     Mixture,
     conformal_widths,
     protein_mixture,
@@ -320,9 +322,12 @@ class _Direction:
             entry.update(dispersion_factor=1.0, shrinkage=self.shrinkage)
         entry.update(self._report(temperature, factor, "after"))
         entry["effect_sd"], entry["mean_sd"] = self._effect_error(temperature), self._mean_error(temperature)
-        if conformal and self.target != "atac":
-            _, mixture = self.predict(temperature)
-            entry["conformal"] = conformal_widths(_scaled(mixture, factor), self.data.counts)
+        if self.target != "atac":
+            mixture = _scaled(self.predict(temperature)[1], factor)
+            levels = Levels.fit(scoring.pit(mixture, self.data.counts, self.uniform))
+            entry["levels"] = {"nominal": levels.nominal.tolist(), "used": levels.used.tolist()}
+            if conformal:
+                entry["conformal"] = conformal_widths(mixture, self.data.counts, levels.at(CONFORMAL_INTERVAL))
         return entry
 
     def _best_factor(self, temperature: float) -> tuple[float, float]:
@@ -378,6 +383,8 @@ class _Direction:
         else:
             scaled = _scaled(mixture, factor)
             transform = scoring.pit(scaled, x, self.uniform)
+            if when == "after":
+                transform = _levelled(transform)
             out = {
                 f"log_score_{when}": float(scoring.log_score(scaled, x).mean()),
                 f"coverage_{when}": scoring.coverage(transform),
@@ -458,6 +465,14 @@ class _Direction:
         # a decile is too small to prove that its means are free of error: the overall value is the least
         overall = sd(np.arange(len(level)))
         return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(sd(p), overall) for p in parts]}
+
+
+def _levelled(transform: np.ndarray) -> np.ndarray:
+    """Transforms under levels that the other half of the cells taught: what new cells will see."""
+    out, odd = np.empty_like(transform), np.arange(len(transform)) % 2 == 1
+    for mine in (odd, ~odd):
+        out[mine] = Levels.fit(transform[~mine]).applied(transform[mine])
+    return out
 
 
 def _scaled(mixture: Mixture, factor: float) -> Mixture:

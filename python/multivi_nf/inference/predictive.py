@@ -26,6 +26,9 @@ N_LIBRARIES = 50
 CONFORMAL_INTERVAL = 0.95
 CONFORMAL_DECILES = 10
 POISSON_THETA = 1e8
+HIGHEST = 1 - 1e-6
+"""No upper bound is taken beyond this quantile: sums of probabilities do not reach 1."""
+KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
 _LONGEST = 20_000
 _SMALLEST_LOG = -600.0
 
@@ -80,7 +83,7 @@ def _search(mean, weight, theta, target):
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def _invert(mean, weight, zero, theta, low, high, begin, end, lower, upper):
+def _invert(mean, weight, zero, theta, lows, highs, begin, end, lower, upper):
     """Quantiles of mixtures of negative binomials for cells `begin` to `end`, by summing probabilities from 0 up."""
     n_components, _, n_features = mean.shape
     mass = np.empty(n_components)
@@ -89,6 +92,7 @@ def _invert(mean, weight, zero, theta, low, high, begin, end, lower, upper):
     weights = np.empty(n_components)
     shared = weight.shape[1] == 1
     for cell in range(begin, end):
+        low, high = lows[cell], highs[cell]
         for j in range(n_features):
             size = theta[cell, j]
             rest = 1.0 - zero[cell, j]
@@ -128,8 +132,15 @@ def _invert(mean, weight, zero, theta, low, high, begin, end, lower, upper):
             upper[cell, j] = k
 
 
-def invert(mixture: Mixture, interval: float, n_threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def invert(
+    mixture: Mixture, interval: float | np.ndarray, n_threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Central interval of the mixtures: smallest counts whose distribution function reaches (1 -+ interval) / 2.
+
+    Parameters
+    ----------
+    interval
+        Of all cells, or (n_cells,).
 
     Returns
     -------
@@ -138,7 +149,8 @@ def invert(mixture: Mixture, interval: float, n_threads: int | None = None) -> t
     """
     shape = mixture.zero.shape
     lower, upper = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    low, high = (1 - interval) / 2, (1 + interval) / 2 - 1e-9
+    interval = np.broadcast_to(np.asarray(interval, float), shape[:1])
+    low, high = (1 - interval) / 2, np.minimum((1 + interval) / 2 - 1e-9, HIGHEST)
 
     def work(begin: int, end: int) -> None:
         _invert(mixture.mean, mixture.weight, mixture.zero, mixture.theta, low, high, begin, end, lower, upper)
@@ -147,13 +159,49 @@ def invert(mixture: Mixture, interval: float, n_threads: int | None = None) -> t
     return lower, upper
 
 
-def conformal_widths(mixture: Mixture, counts: np.ndarray) -> dict[str, list[float]]:
+@dataclass
+class Levels:
+    """At which level of the predicted distribution an interval of a nominal level has to be taken.
+
+    Distributional conformal prediction (Chernozhukov, Wuthrich & Zhu, PNAS 2021): the p-quantile of |2 u - 1| over
+    held-out counts, u their randomised transform (PIT), is the level whose central intervals held a share p of them. It
+    mends the form of the distribution, which neither temperature nor dispersion can: proteins are more often close to
+    their mean, and more often far from it, than a negative binomial is.
+
+    Attributes
+    ----------
+    nominal, used
+        Ascending knots, from 0 to 1; linear in between.
+    """
+
+    nominal: np.ndarray
+    used: np.ndarray
+
+    @classmethod
+    def fit(cls, transform: np.ndarray) -> Levels:
+        """Learn from randomised transforms of held-out counts."""
+        used = np.quantile(np.abs(2 * transform - 1), KNOTS)
+        used[0] = 0.0
+        return cls(np.array([*KNOTS, 1.0]), np.array([*used, 1.0]))
+
+    def at(self, interval: float) -> float:
+        """Level to use for an interval."""
+        return float(np.interp(interval, self.nominal, self.used))
+
+    def applied(self, transform: np.ndarray) -> np.ndarray:
+        """Randomised transform under the mended distribution."""
+        centred = 2 * transform - 1
+        return 0.5 + 0.5 * np.sign(centred) * np.interp(np.abs(centred), self.used, self.nominal)
+
+
+def conformal_widths(mixture: Mixture, counts: np.ndarray, level: float = CONFORMAL_INTERVAL) -> dict[str, list[float]]:
     """How far the bounds of each decile of the predicted mean must move out to cover 95 % of held-out counts.
 
     Conformalised quantile regression (Romano, Patterson & Candes 2019): the score of a count is its distance outside
-    its interval (negative inside), and bounds move by the ceil((n + 1) 0.95)-th smallest score, never inwards.
+    its interval (negative inside), and bounds move by the ceil((n + 1) 0.95)-th smallest score, never inwards. `level`
+    is the one at which bounds are taken (:class:`Levels`).
     """
-    lower, upper = invert(mixture, CONFORMAL_INTERVAL)
+    lower, upper = invert(mixture, level)
     mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
     score = np.maximum(lower - counts, counts - upper).ravel()
     order = np.argsort(mean, axis=None, kind="stable")
@@ -188,6 +236,8 @@ class Predictive:
         rna: ascending quantiles of the libraries of measured cells in the reference batches.
     factor
         (n_cells,) factor on the over-dispersion.
+    levels
+        Rows of cells and the levels at which their direction's intervals are taken.
     widths
         Rows of cells and the split-conformal widths of their direction, where they were asked for.
     """
@@ -196,6 +246,7 @@ class Predictive:
     library: np.ndarray
     reference: np.ndarray
     factor: np.ndarray
+    levels: list[tuple[np.ndarray, Levels]]
     widths: list[tuple[np.ndarray, dict]]
 
     @classmethod
@@ -215,10 +266,12 @@ class Predictive:
                 "a peak is open or not: an interval of 0 and 1 says nothing",
                 "read the imputed probability; it is the prediction",
             )
-        factor, widths = np.ones(len(index)), []
+        factor, levels, widths = np.ones(len(index)), [], []
         for sources, rows in patterns(data, index).items():
             if modality not in sources.split("+"):
                 factor[rows] = calibration.dispersion_factor(sources, modality)
+                if (found := calibration.levels(sources, modality)) is not None:
+                    levels.append((rows, Levels(**found)))
                 if (found := calibration.conformal(sources, modality)) is not None:
                     widths.append((rows, found))
         own, reference = np.full(len(index), np.nan), np.empty(0)
@@ -236,7 +289,7 @@ class Predictive:
                     "cells without RNA get the libraries of the reference batches, and none of these is here",
                     "give --library FILE",
                 )
-        return cls(modality, own, np.sort(reference), factor, widths)
+        return cls(modality, own, np.sort(reference), factor, levels, widths)
 
     def bounds(
         self,
@@ -254,11 +307,15 @@ class Predictive:
             mixture = protein_mixture(decoder, prepared, z, codes, columns, self.factor[cells])
         else:
             mixture = self._rna(decoder, z, codes, draws, columns, cells)
-        lower, upper = invert(mixture, interval)
+        where = np.arange(cells.start, cells.stop)
+        used = np.full(len(where), interval)
+        for rows, levels in self.levels:
+            used[np.isin(where, rows)] = levels.at(interval)
+        lower, upper = invert(mixture, used)
         if self.widths and interval == CONFORMAL_INTERVAL:
             mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
             for rows, found in self.widths:
-                at = np.flatnonzero(np.isin(np.arange(cells.start, cells.stop), rows))
+                at = np.flatnonzero(np.isin(where, rows))
                 lower[at], upper[at] = widen(lower[at], upper[at], mean[at], found)
         return lower, upper
 

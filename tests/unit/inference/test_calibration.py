@@ -73,6 +73,22 @@ def test_dispersion_factor_widens_predicted_counts(paired):
     np.testing.assert_array_equal(other[~rows].layers["predicted_upper"], plain[~rows].layers["predicted_upper"])
 
 
+def test_levels_move_predicted_bounds_of_imputed_cells_only(paired, calibrated):
+    mosaic, model = paired
+    assert "levels" in calibrated.directions["atac->rna"] and "levels" not in calibrated.directions["rna->atac"]
+    entry = {"calibrated": True, "temperature": 1.0, "levels": {"nominal": [0.0, 0.95, 1.0], "used": [0.0, 0.6, 1.0]}}
+    narrow = Calibration(calibrated=True, directions={"atac->rna": entry})
+    plain, other, asked = (
+        impute(model, mosaic, "rna", features="all", predictive=True, calibration=c, interval=p)
+        for c, p in ((None, 0.95), (narrow, 0.95), (None, 0.6))
+    )
+    rows = ~plain.obs["measured"].to_numpy()
+    for bound in ("predicted_lower", "predicted_upper"):
+        np.testing.assert_array_equal(other[rows].layers[bound], asked[rows].layers[bound])
+        np.testing.assert_array_equal(other[~rows].layers[bound], plain[~rows].layers[bound])
+    assert (other[rows].layers["predicted_upper"] < plain[rows].layers["predicted_upper"]).any()
+
+
 def test_error_of_the_mean_widens_imputed_cells_only(paired):
     mosaic, model = paired
     entry = {"calibrated": True, "temperature": 1.0, "mean_sd": {"log_mean": [0.0, 9.0], "sd": [0.3, 0.3]}}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from multivi_nf.inference import scoring
-from multivi_nf.inference.predictive import Mixture, conformal_widths, invert, widen
+from multivi_nf.inference.predictive import Levels, Mixture, conformal_widths, invert, widen
 
 
 def make_mixture(seed: int, n: int = 12, cells: int = 3, features: int = 5, scale: float = 5.0) -> Mixture:
@@ -32,6 +32,37 @@ def test_bounds_invert_the_distribution_function(seed, interval, scale):
     for bound, level in ((lower, (1 - interval) / 2), (upper, (1 + interval) / 2)):
         assert (cdf(mixture, bound) >= level - 1e-5).all()
         assert (cdf(mixture, bound - 1) < level + 1e-5).all()
+
+
+def test_levels_mend_the_form_of_the_distribution():
+    """Counts more often near their mean, and more often far from it, than predicted: no one dispersion fits both."""
+    rng = np.random.default_rng(0)
+    shape = (400, 20)
+    mean, wild = np.full(shape, 20.0), rng.random(shape) < 0.15
+    x = np.where(wild, stats.nbinom.rvs(2, 2 / 22, size=shape, random_state=rng), rng.poisson(20, shape)).astype(float)
+    mixture = Mixture(
+        mean[None].astype(np.float32), np.ones((1, 1, 1), np.float32), np.zeros(shape), np.full(shape, 20.0)
+    )
+    u = scoring.pit(mixture, x, rng.random(shape))
+    assert abs(dict(scoring.coverage(u))[0.5] - 0.5) > 0.08
+    levels = Levels.fit(u[:200])
+    assert (np.diff(levels.used) > 0).all()
+    for nominal, covered in scoring.coverage(levels.applied(u[200:])):
+        assert covered == pytest.approx(nominal, abs=0.02)
+    # whole counts at the bounds belong to the interval, so that it holds a little more than its level
+    lower, upper = invert(mixture, levels.at(0.8))
+    assert 0.8 - 0.02 < ((x >= lower) & (x <= upper))[200:].mean() < 0.9
+    np.testing.assert_allclose(Levels.fit(rng.random((500, 200))).at(0.9), 0.9, atol=0.01)
+
+
+def test_each_cell_may_have_its_own_level():
+    mixture = make_mixture(1)
+    level = np.array([0.5, 0.95, 0.8])
+    lower, upper = invert(mixture, level)
+    for cell, one in enumerate(level):
+        low, high = invert(mixture, one)
+        np.testing.assert_array_equal(lower[cell], low[cell])
+        np.testing.assert_array_equal(upper[cell], high[cell])
 
 
 def test_large_means_by_approximation():
