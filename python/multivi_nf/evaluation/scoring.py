@@ -68,6 +68,10 @@ def score_embedding(split: Split, views: Views, labels: pd.Series | None, seed: 
             scores[f"purity_{modality}_own"] = metrics.label_purity(own_space(counts), kinds)
             scores[f"purity_{modality}_ratio"] = scores[f"purity_{modality}"] / scores[f"purity_{modality}_own"]
     if views.variance is not None:
+        # means of cells that know less lie nearer to the middle, as they should; draws show whether distributions agree
+        noise = np.random.default_rng(seed).standard_normal(joint.shape)
+        drawn = metrics.lisi_ratio(joint + np.sqrt(views.variance.to_numpy()) * noise, groups, seed=seed)
+        scores["lisi_ratio_draws"] = drawn["ratio"]
         scores["active_dimensions"] = metrics.active_dimensions(joint, views.variance.to_numpy())
     return scores
 

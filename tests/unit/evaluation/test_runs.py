@@ -191,6 +191,16 @@ def test_scores_of_a_split_know_truth_from_noise(simulated):
     assert bad["foscttm"] == pytest.approx(0.5, abs=0.05)
     assert bad["purity_atac"] < 0.3
 
+    # what ATAC alone leaves uncertain draws its means towards the middle: honest draws still mix with the others'
+    rng = np.random.default_rng(1)
+    known = (split.modalities[state.index] != "atac").to_numpy()[:, None]
+    latent = rng.normal(size=(len(state), 3))
+    mean = pd.DataFrame(np.where(known, 0.95, 0.4) * latent, index=state.index)
+    variance = pd.DataFrame(np.where(known, 1 - 0.95**2, 1 - 0.4**2) + 0 * latent, index=state.index)
+    honest = score_embedding(split, Views(mean, {m: mean.loc[f.index] for m, f in shown.items()}, variance), labels)
+    assert honest["lisi_ratio"] < 0.9
+    assert honest["lisi_ratio_draws"] == pytest.approx(1, abs=0.06)
+
     strict = strict_unpairing(complete, 0.3, labels=labels)
     hidden = hidden_truth(strict, complete, "rna", "atac")
     true = truth.expression(pd.Index(strict.origin[hidden.cells]))
