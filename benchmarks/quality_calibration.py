@@ -3,7 +3,8 @@
     python benchmarks/quality_calibration.py [--data snare simulated ...] [--split S2 S3]
 
 Hidden counts of RNA and protein meet the mixture that `impute --predictive` inverts, at the cell's own library, before
-and after calibration. Peaks meet their imputed probability at the cell's true number of open peaks.
+and after calibration: coverage at the fitted levels, log score and CRPS of the mixture itself. Peaks meet their imputed
+probability at the cell's true number of open peaks.
 """
 
 from __future__ import annotations

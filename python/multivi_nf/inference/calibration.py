@@ -65,8 +65,9 @@ class Calibration:
     batches
         Batches of these; elsewhere the calibration is an extrapolation.
     directions
-        "atac->rna", "rna+protein->atac", ...: `temperature`, `dispersion_factor`, scores before and after (what the
-        report draws), or `calibrated` False with the number of cells where they were too few.
+        "atac->rna", "rna+protein->atac", ...: `temperature`, `dispersion_factor`, `levels` of the counts' intervals,
+        `conformal` widths if asked for, scores before and after (what the report draws), or `calibrated` False with the
+        number of cells where they were too few.
     atac_depth
         d~ of the training mosaic.
     notes

@@ -140,7 +140,7 @@ def _check(contrast: Contrast, mode: str, model: MultiVI) -> None:
 
 
 class _Engine:
-    """Runs over tiles of features and summarises every pair of the design."""
+    """Runs over spans of features and summarises every pair of the design."""
 
     def __init__(self, means: Means, design: Design, delta: float | None, mode: str) -> None:
         self.means, self.design, self.mode, self.given = means, design, mode, delta
@@ -155,9 +155,9 @@ class _Engine:
         with progress(f"differential {self.decoder.modality}", self.decoder.n_features, "features") as advance:
             for start in range(0, self.decoder.n_features, step):
                 found = self._vanilla(start) if self.mode == "vanilla" else self._errors(start, tracks)
-                for all_tiles, one in zip(results, found):
+                for so_far, one in zip(results, found):
                     for key, value in one.items():
-                        all_tiles.setdefault(key, []).append(value)
+                        so_far.setdefault(key, []).append(value)
                 advance(min(step, self.decoder.n_features - start))
         joined = [{key: np.concatenate(parts) for key, parts in one.items()} for one in results]
         return joined if self.mode == "vanilla" else self._effects(tracks, joined)

@@ -44,7 +44,7 @@ class Side:
 
 @dataclass
 class Track:
-    """Arrays over all features of one part, filled tile by tile."""
+    """Arrays over all features of one part, filled span by span."""
 
     value: list[np.ndarray] = field(default_factory=list)
     residual: list[np.ndarray] = field(default_factory=list)
@@ -155,7 +155,7 @@ class Counted:
 
     @classmethod
     def of(cls, target: Side, reference: Side) -> Counted:
-        """Of one tile."""
+        """Of one span."""
         sides = (target, reference)
         return cls(
             np.stack([s.cell for s in sides]).astype(np.float32),
@@ -164,9 +164,9 @@ class Counted:
         )
 
     @classmethod
-    def join(cls, tiles: list[Counted]) -> Counted:
-        """Tiles side by side."""
-        return cls(*(np.concatenate([getattr(t, f) for t in tiles], axis=1) for f in ("cell", "count")), tiles[0].size)
+    def join(cls, spans: list[Counted]) -> Counted:
+        """Spans side by side."""
+        return cls(*(np.concatenate([getattr(s, f) for s in spans], axis=1) for f in ("cell", "count")), spans[0].size)
 
     def factor(self, log_ratio: np.ndarray) -> np.ndarray:
         """(n_features,) factor on the variance over cells if the sides' rates had this ratio.

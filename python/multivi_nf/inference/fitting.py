@@ -178,11 +178,24 @@ def _notes(found: Calibration, data: MosaicData) -> list[str]:
 
 @dataclass
 class _Target:
-    """Counts of the hidden modality, and what their prediction needs."""
+    """Counts of the hidden modality, and what their prediction needs.
+
+    Attributes
+    ----------
+    positions
+        (n_features,)
+    counts
+        (n_cells, n_features)
+    size
+        (n_cells,)
+    known
+        (n_cells, n_features) measured; a protein outside a batch's panel is not, though its count reads 0.
+    """
 
     positions: np.ndarray
     counts: np.ndarray
     size: np.ndarray
+    known: np.ndarray
 
 
 class _Direction:
@@ -222,11 +235,18 @@ class _Direction:
             sizes.append(self._sizes(minibatch))
         dense = np.concatenate(counts)
         positions = _spread_features(dense)
-        self.data = _Target(positions, dense[:, positions], np.concatenate(sizes))
+        known = self._known(data.batch.cpu().numpy()[self.cells], positions)
+        self.data = _Target(positions, dense[:, positions], np.concatenate(sizes), known)
         self.rates = rates[positions] if target == "atac" else None
         self.shrinkage = 0.0
         self.latent = torch.cat([joint.mean for joint, _ in self.blocks]).cpu().numpy()
         self.uniform = uniforms(cell_keys(names, seed, "pit"), 0, len(positions))
+
+    def _known(self, batch: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        panel = self.model.config.panel
+        if self.target != "protein" or panel is None:
+            return np.ones((len(batch), len(positions)), bool)
+        return np.asarray(panel, bool)[np.ix_(batch, positions)]
 
     def _sizes(self, minibatch) -> np.ndarray:
         """What turns a decoded value into an expected count: library, or depth over d~."""
@@ -324,10 +344,12 @@ class _Direction:
         entry["effect_sd"], entry["mean_sd"] = self._effect_error(temperature), self._mean_error(temperature)
         if self.target != "atac":
             mixture = _scaled(self.predict(temperature)[1], factor)
-            levels = Levels.fit(scoring.pit(mixture, self.data.counts, self.uniform))
+            levels = Levels.fit(scoring.pit(mixture, self.data.counts, self.uniform)[self.data.known])
             entry["levels"] = {"nominal": levels.nominal.tolist(), "used": levels.used.tolist()}
             if conformal:
-                entry["conformal"] = conformal_widths(mixture, self.data.counts, levels.at(CONFORMAL_INTERVAL))
+                entry["conformal"] = conformal_widths(
+                    mixture, self.data.counts, levels.at(CONFORMAL_INTERVAL), self.data.known
+                )
         return entry
 
     def _best_factor(self, temperature: float) -> tuple[float, float]:
@@ -350,7 +372,8 @@ class _Direction:
 
         def value(x: float) -> float:
             if x not in score:
-                score[x] = float(scoring.log_score(_scaled(mixture, np.exp(x)), self.data.counts).mean())
+                scores = scoring.log_score(_scaled(mixture, np.exp(x)), self.data.counts)
+                score[x] = float(scores[self.data.known].mean())
             return score[x]
 
         a, b = high - golden * (high - low), low + golden * (high - low)
@@ -371,7 +394,7 @@ class _Direction:
 
     def _report(self, temperature: float, factor: float, when: str) -> dict[str, Any]:
         draws, mixture = self.predict(temperature)
-        x = self.data.counts
+        x, known = self.data.counts, self.data.known
         mean = draws.mean(axis=0) * self.data.size[:, None]
         if mixture is None:
             p = self._probability(draws)
@@ -384,17 +407,17 @@ class _Direction:
             scaled = _scaled(mixture, factor)
             transform = scoring.pit(scaled, x, self.uniform)
             if when == "after":
-                transform = _levelled(transform)
+                transform = _levelled(transform, known)
             out = {
-                f"log_score_{when}": float(scoring.log_score(scaled, x).mean()),
-                f"coverage_{when}": scoring.coverage(transform),
+                f"log_score_{when}": float(scoring.log_score(scaled, x)[known].mean()),
+                f"coverage_{when}": scoring.coverage(transform[known]),
             }
             mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
         if when == "after":
             error = np.abs(x - mean)
             sd = draws.std(axis=0) * self.data.size[:, None]
-            out["risk_coverage"] = scoring.risk_coverage(error, sd)
-            out["risk_coverage_mean"] = scoring.risk_coverage(error, np.sqrt(mean))
+            out["risk_coverage"] = scoring.risk_coverage(error[known], sd[known])
+            out["risk_coverage_mean"] = scoring.risk_coverage(error[known], np.sqrt(mean)[known])
         return out
 
     def _effect_error(self, temperature: float) -> dict[str, list[float]]:
@@ -409,8 +432,7 @@ class _Direction:
         n_groups = max(2, len(self.cells) // GROUP_CELLS)
         label = KMeans(n_groups, n_init=3, random_state=0).fit_predict(self.latent)
         value = draws.mean(axis=0)
-        expected = value * self.data.size[:, None] if mixture is None else (mixture.mean * mixture.weight).sum(axis=0)
-        x = self.data.counts
+        expected, x = self._expected(value, mixture), self.data.counts
         overall = np.log((x.sum(0) + 0.5) / (expected.sum(0) + 0.5))
         theta = np.full(x.shape[1], POISSON_THETA) if mixture is None else mixture.theta.mean(axis=0)
         level, excess, weight = [], [], []
@@ -425,11 +447,17 @@ class _Direction:
             excess.append(residual**2 - variance)
             weight.append(1 / (variance + 0.05) ** 2)
         level, excess, weight = (np.concatenate(v) for v in (level, excess, weight))
-        parts = np.array_split(np.argsort(level), DECILES)
+        parts = np.array_split(np.argsort(level), min(DECILES, len(level)))
         sd = [float(np.sqrt(max((excess[p] * weight[p]).sum() / weight[p].sum(), 0.0))) for p in parts]
         # a decile is too small to prove that its effects are free of error: the overall value is the least
         overall_sd = float(np.sqrt(max((excess * weight).sum() / weight.sum(), 0.0)))
         return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(one, overall_sd) for one in sd]}
+
+    def _expected(self, value: np.ndarray, mixture: Mixture | None) -> np.ndarray:
+        """(n_cells, n_features) expected counts; 0, as the counts, where nothing was measured."""
+        if mixture is None:
+            return value * self.data.size[:, None]
+        return (mixture.mean * mixture.weight).sum(axis=0) * self.data.known
 
     def _mean_error(self, temperature: float) -> dict[str, list[float]]:
         """Standard deviation of the error of imputed log means that neighbours share, by feature mean.
@@ -445,7 +473,7 @@ class _Direction:
         value = draws.mean(axis=0)
         if self.target == "atac":
             value = (1 - self.shrinkage) * value + self.shrinkage * self.rates
-        expected = value * self.data.size[:, None] if mixture is None else (mixture.mean * mixture.weight).sum(axis=0)
+        expected = self._expected(value, mixture)
         residual = self.data.counts - expected
         n_near = min(NEAR, len(self.cells) - 1)
         near = NearestNeighbors(n_neighbors=n_near).fit(self.latent).kneighbors(return_distance=False)
@@ -457,7 +485,7 @@ class _Direction:
         theta = POISSON_THETA if mixture is None else mixture.theta.mean(axis=0)
         weight = 1 / (mean * (1 + mean / theta)) ** 2
         level = np.log(np.maximum(value.mean(axis=0), 1e-12))
-        parts = np.array_split(np.argsort(level), DECILES)
+        parts = np.array_split(np.argsort(level), min(DECILES, len(level)))
 
         def sd(at: np.ndarray) -> float:
             return float(np.sqrt(max((shared[at] * weight[at]).sum() / (scale[at] * weight[at]).sum(), 0.0)))
@@ -467,11 +495,11 @@ class _Direction:
         return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(sd(p), overall) for p in parts]}
 
 
-def _levelled(transform: np.ndarray) -> np.ndarray:
+def _levelled(transform: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Transforms under levels that the other half of the cells taught: what new cells will see."""
     out, odd = np.empty_like(transform), np.arange(len(transform)) % 2 == 1
     for mine in (odd, ~odd):
-        out[mine] = Levels.fit(transform[~mine]).applied(transform[mine])
+        out[mine] = Levels.fit(transform[~mine][known[~mine]]).applied(transform[mine])
     return out
 
 

@@ -1,4 +1,4 @@
-"""Means of groups of cells with their errors, tile by tile of features.
+"""Means of groups of cells with their errors, span by span of features.
 
 A group's mean is that of its cells' decoded values under the reference mixture, over posterior samples of z in
 antithetic pairs. Its error is that of the data behind it, not of the decoder's smooth output, which is as sure of the
@@ -194,7 +194,7 @@ class Means:
         order = np.argsort(cell_keys(self.names[cells], self.seed, "samples"), kind="stable")
         cells = cells[order]
         names, replicate = self.names[cells], group.replicate[rows][order]
-        z, latent, codes, own = self._encode(cells, names, self.n_samples / (2 * len(group.cells)), measured)
+        z, latent, codes, own = self._encode(cells, names, -(-self.n_samples // 2) / len(group.cells), measured)
         halves = uniforms(cell_keys(names, self.seed, "halves"), 0, N_HALVES).T < 0.5
         table = np.concatenate([np.ones((1, len(cells))), halves]).astype(np.float32)
         noise = [] if measured else self.calibration.effect_noise(self.data, cells, self.decoder.modality)
@@ -221,7 +221,7 @@ class Means:
                 own.append(self._counted(minibatch, encoded))
         joined = Codes(*(torch.cat([getattr(c, f) for c in codes]) for f in ("batch", "categorical", "continuous")))
         counted = _stacked(own) if own else None
-        last = math.ceil((pairs - n_pairs + 1) * len(cells)) if n_pairs > 1 else len(cells)
+        last = math.ceil((pairs - n_pairs + 1) * len(cells) - 1e-6) if n_pairs > 1 else len(cells)
         samples = [s[: len(cells) if k < 2 * (n_pairs - 1) else last] for k, s in enumerate(torch.cat(z, dim=1))]
         return samples, np.concatenate(latent), joined, counted
 

@@ -29,8 +29,8 @@ POISSON_THETA = 1e8
 HIGHEST = 1 - 1e-6
 """No upper bound is taken beyond this quantile: sums of probabilities do not reach 1."""
 KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
-_LONGEST = 20_000
-_SMALLEST_LOG = -600.0
+LONGEST = 20_000
+SMALLEST_LOG = -600.0
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Mixture:
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def _gamma_cdf(x, mean, theta):
+def gamma_cdf(x, mean, theta):
     """P(X <= x) of a count with a large mean: Wilson & Hilferty's cube root, on the gamma of equal moments."""
     variance = mean + mean * mean / theta
     shape = mean * mean / variance
@@ -74,7 +74,7 @@ def _search(mean, weight, theta, target):
         middle = math.floor((low + high) / 2)
         total = 0.0
         for i in range(mean.size):
-            total += weight[i] * _gamma_cdf(middle, mean[i], theta)
+            total += weight[i] * gamma_cdf(middle, mean[i], theta)
         if total >= target:
             high = middle
         else:
@@ -108,7 +108,7 @@ def _invert(mean, weight, zero, theta, lows, highs, begin, end, lower, upper):
                 ratio[i] = m / (m + size)
                 means[i] = m
                 weights[i] = w * rest
-            if least < _SMALLEST_LOG or expected > _LONGEST:
+            if least < SMALLEST_LOG or expected > LONGEST:
                 lower[cell, j] = _search(means, weights, size, low - zero[cell, j])
                 upper[cell, j] = _search(means, weights, size, high - zero[cell, j])
                 continue
@@ -116,14 +116,14 @@ def _invert(mean, weight, zero, theta, lows, highs, begin, end, lower, upper):
             for i in range(n_components):
                 total += mass[i]
             k = 0
-            while total < low and k < 100 * _LONGEST:
+            while total < low and k < 100 * LONGEST:
                 step = (k + size) / (k + 1)
                 for i in range(n_components):
                     mass[i] *= ratio[i] * step
                     total += mass[i]
                 k += 1
             lower[cell, j] = k
-            while total < high and k < 100 * _LONGEST:
+            while total < high and k < 100 * LONGEST:
                 step = (k + size) / (k + 1)
                 for i in range(n_components):
                     mass[i] *= ratio[i] * step
@@ -179,8 +179,9 @@ class Levels:
 
     @classmethod
     def fit(cls, transform: np.ndarray) -> Levels:
-        """Learn from randomised transforms of held-out counts."""
-        used = np.quantile(np.abs(2 * transform - 1), KNOTS)
+        """Learn from randomised transforms of held-out counts, by quantiles at p (n + 1)."""
+        away = np.abs(2 * transform - 1)
+        used = np.quantile(away[np.isfinite(away)], KNOTS, method="weibull")
         used[0] = 0.0
         return cls(np.array([*KNOTS, 1.0]), np.array([*used, 1.0]))
 
@@ -194,19 +195,21 @@ class Levels:
         return 0.5 + 0.5 * np.sign(centred) * np.interp(np.abs(centred), self.used, self.nominal)
 
 
-def conformal_widths(mixture: Mixture, counts: np.ndarray, level: float = CONFORMAL_INTERVAL) -> dict[str, list[float]]:
+def conformal_widths(
+    mixture: Mixture, counts: np.ndarray, level: float = CONFORMAL_INTERVAL, known: np.ndarray | None = None
+) -> dict[str, list[float]]:
     """How far the bounds of each decile of the predicted mean must move out to cover 95 % of held-out counts.
 
     Conformalised quantile regression (Romano, Patterson & Candes 2019): the score of a count is its distance outside
     its interval (negative inside), and bounds move by the ceil((n + 1) 0.95)-th smallest score, never inwards. `level`
-    is the one at which bounds are taken (:class:`Levels`).
+    is the one at which bounds are taken (:class:`Levels`); `known` are the counts that were measured, by default all.
     """
     lower, upper = invert(mixture, level)
     mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
-    score = np.maximum(lower - counts, counts - upper).ravel()
-    order = np.argsort(mean, axis=None, kind="stable")
-    parts = np.array_split(order, CONFORMAL_DECILES)
-    edges = [float(mean.ravel()[part[-1]]) for part in parts[:-1]]
+    known = np.ones(counts.shape, bool) if known is None else known
+    score, mean = np.maximum(lower - counts, counts - upper)[known], mean[known]
+    parts = np.array_split(np.argsort(mean, kind="stable"), CONFORMAL_DECILES)
+    edges = [float(mean[part[-1]]) for part in parts[:-1]]
     widths = []
     for part in parts:
         rank = min(int(np.ceil((len(part) + 1) * CONFORMAL_INTERVAL)), len(part))
@@ -226,7 +229,7 @@ def widen(
 
 @dataclass
 class Predictive:
-    """What is needed beyond the draws: libraries, dispersion, and the calibration's factor on it.
+    """What is needed beyond the draws: libraries, and the calibration's factor on dispersions, levels and widths.
 
     Attributes
     ----------

@@ -8,10 +8,9 @@ import numba
 import numpy as np
 
 from multivi_nf.inference.moments import share_out
-from multivi_nf.inference.predictive import Mixture
+from multivi_nf.inference.predictive import LONGEST, SMALLEST_LOG, Mixture, gamma_cdf
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-_LONGEST = 20_000
 
 
 @numba.njit(cache=True, nogil=True)
@@ -59,21 +58,31 @@ def log_score(mixture: Mixture, x: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
 def _below(mean, weight, zero, theta, x, begin, end, out):
-    """P(X <= x - 1) of the mixture."""
+    """P(X <= x - 1) of the mixture; for large means and counts by the approximation that bounds are taken from."""
     n_components, _, n_features = mean.shape
     shared = weight.shape[1] == 1
     mass, ratio = np.empty(n_components), np.empty(n_components)
     for cell in range(begin, end):
         for j in range(n_features):
-            size, rest = theta[cell, j], 1.0 - zero[cell, j]
-            count = int(min(x[cell, j], _LONGEST))
-            total = zero[cell, j] if count > 0 else 0.0
+            size, rest, count = theta[cell, j], 1.0 - zero[cell, j], x[cell, j]
+            if count < 1:
+                out[cell, j] = 0.0
+                continue
+            total, least, largest = zero[cell, j], 0.0, count
             for i in range(n_components):
                 m = max(mean[i, cell, j], 1e-12)
                 w = weight[i, 0, 0] if shared else weight[i, cell, j]
-                mass[i] = w * rest * math.exp(-size * math.log1p(m / size))
+                log_zero = -size * math.log1p(m / size)
+                least, largest = min(least, log_zero), max(largest, m)
+                mass[i] = w * rest * math.exp(log_zero)
                 ratio[i] = m / (m + size)
-            for k in range(count):
+            if least < SMALLEST_LOG or largest > LONGEST:
+                for i in range(n_components):
+                    w = weight[i, 0, 0] if shared else weight[i, cell, j]
+                    total += w * rest * gamma_cdf(count - 1, max(mean[i, cell, j], 1e-12), size)
+                out[cell, j] = total
+                continue
+            for k in range(int(count)):
                 step = (k + size) / (k + 1)
                 for i in range(n_components):
                     total += mass[i]

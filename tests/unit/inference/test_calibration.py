@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from inference_helpers import make_model, make_mosaic, with_split
 from multivi_nf.errors import InputError
 from multivi_nf.inference import Calibration, calibrate, differential, impute
 from multivi_nf.inference.fitting import _Direction, _Target
+from multivi_nf.inference.predictive import Mixture
 from multivi_nf.inference.support import Support
 from multivi_nf.training.data import MosaicData
 
@@ -73,6 +75,37 @@ def test_dispersion_factor_widens_predicted_counts(paired):
     np.testing.assert_array_equal(other[~rows].layers["predicted_upper"], plain[~rows].layers["predicted_upper"])
 
 
+def test_proteins_outside_the_panel_are_not_zeros():
+    rng = np.random.default_rng(0)
+    n, mean, theta = 400, np.array([5.0, 20, 50, 100, 300, 20, 50, 100]), 8.0
+    shape = (n, len(mean))
+    in_panel = np.ones((2, len(mean)), bool)
+    in_panel[1, 4:] = False
+    direction = object.__new__(_Direction)
+    direction.target, direction.n_cells, direction.cells = "protein", n, np.arange(n)
+    direction.model = SimpleNamespace(config=SimpleNamespace(panel=in_panel.tolist()))
+    known = direction._known(np.arange(n) % 2, np.arange(len(mean)))
+    assert known[0].all() and known[1, :4].all() and not known[1::2, 4:].any()
+    drawn = rng.negative_binomial(theta, theta / (theta + mean), shape).astype(float)
+    mixture = Mixture(
+        np.broadcast_to(mean, (1, *shape)).astype(np.float32).copy(), np.ones((1, 1, 1), np.float32), np.zeros(shape),
+        np.full(shape, theta),
+    )  # fmt: skip
+    direction.predict = lambda temperature: (mixture.mean, mixture)
+    direction.uniform, direction.latent = rng.random(shape), rng.normal(size=(n, 3))
+    found = {}
+    for name, used in (("masked", known), ("as zeros", np.ones(shape, bool))):
+        direction.data = _Target(np.arange(len(mean)), np.where(known, drawn, 0.0), np.ones(n), used)
+        found[name] = direction.fit(conformal=True)
+    masked = found["masked"]
+    assert 0.8 < masked["dispersion_factor"] < 1.25
+    assert np.interp([0.5, 0.8, 0.95], *masked["levels"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.05)
+    assert dict(masked["coverage_after"])[0.8] == pytest.approx(0.8, abs=0.03)
+    assert max(masked["mean_sd"]["sd"]) < 0.15 and max(masked["effect_sd"]["sd"]) < 0.15
+    assert len(masked["mean_sd"]["sd"]) == 8, "fewer features than deciles"
+    assert found["as zeros"]["dispersion_factor"] > 5 and max(found["as zeros"]["mean_sd"]["sd"]) > 0.5
+
+
 def test_levels_move_predicted_bounds_of_imputed_cells_only(paired, calibrated):
     mosaic, model = paired
     assert "levels" in calibrated.directions["atac->rna"] and "levels" not in calibrated.directions["rna->atac"]
@@ -132,14 +165,18 @@ def test_noise_within_peaks_is_not_believed():
     rates = rng.uniform(0.05, 0.5, m)
     direction = object.__new__(_Direction)
     direction.target, direction.shrinkage, direction.rates = "atac", 0.0, rates
-    direction.data = _Target(np.arange(m), (rng.random((n, m)) < rates).astype(float), np.ones(n))
+    direction.data = _Target(
+        np.arange(m), (rng.random((n, m)) < rates).astype(float), np.ones(n), np.ones((n, m), bool)
+    )
     bold = 1 / (1 + np.exp(-(np.log(rates / (1 - rates)) + rng.normal(0, 1, (n, m)))))
     direction.predict = lambda temperature: (bold[None], None)
     assert direction._best_factor(1.0)[1] > 0.8
     direction.predict = lambda temperature: (np.broadcast_to(rates, (1, n, m)), None)
     assert direction._best_factor(1.0)[0] > -0.7
     truth = rng.uniform(0.02, 0.98, (n, m))
-    direction.data = _Target(np.arange(m), (rng.random((n, m)) < truth).astype(float), np.ones(n))
+    direction.data = _Target(
+        np.arange(m), (rng.random((n, m)) < truth).astype(float), np.ones(n), np.ones((n, m), bool)
+    )
     direction.predict = lambda temperature: (truth[None], None)
     assert direction._best_factor(1.0)[1] < 0.1
 
@@ -155,7 +192,7 @@ def test_error_that_neighbours_share_is_found_from_their_residuals():
     found = []
     for latent in (rng.normal(size=(groups, 5))[group] + rng.normal(0, 0.01, (n, 5)), rng.normal(size=(n, 5))):
         direction = object.__new__(_Direction)
-        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n))
+        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n), np.ones((n, m), bool))
         direction.latent, direction.target = latent, "rna"
         direction.predict = lambda temperature: (value[None], None)
         found.append(np.mean(direction._mean_error(1.0)["sd"]))

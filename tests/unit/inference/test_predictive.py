@@ -34,6 +34,26 @@ def test_bounds_invert_the_distribution_function(seed, interval, scale):
         assert (cdf(mixture, bound - 1) < level + 1e-5).all()
 
 
+@pytest.mark.parametrize(
+    ("mean", "theta"), [(100, 50), (800, 1e8), (2000, 500), (2000, 200), (30_000, 10), (15_000, 3)]
+)
+def test_transforms_of_right_predictions_are_uniform_at_any_mean(mean, theta):
+    rng = np.random.default_rng(0)
+    shape = (4000, 1)
+    rate = rng.gamma(theta, mean / theta, shape) if theta < 1e6 else np.full(shape, float(mean))
+    x = rng.poisson(rate).astype(float)
+    mixture = Mixture(
+        np.full((1, *shape), mean, np.float32),
+        np.ones((1, 1, 1), np.float32),
+        np.zeros(shape),
+        np.full(shape, float(theta)),
+    )
+    u = scoring.pit(mixture, x, rng.random(shape))
+    assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-3
+    lower, upper = invert(mixture, 0.9)
+    assert ((x >= lower) & (x <= upper)).mean() == pytest.approx(0.9, abs=0.02)
+
+
 def test_levels_mend_the_form_of_the_distribution():
     """Counts more often near their mean, and more often far from it, than predicted: no one dispersion fits both."""
     rng = np.random.default_rng(0)
@@ -53,6 +73,9 @@ def test_levels_mend_the_form_of_the_distribution():
     lower, upper = invert(mixture, levels.at(0.8))
     assert 0.8 - 0.02 < ((x >= lower) & (x <= upper))[200:].mean() < 0.9
     np.testing.assert_allclose(Levels.fit(rng.random((500, 200))).at(0.9), 0.9, atol=0.01)
+    # quantiles at p (n + 1): on average over few counts, intervals hold their level, not less
+    levels = [Levels.fit(rng.random(99)).at(0.95) for _ in range(400)]
+    assert np.mean(levels) == pytest.approx(0.95, abs=0.004)
 
 
 def test_each_cell_may_have_its_own_level():
