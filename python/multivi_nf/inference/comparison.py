@@ -204,7 +204,8 @@ class _Engine:
             one, other = (self._mean(centres, pair, name) for name in pair)
             log_ratio, counted = np.log(one / other), Counted.join(list(error["counted"]))
             sd = settled_error(log_ratio, variance, error["extra"], counted)
-            out.append(self._summary(target[0], reference[0], log_ratio, sd, floors[-1]))
+            summary = self._summary(target[0], reference[0], log_ratio, sd, floors[-1])
+            out.append(summary | {"unmeasured": (counted.size == 0).any(axis=0)})
         if self.given is None:
             unit = "of probability" if self.difference else "log2 units"
             print(
@@ -374,13 +375,14 @@ def _table(
         ["probability", "evidence", "feature"], ascending=[False, False, True], kind="stable", ignore_index=True
     )
     table["fdr"] = np.cumsum(1 - table["probability"]) / np.arange(1, len(table) + 1)
-    table["significant"] = (table["fdr"] <= fdr) & (True if p is None else table["replicate_fdr"] <= fdr)
+    table["significant"] = (table["fdr"] <= fdr) & ((table["replicate_fdr"] <= fdr) | table["replicate_p"].isna())
     table["significant"] &= outside <= MOST_OUTSIDE
     table["out_of_support"] = outside
     table["n_target"], table["n_reference"] = (sum(g.n_cells for g in side) for side in sides)
     table["replicates_target"] = replicates.count(target, target)
     table["replicates_reference"] = replicates.count(reference, target)
-    table["imputed"] = any(g.imputed for side in sides for g in side)
+    # a protein may be in the panel of none of a side's batches
+    table["imputed"] = any(g.imputed for side in sides for g in side) | table.get("unmeasured", False)
     table["confounded"] = not batches[0] & batches[1]
     table["groups_from_same_data"] = design.same_data
     return table[COLUMNS + [c for c in ("bayes_factor",) if c in table]]

@@ -32,14 +32,14 @@ class Side:
     count
         (width,) counts behind it; infinite where nothing was counted.
     size
-        Summed sizes of the cells that were counted; 0 without any.
+        Summed sizes of the cells that were counted, a number or (width,); 0 without any.
     """
 
     influence: dict[str, np.ndarray]
     cell: np.ndarray
     extra: np.ndarray
     count: np.ndarray
-    size: float = 0.0
+    size: float | np.ndarray = 0.0
 
 
 @dataclass
@@ -79,7 +79,9 @@ class Track:
         value = np.concatenate([tile[0] for tile in self.value])
         if part.own is None:
             return value
-        half = 0.5 / max(float(part.own.size.sum()), TINY)
+        size = part.own.sizes().sum(axis=0)
+        # a protein that none of these cells' batches measured has no counts to correct it
+        half = np.where(size > 0, 0.5 / np.maximum(size, TINY), 0.0)
         return (value + half) * np.exp(np.concatenate([tile[0] for tile in self.residual]))
 
 
@@ -102,7 +104,7 @@ def side(parts: list[tuple[Part, Sums]]) -> Side:
         x = sum(p.share * v for p, s in kind for v in s.first.values())
         size = sum(p.share * v for p, s in kind for v in s.size.values())
         counted = kind[0][0].own is not None
-        rate, top = x / size, np.maximum(x, TINY) if not counted else x + 0.5
+        rate, top = x / np.maximum(size, TINY), np.maximum(x, TINY) if not counted else x + 0.5
         cell = sum(p.share**2 * (s.second[0] - 2 * rate * s.second[1] + rate**2 * s.second[2]) for p, s in kind)
         cell = np.maximum(cell, 0) / top**2
         joined.cell += weight**2 * (np.maximum(cell, 1 / top) if counted else cell)
@@ -113,7 +115,7 @@ def side(parts: list[tuple[Part, Sums]]) -> Side:
                 inside = p.share * s.value[0] * p.n_cells / whole
                 joined.extra += inside**2 * s.extra
         if counted:
-            joined.count, joined.size = np.where(weight > 0.01, x, joined.count), float(size)
+            joined.count, joined.size = np.where(weight > 0.01, x, joined.count), size
             measured = np.sqrt(joined.cell)
         elif kinds[0]:
             joined.extra += 2 * measured * np.sqrt(joined.extra)
@@ -143,10 +145,8 @@ class Counted:
 
     Attributes
     ----------
-    cell, count
-        (2, n_features).
-    size
-        (2,) summed sizes of the cells that were counted.
+    cell, count, size
+        (2, n_features); size sums those of the cells that were counted.
     """
 
     cell: np.ndarray
@@ -160,13 +160,13 @@ class Counted:
         return cls(
             np.stack([s.cell for s in sides]).astype(np.float32),
             np.stack([s.count for s in sides]).astype(np.float32),
-            np.array([s.size for s in sides]),
+            np.stack([np.broadcast_to(s.size, s.cell.shape) for s in sides]),
         )
 
     @classmethod
     def join(cls, spans: list[Counted]) -> Counted:
         """Spans side by side."""
-        return cls(*(np.concatenate([getattr(s, f) for s in spans], axis=1) for f in ("cell", "count")), spans[0].size)
+        return cls(*(np.concatenate([getattr(s, f) for s in spans], axis=1) for f in ("cell", "count", "size")))
 
     def factor(self, log_ratio: np.ndarray) -> np.ndarray:
         """(n_features,) factor on the variance over cells if the sides' rates had this ratio.
@@ -175,11 +175,11 @@ class Counted:
         features would be ranked by that chance. The counts that both sides are expected to show do not have it. 1
         where a side was not counted.
         """
-        known = np.isfinite(self.count).all(axis=0)
-        if not self.size.all() or not known.any():
+        known = (np.isfinite(self.count) & (self.size > 0)).all(axis=0)
+        if not known.any():
             return np.ones(len(known))
         count = np.where(known, self.count, 0)
-        rate = count.sum(axis=0) / (self.size[0] * np.exp(log_ratio) + self.size[1])
+        rate = count.sum(axis=0) / np.maximum(self.size[0] * np.exp(log_ratio) + self.size[1], TINY)
         expected = np.stack([self.size[0] * np.exp(log_ratio) * rate, self.size[1] * rate])
         found = (self.cell * (count + 0.5) / (expected + 0.5)).sum(axis=0)
         return np.where(known, found / np.maximum(self.cell.sum(axis=0), TINY), 1.0)

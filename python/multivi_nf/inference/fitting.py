@@ -235,18 +235,13 @@ class _Direction:
             sizes.append(self._sizes(minibatch))
         dense = np.concatenate(counts)
         positions = _spread_features(dense)
-        known = self._known(data.batch.cpu().numpy()[self.cells], positions)
+        panel = data.in_panel(self.cells) if target == "protein" else None
+        known = np.ones((len(dense), len(positions)), bool) if panel is None else panel[:, positions]
         self.data = _Target(positions, dense[:, positions], np.concatenate(sizes), known)
         self.rates = rates[positions] if target == "atac" else None
         self.shrinkage = 0.0
         self.latent = torch.cat([joint.mean for joint, _ in self.blocks]).cpu().numpy()
         self.uniform = uniforms(cell_keys(names, seed, "pit"), 0, len(positions))
-
-    def _known(self, batch: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        panel = self.model.config.panel
-        if self.target != "protein" or panel is None:
-            return np.ones((len(batch), len(positions)), bool)
-        return np.asarray(panel, bool)[np.ix_(batch, positions)]
 
     def _sizes(self, minibatch) -> np.ndarray:
         """What turns a decoded value into an expected count: library, or depth over d~."""

@@ -60,11 +60,18 @@ class Cells:
         (n_cells,) library per 10^4 (rna), depth over d~ (atac), 1 (protein).
     weight
         (n_cells,).
+    panel
+        (n_cells, n_features) proteins that the cell's batch measured; None: all.
     """
 
     counts: sparse.csc_matrix
     size: np.ndarray
     weight: np.ndarray
+    panel: np.ndarray | None = None
+
+    def sizes(self, span: slice = slice(None)) -> np.ndarray:
+        """(n_cells, width) sizes, 0 where a protein was not measured; (n_cells, 1) where all were."""
+        return self.size[:, None] if self.panel is None else self.size[:, None] * self.panel[:, span]
 
 
 @dataclass
@@ -129,7 +136,7 @@ class Sums:
     first
         Replicate to (width,) sum of x (counts, or decoded values of unmeasured cells).
     size
-        Replicate to sum of s.
+        Replicate to sum of s: a number, or (width,) with a panel.
     second
         (3, width) sums over cells of x^2, x s, s^2.
     extra
@@ -140,7 +147,7 @@ class Sums:
     value: np.ndarray
     residual: np.ndarray
     first: dict[str, np.ndarray]
-    size: dict[str, float]
+    size: dict[str, float | np.ndarray]
     second: np.ndarray
     extra: np.ndarray
 
@@ -197,6 +204,8 @@ class Means:
         z, latent, codes, own = self._encode(cells, names, -(-self.n_samples // 2) / len(group.cells), measured)
         halves = uniforms(cell_keys(names, self.seed, "halves"), 0, N_HALVES).T < 0.5
         table = np.concatenate([np.ones((1, len(cells))), halves]).astype(np.float32)
+        if own is not None and self.decoder.modality == "protein":
+            own.panel = self.data.in_panel(cells)
         noise = [] if measured else self.calibration.effect_noise(self.data, cells, self.decoder.modality)
         teachers = None if measured else self._taught_by(latent)
         outside = self.calibration.assess(self.model, self.data, cells, self.decoder.modality).outside.mean()
@@ -255,11 +264,13 @@ class Means:
                 places.append(joint.mean.cpu().numpy())
                 own.append(self._counted(minibatch, encoded))
             self._teachers = np.concatenate(places), _stacked(own)
+            self._teachers[1].panel = self.data.in_panel(chosen) if self.decoder.modality == "protein" else None
         places, cells = self._teachers
         near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(places))).fit(places)
         weight = np.bincount(near.kneighbors(latent, return_distance=False).ravel(), minlength=len(places))
         used = weight > 0
-        return Cells(cells.counts.tocsr()[used].tocsc(), cells.size[used], weight[used] / weight.sum())
+        panel = None if cells.panel is None else cells.panel[used]
+        return Cells(cells.counts.tocsr()[used].tocsc(), cells.size[used], weight[used] / weight.sum(), panel)
 
     def outside(self, design: Design, pair: tuple[str, str]) -> float:
         """Share of cells out of support, of the side where it is larger."""
@@ -290,17 +301,24 @@ class Means:
                     spread[tile] += square
                     apart[:, tile].addmm_(torch.from_numpy(of_replicate[:, rows]).to(device), mean)
                 elif self._same(part):
-                    expected[:, tile].addmm_(weights * self._size(part, rows, device), mean)
+                    self._expect(expected, weights, part, rows, tile, start, mean)
             if part.own is not None and not self._same(part):
                 for tile, mean, _ in self._averages(self.own, part, rows, share, start, stop):
-                    expected[:, tile].addmm_(weights * self._size(part, rows, device), mean)
+                    self._expect(expected, weights, part, rows, tile, start, mean)
         if part.own is None:
             return self._unmeasured(part, value, spread, dict(zip(replicates, apart)), start)
         return self._measured(part, value, expected, replicates, slice(start, stop))
 
     @staticmethod
-    def _size(part: Part, rows: slice, device: torch.device) -> torch.Tensor:
-        return torch.from_numpy(part.own.size[rows].astype(np.float32)).to(device)
+    def _expect(
+        expected: torch.Tensor, weights: torch.Tensor, part: Part, rows: slice, tile: slice, start: int,
+        mean: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Add the expected counts of some rows to those of their tile."""
+        size = torch.from_numpy(part.own.size[rows].astype(np.float32)).to(mean.device)
+        if part.own.panel is not None:
+            mean = mean * torch.from_numpy(part.own.panel[rows, start + tile.start : start + tile.stop]).to(mean.device)
+        expected[:, tile].addmm_(weights * size, mean)
 
     def _averages(
         self, decoder: Decoder, part: Part, rows: slice, share: torch.Tensor, start: int, stop: int
@@ -334,13 +352,16 @@ class Means:
         code = np.searchsorted(replicates, part.replicate)
         column = np.repeat(np.arange(width), np.diff(x.indptr))
         counts = np.bincount(column * n + code[x.indices], weights=x.data, minlength=width * n).reshape(width, n).T
-        size = np.bincount(code, weights=part.own.size, minlength=n)
         second = np.stack([
             np.bincount(column, weights=x.data.astype(np.float64) ** 2, minlength=width),
             x.T @ part.own.size,
-            np.full(width, (part.own.size**2).sum()),
+            np.broadcast_to((part.own.sizes(span) ** 2).sum(axis=0), width),
         ])  # fmt: skip
-        first, sizes = dict(zip(replicates, counts)), dict(zip(replicates, size.tolist()))
+        if part.own.panel is None:
+            sizes = np.bincount(code, weights=part.own.size, minlength=n).tolist()
+        else:
+            sizes = [part.own.sizes(span)[code == i].sum(axis=0) for i in range(n)]
+        first, sizes = dict(zip(replicates, counts)), dict(zip(replicates, sizes))
         return Sums(self._averaged(part, value), residual, first, sizes, second, np.zeros(width))
 
     def _unmeasured(
@@ -371,8 +392,9 @@ class Means:
         squared.data = squared.data**2
         total = np.asarray(cells.weight @ x).ravel()
         weight2 = cells.weight**2
-        rate = total / (cells.weight @ cells.size)
-        quadratic = weight2 @ squared - 2 * rate * ((weight2 * cells.size) @ x) + rate**2 * (weight2 @ cells.size**2)
+        sizes = cells.sizes(slice(start, stop))
+        rate = total / np.maximum(cells.weight @ sizes, 1e-12)
+        quadratic = weight2 @ squared - 2 * rate * ((weight2 * cells.size) @ x) + rate**2 * (weight2 @ sizes**2)
         # a feature that none of them showed: the variance of the log of a Poisson count of as many cells
         floor = (weight2.sum() / (total + 0.5 * weight2.sum())) if len(cells.weight) else 0.0
         return np.maximum(np.maximum(quadratic, 0) / np.maximum(total, 1e-12) ** 2 * (total > 0), floor)

@@ -19,6 +19,8 @@ MINIMUM_CELLS = 10
 def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, modality: str) -> dict[str, np.ndarray]:
     """Replicate to (n_features,) summed counts over the measured ones of `cells`.
 
+    NaN for a protein that the panel of some of them lacks.
+
     Parameters
     ----------
     cells
@@ -38,6 +40,9 @@ def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, moda
             values = None if counts.values is None else counts.values.double().cpu().numpy()
             part = np.bincount(counts.indices.cpu().numpy(), weights=values, minlength=counts.n_features)
             sums[name] = sums.get(name, 0) + part
+        panel = data.in_panel(mine) if modality == "protein" else None
+        if panel is not None:
+            sums[name] = np.where(panel.all(axis=0), sums[name], np.nan)
     return sums
 
 
@@ -54,8 +59,28 @@ def comparable(target: set[str], reference: set[str]) -> str | None:
 def replicate_test(target: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray | None:
     """(n_features,) two-sided p-values of the sides' difference in pseudobulks; None where replicates are too few.
 
-    Replicates that both sides have are blocks of the design, and others are then left out.
+    Replicates that both sides have are blocks of the design, and others are then left out. Proteins that only some
+    replicates measured are tested on these, p NaN where they are too few.
     """
+    bulks = [*target.values(), *reference.values()]
+    absent = np.isnan(np.stack(bulks)) if target and reference else np.zeros((0, 0), bool)
+    if not absent.any():
+        return _tested(target, reference)
+    patterns, which = np.unique(absent, axis=1, return_inverse=True)
+    which, p = which.ravel(), np.full(absent.shape[1], np.nan)
+    for i, gone in enumerate(patterns.T):
+        if gone.all():
+            continue
+        # offsets are sums over all that these replicates measured
+        shared = ~absent[~gone].any(axis=0)
+        sides = (zip(target, bulks, gone), zip(reference, bulks[len(target) :], gone[len(target) :]))
+        found = _tested(*({name: bulk[shared] for name, bulk, out in side if not out} for side in sides))
+        if found is not None:
+            p[which == i] = found[which[shared] == i]
+    return None if np.isnan(p).all() else p
+
+
+def _tested(target: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray | None:
     kind = comparable(set(target), set(reference))
     if kind is None:
         return None

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 
+import anndata
+import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,6 +146,69 @@ def test_sums_of_a_group_equal_brute_force(model, mosaic, modality, monkeypatch)
             np.testing.assert_allclose(found.second, expected, rtol=1e-5)
 
 
+def of_two_panels(n: int = 1200, difference: float = 1.0) -> md.MuData:
+    """Six proteins, two types, eight batches; the last four batches did not measure the last three proteins.
+
+    Types are mixed 3 : 1 in the first four batches and 1 : 3 in the others. Protein 0 and 3 differ by a factor.
+    """
+    rng = np.random.default_rng(0)
+    batch = np.arange(n) % 8
+    one = rng.random(n) < np.where(batch < 4, 0.75, 0.25)
+    mean = np.array([4.0, 60, 90, 4, 60, 90])[None] * np.ones((n, 1))
+    mean[one, 0] *= difference
+    mean[one, 3] *= difference
+    counts = rng.poisson(mean * rng.gamma(20, 1 / 20, (n, 6)))
+    panel = pd.DataFrame(True, index=[f"b{b}" for b in range(8)], columns=[f"p{j}" for j in range(6)])
+    panel.iloc[4:, 3:] = False
+    counts[batch >= 4, 3:] = 0
+    names = [f"b{b}:c{i}" for i, b in enumerate(batch)]
+    protein = anndata.AnnData(
+        sparse.csr_matrix(counts.astype(np.int32)), pd.DataFrame(index=names), pd.DataFrame(index=panel.columns)
+    )
+    rna = anndata.AnnData(
+        sparse.csr_matrix(rng.poisson(3.0, (n, 20)).astype(np.int32)), pd.DataFrame(index=names),
+        pd.DataFrame(index=[f"g{j}" for j in range(20)]),
+    )  # fmt: skip
+    protein.uns["panel"] = panel
+    with md.set_options(pull_on_update=False):
+        mosaic = md.MuData({"rna": rna, "protein": protein})
+    place = mosaic.obs_names.get_indexer(names)
+    mosaic.obs["batch"] = pd.Series([f"b{b}" for b in batch], names).reindex(mosaic.obs_names)
+    mosaic.obs["type"] = pd.Series(np.where(one, "A", "B"), names).reindex(mosaic.obs_names)
+    assert (place >= 0).all()
+    return mosaic
+
+
+@pytest.mark.parametrize("difference", [1.0, 2.0])
+def test_proteins_outside_a_panel_are_not_zeros_of_a_contrast(difference):
+    mosaic = of_two_panels(difference=difference)
+    model = make_model(mosaic, n_hidden=8)
+    found = differential(model, mosaic, "protein", groupby="type", target="A", reference="B").set_index("feature")
+    differ = ["p0", "p3"] if difference > 1 else []
+    same = found.index.difference(differ)
+    assert (found.loc[same, "log2_fold_change"].abs() < 0.25).all() and not found.loc[same, "significant"].any()
+    assert not found["imputed"].any()
+    np.testing.assert_allclose(found.loc[differ, "log2_fold_change"], 1.0, atol=0.15)
+    assert found.loc[differ, "significant"].all() and (found.loc[differ, "replicate_p"] < 1e-4).all()
+    if difference == 1.0:
+        assert (found["replicate_p"] > 1e-3).all()
+        del mosaic["protein"].uns["panel"]
+        zeros = differential(model, mosaic, "protein", groupby="type", target="A", reference="B").set_index("feature")
+        assert (zeros.loc[["p3", "p4", "p5"], "log2_fold_change"] > 0.8).all(), "the panel made no difference"
+
+
+def test_a_protein_that_one_side_never_measured_is_said_to_be_imputed():
+    mosaic = of_two_panels()
+    mosaic.obs["half"] = np.where(mosaic.obs["batch"].isin(["b0", "b1", "b2", "b3"]), "x", "y")
+    model = make_model(mosaic, n_hidden=8)
+    found = differential(model, mosaic, "protein", groupby="half", target="x", reference="y").set_index("feature")
+    imputed = found.loc[[f"p{j}" for j in range(6)], "imputed"].tolist()
+    assert imputed == [False] * 3 + [True] * 3
+    assert np.isfinite(found[["effect", "effect_lower", "effect_upper", "probability", "fdr"]]).all(axis=None)
+    assert found.loc[["p3", "p4", "p5"], "replicate_p"].isna().all() and not found["significant"].any()
+    assert found.loc[["p0", "p1", "p2"], "replicate_p"].notna().all()
+
+
 def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple[Part, Sums]:
     """A measured group of one feature, as `Means` would leave it behind."""
     names = sorted(set(replicate))
@@ -229,14 +294,14 @@ def test_a_few_differences_that_only_counts_show_stay_in_the_centre():
 
 def test_errors_are_those_of_the_counts_expected_at_a_ratio():
     count = np.array([[0.0, 6.0], [6.0, np.inf]])
-    counted = Counted(1 / (count + 0.5), count, np.array([2.0, 1.0]))
+    counted = Counted(1 / (count + 0.5), count, np.array([[2.0, 2.0], [1.0, 1.0]]))
     # the common rate is 6 / 3: four counts are expected on the side of twice the size, two on the other
     factor = counted.factor(np.zeros(2))
     np.testing.assert_allclose(factor, [(1 / 4.5 + 1 / 2.5) / (1 / 0.5 + 1 / 6.5), 1.0])
     # at the ratio that was seen they are the counts themselves
-    found = Counted(1 / (np.array([[8.0], [4.0]]) + 0.5), np.array([[8.0], [4.0]]), np.array([2.0, 1.0]))
+    found = Counted(1 / (np.array([[8.0], [4.0]]) + 0.5), np.array([[8.0], [4.0]]), np.array([[2.0], [1.0]]))
     np.testing.assert_allclose(found.factor(np.zeros(1)), 1.0)
-    assert (Counted(counted.cell, count, np.array([0.0, 1.0])).factor(np.zeros(2)) == 1).all()
+    assert (Counted(counted.cell, count, np.array([[0.0, 0.0], [1.0, 1.0]])).factor(np.zeros(2)) == 1).all()
 
 
 @pytest.mark.parametrize("mean", [1.0, 4.0, 30.0])
@@ -252,7 +317,7 @@ def test_rare_features_are_ranked_by_what_they_are_expected_to_show(mean):
     own = 1 / (count + 0.5)
     estimate = np.log(count[0] + 0.5) - np.log(count[1] + 0.5)
     differs, precision = np.abs(truth) > 0.3, []
-    for sd in (np.sqrt(own.sum(0)), settled_error(estimate, own.sum(0), 0.0, Counted(own, count, np.ones(2)))):
+    for sd in (np.sqrt(own.sum(0)), settled_error(estimate, own.sum(0), 0.0, Counted(own, count, np.ones((2, n))))):
         found = shrink(estimate, sd)
         probability = np.maximum(found.above(threshold), found.below(-threshold))
         precision.append(average_precision_score(differs, probability))
