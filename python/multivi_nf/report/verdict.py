@@ -149,16 +149,18 @@ def support(results: Results) -> Finding | None:
             unknown.append(modality)
         else:
             shares[modality] = float(imputed["out_of_support"].astype(bool).mean())
+    question = "Do imputed cells have paired relatives?"
+    unchecked = f"not checked for {', '.join(unknown)}: too few pairs were held out of training" if unknown else ""
+    more = "add pairs (195 tell cells out of support, 300 calibrate), or take imputed values for an extrapolation"
     if not shares:
-        text = f"not checked for {', '.join(unknown)}: too few pairs were held out of training"
-        remedy = "add pairs (195 tell cells out of support, 300 calibrate), or take imputed values for an extrapolation"
-        return Finding("Do imputed cells have paired relatives?", "look", text, remedy) if unknown else None
+        return Finding(question, "look", unchecked, more) if unknown else None
     modality, share = max(shares.items(), key=lambda item: item[1])
     text = f"{share:.1%} of the cells imputed for {modality} lie outside the paired cells' support"
+    text = "; ".join([text, *([unchecked] if unchecked else [])])
     if share <= 0.05:
-        return Finding("Do imputed cells have paired relatives?", "good", text)
+        return Finding(question, "look", text, more) if unknown else Finding(question, "good", text)
     remedy = 'leave cells with obs["out_of_support"] out of claims on imputed values, or add pairs of their type'
-    return Finding("Do imputed cells have paired relatives?", "look" if share < 0.3 else "poor", text, remedy)
+    return Finding(question, "look" if share < 0.3 else "poor", text, remedy)
 
 
 def training(results: Results) -> Finding | None:

@@ -53,6 +53,13 @@ def test_support_that_too_few_pairs_could_tell_is_not_called_good(results_folder
     level, answer = findings(results_folder)["Do imputed cells have paired relatives?"]
     assert level == "look"
     assert answer.startswith("not checked for rna")
+    # beside a modality that was checked and is fine, the other is still named
+    checked = imputed.copy()
+    checked.obs["support_p"] = 0.5
+    checked.write_zarr(results_folder / "imputed" / "atac.zarr")
+    level, answer = findings(results_folder)["Do imputed cells have paired relatives?"]
+    assert level == "look"
+    assert "0.0% of the cells imputed for atac" in answer and "not checked for rna" in answer
 
 
 @pytest.mark.parametrize(
