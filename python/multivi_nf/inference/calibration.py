@@ -37,6 +37,8 @@ class Assessment:
         measured or no reference is stored.
     calibrated
         Every imputed cell's direction was calibrated.
+    n_uncalibrated
+        Imputed cells whose direction was not.
     mean_error
         Rows of cells with the error of the log mean that neighbours share: (rows, log means, standard deviations) for
         each calibrated direction.
@@ -50,6 +52,7 @@ class Assessment:
     calibrated: bool
     mean_error: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
     shrinkage: list[tuple[np.ndarray, float]] = field(default_factory=list)
+    n_uncalibrated: int = 0
 
 
 @dataclass
@@ -126,10 +129,11 @@ class Calibration:
         """Write calibration.json and, where there are pairs, both safetensors files into a folder."""
         folder = Path(folder)
         if self.rates is not None:
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save
 
             with written_whole(folder / "rates.safetensors") as temporary:
-                save_file({"atac": self.rates.astype(np.float32)}, temporary)
+                # not save_file, which makes files that only their owner reads
+                temporary.write_bytes(save({"atac": self.rates.astype(np.float32)}))
         if self.support is not None:
             self.support.save(folder / "support.safetensors")
         content = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ARRAYS}
@@ -174,6 +178,7 @@ class Calibration:
                 continue
             entry = self.direction(sources, target)
             found.calibrated &= entry is not None
+            found.n_uncalibrated += len(rows) if entry is None else 0
             if entry is not None:
                 found.temperature[rows] = float(entry["temperature"])
                 if entry.get("shrinkage"):

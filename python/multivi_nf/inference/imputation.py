@@ -389,10 +389,13 @@ def impute_to_zarr(
         model, mosaic, modality, cells, features, n_samples, interval, batch, predictive, library, calibration, seed
     )
     obs, var, uns = _tables(request, modality)
+    n_few, n_imputed = request.assessment.n_uncalibrated, int((~obs["measured"]).sum())
+    few = f"; error bars of {n_few:,} of {n_imputed:,} imputed cells are not calibrated"
+    said = "" if uns["calibrated"] or not n_imputed else few
     n_bytes = len(obs) * len(var) * len(request.layers) * np.dtype(DTYPES[dtype]).itemsize
     print(
         f"{output.name}: {len(obs):,} cells x {len(var):,} features x {len(request.layers)} matrices, "
-        f"at most {_size(n_bytes)} on disk{'' if uns['calibrated'] else '; error bars are not calibrated'}",
+        f"at most {_size(n_bytes)} on disk{said}",
         file=sys.stderr,
     )
     advice = "impute fewer features (--features), with --dtype float16, or to a disk with more space"

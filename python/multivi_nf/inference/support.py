@@ -250,7 +250,7 @@ class Support:
 
     def save(self, path: Path) -> None:
         """Write all arrays as safetensors."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {}
         for name, view in self.views.items():
@@ -260,8 +260,9 @@ class Support:
                 arrays[f"reference/{name}/{key}"] = getattr(reference, key)
             for batch, shift in reference.shift.items():
                 arrays[f"shift/{name}/{batch}"] = shift
+        arrays = {k: np.ascontiguousarray(v, dtype=np.float32) for k, v in sorted(arrays.items())}
         with written_whole(path) as temporary:
-            save_file({k: np.ascontiguousarray(v, dtype=np.float32) for k, v in sorted(arrays.items())}, temporary)
+            temporary.write_bytes(save(arrays))
 
     @classmethod
     def load(cls, path: Path) -> Support | None:

@@ -25,7 +25,7 @@ from multivi_nf.report.gather import (
     read_results,
 )
 from multivi_nf.report.methods import methods_text
-from multivi_nf.report.verdict import verdict
+from multivi_nf.report.verdict import best_epoch, verdict
 
 TOP = 12
 """Rows of a contrast that are shown; the file holds all."""
@@ -215,11 +215,7 @@ def _training(results: Results) -> dict[str, Any] | None:
     history = results.history
     if history is None or history.empty:
         return None
-    best = None
-    if "best" in history and (history["best"] == 1).any():
-        best = int(history["epoch"][history["best"] == 1].iloc[-1])
-    elif history["validation_loss"].notna().any():
-        best = int(history["epoch"].iloc[int(np.nanargmin(history["validation_loss"]))])
+    best = int(history["epoch"].iloc[best_epoch(history)]) if history["validation_loss"].notna().any() else None
     return {
         "svg": Markup(figures.training(history, best)),
         "epochs": len(history),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from multivi_nf.report.gather import Results, read_imputed_obs
 
@@ -130,6 +131,11 @@ def calibration(results: Results) -> Finding:
         return Finding(question, "good", "yes, on held-out pairs")
     off, direction, nominal, covered = max(worst)
     text = f"95 % intervals cover {covered:.1%} of held-out counts in the worst direction ({direction})"
+    few = [name for name, entry in results.calibration["directions"].items() if entry.get("calibrated") is False]
+    if few:
+        text += f"; not calibrated, with fewer than 100 held-out pairs: {', '.join(sorted(few))}"
+    if off <= 0.03 and few:
+        return Finding(question, "look", text, "read intervals of these directions as the model's own opinion")
     if off <= 0.03:
         return Finding(question, "good", text)
     return Finding(
@@ -163,13 +169,20 @@ def support(results: Results) -> Finding | None:
     return Finding(question, "look" if share < 0.3 else "poor", text, remedy)
 
 
+def best_epoch(history: pd.DataFrame) -> int:
+    """Row of the epoch whose weights were kept; without that column, of the lowest validation loss."""
+    if "best" in history and (history["best"] == 1).any():
+        return int(np.flatnonzero(history["best"] == 1)[-1])
+    return int(np.nanargmin(history["validation_loss"].to_numpy(dtype=float)))
+
+
 def training(results: Results) -> Finding | None:
     """Did training settle?"""
     history = results.history
     if history is None or len(history) < 2 or "validation_loss" not in history:
         return None
     values = history["validation_loss"].to_numpy(dtype=float)
-    best = int(np.nanargmin(values))
+    best = best_epoch(history)
     text = f"{len(history)} epochs, lowest validation loss at epoch {int(history['epoch'].iloc[best])}"
     recent = values[max(0, len(values) - 6) :]
     falling = best == len(values) - 1 and len(recent) > 2 and (recent[0] - recent[-1]) > 0.003 * abs(recent[-1])

@@ -43,6 +43,7 @@ def test_file_is_plain_json_and_read_back(calibrated, tmp_path):
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert content["batches"] == ["s0", "s3"]
     assert any("extrapolation" in note for note in content["notes"])
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "calibration.json").stat().st_mode}
     again = Calibration.load(tmp_path)
     assert again.directions == calibrated.directions
     assert again.support.references.keys() == calibrated.support.references.keys()

@@ -43,6 +43,27 @@ def test_verdict_reads_pairs_latent_calibration_support_and_training(results_fol
     assert found["Did training settle?"] == ("good", "10 epochs, lowest validation loss at epoch 6")
 
 
+def test_directions_that_were_not_calibrated_are_named(results_folder):
+    path = results_folder / "model" / "calibration.json"
+    content = json.loads(path.read_text())
+    content["directions"]["atac->rna"]["coverage_after"] = [[0.95, 0.951]]
+    path.write_text(json.dumps(content))
+    assert findings(results_folder)["Are the error bars calibrated?"][0] == "good"
+    content["directions"]["protein->rna"] = {"calibrated": False, "n_cells": 39}
+    path.write_text(json.dumps(content))
+    level, answer = findings(results_folder)["Are the error bars calibrated?"]
+    assert level == "look" and answer.endswith("fewer than 100 held-out pairs: protein->rna")
+
+
+def test_best_epoch_is_the_one_whose_weights_were_kept(results_folder):
+    path = results_folder / "model" / "history.tsv"
+    history = pd.read_csv(path, sep="\t")
+    # lower losses of the warm-up, at less than the full weight of the KL, are not kept
+    history["best"] = (history["epoch"] == 9).astype(int)
+    history.to_csv(path, sep="\t", index=False)
+    assert findings(results_folder)["Did training settle?"][1] == "10 epochs, lowest validation loss at epoch 9"
+
+
 def test_support_that_too_few_pairs_could_tell_is_not_called_good(results_folder):
     path = results_folder / "imputed" / "rna.zarr"
     imputed = ad.read_zarr(path)
