@@ -19,7 +19,7 @@ from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.metrics.imputation import at_true_depth
 from multivi_nf.evaluation.scoring import hidden_truth
 from multivi_nf.inference import Calibration, calibrate, impute
-from multivi_nf.inference.predictive import Levels, Mixture
+from multivi_nf.inference.predictive import Mixture
 from multivi_nf.inference.scoring import LEVELS
 
 MOST_CELLS = 600
@@ -63,7 +63,7 @@ def predicted(held: HeldOut, model, modality: str, cells: pd.Index, counts: np.n
     ]
     found = Scores(*(np.concatenate([getattr(run, f) for run in runs]) for f in ("pit", "log_score", "crps", "mean")))
     if (levels := calibration.levels(SOURCE[modality], modality)) is not None:
-        found.pit = Levels(**levels).applied(found.pit)
+        found.pit = levels.applied(found.pit)
     return found
 
 

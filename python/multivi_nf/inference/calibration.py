@@ -18,8 +18,54 @@ if TYPE_CHECKING:
     from multivi_nf.training.data import MosaicData
 
 MINIMUM_PAIRS = 100
+KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
 ARRAYS = ("support", "rates")
 """Fields that are not in calibration.json."""
+
+
+@dataclass
+class Levels:
+    """At which level of the predicted distribution an interval of a nominal level has to be taken.
+
+    Distributional conformal prediction (Chernozhukov, Wuthrich & Zhu, PNAS 2021): the p-quantile of |2 u - 1| over
+    held-out counts, u their randomised transform (PIT), is the level whose central intervals held a share p of them. It
+    mends the form of the distribution, which neither temperature nor dispersion can: proteins are more often close to
+    their mean, and more often far from it, than a negative binomial is.
+
+    Attributes
+    ----------
+    nominal, used
+        Ascending knots, from 0 to 1; linear in between.
+    """
+
+    nominal: np.ndarray
+    used: np.ndarray
+
+    @classmethod
+    def fit(cls, transform: np.ndarray) -> Levels:
+        """Learn from randomised transforms of held-out counts, by quantiles at p (n + 1)."""
+        away = np.abs(2 * transform - 1)
+        used = np.quantile(away[np.isfinite(away)], KNOTS, method="weibull")
+        used[0] = 0.0
+        return cls(np.array([*KNOTS, 1.0]), np.array([*used, 1.0]))
+
+    @classmethod
+    def read(cls, stored: dict[str, list[float]]) -> Levels:
+        """What `stored` gave."""
+        return cls(**{name: np.asarray(knots) for name, knots in stored.items()})
+
+    def stored(self) -> dict[str, list[float]]:
+        """For calibration.json."""
+        return {"nominal": self.nominal.tolist(), "used": self.used.tolist()}
+
+    def at(self, interval: float) -> float:
+        """Level to use for an interval."""
+        return float(np.interp(interval, self.nominal, self.used))
+
+    def applied(self, transform: np.ndarray) -> np.ndarray:
+        """Randomised transform under the mended distribution."""
+        centred = 2 * transform - 1
+        return 0.5 + 0.5 * np.sign(centred) * np.interp(np.abs(centred), self.used, self.nominal)
 
 
 @dataclass
@@ -145,10 +191,10 @@ class Calibration:
         entry = self.directions.get(f"{sources}->{target}")
         return entry if entry and entry.get("calibrated") else None
 
-    def levels(self, sources: str, target: str) -> dict[str, np.ndarray] | None:
-        """Knots of :class:`~multivi_nf.inference.predictive.Levels` of a direction."""
+    def levels(self, sources: str, target: str) -> Levels | None:
+        """Levels of a direction's intervals of counts."""
         entry = self.direction(sources, target)
-        return {k: np.asarray(v) for k, v in entry["levels"].items()} if entry and "levels" in entry else None
+        return Levels.read(entry["levels"]) if entry and "levels" in entry else None
 
     def conformal(self, sources: str, target: str) -> dict[str, Any] | None:
         """Split-conformal widths of a direction, where they were asked for."""
@@ -177,9 +223,9 @@ class Calibration:
             if target in sources.split("+"):
                 continue
             entry = self.direction(sources, target)
-            found.calibrated &= entry is not None
-            found.n_uncalibrated += len(rows) if entry is None else 0
-            if entry is not None:
+            if entry is None:
+                found.n_uncalibrated += len(rows)
+            else:
                 found.temperature[rows] = float(entry["temperature"])
                 if entry.get("shrinkage"):
                     found.shrinkage.append((rows, float(entry["shrinkage"])))
@@ -190,6 +236,7 @@ class Calibration:
                 found.support_p[rows] = p
                 found.outside[rows] = p <= self.support.level
                 found.temperature[rows] *= np.where(found.outside[rows], widening, 1.0)
+        found.calibrated = self.calibrated and not found.n_uncalibrated
         return found
 
     def summary(self) -> str:

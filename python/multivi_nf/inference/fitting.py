@@ -16,14 +16,13 @@ import torch
 
 from multivi_nf.errors import InputError
 from multivi_nf.inference import scoring
-from multivi_nf.inference.calibration import MINIMUM_PAIRS, Calibration
+from multivi_nf.inference.calibration import MINIMUM_PAIRS, Calibration, Levels
 from multivi_nf.inference.decode import RNA_SCALE, TILE, Codes, Decoder, median_depth
 from multivi_nf.inference.embedding import cells_of, device_of, draw, posteriors, tempered
 from multivi_nf.inference.posterior import blocks, cell_keys, normals, uniforms
 from multivi_nf.inference.predictive import (
     CONFORMAL_INTERVAL,
     POISSON_THETA,
-    Levels,
     Mixture,
     conformal_widths,
     protein_mixture,
@@ -235,7 +234,7 @@ class _Direction:
             sizes.append(self._sizes(minibatch))
         dense = np.concatenate(counts)
         positions = _spread_features(dense)
-        panel = data.in_panel(self.cells) if target == "protein" else None
+        panel = data.in_panel(self.cells, target)
         known = np.ones((len(dense), len(positions)), bool) if panel is None else panel[:, positions]
         self.data = _Target(positions, dense[:, positions], np.concatenate(sizes), known)
         self.rates = rates[positions] if target == "atac" else None
@@ -331,20 +330,16 @@ class _Direction:
         temperature = TEMPERATURES[i]
         factor = scores[temperature][1]
         entry = {"calibrated": True, "n_cells": self.n_cells, "temperature": temperature, "dispersion_factor": factor}
-        entry.update(self._report(1.0, 1.0, "before"))
+        entry.update(self._report(*self.predict(1.0), 1.0, "before"))
         if self.target == "atac":
             self.shrinkage, factor = factor, 1.0
             entry.update(dispersion_factor=1.0, shrinkage=self.shrinkage)
-        entry.update(self._report(temperature, factor, "after"))
-        entry["effect_sd"], entry["mean_sd"] = self._effect_error(temperature), self._mean_error(temperature)
-        if self.target != "atac":
-            mixture = _scaled(self.predict(temperature)[1], factor)
-            levels = Levels.fit(scoring.pit(mixture, self.data.counts, self.uniform)[self.data.known])
-            entry["levels"] = {"nominal": levels.nominal.tolist(), "used": levels.used.tolist()}
-            if conformal:
-                entry["conformal"] = conformal_widths(
-                    mixture, self.data.counts, levels.at(CONFORMAL_INTERVAL), self.data.known
-                )
+        draws, mixture = self.predict(temperature)
+        entry.update(self._report(draws, mixture, factor, "after"))
+        entry["effect_sd"], entry["mean_sd"] = self._effect_error(draws, mixture), self._mean_error(draws, mixture)
+        if conformal and mixture is not None:
+            level = Levels.read(entry["levels"]).at(CONFORMAL_INTERVAL)
+            entry["conformal"] = conformal_widths(_scaled(mixture, factor), self.data.counts, level, self.data.known)
         return entry
 
     def _best_factor(self, temperature: float) -> tuple[float, float]:
@@ -387,8 +382,7 @@ class _Direction:
         value = (1 - share) * draws.mean(axis=0) + share * self.rates
         return np.clip(value * self.data.size[:, None], 0, 1)
 
-    def _report(self, temperature: float, factor: float, when: str) -> dict[str, Any]:
-        draws, mixture = self.predict(temperature)
+    def _report(self, draws: np.ndarray, mixture: Mixture | None, factor: float, when: str) -> dict[str, Any]:
         x, known = self.data.counts, self.data.known
         mean = draws.mean(axis=0) * self.data.size[:, None]
         if mixture is None:
@@ -401,9 +395,11 @@ class _Direction:
         else:
             scaled = _scaled(mixture, factor)
             transform = scoring.pit(scaled, x, self.uniform)
+            out = {}
             if when == "after":
+                out["levels"] = Levels.fit(transform[known]).stored()
                 transform = _levelled(transform, known)
-            out = {
+            out |= {
                 f"log_score_{when}": float(scoring.log_score(scaled, x)[known].mean()),
                 f"coverage_{when}": scoring.coverage(transform[known]),
             }
@@ -415,7 +411,7 @@ class _Direction:
             out["risk_coverage_mean"] = scoring.risk_coverage(error[known], np.sqrt(mean)[known])
         return out
 
-    def _effect_error(self, temperature: float) -> dict[str, list[float]]:
+    def _effect_error(self, draws: np.ndarray, mixture: Mixture | None) -> dict[str, list[float]]:
         """Standard deviation of the error of imputed log means of groups of about 50 cells, by feature mean.
 
         Held-out cells are grouped by k-means in the latent space of their sources; r = log(observed / expected) of a
@@ -423,7 +419,6 @@ class _Direction:
         """
         from sklearn.cluster import KMeans
 
-        draws, mixture = self.predict(temperature)
         n_groups = max(2, len(self.cells) // GROUP_CELLS)
         label = KMeans(n_groups, n_init=3, random_state=0).fit_predict(self.latent)
         value = draws.mean(axis=0)
@@ -454,7 +449,7 @@ class _Direction:
             return value * self.data.size[:, None]
         return (mixture.mean * mixture.weight).sum(axis=0) * self.data.known
 
-    def _mean_error(self, temperature: float) -> dict[str, list[float]]:
+    def _mean_error(self, draws: np.ndarray, mixture: Mixture | None) -> dict[str, list[float]]:
         """Standard deviation of the error of imputed log means that neighbours share, by feature mean.
 
         No spread of z shows the decoder's error, and no log score of single counts can tell it from over-dispersion.
@@ -464,7 +459,6 @@ class _Direction:
         """
         from sklearn.neighbors import NearestNeighbors
 
-        draws, mixture = self.predict(temperature)
         value = draws.mean(axis=0)
         if self.target == "atac":
             value = (1 - self.shrinkage) * value + self.shrinkage * self.rates

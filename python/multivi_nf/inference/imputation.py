@@ -390,8 +390,7 @@ def impute_to_zarr(
     )
     obs, var, uns = _tables(request, modality)
     n_few, n_imputed = request.assessment.n_uncalibrated, int((~obs["measured"]).sum())
-    few = f"; error bars of {n_few:,} of {n_imputed:,} imputed cells are not calibrated"
-    said = "" if uns["calibrated"] or not n_imputed else few
+    said = f"; error bars of {n_few:,} of {n_imputed:,} imputed cells are not calibrated" if n_few else ""
     n_bytes = len(obs) * len(var) * len(request.layers) * np.dtype(DTYPES[dtype]).itemsize
     print(
         f"{output.name}: {len(obs):,} cells x {len(var):,} features x {len(request.layers)} matrices, "

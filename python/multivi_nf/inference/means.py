@@ -204,8 +204,8 @@ class Means:
         z, latent, codes, own = self._encode(cells, names, -(-self.n_samples // 2) / len(group.cells), measured)
         halves = uniforms(cell_keys(names, self.seed, "halves"), 0, N_HALVES).T < 0.5
         table = np.concatenate([np.ones((1, len(cells))), halves]).astype(np.float32)
-        if own is not None and self.decoder.modality == "protein":
-            own.panel = self.data.in_panel(cells)
+        if own is not None:
+            own.panel = self.data.in_panel(cells, self.decoder.modality)
         noise = [] if measured else self.calibration.effect_noise(self.data, cells, self.decoder.modality)
         teachers = None if measured else self._taught_by(latent)
         outside = self.calibration.assess(self.model, self.data, cells, self.decoder.modality).outside.mean()
@@ -264,7 +264,7 @@ class Means:
                 places.append(joint.mean.cpu().numpy())
                 own.append(self._counted(minibatch, encoded))
             self._teachers = np.concatenate(places), _stacked(own)
-            self._teachers[1].panel = self.data.in_panel(chosen) if self.decoder.modality == "protein" else None
+            self._teachers[1].panel = self.data.in_panel(chosen, self.decoder.modality)
         places, cells = self._teachers
         near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(places))).fit(places)
         weight = np.bincount(near.kneighbors(latent, return_distance=False).ravel(), minlength=len(places))
@@ -292,9 +292,9 @@ class Means:
         replicates = sorted(set(part.replicate))
         apart = torch.zeros((len(replicates), stop - start), device=device)
         of_replicate = (part.replicate == np.array(replicates)[:, None]).astype(np.float32)
+        shares = torch.from_numpy((1 / part.n_samples).astype(np.float32)).to(device)
         for rows in blocks(part.n_cells, ROWS):
-            weights = torch.from_numpy(part.rows[:, rows]).to(device)
-            share = torch.from_numpy((1 / part.n_samples[rows]).astype(np.float32)).to(device)
+            weights, share = torch.from_numpy(part.rows[:, rows]).to(device), shares[rows]
             for tile, mean, square in self._averages(self.decoder, part, rows, share, start, stop):
                 value[:, tile].addmm_(weights, mean)
                 if part.own is None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from multivi_nf.errors import InputError
-from multivi_nf.inference.calibration import patterns
+from multivi_nf.inference.calibration import Levels, patterns
 from multivi_nf.inference.decode import RNA_SCALE, TILE, Codes, Decoder, Prepared, expected_background
 from multivi_nf.inference.moments import share_out
 
@@ -28,7 +28,6 @@ CONFORMAL_DECILES = 10
 POISSON_THETA = 1e8
 HIGHEST = 1 - 1e-6
 """No upper bound is taken beyond this quantile: sums of probabilities do not reach 1."""
-KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
 LONGEST = 20_000
 SMALLEST_LOG = -600.0
 
@@ -159,42 +158,6 @@ def invert(
     return lower, upper
 
 
-@dataclass
-class Levels:
-    """At which level of the predicted distribution an interval of a nominal level has to be taken.
-
-    Distributional conformal prediction (Chernozhukov, Wuthrich & Zhu, PNAS 2021): the p-quantile of |2 u - 1| over
-    held-out counts, u their randomised transform (PIT), is the level whose central intervals held a share p of them. It
-    mends the form of the distribution, which neither temperature nor dispersion can: proteins are more often close to
-    their mean, and more often far from it, than a negative binomial is.
-
-    Attributes
-    ----------
-    nominal, used
-        Ascending knots, from 0 to 1; linear in between.
-    """
-
-    nominal: np.ndarray
-    used: np.ndarray
-
-    @classmethod
-    def fit(cls, transform: np.ndarray) -> Levels:
-        """Learn from randomised transforms of held-out counts, by quantiles at p (n + 1)."""
-        away = np.abs(2 * transform - 1)
-        used = np.quantile(away[np.isfinite(away)], KNOTS, method="weibull")
-        used[0] = 0.0
-        return cls(np.array([*KNOTS, 1.0]), np.array([*used, 1.0]))
-
-    def at(self, interval: float) -> float:
-        """Level to use for an interval."""
-        return float(np.interp(interval, self.nominal, self.used))
-
-    def applied(self, transform: np.ndarray) -> np.ndarray:
-        """Randomised transform under the mended distribution."""
-        centred = 2 * transform - 1
-        return 0.5 + 0.5 * np.sign(centred) * np.interp(np.abs(centred), self.used, self.nominal)
-
-
 def conformal_widths(
     mixture: Mixture, counts: np.ndarray, level: float = CONFORMAL_INTERVAL, known: np.ndarray | None = None
 ) -> dict[str, list[float]]:
@@ -274,7 +237,7 @@ class Predictive:
             if modality not in sources.split("+"):
                 factor[rows] = calibration.dispersion_factor(sources, modality)
                 if (found := calibration.levels(sources, modality)) is not None:
-                    levels.append((rows, Levels(**found)))
+                    levels.append((rows, found))
                 if (found := calibration.conformal(sources, modality)) is not None:
                     widths.append((rows, found))
         own, reference = np.full(len(index), np.nan), np.empty(0)

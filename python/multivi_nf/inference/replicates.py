@@ -40,7 +40,7 @@ def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, moda
             values = None if counts.values is None else counts.values.double().cpu().numpy()
             part = np.bincount(counts.indices.cpu().numpy(), weights=values, minlength=counts.n_features)
             sums[name] = sums.get(name, 0) + part
-        panel = data.in_panel(mine) if modality == "protein" else None
+        panel = data.in_panel(mine, modality)
         if panel is not None:
             sums[name] = np.where(panel.all(axis=0), sums[name], np.nan)
     return sums

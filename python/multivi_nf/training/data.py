@@ -147,12 +147,12 @@ class MosaicData:
             continuous=self._placed(self.continuous[index]),
         )
 
-    def in_panel(self, index: np.ndarray) -> np.ndarray | None:
-        """(n, n_proteins) whether each protein was measured in each cell's batch; None where all of them were.
+    def in_panel(self, index: np.ndarray, modality: str) -> np.ndarray | None:
+        """(n, n_proteins) whether each protein was measured in each cell's batch; None where all features were.
 
         A batch that the panel does not list measured every protein.
         """
-        if self.source.panel is None:
+        if modality != "protein" or self.source.panel is None:
             return None
         own = self.source.panel.reindex(self.source.batch[index].astype(str), fill_value=True).to_numpy(bool)
         return None if own.all() else own

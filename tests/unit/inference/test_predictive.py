@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from multivi_nf.inference import scoring
-from multivi_nf.inference.predictive import Levels, Mixture, conformal_widths, invert, widen
+from multivi_nf.inference.calibration import Levels
+from multivi_nf.inference.predictive import Mixture, conformal_widths, invert, widen
 
 
 def make_mixture(seed: int, n: int = 12, cells: int = 3, features: int = 5, scale: float = 5.0) -> Mixture:
