@@ -18,8 +18,8 @@ from fragments_generate import read_truth
 from fragments_speed import HERE, simulated
 from scipy import sparse
 
-from multivi_nf.fragments import scan
-from multivi_nf.genome import load_genome, read_bed
+from multivi_nf.fragments.count import scan
+from multivi_nf.inputs.genome import load_genome, read_bed
 
 
 def against_truth(folder: Path, found, matrices: dict) -> None:

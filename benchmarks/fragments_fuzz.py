@@ -22,14 +22,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit" / "fragments"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
 
 import fragments_oracle as oracle
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments import preflight, scan
-from multivi_nf.fragments.source import BGZF_END
-from multivi_nf.genome import Genome
+from multivi_nf.fragments.checks import preflight
+from multivi_nf.fragments.count import scan
+from multivi_nf.fragments.reader import BGZF_END
+from multivi_nf.inputs.genome import Genome
 
 SIZES = {"chr1": 3000, "chr2": 2000, "chrM": 500}
 PEAKS = [("chr1", 100, 400), ("chr1", 300, 500), ("chr2", 0, 2000)]

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from multivi_nf.fragments import FragmentWriter
-from multivi_nf.genome import SIZES
+from multivi_nf.fragments.writer import FragmentWriter
+from multivi_nf.inputs.genome import SIZES
 
 HEADER = [f"primary_contig={name}" for name in SIZES["hg38"]] + ["id=simulated", "reference_path=/refs/GRCh38"]
 PEAK_WIDTH = 501

@@ -27,8 +27,8 @@ from anndata import AnnData
 from scipy import sparse
 
 import multivi_nf as mv
-from multivi_nf.inference.embedding import cells_of
-from multivi_nf.inference.imputation import impute_to_zarr
+from multivi_nf.imputation.impute import impute_to_zarr
+from multivi_nf.latent.embed import cells_of
 
 
 @contextlib.contextmanager

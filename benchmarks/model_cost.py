@@ -13,7 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from multivi_nf.model import Minibatch, ModalityRows, ModelConfig, MultiVI, SparseRows
+from multivi_nf.data.minibatch import Minibatch, ModalityRows, SparseRows
+from multivi_nf.model import ModelConfig, MultiVI
 
 GENES, DENSITY, REPEATS = 2000, {"rna": 0.25, "atac": 0.05}, 7
 

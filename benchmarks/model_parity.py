@@ -18,7 +18,8 @@ import torch
 from scvi.module import MULTIVAE
 from scvi.module._multivae import REGISTRY_KEYS
 
-from multivi_nf.model import Minibatch, ModalityRows, ModelConfig, MultiVI, SparseRows
+from multivi_nf.data.minibatch import Minibatch, ModalityRows, SparseRows
+from multivi_nf.model import ModelConfig, MultiVI
 from multivi_nf.model.compat import load_scvi
 
 LIMIT = 1e-5

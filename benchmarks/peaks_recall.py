@@ -17,7 +17,7 @@ import numpy as np
 from fragments_generate import read_truth
 from fragments_speed import simulated
 
-from multivi_nf.genome import load_genome, read_bed
+from multivi_nf.inputs.genome import load_genome, read_bed
 from multivi_nf.peaks import call_peaks, merge_peaks, read_groups, read_summits, write_summits
 
 

@@ -12,15 +12,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from protocol.scoring import hidden_truth
 from quality_common import keeping, parser, read_options, show, threads
 from quality_held_out import CITE, DATA, SOURCE, HeldOut, Scores, distributions, held_out, met
 
+from multivi_nf.calibration.stored import Calibration
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.metrics.imputation import at_true_depth
-from multivi_nf.evaluation.scoring import hidden_truth
-from multivi_nf.inference import Calibration, calibrate, impute
-from multivi_nf.inference.predictive import Mixture
-from multivi_nf.inference.scoring import LEVELS
+from multivi_nf.held_out.calibrate import calibrate
+from multivi_nf.held_out.scoring import LEVELS
+from multivi_nf.imputation.impute import impute
+from multivi_nf.imputation.intervals import Mixture
 
 MOST_CELLS = 600
 LEAST = 5000

@@ -11,10 +11,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
+from protocol.scoring import Views
+from protocol.splits import Split
 
-from multivi_nf.evaluation.scoring import Views
-from multivi_nf.evaluation.splits import Split
-from multivi_nf.inference import embed, impute
+from multivi_nf.imputation.impute import impute
+from multivi_nf.latent.embed import embed
 from multivi_nf.training import MultiVI, train
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -14,20 +14,20 @@ from __future__ import annotations
 import mudata
 import numpy as np
 import torch
+from protocol.baselines import mean_profile
+from protocol.splits import Split, build_mosaic, stratified_pairs
 from quality_common import fit, parser, read_options, show, snare, threads
 from quality_composition import simulated
 from scipy.special import gammaln, logsumexp
 
-from multivi_nf.evaluation.baselines import mean_profile
+from multivi_nf.data.draws import blocks, cell_keys, normals
+from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.evaluation.metrics import fit_dispersion, pairing
 from multivi_nf.evaluation.metrics.imputation import at_true_depth
 from multivi_nf.evaluation.metrics.neighbours import nearest
-from multivi_nf.evaluation.splits import Split, build_mosaic, stratified_pairs
-from multivi_nf.inference.embedding import draw, embed, posteriors
-from multivi_nf.inference.posterior import blocks, cell_keys, normals
+from multivi_nf.latent.embed import draw, embed, posteriors
 from multivi_nf.model.config import CHOICES
 from multivi_nf.training import MultiVI
-from multivi_nf.training.data import MosaicData
 
 BOTH = ("rna", "atac")
 DRAWS = 10

@@ -10,17 +10,18 @@ import numba
 import numpy as np
 import pandas as pd
 import torch
+from protocol.splits import Split, batches_held_out, build_mosaic, strict_unpairing
 from quality_common import snare
 from quality_protein import load
 
+from multivi_nf.calibration.stored import Calibration
+from multivi_nf.data.draws import blocks, cell_keys, normals
 from multivi_nf.evaluation.runs import true_expression
-from multivi_nf.evaluation.splits import Split, batches_held_out, build_mosaic, strict_unpairing
-from multivi_nf.inference import Calibration, scoring
-from multivi_nf.inference.decode import Codes
-from multivi_nf.inference.embedding import draw, posteriors, tempered
-from multivi_nf.inference.imputation import _request
-from multivi_nf.inference.posterior import blocks, cell_keys, normals
-from multivi_nf.inference.predictive import Mixture, protein_mixture
+from multivi_nf.held_out import scoring
+from multivi_nf.imputation.decode import Codes
+from multivi_nf.imputation.impute import _request
+from multivi_nf.imputation.intervals import Mixture, protein_mixture
+from multivi_nf.latent.embed import draw, posteriors, tempered
 from multivi_nf.simulate import PRESETS, Truth, simulated_mosaic
 from multivi_nf.training import MultiVI
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from protocol.baselines import Bridge
+from protocol.splits import random_unpairing, type_without, type_without_pairs
 from quality_common import fit, imputed, parser, read_options, show, snare, threads
 from sklearn.metrics import roc_auc_score
 
-from multivi_nf.evaluation.baselines import Bridge
 from multivi_nf.evaluation.metrics import fold_change_agreement
-from multivi_nf.evaluation.splits import random_unpairing, type_without, type_without_pairs
-from multivi_nf.inference import calibrate, impute
+from multivi_nf.held_out.calibrate import calibrate
+from multivi_nf.imputation.impute import impute
 
 GATE = ("L2/3", "L4/5", "L6")
 MOST = 2000

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-
-from multivi_nf.evaluation.scoring import Views
-from multivi_nf.evaluation.splits import Split
+from protocol.scoring import Views
+from protocol.splits import Split
 
 CACHE = Path.home() / ".cache" / "multivi-nf" / "peer-results"
 RUNNER = Path(__file__).with_name("peer_scvi.py")

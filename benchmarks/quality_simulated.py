@@ -9,7 +9,8 @@ import pandas as pd
 from quality_common import parser, read_options, show, threads
 
 from multivi_nf.evaluation.runs import evaluate_run
-from multivi_nf.inference import embed, impute
+from multivi_nf.imputation.impute import impute
+from multivi_nf.latent.embed import embed
 from multivi_nf.simulate import PRESETS, simulated_mosaic
 from multivi_nf.training import MultiVI, train
 

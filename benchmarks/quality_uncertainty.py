@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from protocol.baselines import smoothed_truth
 from quality_calibration import MOST_CELLS
 from quality_common import keeping, parser, read_options, show, threads
 from quality_held_out import CITE, DATA, SOURCE, HeldOut, distributions, held_out, true_means
 from sklearn.neighbors import NearestNeighbors
 
+from multivi_nf.calibration.stored import Calibration
 from multivi_nf.evaluation import metrics
-from multivi_nf.evaluation.baselines import smoothed_truth
-from multivi_nf.inference import Calibration, calibrate, embed, impute
+from multivi_nf.held_out.calibrate import calibrate
+from multivi_nf.imputation.impute import impute
+from multivi_nf.latent.embed import embed
 
 NEIGHBOURS = 50
 LEAST_COUNTS = 10.0

@@ -84,8 +84,9 @@ def measure(path: str, epochs: int, threads: int, minutes: float | None) -> None
     """Load, train, embed; print what it took."""
     import torch
 
-    from multivi_nf.training import MosaicData, MultiVI, train
-    from multivi_nf.training.source import source_of
+    from multivi_nf.data.mosaic_data import MosaicData
+    from multivi_nf.data.source import source_of
+    from multivi_nf.training import MultiVI, train
 
     torch.set_num_threads(threads)
     started = time.perf_counter(), time.process_time()

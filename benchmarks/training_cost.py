@@ -14,8 +14,8 @@ import torch
 from mudata import MuData
 from training_data import made_mosaic
 
+from multivi_nf.data.source import source_of
 from multivi_nf.training import MultiVI, train
-from multivi_nf.training.source import source_of
 
 GENES = 500
 

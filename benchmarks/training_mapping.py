@@ -19,7 +19,8 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from multivi_nf.training import MosaicData, MultiVI, map_onto, train
+from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.training import MultiVI, map_onto, train
 
 N_TYPES = 3
 SIZES = {"rna": 100, "atac": 200}

@@ -25,8 +25,8 @@ import torch
 import torch._dynamo  # torch.optim imports it at its first step; once here rather than in every child
 from training_data import made_mosaic
 
+from multivi_nf.data.source import Source, source_of
 from multivi_nf.training import MultiVI, train
-from multivi_nf.training.source import Source, source_of
 
 INTERVAL = 0.05
 

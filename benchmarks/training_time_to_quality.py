@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from protocol.baselines import mean_profile
+from protocol.splits import Split, build_mosaic, strict_unpairing
 from quality_common import fit, imputed, parser, read_options, show, snare, threads
 from quality_peers import run_scvi
 
-from multivi_nf.evaluation.baselines import mean_profile
 from multivi_nf.evaluation.metrics import bernoulli_log_loss_skill, nb_deviance_skill
-from multivi_nf.evaluation.splits import Split, build_mosaic, strict_unpairing
-from multivi_nf.inference import calibrate
+from multivi_nf.held_out.calibrate import calibrate
 
 MODALITIES = ("rna", "atac")
 FEATURES = {"rna": 1000, "atac": 5000}

@@ -8,13 +8,13 @@ from typing import Any
 from multivi_nf._version import __version__
 
 _PUBLIC = {
-    "read_mosaic": "multivi_nf.mosaic",
-    "MultiVI": "multivi_nf.training",
-    "train": "multivi_nf.training",
-    "embed": "multivi_nf.inference",
-    "impute": "multivi_nf.inference",
-    "differential": "multivi_nf.inference",
-    "calibrate": "multivi_nf.inference",
+    "read_mosaic": "multivi_nf.mosaic.read",
+    "MultiVI": "multivi_nf.training.model_folder",
+    "train": "multivi_nf.training.fit",
+    "embed": "multivi_nf.latent.embed",
+    "impute": "multivi_nf.imputation.impute",
+    "differential": "multivi_nf.comparison.compare",
+    "calibrate": "multivi_nf.held_out.calibrate",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -27,9 +27,7 @@ class InputError(Exception):
         """Join several problems into one error, so that the user sees them all in one go."""
         if len(problems) == 1:
             return problems[0]
-        error = cls(
-            f"{len(problems)} problems were found", problems[0].why, "mend all of them, then run again"
-        )
+        error = cls(f"{len(problems)} problems were found", problems[0].why, "mend all of them, then run again")
         error.args = ("\n\n".join(str(problem) for problem in problems),)
         return error
 

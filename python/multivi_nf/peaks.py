@@ -15,11 +15,11 @@ import pandas as pd
 from numba import njit
 from scipy import special
 
-from multivi_nf.barcodes import read_text
 from multivi_nf.errors import InputError
-from multivi_nf.files import written_whole
 from multivi_nf.fragments.cuts import WINDOW, write_cut_sites
-from multivi_nf.genome import Genome, harmonise, merge_intervals, read_bed
+from multivi_nf.inputs.barcodes import read_text
+from multivi_nf.inputs.genome import Genome, harmonise, merge_intervals, read_bed
+from multivi_nf.io.files import written_whole
 
 MAPPABLE = 0.87
 """Share of a chromosome that reads can be placed on: MACS's 2.7e9 for human over its 3.1e9 bp."""

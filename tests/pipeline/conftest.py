@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit" / "inputs")]
-
-from nextflow_runs import BIN, REPOSITORY, Run  # noqa: E402
-from tests.conftest import skip_or_fail  # noqa: E402
+from nextflow_runs import BIN, REPOSITORY, Run
+from tests.conftest import skip_or_fail
 
 
 @pytest.fixture(scope="session")

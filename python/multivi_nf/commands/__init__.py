@@ -18,7 +18,7 @@ import click
 
 from multivi_nf import __version__
 from multivi_nf.errors import InputError, Interrupted
-from multivi_nf.files import written_whole
+from multivi_nf.io.files import written_whole
 
 STEPS = {
     "simulate": "a mosaic with known truth",

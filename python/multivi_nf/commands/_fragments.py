@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from multivi_nf.genome import SIZES, STYLES, Genome, load_genome
+from multivi_nf.inputs.genome import SIZES, STYLES, Genome, load_genome
 
 _FILE = click.Path(path_type=Path)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from multivi_nf.qc import Checked
+    from multivi_nf.qc.checked import Checked
 
 
 def tell(checked: Checked) -> None:

@@ -30,7 +30,7 @@ def command(
     read them. Fewer than 100 pairs: said, and everything downstream is marked as not calibrated.
     """
     from multivi_nf.commands._inference import load
-    from multivi_nf.inference.fitting import calibrate
+    from multivi_nf.held_out.calibrate import calibrate
 
     trained, cells = load(mosaic, model, device)
     calibration = calibrate(trained, cells, n_samples=samples, conformal=conformal, seed=seed)

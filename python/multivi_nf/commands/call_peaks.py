@@ -28,8 +28,8 @@ def command(
     **options: Any,
 ) -> None:
     """Call peaks on all FRAGMENTS together, or group by group of their cells. Needs macs3 (`make macs3`)."""
-    from multivi_nf.barcodes import read_barcodes
     from multivi_nf.errors import InputError
+    from multivi_nf.inputs.barcodes import read_barcodes
     from multivi_nf.peaks import call_peaks, read_groups, write_summits
 
     for name, files in (("--barcodes", barcodes), ("--groups", groups)):

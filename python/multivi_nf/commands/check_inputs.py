@@ -30,9 +30,9 @@ def command(
     peaks_output: Path | None,
 ) -> None:
     """Gather CHECKED (S.preflight.json of every sample); stop if any has a problem, else write the plan."""
-    from multivi_nf.files import written_whole
-    from multivi_nf.plan import make_plan, read_checked
-    from multivi_nf.samplesheet import read_samples_json
+    from multivi_nf.inputs.samplesheet import read_samples_json
+    from multivi_nf.io.files import written_whole
+    from multivi_nf.preflight.plan import make_plan, read_checked
 
     rows = read_samples_json(samples)
     content = json.loads(samples.read_text())

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from multivi_nf.errors import InputError
-from multivi_nf.files import written_whole
-from multivi_nf.samplesheet import read_contrasts, read_samplesheet
+from multivi_nf.inputs.samplesheet import read_contrasts, read_samplesheet
+from multivi_nf.io.files import written_whole
 
 
 @click.command(name="check-samplesheet")

@@ -40,11 +40,11 @@ def command(
     """
     import json
 
-    from multivi_nf.barcodes import read_barcode_map, read_barcodes
-    from multivi_nf.files import written_whole
     from multivi_nf.fragments.cells import to_atac
     from multivi_nf.fragments.matrix import count_peaks
-    from multivi_nf.genome import read_bed
+    from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
+    from multivi_nf.inputs.genome import read_bed
+    from multivi_nf.io.files import written_whole
 
     genome, style = genome_of(options)
     cells = read_barcodes(barcodes)

@@ -71,11 +71,11 @@ def command(
 
     One row a feature, sorted by evidence; with `--target each` one row a feature and group, and a column `target`.
     """
+    from multivi_nf.calibration.stored import Calibration
     from multivi_nf.commands._inference import load
-    from multivi_nf.inference.calibration import Calibration
-    from multivi_nf.inference.comparison import differential, empty_table
-    from multivi_nf.inference.contrasts import NothingToCompare, choose_contrast
-    from multivi_nf.inference.tables import write_table
+    from multivi_nf.comparison.compare import differential, empty_table
+    from multivi_nf.inputs.contrasts import NothingToCompare, choose_contrast
+    from multivi_nf.io.tables import write_table
 
     chosen = choose_contrast(
         contrasts, contrast, modality=modality, groupby=groupby, target=target, reference=reference, cells=cells

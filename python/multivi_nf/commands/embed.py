@@ -46,13 +46,13 @@ def command(
 
     obsm: X_multivi, X_multivi_variance, X_multivi_<modality>, X_umap; obs: cluster, COLUMN_transferred.
     """
-    from multivi_nf.commands._inference import load_model
-    from multivi_nf.files import written_whole
-    from multivi_nf.inference.annotation import annotate
-    from multivi_nf.inference.contrasts import check_contrasts, read_contrasts
-    from multivi_nf.inference.embedding import embed
-    from multivi_nf.inference.posterior import write_chunks
-    from multivi_nf.mosaic import read_mosaic
+    from multivi_nf.data.draws import write_chunks
+    from multivi_nf.inputs.contrasts import check_contrasts, read_contrasts
+    from multivi_nf.io.files import written_whole
+    from multivi_nf.latent.annotate import annotate
+    from multivi_nf.latent.embed import embed
+    from multivi_nf.mosaic.read import read_mosaic
+    from multivi_nf.training.model_folder import load_model
 
     table = read_contrasts(contrasts) if contrasts else []
     trained, cells = load_model(model, device), read_mosaic(mosaic)

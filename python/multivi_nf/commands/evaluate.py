@@ -6,14 +6,18 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import anndata
 import click
-import mudata
-import pandas as pd
 
 from multivi_nf.errors import InputError
-from multivi_nf.evaluation.runs import evaluate_run, label_column, too_few_labels, truth_labels
-from multivi_nf.files import written_whole
+from multivi_nf.evaluation.runs import (
+    evaluate_run,
+    held_out_cells,
+    label_column,
+    read_run,
+    too_few_labels,
+    truth_labels,
+)
+from multivi_nf.io.files import written_whole
 from multivi_nf.simulate import read_truth
 
 EXISTING = click.Path(path_type=Path)
@@ -42,10 +46,9 @@ def command(
                 f"{option} {path} does not exist", "there is nothing to score", "give the run's own output"
             )
     known = None if truth is None else read_truth(truth)
-    data = mudata.read_h5mu(mosaic)
+    data, values = read_run(mosaic, imputed)
     kinds = label_column(data, labels) if known is None else truth_labels(data, known)
     unscored = too_few_labels(data, kinds)
-    values = None if imputed is None else {"rna": anndata.read_zarr(imputed)}
     scores = evaluate_run(data, kinds, truth=known, held_out=held_out_cells(model), imputed=values)
     click.echo(f"{len(kinds):,} of {data.n_obs:,} cells scored")
     for score in scores:
@@ -56,16 +59,3 @@ def command(
         content = {"cells": data.n_obs, "scored": len(kinds), "scores": [asdict(score) for score in scores]}
         content |= {"not_scored": unscored}
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def held_out_cells(model: Path | None) -> pd.Index | None:
-    """Validation and calibration cells of a model folder."""
-    if model is None:
-        return None
-    path = model / "split.tsv"
-    if not path.is_file():
-        raise InputError(
-            f"--model {model} has no split.tsv", "cells that trained it cannot be told apart", "give the run's model/"
-        )
-    split = pd.read_csv(path, sep="\t", dtype=str)
-    return pd.Index(split.loc[split["split"] != "train", "cell"])

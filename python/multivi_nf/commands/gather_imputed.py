@@ -12,6 +12,6 @@ import click
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="AnnData zarr to write; must not exist.")
 def command(chunks: tuple[Path, ...], output: Path) -> None:
     """Join CHUNKS, in any order, in the order of the mosaic's cells."""
-    from multivi_nf.inference.gathering import gather
+    from multivi_nf.imputation.store import gather
 
     gather(list(chunks), output)

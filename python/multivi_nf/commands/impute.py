@@ -61,10 +61,10 @@ def command(
 
     X: posterior mean; layers sd, lower, upper; obs measured, out_of_support.
     """
+    from multivi_nf.calibration.stored import Calibration
     from multivi_nf.commands._inference import load
-    from multivi_nf.inference.calibration import Calibration
-    from multivi_nf.inference.imputation import impute_to_zarr, read_library, select_cells
-    from multivi_nf.inference.selection import read_feature_list
+    from multivi_nf.imputation.features import read_feature_list
+    from multivi_nf.imputation.impute import impute_to_zarr, read_library, select_cells
 
     trained, joined = load(mosaic, model, device)
     impute_to_zarr(

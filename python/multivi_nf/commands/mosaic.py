@@ -40,8 +40,8 @@ def command(
     output: Path,
 ) -> None:
     """Join all cells by sample and barcode; a cell is absent from a modality that it was not measured in."""
-    from multivi_nf.mosaic import build_mosaic
-    from multivi_nf.samplesheet import read_samples_json
+    from multivi_nf.inputs.samplesheet import read_samples_json
+    from multivi_nf.mosaic.build import build_mosaic
 
     record = build_mosaic(
         [*inputs, *more_inputs],

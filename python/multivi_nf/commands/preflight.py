@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options
-from multivi_nf.files import written_whole
+from multivi_nf.io.files import written_whole
 
 _FILE = click.Path(path_type=Path)
 
@@ -42,7 +42,7 @@ def command(
     **options: Any,
 ) -> None:
     """Check one sample's files; problems go into the JSON (exit code 0), so that all samples' are told together."""
-    from multivi_nf.preflight import check_sample
+    from multivi_nf.preflight.check import check_sample
 
     files = {
         "rna": rna, "fragments": fragments, "atac": atac, "protein": protein, "peaks": peaks, "barcodes": barcodes,

@@ -45,17 +45,17 @@ def command(
     qc: Path,
 ) -> None:
     """Filter the cells of COUNTS (of count-peaks, or a matrix of peaks) by every ATAC threshold and flag doublets."""
-    import anndata as ad
-
-    from multivi_nf.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.commands._qc import tell
-    from multivi_nf.counts import read_counts
+    from multivi_nf.counts.read import read_counts
     from multivi_nf.fragments.cells import to_atac
-    from multivi_nf.qc import qc_atac, write_checked
+    from multivi_nf.fragments.matrix import read_matrix
+    from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
+    from multivi_nf.qc.atac import qc_atac
+    from multivi_nf.qc.checked import write_checked
 
     mapping = None if barcode_map is None else read_barcode_map(barcode_map)
     if fragments_qc is not None:
-        matrix = ad.read_h5ad(counts)  # of count-peaks: its rows are the candidates already
+        matrix = read_matrix(counts)  # its rows are the candidates already
     else:
         cells = None if barcodes is None else to_atac(read_barcodes(barcodes), mapping)[0]
         matrix = read_counts(counts, "atac", cells)

@@ -39,18 +39,18 @@ def command(
 
     Candidates are the listed cells, or those called from the number of fragments.
     """
-    from multivi_nf.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.fragments import quality
     from multivi_nf.fragments.cells import to_atac
-    from multivi_nf.fragments.passes import scan
-    from multivi_nf.genome import read_bed
+    from multivi_nf.fragments.count import scan
+    from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
+    from multivi_nf.inputs.genome import read_bed
 
     genome, style = genome_of(options)
     listed: list[str] = []
     if barcodes is not None:
         listed = read_barcodes(barcodes)
     elif rna is not None:
-        from multivi_nf.counts import read_counts
+        from multivi_nf.counts.read import read_counts
 
         listed = read_counts(rna, "rna").obs_names.tolist()
     if listed and barcode_map is not None:

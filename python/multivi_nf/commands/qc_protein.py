@@ -19,10 +19,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("--qc", type=_FILE, required=True, help="Folder for protein.tsv.gz and protein.json.")
 def command(counts: Path, sample: str, barcodes: Path | None, mad: float, seed: int, output: Path, qc: Path) -> None:
     """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their protein; isotype controls are marked."""
-    from multivi_nf.barcodes import read_barcodes
     from multivi_nf.commands._qc import tell
-    from multivi_nf.counts import read_counts
-    from multivi_nf.qc import qc_protein, write_checked
+    from multivi_nf.counts.read import read_counts
+    from multivi_nf.inputs.barcodes import read_barcodes
+    from multivi_nf.qc.checked import write_checked
+    from multivi_nf.qc.protein import qc_protein
 
     cells = None if barcodes is None else read_barcodes(barcodes)
     checked = qc_protein(read_counts(counts, "protein", cells), sample, mad=mad)

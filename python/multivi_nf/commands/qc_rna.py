@@ -33,10 +33,11 @@ def command(
     qc: Path,
 ) -> None:
     """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their RNA and flag doublets."""
-    from multivi_nf.barcodes import read_barcodes
     from multivi_nf.commands._qc import tell
-    from multivi_nf.counts import read_counts
-    from multivi_nf.qc import qc_rna, write_checked
+    from multivi_nf.counts.read import read_counts
+    from multivi_nf.inputs.barcodes import read_barcodes
+    from multivi_nf.qc.checked import write_checked
+    from multivi_nf.qc.rna import qc_rna
 
     cells = None if barcodes is None else read_barcodes(barcodes)
     checked = qc_rna(

@@ -102,8 +102,8 @@ def _train(
     model_compat: str | None,
     **options: Any,
 ) -> None:
+    from multivi_nf.data.source import source_of
     from multivi_nf.training import MultiVI, map_onto, train
-    from multivi_nf.training.source import source_of
 
     training_names = ("max_epochs", "batch_size", "learning_rate", "precision", "device", "resume")
     training = {name: options.pop(name) for name in training_names}

@@ -13,9 +13,9 @@ import pandas as pd
 from pandas.errors import ParserWarning
 from scipy import sparse
 
-from multivi_nf.barcodes import check_barcodes, read_text
-from multivi_nf.counts.raw import RawMatrix, damaged, looks_raw, open_hdf5, raw_refused, strings, whole_numbers
+from multivi_nf.counts.matrix import RawMatrix, damaged, looks_raw, open_hdf5, raw_refused, strings, whole_numbers
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.barcodes import check_barcodes, read_text
 
 _BLOCK = 2**24  # stored values read at a time: 200 MB, whatever the size of the file
 _RAW_NAME = re.compile(r"raw_(feature|gene|peak)_bc_matri|raw_gene_bc_matrices|_raw_bc_matrix")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import anndata
 import mudata
@@ -265,3 +266,21 @@ def evaluate_run(
     if truth is not None and imputed and "rna" in imputed:
         scores += score_imputed_rna(mosaic, truth, imputed["rna"])
     return scores
+
+
+def read_run(mosaic: Path, imputed: Path | None) -> tuple[mudata.MuData, dict[str, anndata.AnnData] | None]:
+    """Read a run's multivi.h5mu and its imputed RNA, where there is any."""
+    return mudata.read_h5mu(mosaic), None if imputed is None else {"rna": anndata.read_zarr(imputed)}
+
+
+def held_out_cells(model: Path | None) -> pd.Index | None:
+    """Validation and calibration cells of a model folder."""
+    if model is None:
+        return None
+    path = model / "split.tsv"
+    if not path.is_file():
+        raise InputError(
+            f"--model {model} has no split.tsv", "cells that trained it cannot be told apart", "give the run's model/"
+        )
+    split = pd.read_csv(path, sep="\t", dtype=str)
+    return pd.Index(split.loc[split["split"] != "train", "cell"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from multivi_nf.barcodes import BarcodeMap
+from multivi_nf.inputs.barcodes import BarcodeMap
 
 TOP_QUANTILE = 0.99
 FRACTION_OF_TOP = 0.1

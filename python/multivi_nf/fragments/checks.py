@@ -13,12 +13,12 @@ import pandas as pd
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import kernels as k
-from multivi_nf.fragments.passes import Scan, place_peaks, scan
+from multivi_nf.fragments.count import Scan, place_peaks, scan
+from multivi_nf.fragments.preview import SampledBlocks
 from multivi_nf.fragments.quality import check_listed
-from multivi_nf.fragments.sample import SampledBlocks
-from multivi_nf.fragments.source import DAMAGED, check_complete, damaged, is_bgzf, is_gzip
+from multivi_nf.fragments.reader import DAMAGED, check_complete, damaged, is_bgzf, is_gzip
 from multivi_nf.fragments.stream import some
-from multivi_nf.genome import SIZES, Genome, canonical, merge_intervals
+from multivi_nf.inputs.genome import SIZES, Genome, canonical, merge_intervals
 
 WHOLE_BGZF, WHOLE_GZIP = 100 << 20, 1 << 30
 """Files up to these sizes (bytes) are read whole; larger BGZF is sampled, of larger gzip the beginning is read."""
@@ -50,7 +50,7 @@ def preflight(
     barcodes
         Its cells, in the fragments' own barcodes, if known.
     chrom_style
-        See :func:`multivi_nf.genome.harmonise`.
+        See :func:`multivi_nf.inputs.genome.harmonise`.
 
     Returns
     -------

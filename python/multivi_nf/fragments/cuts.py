@@ -12,10 +12,10 @@ from isal import igzip
 from numba import njit
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments.progress import bytes_read
 from multivi_nf.fragments.stream import FragmentStream, some
-from multivi_nf.fragments.write import put_number
-from multivi_nf.genome import Genome
+from multivi_nf.fragments.writer import put_number
+from multivi_nf.inputs.genome import Genome
+from multivi_nf.io.progress import bytes_read
 
 #: Each cut site is widened to this many bp by the peak caller.
 WINDOW = 150

@@ -10,13 +10,18 @@ import anndata as ad
 import pandas as pd
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments.passes import scan
-from multivi_nf.genome import Genome
+from multivi_nf.fragments.count import scan
+from multivi_nf.inputs.genome import Genome
 
 
 def peak_names(peaks: pd.DataFrame) -> list[str]:
     """Names `chrom:start-end` of peaks, in their order."""
     return [f"{c}:{s}-{e}" for c, s, e in zip(peaks["chrom"], peaks["start"], peaks["end"])]
+
+
+def read_matrix(path: str | Path) -> ad.AnnData:
+    """Read a matrix that `multivi-nf count-peaks` wrote."""
+    return ad.read_h5ad(path)
 
 
 def count_peaks(
@@ -41,7 +46,7 @@ def count_peaks(
     genome
         Chromosome sizes and the mitochondrial chromosome.
     strategy
-        See :func:`multivi_nf.fragments.passes.scan`.
+        See :func:`multivi_nf.fragments.count.scan`.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def count_peaks(
     Raises
     ------
     InputError
-        None of the barcodes has a fragment, or anything that :func:`multivi_nf.fragments.passes.scan` refuses.
+        None of the barcodes has a fragment, or anything that :func:`multivi_nf.fragments.count.scan` refuses.
     """
     if len(barcodes) == 0:
         raise InputError("the list of cells is empty", "there is nothing to count", "give at least one barcode")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from multivi_nf.fragments.words import field_end, load_byte, load_word, number, trailing_zeros
+from multivi_nf.fragments.byte_scan import field_end, load_byte, load_word, number, trailing_zeros
 
 # What `parse` answers. Codes from FIRST_ERROR on are errors in the line at state[POSITION].
 DONE, NEW_CHROM, TABLE_FULL, OUTPUT_FULL = 0, 1, 2, 3

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from multivi_nf.barcodes import overlap
 from multivi_nf.errors import InputError
-from multivi_nf.files import write_table, written_whole
 from multivi_nf.fragments.cells import Call, call_cells, knee_curve
-from multivi_nf.fragments.passes import Scan
+from multivi_nf.fragments.count import Scan
+from multivi_nf.inputs.barcodes import overlap
+from multivi_nf.io.files import write_table, written_whole
 
 LEAST_FRAGMENTS = 1000
 """Least fragments of a cell that is called from raw fragments; a given list has no floor."""
@@ -60,7 +60,7 @@ def choose_candidates(
     Parameters
     ----------
     table
-        Of :func:`multivi_nf.fragments.passes.scan`, the listed barcodes first.
+        Of :func:`multivi_nf.fragments.count.scan`, the listed barcodes first.
     n_listed
         Number of listed barcodes; 0 = no list, so the knee is used (see :func:`multivi_nf.fragments.cells.call_cells`).
     min_fragments

@@ -11,9 +11,9 @@ import numpy as np
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import parse as p
-from multivi_nf.fragments.source import Blocks
-from multivi_nf.fragments.words import PADDING
-from multivi_nf.genome import canonical, harmonise
+from multivi_nf.fragments.byte_scan import PADDING
+from multivi_nf.fragments.reader import Blocks
+from multivi_nf.inputs.genome import canonical, harmonise
 
 _BATCH = 1 << 16
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
@@ -85,7 +85,7 @@ class FragmentStream:
     only_these
         Leave out fragments of any other barcode.
     chrom_style
-        See :func:`multivi_nf.genome.harmonise`.
+        See :func:`multivi_nf.inputs.genome.harmonise`.
     on_progress
         Called with the number of bytes read.
     blocks

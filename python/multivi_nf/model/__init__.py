@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.fusion import Gaussian, Joint
-from multivi_nf.model.minibatch import MODALITIES, UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows
-from multivi_nf.model.multivi import LossTerms, MultiVI
+from multivi_nf.model.loss import LossTerms
+from multivi_nf.model.multivi import MultiVI
 
-__all__ = [
-    "MODALITIES",
-    "UNKNOWN_BATCH",
-    "Gaussian",
-    "Joint",
-    "LossTerms",
-    "Minibatch",
-    "ModalityRows",
-    "ModelConfig",
-    "MultiVI",
-    "SparseRows",
-]
+__all__ = ["Gaussian", "Joint", "LossTerms", "ModelConfig", "MultiVI"]

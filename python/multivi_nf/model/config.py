@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multivi_nf.errors import InputError
-from multivi_nf.model.minibatch import MODALITIES
+from multivi_nf.modalities import MODALITIES
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "rna_likelihood": ("nb", "zinb", "poisson"),

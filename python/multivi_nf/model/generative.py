@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from multivi_nf.data.minibatch import SparseRows
 from multivi_nf.model import likelihoods
 from multivi_nf.model.config import ModelConfig
-from multivi_nf.model.minibatch import SparseRows
 from multivi_nf.model.networks import Codes, CodeTable, Layers
 from multivi_nf.model.sparse import Tiles
 

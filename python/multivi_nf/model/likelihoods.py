@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from multivi_nf.model.minibatch import SparseRows
+from multivi_nf.data.minibatch import SparseRows
 from multivi_nf.model.sparse import Tiles
 
 LOGIT_LIMIT = 30.0

@@ -19,13 +19,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from multivi_nf.data.minibatch import Minibatch, ModalityRows, SparseRows
 from multivi_nf.model.adversary import Classifier
 from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.fusion import Gaussian, Joint, Posteriors, joint
 from multivi_nf.model.generative import GENERATIVE
-from multivi_nf.model.minibatch import Minibatch, ModalityRows, SparseRows
+from multivi_nf.model.loss import LossTerms, objective
 from multivi_nf.model.networks import CodeTable, Encoder, FullSizeEncoder, SizeHead
-from multivi_nf.model.objective import LossTerms, objective
 from multivi_nf.model.sparse import Tiles, binary, first_layers, log1p_rows, row_sums, select_rows, tiles_of
 
 N_REFERENCE_BATCHES = 8
@@ -237,7 +237,7 @@ class MultiVI(nn.Module):
         adversary_weight: float | None = None,
         denominator: float | None = None,
     ) -> LossTerms:
-        """Objective of a minibatch, nats per cell (`multivi_nf.model.objective`).
+        """Objective of a minibatch, nats per cell (`multivi_nf.model.loss`).
 
         Parameters
         ----------

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from multivi_nf.model.minibatch import SparseRows
+from multivi_nf.data.minibatch import SparseRows
 
 CPU_TILE_ELEMENTS = 1 << 18
 """Entries of one dense tile on the CPU: 1 MB, so that its passes stay in the caches."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from multivi_nf.counts import is_ensembl, species_of
+from multivi_nf.counts.features import is_ensembl, species_of
 from multivi_nf.errors import InputError
 from multivi_nf.mosaic.parts import Part
 

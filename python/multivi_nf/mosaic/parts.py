@@ -14,9 +14,8 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from multivi_nf.errors import InputError
-from multivi_nf.samplesheet import Sample
-
-MODALITIES = ("rna", "atac", "protein")
+from multivi_nf.inputs.samplesheet import Sample
+from multivi_nf.modalities import MODALITIES
 
 
 @dataclass

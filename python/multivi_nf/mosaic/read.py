@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from multivi_nf.counts import whole_numbers
-from multivi_nf.counts.raw import check_structure
+from multivi_nf.counts.matrix import check_structure, whole_numbers
 from multivi_nf.errors import InputError
-from multivi_nf.mosaic.parts import MODALITIES, _words
+from multivi_nf.modalities import MODALITIES
+from multivi_nf.mosaic.parts import _words
 from multivi_nf.mosaic.write import quiet
 
 _OTHER_NAMES = {"gex": "rna", "gene expression": "rna", "peaks": "atac", "prot": "protein", "adt": "protein",

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.errors import InputError
+from multivi_nf.modalities import MODALITIES
 
-MODALITIES = ("rna", "atac", "protein")
 QC_ROWS = 20_000
 """Barcodes drawn from a QC table for its histogram; the counts in the tables are of all of them."""
 CONTRAST_COLUMNS = ("feature", "effect", "probability", "significant")

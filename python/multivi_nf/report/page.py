@@ -13,7 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from multivi_nf import __version__
-from multivi_nf.files import written_whole
+from multivi_nf.io.files import written_whole
 from multivi_nf.report import figures
 from multivi_nf.report.gather import (
     MODALITIES,

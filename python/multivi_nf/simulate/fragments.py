@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pysam
 
-from multivi_nf.files import written_whole
+from multivi_nf.io.files import written_whole
 from multivi_nf.simulate.cells import SampleCells, barcodes
 from multivi_nf.simulate.counts import PEAK_SHARE
 from multivi_nf.simulate.design import Options

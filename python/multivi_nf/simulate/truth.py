@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.errors import InputError
-from multivi_nf.files import written_whole
+from multivi_nf.io.files import written_whole
 from multivi_nf.simulate.cells import SITES, SampleCells
 from multivi_nf.simulate.world import CELL_TYPES, PROGRAMMES, STATES, Features, World
 

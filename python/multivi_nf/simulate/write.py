@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from multivi_nf.errors import InputError
-from multivi_nf.files import written_whole
+from multivi_nf.io.files import written_whole
 from multivi_nf.simulate.cells import SampleCells, barcodes, draw_cells
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
 from multivi_nf.simulate.design import ISOTYPES, Options

@@ -1,11 +1,10 @@
-"""Training: minibatches from sparse data, the loop, checkpoints, and mapping onto a reference."""
+"""Training: the loop, its settings, checkpoints, the model with names, and mapping onto a reference."""
 
 from __future__ import annotations
 
-from multivi_nf.training.data import MosaicData
 from multivi_nf.training.fit import train
 from multivi_nf.training.history import History
-from multivi_nf.training.multivi import MultiVI
-from multivi_nf.training.reference import map_onto
+from multivi_nf.training.mapping import map_onto
+from multivi_nf.training.model_folder import MultiVI
 
-__all__ = ["History", "MosaicData", "MultiVI", "map_onto", "train"]
+__all__ = ["History", "MultiVI", "map_onto", "train"]

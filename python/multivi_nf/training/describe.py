@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from multivi_nf.data.mosaic_data import continuous_column
+from multivi_nf.data.source import CHUNK, Matrix, Source
 from multivi_nf.errors import InputError
 from multivi_nf.model import ModelConfig
-from multivi_nf.training.data import continuous_column
-from multivi_nf.training.source import CHUNK, Matrix, Source
 
 
 def config_of(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from multivi_nf.training.source import Matrix
+from multivi_nf.data.source import Matrix
 
 N_DIRECTIONS = 30
 """Components that the first layer starts with; the usual number of PCA and LSI."""

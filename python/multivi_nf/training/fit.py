@@ -18,17 +18,17 @@ import pandas as pd
 import torch
 from mudata import MuData
 
+from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.data.source import Source, digest, fingerprint, source_of
 from multivi_nf.errors import InputError
-from multivi_nf.training.data import MosaicData
+from multivi_nf.training.checkpoint.run import INTERVAL, Vault
 from multivi_nf.training.device import World, choose_device
 from multivi_nf.training.history import History
-from multivi_nf.training.loop import Trainer
-from multivi_nf.training.multivi import MultiVI
+from multivi_nf.training.model_folder import MultiVI
 from multivi_nf.training.progress import Reporter
-from multivi_nf.training.rules import Settings, settings_for
-from multivi_nf.training.source import Source, digest, fingerprint, source_of
+from multivi_nf.training.settings import Settings, settings_for
 from multivi_nf.training.split import ROLES, split_cells, split_table
-from multivi_nf.training.vault import INTERVAL, Vault
+from multivi_nf.training.trainer import Trainer
 
 DEVICE_SHARE = 0.6
 """Counts live on the GPU if they take no more than this share of its free memory; else they are streamed."""
@@ -61,7 +61,7 @@ def train(
     mosaic
         MuData or path of an h5mu with the model's features.
     max_epochs, batch_size, learning_rate
-        None: from the number of cells, see :func:`multivi_nf.training.rules.settings_for`.
+        None: from the number of cells, see :func:`multivi_nf.training.settings.settings_for`.
     seed
         Of split, order, noise and dropout. Same seed, data, settings and threads: same bytes (on the processor).
     device

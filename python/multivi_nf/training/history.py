@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from multivi_nf.files import written_whole
+from multivi_nf.io.files import written_whole
 
 FIRST = ("epoch", "train_loss", "validation_loss")
 LAST = ("learning_rate", "kl_weight", "alignment_weight", "best", "seconds")

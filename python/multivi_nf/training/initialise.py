@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from multivi_nf.data.source import Source
 from multivi_nf.model import MultiVI
 from multivi_nf.training.describe import feature_means
 from multivi_nf.training.directions import first_layer
-from multivi_nf.training.source import Source
 
 PRIOR_CELLS = 100
 """Cells per batch to which the background mixture is fitted, as in totalVI."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from multivi_nf.training.history import History
-from multivi_nf.training.rules import Settings
+from multivi_nf.training.settings import Settings
 
 if TYPE_CHECKING:
-    from multivi_nf.training.objective import Objective
+    from multivi_nf.training.optimiser import Objective
 
 
 def copy_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

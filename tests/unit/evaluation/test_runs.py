@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner
+from protocol.scoring import Views, hidden_truth, score_atac, score_embedding, score_rna
+from protocol.splits import random_unpairing, strict_unpairing
 
 from multivi_nf.commands.evaluate import command
 from multivi_nf.errors import InputError
-from multivi_nf.evaluation.scoring import Views, hidden_truth, score_atac, score_embedding, score_rna
-from multivi_nf.evaluation.splits import random_unpairing, strict_unpairing
 from multivi_nf.simulate import PRESETS, read_truth
 from multivi_nf.simulate.cells import draw_cells
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, rna_counts

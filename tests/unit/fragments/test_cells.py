@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from multivi_nf.barcodes import BarcodeMap
 from multivi_nf.commands import main
 from multivi_nf.errors import InputError
-from multivi_nf.fragments import call_cells, knee_curve, overlap_p_values, quality, to_atac, tss_enrichment
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
+from multivi_nf.fragments import quality
+from multivi_nf.fragments.cells import call_cells, knee_curve, overlap_p_values, to_atac
+from multivi_nf.fragments.count import tss_enrichment
+from multivi_nf.inputs.barcodes import BarcodeMap
 
 
 def sample(n_cells=300, n_background=20000, seed=0):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from multivi_nf.fragments import scan
-from multivi_nf.genome import Genome
+from multivi_nf.fragments.count import scan
+from multivi_nf.inputs.genome import Genome
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "counting.md"
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
-
 from fragments_fuzz import bgzf
 
 from multivi_nf.commands.count_peaks import command as count_command
 from multivi_nf.commands.qc_fragments import command as qc_command
 from multivi_nf.errors import InputError
-from multivi_nf.fragments import checks, preflight, scan
+from multivi_nf.fragments import checks
+from multivi_nf.fragments.checks import preflight
+from multivi_nf.fragments.count import scan
 from multivi_nf.fragments.matrix import count_peaks
-from multivi_nf.genome import Genome, load_genome
+from multivi_nf.inputs.genome import Genome, load_genome
 
 SIZES = {"chr1": 10000, "chr2": 8000, "chrM": 500}
 GENOME = Genome(SIZES, "chrM", None, None, {})

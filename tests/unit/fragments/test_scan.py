@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments import passes, scan
-from multivi_nf.genome import Genome, load_genome, read_bed
+from multivi_nf.fragments import count as passes
+from multivi_nf.fragments.count import scan
+from multivi_nf.inputs.genome import Genome, load_genome, read_bed
 
 SIZES = {"chr1": 20000, "chr2": 9000, "chrX": 5000, "chrM": 1000}
 TSS = [("chr1", 3000, "+"), ("chr1", 3040, "-"), ("chr1", 10, "-"), ("chr2", 8990, "+"), ("chrX", 2500, "+")]
@@ -180,7 +181,8 @@ def test_many_barcodes_and_blocks(tmp_path, monkeypatch):
     whole = scan(path, genome(), barcodes=cells, peaks=bed(tiles))
     assert whole.table["n_fragments"].sum() == n
     assert len(whole.table) == len({*cells, *(row[3] for row in rows)})
-    from multivi_nf.fragments import source, stream
+    from multivi_nf.fragments import reader as source
+    from multivi_nf.fragments import stream
 
     monkeypatch.setattr(passes, "_ENTRIES", 7)
     monkeypatch.setattr(stream, "_BATCH", 11)

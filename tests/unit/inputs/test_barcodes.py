@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_inputs import barcodes
 
-from multivi_nf.barcodes import (
+from multivi_nf.errors import InputError
+from multivi_nf.inputs.barcodes import (
     BarcodeMap,
     fragment_barcodes,
     overlap,
@@ -16,7 +17,6 @@ from multivi_nf.barcodes import (
     read_barcodes,
     translate,
 )
-from multivi_nf.errors import InputError
 
 ATAC, RNA = barcodes(50, suffix=""), barcodes(50, start=1000, suffix="")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multivi_nf.errors import InputError
-from multivi_nf.genome import SIZES, harmonise, load_genome, merge_intervals, read_bed, read_chrom_sizes, renamed
+from multivi_nf.inputs.genome import SIZES, harmonise, load_genome, merge_intervals, read_bed, read_chrom_sizes, renamed
 
 CHROMS = ["chr1", "chr2", "chrX", "chrM"]
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from multivi_nf.commands.check_samplesheet import command
 from multivi_nf.errors import InputError
-from multivi_nf.samplesheet import check_contrast_groups, read_contrasts, read_samples_json, read_samplesheet
+from multivi_nf.inputs.samplesheet import check_contrast_groups, read_contrasts, read_samples_json, read_samplesheet
 
 GOOD = """sample,rna,fragments,atac,protein,peaks,barcodes,barcode_map,batch,condition
 s1,a.h5,f.tsv.gz,,,p.bed,,map.tsv,b1,ctl

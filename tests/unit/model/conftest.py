@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from multivi_nf.model import Minibatch, ModalityRows, ModelConfig, MultiVI, SparseRows
+from multivi_nf.data.minibatch import Minibatch, ModalityRows, SparseRows
+from multivi_nf.model import ModelConfig, MultiVI
 
 SIZES = {"rna": 17, "atac": 70, "protein": 6}
 BATCHES = ("a", "b", "c")

@@ -9,7 +9,8 @@ from scipy import stats
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from multivi_nf.model import SparseRows, likelihoods
+from multivi_nf.data.minibatch import SparseRows
+from multivi_nf.model import likelihoods
 from multivi_nf.model.sparse import tiles_of
 
 LIMIT = 1e-6

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from multivi_nf.model import Minibatch, ModelConfig, MultiVI
+from multivi_nf.data.minibatch import Minibatch
+from multivi_nf.model import ModelConfig, MultiVI
 
 
 def outputs(made: MultiVI, cells: Minibatch) -> list[torch.Tensor]:

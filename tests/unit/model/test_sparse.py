@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multivi_nf.model import SparseRows
+from multivi_nf.data.minibatch import SparseRows
 from multivi_nf.model.sparse import binary, first_layers, log1p_rows, row_sums, select_rows, tile_width, tiles_of
 
 

@@ -16,10 +16,11 @@ from scipy import sparse
 
 from multivi_nf.commands.mosaic import command
 from multivi_nf.errors import InputError
-from multivi_nf.mosaic import build_mosaic, read_mosaic
+from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
+from multivi_nf.mosaic.build import build_mosaic
 from multivi_nf.mosaic.features import cells_needed, check_shared, reference_features
 from multivi_nf.mosaic.parts import Part
-from multivi_nf.samplesheet import FILE_COLUMNS, Sample
+from multivi_nf.mosaic.read import read_mosaic
 
 ENSG = [f"ENSG{n:011d}" for n in range(100)]
 PEAKS = [f"chr1:{n * 1000}-{n * 1000 + 500}" for n in range(40)]

@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from multivi_nf.errors import InputError
-from multivi_nf.mosaic import read_mosaic
+from multivi_nf.mosaic.read import read_mosaic
 
 
 def modality(cells, n, mean=2.0, seed=0, kind=sparse.csr_matrix, dtype=np.float32):

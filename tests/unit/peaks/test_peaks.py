@@ -19,8 +19,10 @@ from tests.conftest import skip_or_fail
 from multivi_nf.commands.call_peaks import command as call_command
 from multivi_nf.commands.merge_peaks import command as merge_command
 from multivi_nf.errors import InputError
-from multivi_nf.fragments import scan, write_cut_sites, write_fragments
-from multivi_nf.genome import Genome, read_bed
+from multivi_nf.fragments.count import scan
+from multivi_nf.fragments.cuts import write_cut_sites
+from multivi_nf.fragments.writer import write_fragments
+from multivi_nf.inputs.genome import Genome, read_bed
 from multivi_nf.peaks import (
     call_peaks,
     find_macs3,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from multivi_nf.counts import read_counts
-from multivi_nf.qc import qc_atac, qc_protein, qc_rna
+from multivi_nf.counts.read import read_counts
+from multivi_nf.qc.atac import qc_atac
+from multivi_nf.qc.protein import qc_protein
+from multivi_nf.qc.rna import qc_rna
 
 SETS = [
     ("snare_mouse_cortex_dev/rna.h5ad", qc_rna),

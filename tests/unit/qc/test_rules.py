@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from multivi_nf.barcodes import BarcodeMap
-from multivi_nf.counts import read_counts
+from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
-from multivi_nf.files import write_table
-from multivi_nf.qc import MITO_IDS, qc_atac, qc_protein, qc_rna, write_checked
+from multivi_nf.inputs.barcodes import BarcodeMap
+from multivi_nf.io.files import write_table
+from multivi_nf.qc.atac import qc_atac
+from multivi_nf.qc.checked import write_checked
+from multivi_nf.qc.protein import qc_protein
+from multivi_nf.qc.rna import MITO_IDS, qc_rna
 from multivi_nf.qc.rules import at_least, judge, within_mads
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from multivi_nf.evaluation.metrics import lisi_ratio
-from multivi_nf.inference import embed
+from multivi_nf.latent.embed import embed
 from multivi_nf.simulate import PRESETS, simulated_mosaic
 from multivi_nf.training import MultiVI, train
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from multivi_nf.errors import InputError
-from multivi_nf.training import checkpoint
+from multivi_nf.training.checkpoint import store as checkpoint
 
 
 def save(folder: Path, number: int) -> Path:

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from multivi_nf.data.source import Matrix
 from multivi_nf.training.directions import first_layer
-from multivi_nf.training.source import Matrix
 
 
 def matrix_of(counts: np.ndarray, binary: bool = False) -> Matrix:
@@ -96,8 +96,8 @@ def test_empty_cells_change_nothing():
 
 
 def test_models_start_there_and_the_reference_s_formulas_do_not(mosaic):
+    from multivi_nf.data.source import source_of
     from multivi_nf.training import MultiVI
-    from multivi_nf.training.source import source_of
 
     assert isinstance(mosaic["rna"], anndata.AnnData)
     expected = first_layer(source_of(mosaic).matrices["rna"], 16, seed=3)

@@ -13,9 +13,10 @@ from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.errors import InputError, Interrupted
-from multivi_nf.training import MultiVI, fit, loop, train
-from multivi_nf.training.objective import Objective
-from multivi_nf.training.rules import Settings, settings_for
+from multivi_nf.training import MultiVI, fit, train
+from multivi_nf.training import trainer as loop
+from multivi_nf.training.optimiser import Objective
+from multivi_nf.training.settings import Settings, settings_for
 
 
 def small(mosaic: MuData, **architecture: object) -> MultiVI:

@@ -1,0 +1,1 @@
+"""Contrasts: features that differ between groups of cells, observed or imputed."""

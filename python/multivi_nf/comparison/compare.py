@@ -1,0 +1,388 @@
+"""Differential expression, accessibility and protein abundance by one engine (`docs/inference.md`)."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from multivi_nf.calibration.stored import Calibration
+from multivi_nf.comparison.design import MAX_CELLS, Design, make_design, replicate_names
+from multivi_nf.comparison.effects import TINY, Counted, Track, combined_variance, pair_variance, side
+from multivi_nf.comparison.group_means import SPAN, Means
+from multivi_nf.comparison.pseudobulk import false_discovery_rate, pseudobulks, replicate_test
+from multivi_nf.comparison.shrinkage import shrink
+from multivi_nf.errors import InputError
+from multivi_nf.imputation.decode import TILE, Decoder, median_depth
+from multivi_nf.inputs.contrasts import CELLS, Contrast
+from multivi_nf.io.progress import progress
+from multivi_nf.latent.embed import cells_of
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from multivi_nf.comparison.group_means import Part, Sums
+    from multivi_nf.data.mosaic_data import MosaicData
+    from multivi_nf.training import MultiVI
+
+TENTH = 0.1
+MOST_OUTSIDE = 0.5
+"""Share of a side's cells out of support from which none of its effects is called."""
+INTERVAL = 0.95
+INFLATION = 1.25
+"""Factor on the variance of an effect. On simulated mosaics with batch effects the error of the centre had a standard
+deviation 7-13 % above that of the counts behind it: what the decoder learns about batches has an error of its own."""
+COLUMNS = [
+    "feature", "symbol", "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change",
+    "delta", "probability", "fdr", "replicate_p", "replicate_fdr", "significant", "n_target", "n_reference",
+    "replicates_target", "replicates_reference", "imputed", "confounded", "groups_from_same_data", "out_of_support",
+]  # fmt: skip
+
+
+@torch.inference_mode()
+def differential(
+    model: MultiVI,
+    mosaic: MuData | MosaicData,
+    modality: str,
+    *,
+    groupby: str,
+    target: str,
+    reference: str = "rest",
+    cells: Literal["all", "observed", "imputed"] = "observed",
+    replicate: str = "batch",
+    delta: float | None = None,
+    fdr: float = 0.05,
+    n_samples: int = 1000,
+    mode: Literal["change", "vanilla"] = "change",
+    calibration: Calibration | None = None,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Which features differ between two groups of cells, or between every group and the rest.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    mosaic
+        Cells with a column `groupby`; the h5mu of `embed` has `cluster`.
+    modality
+        "rna", "atac" or "protein".
+    groupby, target, reference
+        Column of obs and its values; target "each" is every group in turn, reference "rest" all other cells.
+    cells
+        "observed": cells measured in the modality; "imputed": the others; "all".
+    replicate
+        Column of obs with the unit that was sampled; the batch by default.
+    delta
+        Smallest effect that counts, on the scale of `effect`. None: half the 95th percentile of |effect| between
+        random halves of the groups plus a tenth of the feature's larger mean.
+    fdr
+        Level of `significant`.
+    n_samples
+        Posterior samples of a group; every cell has at least two.
+    mode
+        "vanilla": probability is P(x > y) for a cell of each group, and a column `bayes_factor` (natural logarithm of
+        the odds) is added, as the reference implementation has it.
+    calibration
+        From :func:`~multivi_nf.inference.calibrate`.
+    max_cells
+        Cells of a group that are decoded; a larger group is represented by a random subset.
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    One row a feature (and, for "each", a target, in a further column), sorted by evidence; columns of `INTERFACES`
+    section 3.
+    """
+    calibration = calibration or Calibration.none()
+    data = cells_of(model, mosaic)
+    model.eval()
+    contrast = Contrast(f"{groupby}_{target}_{reference}", modality, groupby, target, reference, cells)
+    _check(contrast, mode, model)
+    depth = median_depth(model, data, calibration.atac_depth) if modality == "atac" else 1.0
+    decoder = Decoder(model, modality, None, depth)
+    design = make_design(data, contrast, replicate, seed, max_cells)
+    means = Means(model, data, decoder, list(design.groups.values()), calibration, n_samples, seed)
+    engine = _Engine(means, design, delta, mode)
+    found = engine.run()
+    names = model.features[model.features["modality"] == modality]
+    replicates = _Replicates(data, design, replicate, modality)
+    tables = []
+    for i, (one, other) in enumerate(design.pairs):
+        outside = means.outside(design, (one, other))
+        table = _table(found[i], names, design, one, other, replicates, fdr, outside)
+        if target == "each":
+            table.insert(0, "target", one)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def empty_table(target: str, mode: str = "change") -> pd.DataFrame:
+    """What :func:`differential` gives, without rows: for a contrast that nobody asked for and that cannot be made."""
+    more = ["bayes_factor"] if mode == "vanilla" else []
+    return pd.DataFrame(columns=[*(["target"] if target == "each" else []), *COLUMNS, *more])
+
+
+def _check(contrast: Contrast, mode: str, model: MultiVI) -> None:
+    if contrast.cells not in CELLS or mode not in ("change", "vanilla"):
+        raise InputError(
+            f"cells is {contrast.cells!r}, mode is {mode!r}",
+            "there is no such comparison",
+            f"cells is one of {', '.join(CELLS)}; mode is change or vanilla",
+        )
+    if contrast.modality not in model.modalities:
+        Decoder(model, contrast.modality)
+
+
+class _Engine:
+    """Runs over spans of features and summarises every pair of the design."""
+
+    def __init__(self, means: Means, design: Design, delta: float | None, mode: str) -> None:
+        self.means, self.design, self.mode, self.given = means, design, mode, delta
+        self.decoder = means.decoder
+        self.difference = self.decoder.modality == "atac"
+
+    def run(self) -> list[dict[str, np.ndarray]]:
+        """For each pair, arrays over features: means, effect, bounds, probability, delta."""
+        step = TILE if self.mode == "vanilla" else SPAN
+        tracks = {name: [Track() for _ in parts] for name, parts in self.means.parts.items()}
+        results: list[dict[str, list[np.ndarray]]] = [{} for _ in self.design.pairs]
+        with progress(f"differential {self.decoder.modality}", self.decoder.n_features, "features") as advance:
+            for start in range(0, self.decoder.n_features, step):
+                found = self._vanilla(start) if self.mode == "vanilla" else self._errors(start, tracks)
+                for so_far, one in zip(results, found):
+                    for key, value in one.items():
+                        so_far.setdefault(key, []).append(value)
+                advance(min(step, self.decoder.n_features - start))
+        joined = [{key: np.concatenate(parts) for key, parts in one.items()} for one in results]
+        return joined if self.mode == "vanilla" else self._effects(tracks, joined)
+
+    # ------------------------------------------------------------------------------------------------ change
+
+    def _errors(self, start: int, tracks: dict[str, list[Track]]) -> list[dict[str, np.ndarray]]:
+        """Decode a span of features of all groups once; keep means, and the variance of each pair's log ratio."""
+        spans: dict[str, list[tuple[Part, Sums]]] = {}
+        for name, parts in self.means.parts.items():
+            spans[name] = [(part, self.means.sums(part, start)) for part in parts]
+            for track, (part, sums) in zip(tracks[name], spans[name]):
+                track.value.append(sums.value.astype(np.float32))
+                track.residual.append(sums.residual.astype(np.float32))
+                track.variance.append(side([(part, sums)]).cell)
+        out = []
+        for pair in self.design.pairs:
+            target, reference = (
+                side([s for g in self.design.members(name, pair[0]) for s in spans[g.name]]) for name in pair
+            )
+            cell, between, freedom = pair_variance(target, reference)
+            out.append({
+                "cell": cell, "between": between, "extra": target.extra + reference.extra,
+                "count": np.minimum(target.count, reference.count), "freedom": np.full(len(cell), freedom),
+                "counted": [Counted.of(target, reference)],
+            })  # fmt: skip
+        return out
+
+    def _effects(
+        self, tracks: dict[str, list[Track]], errors: list[dict[str, np.ndarray]]
+    ) -> list[dict[str, np.ndarray]]:
+        corrected, centres = (
+            {
+                name: [of(track, part) for track, part in zip(tracks[name], parts)]
+                for name, parts in self.means.parts.items()
+            }
+            for of in (Track.corrected, Track.centre)
+        )
+        floors, out = [], []
+        for pair, error in zip(self.design.pairs, errors):
+            target, reference = (self._mean(corrected, pair, name) for name in pair)
+            floors.append(self._floor(target[1:], reference[1:]))
+            variance = combined_variance(error["cell"], error["between"], int(error["freedom"][0]), error["count"])
+            one, other = (self._mean(centres, pair, name) for name in pair)
+            log_ratio, counted = np.log(one / other), Counted.join(list(error["counted"]))
+            sd = settled_error(log_ratio, variance, error["extra"], counted)
+            summary = self._summary(target[0], reference[0], log_ratio, sd, floors[-1])
+            out.append(summary | {"unmeasured": (counted.size == 0).any(axis=0)})
+        if self.given is None:
+            unit = "of probability" if self.difference else "log2 units"
+            print(
+                f"delta: {max(floors):.3g} {unit} (half the 95th percentile of |effect| between random halves"
+                f"{'' if len(floors) == 1 else ', largest of all groups'}) plus a tenth of the larger mean",
+                file=sys.stderr,
+            )
+        return out
+
+    def _mean(self, corrected: dict[str, list[np.ndarray]], pair: tuple[str, str], name: str) -> np.ndarray:
+        """Mean of a side over its parts: (1 + 2 n_halves, n_features) of corrected means, (n_features,) of centres."""
+        top = bottom = 0.0
+        for group in self.design.members(name, pair[0]):
+            for part, value in zip(self.means.parts[group.name], corrected[group.name]):
+                top = top + part.share * part.n_cells * value
+                bottom += part.share * part.n_cells
+        return np.maximum(top / bottom, TINY)
+
+    def _floor(self, *sides: np.ndarray) -> float:
+        """Half the 95th percentile of |effect| between random halves of either side."""
+        apart = []
+        for halves in sides:
+            n = len(halves) // 2
+            one, other = halves[:n], halves[n:]
+            apart.append(np.abs(one - other if self.difference else np.log2(one / other)).ravel())
+        return 0.5 * float(np.quantile(np.concatenate(apart), 0.95))
+
+    def _summary(
+        self, target: np.ndarray, reference: np.ndarray, log_ratio: np.ndarray, sd: np.ndarray, floor: float
+    ) -> dict[str, np.ndarray]:
+        """Posterior of the effect, on its scale, around the common level of both means."""
+        posterior = shrink(log_ratio, sd)
+        level = (target + reference) / 2
+        center = posterior.expectation()
+        mean_target, mean_reference = _split(level, center)
+        if self.given is not None:
+            delta = np.full(len(level), self.given)
+        elif self.difference:
+            delta = floor + TENTH * np.maximum(mean_target, mean_reference)
+        else:
+            # a tenth less of the larger mean is log2(10 / 9) on the logarithm
+            delta = np.full(len(level), floor - np.log2(1 - TENTH))
+        if self.difference:
+            # a difference of delta around a level is a log ratio; beyond twice the level none is possible
+            share = np.minimum(delta / (2 * level), 1 - 1e-9)
+            threshold = np.log1p(share) - np.log1p(-share)
+        else:
+            threshold = delta * np.log(2)
+        bounds = [posterior.quantile(p) for p in ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)]
+        lower, upper = (self._effect(*_split(level, bound)) for bound in bounds)
+        probability = np.maximum(posterior.above(threshold), posterior.below(-threshold))
+        return {
+            "mean_target": mean_target, "mean_reference": mean_reference,
+            "effect": self._effect(mean_target, mean_reference), "effect_lower": lower, "effect_upper": upper,
+            "log2_fold_change": center / np.log(2), "delta": delta, "probability": np.clip(probability, 0, 1),
+            "evidence": (np.abs(center) - threshold) / sd,
+        }  # fmt: skip
+
+    def _effect(self, target: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        return target - reference if self.difference else np.log2(target / reference)
+
+    # ------------------------------------------------------------------------------------------------ vanilla
+
+    def _vanilla(self, start: int) -> list[dict[str, np.ndarray]]:
+        """P(x > y) over random pairs of one cell of each group, a posterior sample each (scVI, Lopez et al. 2018)."""
+        values = {name: self._pool(name, start) for name in self.means.parts}
+        out = []
+        for pair in self.design.pairs:
+            target, reference = (
+                np.concatenate([values[g.name] for g in self.design.members(name, pair[0])]) for name in pair
+            )
+            n = max(len(target), len(reference), 5000)
+            rng = np.random.default_rng([self.means.seed, start])
+            x, y = (one[rng.integers(len(one), size=n)] for one in (target, reference))
+            higher = np.clip((x > y).mean(axis=0), 1 / n, 1 - 1 / n)
+            effect = self._effect(np.maximum(x, TINY), np.maximum(y, TINY))
+            lower, upper = np.quantile(effect, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
+            mean_target, mean_reference = (np.maximum(one.mean(axis=0), TINY) for one in (target, reference))
+            factor = np.log(higher) - np.log1p(-higher)
+            out.append({
+                "mean_target": mean_target, "mean_reference": mean_reference, "effect": effect.mean(axis=0),
+                "effect_lower": lower, "effect_upper": upper,
+                "log2_fold_change": np.log2(mean_target / mean_reference), "delta": np.zeros(len(higher)),
+                "probability": np.maximum(higher, 1 - higher), "evidence": np.abs(factor), "bayes_factor": factor,
+            })  # fmt: skip
+        return out
+
+    def _pool(self, name: str, start: int) -> np.ndarray:
+        """(n_rows, width) values of at most about 1,000 cells of a group."""
+        rows = []
+        for part in self.means.parts[name]:
+            step = max(1, part.n_cells // 1000)
+            rows.append(self.means.decoded(part, start)[::step].double().cpu().numpy())
+        return np.concatenate(rows)
+
+
+def settled_error(log_ratio: np.ndarray, variance: np.ndarray, extra: np.ndarray, counted: Counted) -> np.ndarray:
+    """(n_features,) standard error of log ratios, at the counts expected at the ratios that these errors lead to.
+
+    Parameters
+    ----------
+    log_ratio, variance
+        Estimates, and their variance by the counts that each side happened to show.
+    extra
+        Variance that no count shows (imputed).
+    counted
+        Counts behind the variance.
+    """
+    ratio = np.zeros(len(log_ratio))
+    for _ in range(2):
+        sd = np.sqrt(INFLATION * (variance * counted.factor(ratio) + extra))
+        ratio = shrink(log_ratio, sd).expectation()
+    return sd
+
+
+def _split(level: np.ndarray, log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two means of a given ratio around their common level."""
+    share = 1 / (1 + np.exp(-log_ratio))
+    return 2 * level * share, 2 * level * (1 - share)
+
+
+class _Replicates:
+    """Pseudobulks of all groups, summed once; the tests of each pair."""
+
+    def __init__(self, data: MosaicData, design: Design, column: str, modality: str) -> None:
+        names = replicate_names(data, column)
+        self.design = design
+        self.sums = {g.name: pseudobulks(data, g.everyone, names, modality) for g in design.groups.values()}
+        self.names = {g.name: set(names[g.everyone]) for g in design.groups.values()}
+
+    def side(self, name: str, against: str) -> dict[str, np.ndarray]:
+        """Replicate to summed counts of a side."""
+        total: dict[str, np.ndarray] = {}
+        for group in self.design.members(name, against):
+            for replicate, counts in self.sums[group.name].items():
+                total[replicate] = total.get(replicate, 0) + counts
+        return total
+
+    def count(self, name: str, against: str) -> int:
+        return len(set().union(*(self.names[g.name] for g in self.design.members(name, against))))
+
+    def test(self, target: str, reference: str) -> np.ndarray | None:
+        members = [self.design.members(name, target) for name in (target, reference)]
+        if any(group.imputed for side in members for group in side):
+            return None
+        return replicate_test(self.side(target, target), self.side(reference, target))
+
+
+def _table(
+    found: dict[str, np.ndarray],
+    names: pd.DataFrame,
+    design: Design,
+    target: str,
+    reference: str,
+    replicates: _Replicates,
+    fdr: float,
+    outside: float,
+) -> pd.DataFrame:
+    """One pair's rows, sorted by evidence; nothing is called of a side whose imputed cells lie outside the support."""
+    sides = [design.members(name, target) for name in (target, reference)]
+    batches = [frozenset().union(*(g.batches for g in side)) for side in sides]
+    table = pd.DataFrame({"feature": names["feature"].to_numpy(str), "symbol": names["symbol"].to_numpy(str), **found})
+    p = replicates.test(target, reference)
+    table["replicate_p"] = np.nan if p is None else p
+    table["replicate_fdr"] = np.nan if p is None else false_discovery_rate(p)
+    table = table.sort_values(
+        ["probability", "evidence", "feature"], ascending=[False, False, True], kind="stable", ignore_index=True
+    )
+    table["fdr"] = np.cumsum(1 - table["probability"]) / np.arange(1, len(table) + 1)
+    table["significant"] = (table["fdr"] <= fdr) & ((table["replicate_fdr"] <= fdr) | table["replicate_p"].isna())
+    table["significant"] &= outside <= MOST_OUTSIDE
+    table["out_of_support"] = outside
+    table["n_target"], table["n_reference"] = (sum(g.n_cells for g in side) for side in sides)
+    table["replicates_target"] = replicates.count(target, target)
+    table["replicates_reference"] = replicates.count(reference, target)
+    # a protein may be in the panel of none of a side's batches
+    table["imputed"] = any(g.imputed for side in sides for g in side) | table.get("unmeasured", False)
+    table["confounded"] = not batches[0] & batches[1]
+    table["groups_from_same_data"] = design.same_data
+    return table[COLUMNS + [c for c in ("bayes_factor",) if c in table]]

@@ -1,0 +1,443 @@
+"""Means of groups of cells with their errors, span by span of features.
+
+A group's mean is that of its cells' decoded values under the reference mixture, over posterior samples of z in
+antithetic pairs. Its error is that of the data behind it, not of the decoder's smooth output, which is as sure of the
+noise it learnt as of anything else:
+
+- Where the modality was measured: the sampling error of the group's own counts. With x_c the count and s_c the size of
+  a cell (library, depth), r = sum x / sum s, the influence of a cell on log r is (x_c - r s_c) / sum x; influences are
+  squared and summed over cells, and over replicates: the variance of the Bayesian bootstrap over cells, and over
+  replicates, in closed form. The counts also correct the centre: log(X / E), E the expected count of the same cells
+  in their own batches, is the model's residual for the group; it is shrunk by t^2 / (t^2 + v), v its variance and t^2
+  its variance between features beyond v.
+- Where it was not measured: the spread of the imputed values over cells and samples of z, the sampling error of the
+  measured cells from which the decoder learnt them (the nearest in the latent space), and the error of imputed effects
+  that calibration found.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from multivi_nf.data.draws import blocks, cell_keys, normals, uniforms
+from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, Prepared
+from multivi_nf.imputation.intervals import protein_expectation
+from multivi_nf.latent.embed import device_of, draw, posteriors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from multivi_nf.calibration.stored import Calibration
+    from multivi_nf.comparison.design import Design, Group
+    from multivi_nf.data.mosaic_data import MosaicData
+    from multivi_nf.training import MultiVI
+
+N_HALVES = 3
+ROWS = 1024
+SPAN = 8 * TILE
+"""Features of one pass: hidden layers are computed once for all of its tiles."""
+NEIGHBOURS = 15
+TEACHERS = 5000
+LEAST_EXPECTED = 5.0
+"""Expected counts from which a feature helps to learn the spread of residuals."""
+
+
+@dataclass
+class Cells:
+    """Counts of measured cells, their sizes, and how much each one counts.
+
+    Attributes
+    ----------
+    counts
+        (n_cells, n_features) CSC.
+    size
+        (n_cells,) library per 10^4 (rna), depth over d~ (atac), 1 (protein).
+    weight
+        (n_cells,).
+    panel
+        (n_cells, n_features) proteins that the cell's batch measured; None: all.
+    """
+
+    counts: sparse.csc_matrix
+    size: np.ndarray
+    weight: np.ndarray
+    panel: np.ndarray | None = None
+
+    def sizes(self, span: slice = slice(None)) -> np.ndarray:
+        """(n_cells, width) sizes, 0 where a protein was not measured; (n_cells, 1) where all were."""
+        return self.size[:, None] if self.panel is None else self.size[:, None] * self.panel[:, span]
+
+
+@dataclass
+class Part:
+    """The measured, or the unmeasured, cells of a group.
+
+    Attributes
+    ----------
+    group, share
+        Name of the group, and cells that each decoded cell stands for.
+    z
+        Posterior samples, antithetic pairs: the k-th is that of the first `len(z[k])` cells, (.., n_latent).
+    codes
+        The cells' own covariates.
+    replicate
+        (n_cells,) replicate names.
+    rows
+        (1 + n_halves, n_cells) ones, then random halves (0/1).
+    own
+        The cells' counts; None where they were not measured.
+    teachers
+        Measured cells nearest to the unmeasured ones; None for measured parts.
+    noise
+        Error of imputed log means by their height (:meth:`Calibration.effect_noise`).
+    outside
+        Share of the cells that are out of support.
+    """
+
+    group: str
+    share: float
+    z: list[torch.Tensor]
+    codes: Codes
+    replicate: np.ndarray
+    rows: np.ndarray
+    own: Cells | None
+    teachers: Cells | None
+    noise: list[tuple[np.ndarray, np.ndarray]]
+    outside: float
+    normaliser: dict[tuple[int, int, bool], list[torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells that are decoded."""
+        return len(self.z[0])
+
+    @property
+    def n_samples(self) -> np.ndarray:
+        """(n_cells,) samples of each cell."""
+        return np.sum([np.arange(self.n_cells) < len(z) for z in self.z], axis=0)
+
+
+@dataclass
+class Sums:
+    """What one span of features of a part leaves behind.
+
+    Attributes
+    ----------
+    value
+        (1 + 2 n_halves, width) mean decoded value of all cells, of the halves, of their complements.
+    residual
+        The same of log observed over expected counts; 0 where not measured.
+    first
+        Replicate to (width,) sum of x (counts, or decoded values of unmeasured cells).
+    size
+        Replicate to sum of s: a number, or (width,) with a panel.
+    second
+        (3, width) sums over cells of x^2, x s, s^2.
+    extra
+        (width,) variance of the log mean beyond that of its cells (unmeasured cells): the error of imputed effects, and
+        the sampling error of the measured cells that taught the decoder.
+    """
+
+    value: np.ndarray
+    residual: np.ndarray
+    first: dict[str, np.ndarray]
+    size: dict[str, float | np.ndarray]
+    second: np.ndarray
+    extra: np.ndarray
+
+
+class Means:
+    """Decodes all groups of a design.
+
+    Parameters
+    ----------
+    model, data, decoder
+        Model, cells, and the reference mixture of the modality.
+    groups
+        Groups to decode.
+    calibration
+        Temperatures, and errors of imputed effects.
+    n_samples
+        Posterior samples of a group; a cell has at least one antithetic pair.
+    seed
+        Of all draws.
+    """
+
+    def __init__(
+        self,
+        model: MultiVI,
+        data: MosaicData,
+        decoder: Decoder,
+        groups: list[Group],
+        calibration: Calibration,
+        n_samples: int,
+        seed: int,
+    ) -> None:
+        self.model, self.data, self.decoder, self.seed = model, data, decoder, seed
+        self.own = Decoder(model, decoder.modality, "own", decoder.depth)
+        self.calibration, self.n_samples = calibration, n_samples
+        self.names = data.cells.to_numpy(str)
+        self._teachers: tuple[np.ndarray, Cells] | None = None
+        self.parts = {
+            group.name: [
+                self._part(group, rows, measured)
+                for measured, rows in ((True, group.measured), (False, ~group.measured))
+                if rows.any()
+            ]
+            for group in groups
+        }
+
+    # ------------------------------------------------------------------------------------------------ cells
+
+    def _part(self, group: Group, rows: np.ndarray, measured: bool) -> Part:
+        cells = group.cells[rows]
+        # in random order, so that the first ones may have a pair of samples more than the others
+        order = np.argsort(cell_keys(self.names[cells], self.seed, "samples"), kind="stable")
+        cells = cells[order]
+        names, replicate = self.names[cells], group.replicate[rows][order]
+        z, latent, codes, own = self._encode(cells, names, -(-self.n_samples // 2) / len(group.cells), measured)
+        halves = uniforms(cell_keys(names, self.seed, "halves"), 0, N_HALVES).T < 0.5
+        table = np.concatenate([np.ones((1, len(cells))), halves]).astype(np.float32)
+        if own is not None:
+            own.panel = self.data.in_panel(cells, self.decoder.modality)
+        noise = [] if measured else self.calibration.effect_noise(self.data, cells, self.decoder.modality)
+        teachers = None if measured else self._taught_by(latent)
+        outside = self.calibration.assess(self.model, self.data, cells, self.decoder.modality).outside.mean()
+        return Part(group.name, group.share, z, codes, replicate, table, own, teachers, noise, outside)
+
+    def _encode(
+        self, cells: np.ndarray, names: np.ndarray, pairs: float, measured: bool
+    ) -> tuple[list[torch.Tensor], np.ndarray, Codes, Cells | None]:
+        """Samples, latent means, covariates and counts of cells; `pairs` of samples a cell, on average."""
+        k, device = self.model.config.n_latent, device_of(self.model)
+        # no temperature here: it corrects single cells, and would shrink contrasts of means (their error is `extra`)
+        keys, n_pairs = cell_keys(names, self.seed, "posterior"), max(1, math.ceil(pairs))
+        z, latent, codes, own = [], [], [], []
+        for block in blocks(len(cells)):
+            minibatch = self.data.minibatch(cells[block])
+            joint, encoded, _ = posteriors(self.model, minibatch)
+            noise = torch.from_numpy(normals(keys[block], range(n_pairs), k)).to(device)
+            z.append(draw(joint, torch.stack([noise, -noise], dim=1).flatten(0, 1)))
+            latent.append(joint.mean.cpu().numpy())
+            codes.append(Codes(minibatch.batch, minibatch.categorical, minibatch.continuous))
+            if measured:
+                own.append(self._counted(minibatch, encoded))
+        joined = Codes(*(torch.cat([getattr(c, f) for c in codes]) for f in ("batch", "categorical", "continuous")))
+        counted = _stacked(own) if own else None
+        last = math.ceil((pairs - n_pairs + 1) * len(cells) - 1e-6) if n_pairs > 1 else len(cells)
+        samples = [s[: len(cells) if k < 2 * (n_pairs - 1) else last] for k, s in enumerate(torch.cat(z, dim=1))]
+        return samples, np.concatenate(latent), joined, counted
+
+    def _counted(self, minibatch, encoded: dict) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Counts and sizes of the measured cells of a minibatch."""
+        modality = self.decoder.modality
+        rows = minibatch.modalities[modality].counts
+        values = np.ones(rows.indices.numel()) if rows.values is None else rows.values.cpu().numpy()
+        arrays = (values.astype(np.float32), rows.indices.cpu().numpy(), rows.indptr.cpu().numpy())
+        counts = sparse.csr_matrix(arrays, shape=(rows.n_rows, rows.n_features))
+        if modality == "rna":
+            return counts, (encoded["rna"].size.exp() / RNA_SCALE).double().cpu().numpy()
+        if modality == "atac":
+            return counts, (encoded["atac"].size.sigmoid() / self.decoder.depth).double().cpu().numpy()
+        return counts, np.ones(rows.n_rows)
+
+    def _taught_by(self, latent: np.ndarray) -> Cells | None:
+        """Measured cells nearest to some unmeasured ones, weighted by how often they are a neighbour."""
+        from sklearn.neighbors import NearestNeighbors
+
+        if self._teachers is None:
+            measured = np.flatnonzero(self.data.has[self.decoder.modality])
+            if not measured.size:
+                return None
+            keys = cell_keys(self.names[measured], self.seed, "subsample")
+            chosen = np.sort(measured[np.argsort(keys)[:TEACHERS]])
+            places, own = [], []
+            for block in blocks(len(chosen)):
+                minibatch = self.data.minibatch(chosen[block])
+                joint, encoded, _ = posteriors(self.model, minibatch)
+                places.append(joint.mean.cpu().numpy())
+                own.append(self._counted(minibatch, encoded))
+            self._teachers = np.concatenate(places), _stacked(own)
+            self._teachers[1].panel = self.data.in_panel(chosen, self.decoder.modality)
+        places, cells = self._teachers
+        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(places))).fit(places)
+        weight = np.bincount(near.kneighbors(latent, return_distance=False).ravel(), minlength=len(places))
+        used = weight > 0
+        panel = None if cells.panel is None else cells.panel[used]
+        return Cells(cells.counts.tocsr()[used].tocsc(), cells.size[used], weight[used] / weight.sum(), panel)
+
+    def outside(self, design: Design, pair: tuple[str, str]) -> float:
+        """Share of cells out of support, of the side where it is larger."""
+        shares = []
+        for name in pair:
+            parts = [part for group in design.members(name, pair[0]) for part in self.parts[group.name]]
+            shares.append(np.average([p.outside for p in parts], weights=[p.share * p.n_cells for p in parts]))
+        return float(max(shares))
+
+    # ------------------------------------------------------------------------------------------------ sums
+
+    def sums(self, part: Part, start: int) -> Sums:
+        """Decode one part over the span of features that begins at `start`."""
+        stop = min(start + SPAN, self.decoder.n_features)
+        shape = (len(part.rows), stop - start)
+        device = part.z[0].device
+        value, expected = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        spread = torch.zeros(stop - start, device=device)
+        replicates = sorted(set(part.replicate))
+        apart = torch.zeros((len(replicates), stop - start), device=device)
+        of_replicate = (part.replicate == np.array(replicates)[:, None]).astype(np.float32)
+        shares = torch.from_numpy((1 / part.n_samples).astype(np.float32)).to(device)
+        for rows in blocks(part.n_cells, ROWS):
+            weights, share = torch.from_numpy(part.rows[:, rows]).to(device), shares[rows]
+            for tile, mean, square in self._averages(self.decoder, part, rows, share, start, stop):
+                value[:, tile].addmm_(weights, mean)
+                if part.own is None:
+                    spread[tile] += square
+                    apart[:, tile].addmm_(torch.from_numpy(of_replicate[:, rows]).to(device), mean)
+                elif self._same(part):
+                    self._expect(expected, weights, part, rows, tile, start, mean)
+            if part.own is not None and not self._same(part):
+                for tile, mean, _ in self._averages(self.own, part, rows, share, start, stop):
+                    self._expect(expected, weights, part, rows, tile, start, mean)
+        if part.own is None:
+            return self._unmeasured(part, value, spread, dict(zip(replicates, apart)), start)
+        return self._measured(part, value, expected, replicates, slice(start, stop))
+
+    @staticmethod
+    def _expect(
+        expected: torch.Tensor, weights: torch.Tensor, part: Part, rows: slice, tile: slice, start: int,
+        mean: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Add the expected counts of some rows to those of their tile."""
+        size = torch.from_numpy(part.own.size[rows].astype(np.float32)).to(mean.device)
+        if part.own.panel is not None:
+            mean = mean * torch.from_numpy(part.own.panel[rows, start + tile.start : start + tile.stop]).to(mean.device)
+        expected[:, tile].addmm_(weights * size, mean)
+
+    def _averages(
+        self, decoder: Decoder, part: Part, rows: slice, share: torch.Tensor, start: int, stop: int
+    ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """For each tile: its place in the span, (n_rows, width) means over samples, (width,) summed mean squares."""
+        samples = []
+        for k, z in enumerate(part.z):
+            mine = slice(rows.start, min(rows.stop, len(z)))
+            if mine.stop > mine.start:
+                samples.append(self._prepared(decoder, part, k, mine))
+        for begin in range(start, stop, TILE):
+            total, square = None, torch.zeros((), device=share.device)
+            for prepared in samples:
+                value = self._tile(decoder, prepared, begin)
+                n = len(value)
+                if total is None:
+                    total = value.clone()
+                else:
+                    total[:n] += value
+                if part.own is None:
+                    square = square + share[:n] @ value.square_()
+            yield slice(begin - start, begin - start + total.shape[1]), total.mul_(share.unsqueeze(1)), square
+
+    def _measured(
+        self, part: Part, value: torch.Tensor, expected: torch.Tensor, replicates: list[str], span: slice
+    ) -> Sums:
+        x = part.own.counts[:, span]
+        n, width = len(replicates), x.shape[1]
+        observed = (x.T @ part.rows.T.astype(np.float64)).T
+        residual = np.log((_halved(observed) + 0.5) / (_halved(expected.double().cpu().numpy()) + 0.5))
+        code = np.searchsorted(replicates, part.replicate)
+        column = np.repeat(np.arange(width), np.diff(x.indptr))
+        counts = np.bincount(column * n + code[x.indices], weights=x.data, minlength=width * n).reshape(width, n).T
+        second = np.stack([
+            np.bincount(column, weights=x.data.astype(np.float64) ** 2, minlength=width),
+            x.T @ part.own.size,
+            np.broadcast_to((part.own.sizes(span) ** 2).sum(axis=0), width),
+        ])  # fmt: skip
+        if part.own.panel is None:
+            sizes = np.bincount(code, weights=part.own.size, minlength=n).tolist()
+        else:
+            sizes = [part.own.sizes(span)[code == i].sum(axis=0) for i in range(n)]
+        first, sizes = dict(zip(replicates, counts)), dict(zip(replicates, sizes))
+        return Sums(self._averaged(part, value), residual, first, sizes, second, np.zeros(width))
+
+    def _unmeasured(
+        self, part: Part, value: torch.Tensor, spread: torch.Tensor, per_replicate: dict, start: int
+    ) -> Sums:
+        first = {name: total.double().cpu().numpy() for name, total in per_replicate.items()}
+        size = {name: float((part.replicate == name).sum()) for name in first}
+        mean = self._averaged(part, value)
+        second = np.stack([spread.double().cpu().numpy(), sum(first.values()), np.full(len(spread), part.n_cells)])
+        extra = self._taught_variance(part, start)
+        if part.noise:
+            level = np.log(np.maximum(mean[0], 1e-12))
+            extra = extra + np.max([np.interp(level, knots, height) for knots, height in part.noise], axis=0) ** 2
+        return Sums(mean, np.zeros_like(mean), first, size, second, extra)
+
+    def _averaged(self, part: Part, value: torch.Tensor) -> np.ndarray:
+        cells = _halved(part.rows.sum(axis=1, keepdims=True).astype(np.float64))
+        return _halved(value.double().cpu().numpy()) / np.maximum(cells, 1)
+
+    def _taught_variance(self, part: Part, start: int) -> np.ndarray:
+        """(width,) sampling variance of the log mean of the measured cells that taught the decoder these values."""
+        stop = min(start + SPAN, self.decoder.n_features)
+        if part.teachers is None:
+            return np.zeros(stop - start)
+        cells = part.teachers
+        x = cells.counts[:, start:stop]
+        squared = x.copy()
+        squared.data = squared.data**2
+        total = np.asarray(cells.weight @ x).ravel()
+        weight2 = cells.weight**2
+        sizes = cells.sizes(slice(start, stop))
+        rate = total / np.maximum(cells.weight @ sizes, 1e-12)
+        quadratic = weight2 @ squared - 2 * rate * ((weight2 * cells.size) @ x) + rate**2 * (weight2 @ sizes**2)
+        # a feature that none of them showed: the variance of the log of a Poisson count of as many cells
+        floor = (weight2.sum() / (total + 0.5 * weight2.sum())) if len(cells.weight) else 0.0
+        return np.maximum(np.maximum(quadratic, 0) / np.maximum(total, 1e-12) ** 2 * (total > 0), floor)
+
+    def _same(self, part: Part) -> bool:
+        """Is decoding under the own batch the same as under the mixture?"""
+        config = self.model.config
+        if self.decoder.modality == "protein" or config.categorical or config.continuous:
+            return False
+        return len(self.decoder.batches) == 1 and bool((part.codes.batch == self.decoder.batches[0]).all())
+
+    def decoded(self, part: Part, start: int) -> torch.Tensor:
+        """(n_cells, width) one posterior sample of each cell over a tile."""
+        tiles = [
+            self._tile(self.decoder, self._prepared(self.decoder, part, 0, rows), start)
+            for rows in blocks(part.n_cells, ROWS)
+        ]
+        return torch.cat(tiles)
+
+    def _prepared(self, decoder: Decoder, part: Part, k: int, rows: slice) -> Prepared:
+        z = part.z[k][rows]
+        codes = Codes(part.codes.batch[rows], part.codes.categorical[rows], part.codes.continuous[rows])
+        if decoder.modality != "rna":
+            return decoder.prepare(z, codes)
+        # the normaliser needs all genes: it is computed once; hidden layers are cheap enough to repeat
+        key = (k, rows.start, decoder.own)
+        if key not in part.normaliser:
+            part.normaliser[key] = decoder.prepare(z, codes).normaliser
+        bare = decoder.prepare(z, codes, normalise=False)
+        return Prepared(bare.hidden, bare.batches, part.normaliser[key])
+
+    @staticmethod
+    def _tile(decoder: Decoder, prepared: Prepared, start: int) -> torch.Tensor:
+        if decoder.own and decoder.modality == "protein":
+            return protein_expectation(decoder.raw(prepared.hidden[0], prepared.batches[0], start))
+        return decoder.tile(prepared, start)
+
+
+def _stacked(parts: list[tuple[sparse.csr_matrix, np.ndarray]]) -> Cells:
+    size = np.concatenate([size for _, size in parts])
+    return Cells(sparse.vstack([counts for counts, _ in parts]).tocsc(), size, np.ones(len(size)))
+
+
+def _halved(rows: np.ndarray) -> np.ndarray:
+    """(1 + n_halves, ...) sums to (1 + 2 n_halves, ...): all, the halves, their complements."""
+    return np.concatenate([rows, rows[:1] - rows[1:]])

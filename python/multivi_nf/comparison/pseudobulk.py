@@ -1,0 +1,99 @@
+"""Test at the level of replicates: pseudobulks of measured cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from multivi_nf.comparison.quasi_likelihood import quasi_likelihood_test
+
+if TYPE_CHECKING:
+    from multivi_nf.data.mosaic_data import MosaicData
+
+MINIMUM = 3
+MINIMUM_CELLS = 10
+
+
+def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, modality: str) -> dict[str, np.ndarray]:
+    """Replicate to (n_features,) summed counts over the measured ones of `cells`.
+
+    NaN for a protein that the panel of some of them lacks.
+
+    Parameters
+    ----------
+    cells
+        Positions in the mosaic.
+    replicate
+        (n_all_cells,) replicate of every cell of the mosaic. Replicates with fewer than 10 measured cells are left out:
+        the noise of so few would pass for that of a replicate.
+    """
+    sums: dict[str, np.ndarray] = {}
+    cells = cells[data.has[modality][cells]]
+    for name in sorted(set(replicate[cells])):
+        mine = cells[replicate[cells] == name]
+        if len(mine) < MINIMUM_CELLS:
+            continue
+        for start in range(0, len(mine), 2048):
+            counts = data.minibatch(mine[start : start + 2048]).modalities[modality].counts
+            values = None if counts.values is None else counts.values.double().cpu().numpy()
+            part = np.bincount(counts.indices.cpu().numpy(), weights=values, minlength=counts.n_features)
+            sums[name] = sums.get(name, 0) + part
+        panel = data.in_panel(mine, modality)
+        if panel is not None:
+            sums[name] = np.where(panel.all(axis=0), sums[name], np.nan)
+    return sums
+
+
+def comparable(target: set[str], reference: set[str]) -> str | None:
+    """Say "blocked" where both sides have the same replicates (two or more), "independent" with three or more each."""
+    if target == reference and len(target) >= 2:
+        return "blocked"
+    if len(target) >= MINIMUM and len(reference) >= MINIMUM and not target & reference:
+        return "independent"
+    shared = target & reference
+    return "blocked" if len(shared) >= MINIMUM else None
+
+
+def replicate_test(target: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray | None:
+    """(n_features,) two-sided p-values of the sides' difference in pseudobulks; None where replicates are too few.
+
+    Replicates that both sides have are blocks of the design, and others are then left out. Proteins that only some
+    replicates measured are tested on these, p NaN where they are too few.
+    """
+    bulks = [*target.values(), *reference.values()]
+    absent = np.isnan(np.stack(bulks)) if target and reference else np.zeros((0, 0), bool)
+    if not absent.any():
+        return _tested(target, reference)
+    patterns, which = np.unique(absent, axis=1, return_inverse=True)
+    which, p = which.ravel(), np.full(absent.shape[1], np.nan)
+    for i, gone in enumerate(patterns.T):
+        if gone.all():
+            continue
+        # offsets are sums over all that these replicates measured
+        shared = ~absent[~gone].any(axis=0)
+        sides = (zip(target, bulks, gone), zip(reference, bulks[len(target) :], gone[len(target) :]))
+        found = _tested(*({name: bulk[shared] for name, bulk, out in side if not out} for side in sides))
+        if found is not None:
+            p[which == i] = found[which[shared] == i]
+    return None if np.isnan(p).all() else p
+
+
+def _tested(target: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray | None:
+    kind = comparable(set(target), set(reference))
+    if kind is None:
+        return None
+    names = [sorted(set(target) & set(reference))] * 2 if kind == "blocked" else [sorted(target), sorted(reference)]
+    counts = np.stack([side[name] for side, mine in zip((target, reference), names, strict=True) for name in mine])
+    side = np.repeat([1, 0], [len(mine) for mine in names])
+    block = np.tile(np.arange(len(names[0])), 2) if kind == "blocked" else np.zeros(len(side), int)
+    return quasi_likelihood_test(counts.astype(float), side, block)
+
+
+def false_discovery_rate(p: np.ndarray) -> np.ndarray:
+    """Benjamini & Hochberg (1995); NaN stays NaN."""
+    out, known = np.full(len(p), np.nan), ~np.isnan(p)
+    if known.any():
+        out[known] = stats.false_discovery_control(p[known])
+    return out

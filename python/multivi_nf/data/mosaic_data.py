@@ -1,0 +1,307 @@
+"""Minibatches from sparse counts: rows gathered by modality, nothing dense, on the processor or on the GPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+from scipy import sparse
+
+from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows
+from multivi_nf.data.source import Matrix, Source, source_of
+from multivi_nf.errors import InputError
+from multivi_nf.modalities import MODALITIES
+
+
+class Described(Protocol):
+    """What :class:`MosaicData` must know of a model: its configuration and its features."""
+
+    features: pd.DataFrame
+
+    config: object
+
+
+class MosaicData:
+    """Cells of a mosaic in the terms of one model: features in its order, batches by its codes.
+
+    Parameters
+    ----------
+    mosaic
+        MuData, path of an h5mu, or a :class:`Source`.
+    model
+        A model with `config` (batches, covariates) and `features` (columns modality, feature).
+
+    Attributes
+    ----------
+    cells
+        (n_cells,) names; the index of all other attributes.
+    obs
+        (n_cells, ...) the mosaic's cell table.
+    has
+        Modality to (n_cells,) booleans: measured.
+    batch
+        (n_cells,) int64 tensor of the model's batch index; `UNKNOWN_BATCH` where the model never saw the batch.
+    unknown_batches
+        Names of these.
+
+    Raises
+    ------
+    InputError
+        If features differ from the model's, naming the first that differ.
+    """
+
+    def __init__(self, mosaic: MuData | str | os.PathLike[str] | Source, model: Described) -> None:
+        source = source_of(mosaic)
+        config = model.config
+        matrices = _matched(source, model.features)
+        panel = source.panel
+        if panel is not None and "protein" in matrices:
+            panel = panel[list(matrices["protein"].var.index.astype(str))]
+        self.source = Source(source.obs, matrices, panel)
+        self.obs = source.obs
+        self.cells = source.obs.index
+        self.device = torch.device("cpu")
+        names = source.batch
+        code = {name: i for i, name in enumerate(config.batches)}
+        self.batch = torch.as_tensor(np.array([code.get(name, UNKNOWN_BATCH) for name in names], dtype=np.int64))
+        self.unknown_batches = sorted({name for name in names if name not in code})
+        self.categorical = _categorical(source.obs, dict(config.categorical))
+        self.continuous = _continuous(source.obs, dict(config.continuous))
+        self.has: dict[str, np.ndarray] = {}
+        self._rows: dict[str, torch.Tensor] = {}
+        self._counts: dict[str, _Resident] = {}
+        position = pd.Index(self.cells)
+        for modality in MODALITIES:
+            self.has[modality] = np.zeros(len(self.cells), dtype=bool)
+            if modality not in matrices:
+                continue
+            matrix = matrices[modality]
+            at = position.get_indexer(matrix.cells)
+            if (at < 0).any():
+                cell = matrix.cells[at < 0][0]
+                raise InputError(
+                    f"cell {cell!r} of modality {modality!r} is not among the cells of the mosaic",
+                    "cells are matched by name across modalities",
+                    "call mosaic.update() before training",
+                )
+            rows = np.full(len(self.cells), -1, dtype=np.int64)
+            rows[at] = np.arange(len(at))
+            self.has[modality] = rows >= 0
+            self._rows[modality] = torch.from_numpy(rows)
+            self._counts[modality] = _Resident(matrix)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells, measured in whatever."""
+        return len(self.cells)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Modalities with at least one measured cell, in their order."""
+        return list(self._counts)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the counts: what :meth:`to` would put on a device."""
+        return sum(counts.n_bytes for counts in self._counts.values())
+
+    def to(self, device: torch.device | str) -> MosaicData:
+        """Move all counts to a device, where minibatches are then gathered without any copy from the host."""
+        self.device = torch.device(device)
+        for counts in self._counts.values():
+            counts.to(self.device)
+        return self
+
+    def stream_to(self, device: torch.device | str) -> MosaicData:
+        """Keep counts on the host and copy each minibatch to a device through pinned memory."""
+        self.device = torch.device(device)
+        return self
+
+    def minibatch(self, index: np.ndarray | torch.Tensor) -> Minibatch:
+        """Gather cells.
+
+        Parameters
+        ----------
+        index
+            (n,) integer positions in :attr:`cells`, on the host.
+
+        Returns
+        -------
+        Minibatch with cells in the order of `index`, on :attr:`device`.
+        """
+        index = torch.as_tensor(index, dtype=torch.int64)
+        modalities = {}
+        for modality, counts in self._counts.items():
+            rows = self._rows[modality][index]
+            measured = torch.nonzero(rows >= 0).flatten()
+            if measured.numel():
+                cells = self._placed(measured)
+                modalities[modality] = ModalityRows(cells, counts.rows(rows[measured], self.device))
+        return Minibatch(
+            batch=self._placed(self.batch[index]),
+            modalities=modalities,
+            categorical=self._placed(self.categorical[index]),
+            continuous=self._placed(self.continuous[index]),
+        )
+
+    def in_panel(self, index: np.ndarray, modality: str) -> np.ndarray | None:
+        """(n, n_proteins) whether each protein was measured in each cell's batch; None where all features were.
+
+        A batch that the panel does not list measured every protein.
+        """
+        if modality != "protein" or self.source.panel is None:
+            return None
+        own = self.source.panel.reindex(self.source.batch[index].astype(str), fill_value=True).to_numpy(bool)
+        return None if own.all() else own
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        return placed(tensor, self.device)
+
+
+def placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Put a host tensor on a device; on a GPU through pinned memory, without waiting."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class _Resident:
+    """A CSR matrix on a device, whose row pointers also stay on the host so that sizes are known without waiting."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.n_features = matrix.n_features
+        self.indptr = torch.from_numpy(matrix.indptr)
+        self.starts = self.indptr
+        self.indices = torch.from_numpy(matrix.indices)
+        self.values = None if matrix.values is None else torch.from_numpy(matrix.values)
+
+    @property
+    def n_bytes(self) -> int:
+        tensors = [self.indptr, self.indices] + ([] if self.values is None else [self.values])
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def to(self, device: torch.device) -> None:
+        self.starts = self.indptr.to(device)
+        self.indices = self.indices.to(device)
+        self.values = None if self.values is None else self.values.to(device)
+
+    def rows(self, rows: torch.Tensor, device: torch.device) -> SparseRows:
+        """Gather rows (host positions) and leave them on `device`."""
+        begin = self.indptr[rows]
+        lengths = self.indptr[rows + 1] - begin
+        indptr = torch.zeros(rows.numel() + 1, dtype=torch.int64)
+        torch.cumsum(lengths, 0, out=indptr[1:])
+        total = int(indptr[-1])
+        shift = begin - indptr[:-1]
+        where = self.indices.device
+        at = torch.repeat_interleave(placed(shift, where), placed(lengths, where), output_size=total)
+        at += torch.arange(total, device=where)
+        indices = self.indices[at]
+        values = None if self.values is None else self.values[at].float()
+        if where != device:
+            indices = placed(indices, device)
+            values = None if values is None else placed(values, device)
+        return SparseRows(placed(indptr, device), indices, values, self.n_features)
+
+
+def _matched(source: Source, features: pd.DataFrame) -> dict[str, Matrix]:
+    """Matrices with the model's features in the model's order, matched by name."""
+    known = {m: pd.Index(part["feature"].astype(str)) for m, part in features.groupby("modality", sort=False)}
+    problems, matched = [], {}
+    for modality, matrix in source.matrices.items():
+        if modality not in known:
+            problems.append(
+                InputError(
+                    f"the mosaic has modality {modality!r}; the model was trained on {', '.join(known)} only",
+                    "the model has no encoder for it, and leaving data out unasked would mislead",
+                    f"remove {modality!r} from the mosaic (del mosaic.mod['{modality}']), or train a model with it",
+                )
+            )
+            continue
+        names = matrix.var.index.astype(str)
+        want = known[modality]
+        if len(names) == len(want) and (names == want).all():
+            matched[modality] = matrix
+            continue
+        missing, extra = want.difference(names, sort=False), names.difference(want, sort=False)
+        if len(missing) or len(extra):
+            problems.append(_different(modality, names, want, missing, extra))
+            continue
+        matched[modality] = _reordered(matrix, want)
+    if problems:
+        raise InputError.all_of(problems)
+    return matched
+
+
+def _different(modality: str, names: pd.Index, want: pd.Index, missing: pd.Index, extra: pd.Index) -> InputError:
+    parts = [f"{modality} features of the mosaic are not those of the model ({len(names):,} here, {len(want):,} there)"]
+    if len(missing):
+        parts.append(f"{len(missing):,} of the model's are missing, first {', '.join(map(repr, missing[:3]))}")
+    if len(extra):
+        parts.append(f"{len(extra):,} are unknown to the model, first {', '.join(map(repr, extra[:3]))}")
+    return InputError(
+        "; ".join(parts),
+        "features are matched by name; decoding or encoding under other names would give wrong values without a sign",
+        "build the mosaic on the model's features.tsv (pipeline: --reference MODEL), or train a new model",
+    )
+
+
+def _reordered(matrix: Matrix, want: pd.Index) -> Matrix:
+    """The same columns in the order of `want`."""
+    to = want.get_indexer(matrix.var.index.astype(str)).astype(np.int32)
+    values = np.ones(matrix.indices.size, dtype=np.int16) if matrix.values is None else matrix.values
+    counts = sparse.csr_matrix((values, to[matrix.indices], matrix.indptr), shape=(len(matrix.cells), len(want)))
+    counts.sort_indices()
+    return Matrix(
+        matrix.cells,
+        matrix.var.set_axis(matrix.var.index.astype(str)).loc[want],
+        counts.indptr.astype(np.int64),
+        counts.indices.astype(np.int32, copy=False),
+        None if matrix.values is None else counts.data,
+    )
+
+
+def _categorical(obs: pd.DataFrame, categories: dict[str, tuple[str, ...]]) -> torch.Tensor:
+    """(n_cells, n_categorical) int64 codes; -1 where the model never saw the value."""
+    codes = np.full((len(obs), len(categories)), -1, dtype=np.int64)
+    for j, (name, values) in enumerate(categories.items()):
+        _require_column(obs, name)
+        codes[:, j] = pd.Index(values).get_indexer(obs[name].astype(str))
+    return torch.from_numpy(codes)
+
+
+def _continuous(obs: pd.DataFrame, moments: dict[str, tuple[float, float]]) -> torch.Tensor:
+    """(n_cells, n_continuous) float32, standardised by the training cells' mean and standard deviation."""
+    values = np.zeros((len(obs), len(moments)), dtype=np.float32)
+    for j, (name, (mean, sd)) in enumerate(moments.items()):
+        _require_column(obs, name)
+        values[:, j] = (continuous_column(obs, name) - mean) / sd
+    return torch.from_numpy(values)
+
+
+def _require_column(obs: pd.DataFrame, name: str) -> None:
+    if name not in obs:
+        raise InputError(
+            f"covariate {name!r} is not a column of obs (columns: {', '.join(map(str, obs.columns))})",
+            "the model was asked to condition on it",
+            f"add the column {name!r} to the samplesheet or to mosaic.obs",
+        )
+
+
+def continuous_column(obs: pd.DataFrame, name: str) -> np.ndarray:
+    """(n_cells,) float64 values of a continuous covariate, all finite."""
+    _require_column(obs, name)
+    values = pd.to_numeric(obs[name], errors="coerce").to_numpy(dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise InputError(
+            f"continuous covariate {name!r} of cell {obs.index[bad[0]]!r} is {obs[name].iloc[bad[0]]!r} "
+            f"({bad.size} cells without a finite number)",
+            "the model needs a number for each cell",
+            f"fill the column {name!r}, or leave it out of --continuous-covariates",
+        )
+    return values

@@ -1,0 +1,364 @@
+"""Where training data comes from: a MuData, or an h5mu file read without its layers, as plain CSR arrays.
+
+A mosaic of an atlas holds more than training needs (the ATAC counts beside the 0/1 matrix) and more stored entries than
+32-bit index types can address, where scipy widens every index to 64 bits. Here column indices stay int32, row pointers
+are int64, counts take the narrowest type that holds them, and arrays that do not fit into memory are mapped from disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem
+from mudata import MuData
+from scipy import sparse
+
+from multivi_nf.errors import InputError
+from multivi_nf.modalities import MODALITIES
+
+CHUNK = 1 << 24
+"""Stored entries read, checked or hashed at a time."""
+
+ALL_CELLS = "all"
+"""Name of the one batch of a mosaic that declares none."""
+
+
+@dataclass
+class Matrix:
+    """Counts of one modality: only the cells that were measured.
+
+    Attributes
+    ----------
+    cells
+        (n_rows,) cell names.
+    var
+        (n_features, ...) feature table, indexed by feature name.
+    indptr
+        (n_rows + 1,) int64.
+    indices
+        (nnz,) int32, ascending within a row.
+    values
+        (nnz,) int16, int32 or float32 counts; None where every stored entry is 1 (ATAC).
+    """
+
+    cells: pd.Index
+    var: pd.DataFrame
+    indptr: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray | None
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return len(self.var)
+
+    def rows(self, chosen: np.ndarray) -> sparse.csr_matrix:
+        """(n_chosen, n_features) float64 counts of some rows, in the order given."""
+        lengths = np.diff(self.indptr)[chosen]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        take = np.repeat(self.indptr[chosen] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        data = np.ones(take.size) if self.values is None else self.values[take].astype(np.float64)
+        return sparse.csr_matrix((data, self.indices[take], indptr), shape=(len(chosen), self.n_features))
+
+
+@dataclass
+class Source:
+    """A mosaic as training and inference need it.
+
+    Attributes
+    ----------
+    obs
+        (n_cells, ...) one row a cell, indexed by cell name.
+    matrices
+        Modality to its counts, in the order rna, atac, protein.
+    panel
+        (n_batches, n_proteins) booleans: which protein was in which batch's panel; None where all were in all.
+    """
+
+    obs: pd.DataFrame
+    matrices: dict[str, Matrix]
+    panel: pd.DataFrame | None
+
+    @property
+    def batch(self) -> np.ndarray:
+        """(n_cells,) batch name of each cell."""
+        if "batch" not in self.obs:
+            return np.full(len(self.obs), ALL_CELLS, dtype=object)
+        return self.obs["batch"].astype(str).to_numpy(dtype=object)
+
+    def has(self, modality: str) -> np.ndarray:
+        """(n_cells,) which cells were measured in a modality."""
+        if modality not in self.matrices:
+            return np.zeros(len(self.obs), dtype=bool)
+        return self.obs.index.isin(self.matrices[modality].cells)
+
+    def features(self) -> pd.DataFrame:
+        """Table of modality, feature and symbol, in the order of the model's inputs."""
+        parts = []
+        for modality, matrix in self.matrices.items():
+            symbol = matrix.var["symbol"].astype(str) if "symbol" in matrix.var else matrix.var.index.astype(str)
+            names = matrix.var.index.astype(str)
+            parts.append(pd.DataFrame({"modality": modality, "feature": names, "symbol": np.asarray(symbol)}))
+        return pd.concat(parts, ignore_index=True)
+
+
+def source_of(mosaic: MuData | str | os.PathLike[str] | Source, max_bytes: int | None = None) -> Source:
+    """Read a mosaic as CSR arrays.
+
+    Parameters
+    ----------
+    mosaic
+        A MuData, or the path of an h5mu. Files that this package wrote are read without their layers.
+    max_bytes
+        Arrays above this many bytes in all are mapped from a scratch file in the temporary directory. Default: half of
+        the memory that is free.
+
+    Raises
+    ------
+    InputError
+        If counts are negative, not finite or not whole, or names are repeated.
+    """
+    if isinstance(mosaic, Source):
+        return mosaic
+    if isinstance(mosaic, MuData):
+        source = _from_mudata(mosaic)
+    else:
+        path = Path(mosaic)
+        if not path.is_file():
+            raise InputError(
+                f"{path} does not exist or is not a file", "there is nothing to read", "give the path of a mosaic .h5mu"
+            )
+        source = _from_file(path, _free_bytes() // 2 if max_bytes is None else max_bytes)
+        if source is None:
+            from multivi_nf.mosaic.read import read_mosaic
+
+            source = _from_mudata(read_mosaic(path))
+    source.matrices = {m: matrix for m, matrix in source.matrices.items() if len(matrix.cells)}
+    if not source.matrices:
+        raise InputError(
+            "the mosaic holds no cell of any of the modalities rna, atac, protein",
+            "a model is trained on at least one of them",
+            "name the modalities of the MuData rna, atac, protein",
+        )
+    for modality, matrix in source.matrices.items():
+        _check(modality, matrix)
+    return source
+
+
+def _free_bytes() -> int:
+    """Memory available to this process now, in bytes; a container's limit counts."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()))
+    return free
+
+
+def _from_mudata(mosaic: MuData) -> Source:
+    matrices = {}
+    for modality in MODALITIES:
+        if modality not in mosaic.mod:
+            continue
+        part = mosaic.mod[modality]
+        counts = sparse.csr_matrix(part.X)
+        if not counts.has_canonical_format or (counts.data == 0).any():
+            counts = counts.copy()
+            counts.sum_duplicates()
+            counts.eliminate_zeros()
+        values = None if modality == "atac" else _narrow(counts.data)
+        _check_values(modality, counts.data)
+        matrices[modality] = Matrix(
+            part.obs_names.astype(str),
+            part.var,
+            counts.indptr.astype(np.int64),
+            counts.indices.astype(np.int32, copy=False),
+            values,
+        )
+    panel = mosaic.mod["protein"].uns.get("panel") if "protein" in matrices else None
+    return Source(_obs_of(mosaic), matrices, _panel(panel, matrices))
+
+
+def _obs_of(mosaic: MuData) -> pd.DataFrame:
+    obs = mosaic.obs.copy()
+    obs.index = obs.index.astype(str)
+    return obs
+
+
+def _panel(panel: Any, matrices: dict[str, Matrix]) -> pd.DataFrame | None:
+    """Read `protein.uns["panel"]`: a batch × protein table, in the proteins' order."""
+    if panel is None or "protein" not in matrices:
+        return None
+    if not isinstance(panel, pd.DataFrame):
+        raise InputError(
+            f"protein.uns['panel'] is a {type(panel).__name__}, not a table",
+            "it says which protein was measured in which batch; without it absent proteins would be fitted as zeros",
+            "store a pandas DataFrame of booleans, batches in rows and proteins in columns",
+        )
+    proteins = matrices["protein"].var.index.astype(str)
+    missing = [name for name in proteins if name not in panel.columns.astype(str)]
+    if missing:
+        raise InputError(
+            f"protein.uns['panel'] has no column for {len(missing)} proteins, first {missing[:3]}",
+            "it must say for each protein in which batches it was measured",
+            "add these columns",
+        )
+    panel = panel.set_axis(panel.columns.astype(str), axis=1).set_axis(panel.index.astype(str), axis=0)
+    return panel[list(proteins)].astype(bool)
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """Counts in the narrowest of int16, int32, float32 that holds them exactly."""
+    if values.size == 0:
+        return np.zeros(0, dtype=np.int16)
+    low, high = values.min(), values.max()
+    whole = values.dtype.kind in "iub" or (np.isfinite(values).all() and (values == np.rint(values)).all())
+    if not whole or high > np.iinfo(np.int32).max or low < np.iinfo(np.int32).min:
+        return values.astype(np.float32)
+    return values.astype(np.int16 if high <= np.iinfo(np.int16).max and low >= 0 else np.int32)
+
+
+def _check_values(modality: str, values: np.ndarray) -> None:
+    for start in range(0, values.size, CHUNK):
+        part = values[start : start + CHUNK]
+        if part.dtype.kind in "iub":
+            bad = part[part < 0] if part.dtype.kind == "i" else part[:0]
+        else:
+            bad = part[~np.isfinite(part) | (part < 0) | (part != np.rint(part))]
+        if bad.size:
+            raise InputError(
+                f"modality {modality!r} holds the value {bad[0]}, which is not a count",
+                "the likelihoods are those of counts; normalised values would give results without meaning",
+                f"put raw counts in mosaic['{modality}'].X",
+            )
+
+
+def _check(modality: str, matrix: Matrix) -> None:
+    for what, names in (("cell", matrix.cells), ("feature", matrix.var.index)):
+        if not names.is_unique:
+            name = names[names.duplicated()][0]
+            raise InputError(
+                f"modality {modality!r} holds the {what} {name!r} more than once",
+                f"{what}s are matched by name",
+                f"make the {what} names unique",
+            )
+    if matrix.n_features == 0:
+        raise InputError(
+            f"modality {modality!r} has {len(matrix.cells)} cells but no feature",
+            "a modality without features cannot be modelled",
+            f"remove {modality!r} from the mosaic, or loosen the feature filters before it",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# h5mu without its layers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _from_file(path: Path, max_bytes: int) -> Source | None:
+    """Read a mosaic of ours; None where the file is not one: `mosaic.read.read_mosaic` reads those."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        return None
+    with file:
+        if "mod" not in file or "multivi_nf" not in file.get("uns", {}):
+            return None
+        groups = {m: file["mod"][m] for m in MODALITIES if m in file["mod"]}
+        if any(group["X"].attrs.get("encoding-type") != "csr_matrix" for group in groups.values()):
+            return None
+        needed = sum(group["X"]["indices"].size * (4 if m == "atac" else 6) for m, group in groups.items())
+        mapped = needed > max_bytes
+        obs = read_elem(file["obs"])
+        obs.index = obs.index.astype(str)
+        matrices = {}
+        for modality, group in groups.items():
+            matrix = _read_matrix(modality, group, mapped)
+            if matrix is None:
+                return None
+            matrices[modality] = matrix
+        uns = groups["protein"].get("uns", {}) if "protein" in groups else {}
+        panel = read_elem(uns["panel"]) if "panel" in uns else None
+    return Source(obs, matrices, _panel(panel, matrices))
+
+
+def _read_matrix(modality: str, group: h5py.Group, mapped: bool) -> Matrix | None:
+    part_obs, var = read_elem(group["obs"]), read_elem(group["var"])
+    counts = group["X"]
+    indptr = counts["indptr"][:].astype(np.int64)
+    indices = _read(counts["indices"], np.int32, mapped)
+    if not _ascending(indptr, indices):
+        return None
+    data = counts["data"]
+    for start in range(0, data.size, CHUNK):
+        part = data[start : start + CHUNK]
+        _check_values(modality, part)
+        if (part == 0).any():
+            return None
+    values = None
+    if modality != "atac":
+        high = max((int(data[s : s + CHUNK].max()) for s in range(0, data.size, CHUNK)), default=0)
+        values = _read(data, np.int16 if high <= np.iinfo(np.int16).max else np.int32, mapped)
+    return Matrix(part_obs.index.astype(str), var, indptr, indices, values)
+
+
+def _read(dataset: h5py.Dataset, dtype: type, mapped: bool) -> np.ndarray:
+    """Read a dataset piece by piece into memory, or into a scratch file that vanishes with the process."""
+    if mapped and dataset.size:
+        with tempfile.NamedTemporaryFile(prefix="multivi_nf_", suffix=".bin") as scratch:
+            out = np.memmap(scratch.name, dtype=dtype, mode="w+", shape=dataset.shape)
+    else:
+        out = np.empty(dataset.shape, dtype=dtype)
+    for start in range(0, dataset.size, CHUNK):
+        out[start : start + CHUNK] = dataset[start : start + CHUNK]
+    return out
+
+
+def _ascending(indptr: np.ndarray, indices: np.ndarray) -> bool:
+    """Whether column indices ascend strictly within each row."""
+    for start in range(0, indices.size - 1, CHUNK):
+        falls = np.flatnonzero(np.diff(indices[start : start + CHUNK + 1]) <= 0) + start + 1
+        found = np.searchsorted(indptr, falls)
+        if (indptr[found] != falls).any():
+            return False
+    return True
+
+
+def fingerprint(source: Source, covariates: tuple[str, ...] = ()) -> dict[str, str]:
+    """SHA-256 of each part of the data that the weights depend on, so that a difference can be named."""
+    parts = {"cells": digest(source.obs.index.to_numpy()), "batches": digest(source.batch)}
+    for name in covariates:
+        parts[f"covariate {name}"] = digest(source.obs[name].astype(str).to_numpy(dtype=object))
+    for modality, matrix in source.matrices.items():
+        parts[f"{modality} features"] = digest(matrix.var.index.to_numpy())
+        parts[f"{modality} cells"] = digest(matrix.cells.to_numpy())
+        arrays = [matrix.indptr, matrix.indices] + ([] if matrix.values is None else [matrix.values])
+        parts[f"{modality} counts"] = digest(*arrays)
+    if source.panel is not None:
+        parts["panel"] = digest(source.panel.index.to_numpy(), source.panel.to_numpy())
+    return parts
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of arrays of numbers or of names, one after the other."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        if array.dtype.kind in "OUT":
+            sha.update("\n".join(map(str, array)).encode())
+            continue
+        array = np.ascontiguousarray(array)
+        for start in range(0, max(array.shape[0], 1), CHUNK):
+            sha.update(array[start : start + CHUNK].data if array.size else b"")
+    return sha.hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""Imputed and denoised values with error bars."""

@@ -1,0 +1,239 @@
+"""From the latent space to the scales that users read, under batches that the modality was trained in.
+
+Scales (`INTERFACES` section 3). rna: 10^4 softmax over all modelled genes. atac: y r d~, the probability of being seen
+open at d~, the median fitted depth of the measured cells. protein: expected foreground, (1 - pi) alpha E[beta]. All are
+averaged over the reference mixture inside each draw: the batches that measured the modality, weighted by cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from multivi_nf.errors import InputError
+from multivi_nf.latent.embed import posteriors
+
+if TYPE_CHECKING:
+    from multivi_nf.data.mosaic_data import MosaicData
+    from multivi_nf.training import MultiVI
+
+RNA_SCALE = 1e4
+TILE = 2048
+"""Features decoded together; fixed, so that a value does not depend on which features were asked for."""
+DEPTH_CELLS = 4096
+
+
+@dataclass
+class Codes:
+    """Covariates of the rows that are decoded.
+
+    Attributes
+    ----------
+    batch
+        (n_rows,) each row's own batch; used by `batch="own"` only.
+    categorical, continuous
+        The rows' own; used by `batch="own"` only. Elsewhere the average of the trained categories and 0 (the mean)
+        stand for them, as the mixture stands for the batch.
+    """
+
+    batch: torch.Tensor
+    categorical: torch.Tensor
+    continuous: torch.Tensor
+
+    def repeat(self, n_draws: int) -> Codes:
+        """Rows for `n_draws` draws of each cell, draws outermost."""
+        return Codes(
+            self.batch.repeat(n_draws), self.categorical.repeat(n_draws, 1), self.continuous.repeat(n_draws, 1)
+        )
+
+
+@dataclass
+class Prepared:
+    """Hidden layers of some rows under each batch of the mixture, ready for tiles of features.
+
+    Attributes
+    ----------
+    hidden
+        One (n_rows, ...) tensor a batch.
+    batches
+        One (n_rows,) batch index a batch.
+    normaliser
+        rna: one (n_rows,) logsumexp of the logits over all genes a batch; else empty.
+    """
+
+    hidden: list[torch.Tensor]
+    batches: list[torch.Tensor]
+    normaliser: list[torch.Tensor]
+
+
+class Decoder:
+    """Decodes one modality.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    modality
+        Which.
+    batch
+        None: the reference mixture. "own": each cell's own batch and covariates. Else the name of a batch.
+    depth
+        d~ (atac).
+
+    Raises
+    ------
+    InputError
+        The model lacks the modality; the batch is unknown or never measured it.
+    """
+
+    def __init__(self, model: MultiVI, modality: str, batch: str | None = None, depth: float = 1.0) -> None:
+        if modality not in model.modalities:
+            raise InputError(
+                f"the model has no {modality}; it was trained on {', '.join(model.modalities)}",
+                "what was never seen in training cannot be computed",
+                f"choose among {', '.join(model.modalities)}, or train on a mosaic that holds {modality}",
+            )
+        self.model, self.modality, self.depth = model, modality, depth
+        self.n_features = model.config.n_features[modality]
+        self.own = batch == "own"
+        device = next(model.parameters()).device
+        if batch is None or self.own:
+            chosen, weights = model.reference_weights(modality)
+            self.batches, self.weights = chosen.tolist(), weights.to(device)
+        else:
+            self.batches = [self._trained_batch(batch)]
+            self.weights = torch.ones(1, self.n_features, device=device)
+
+    def _trained_batch(self, name: str) -> int:
+        config = self.model.config
+        cells = config.batch_cells[self.modality]
+        trained = [b for b, n in zip(config.batches, cells) if n]
+        if name not in trained:
+            known = name in config.batches
+            raise InputError(
+                f"batch {name!r} {f'never measured {self.modality}' if known else 'is not known to the model'}",
+                f"decoding {self.modality} under it would read parameters that were never trained",
+                f"leave --batch out (reference mixture), or name one of {', '.join(trained)}",
+            )
+        return config.batches.index(name)
+
+    def check_own(self, data: MosaicData, index: np.ndarray) -> None:
+        """Refuse `--batch own` where the own batch of a cell never measured the modality."""
+        cells = np.asarray([*self.model.config.batch_cells[self.modality], 0])
+        untrained = cells[data.batch.cpu().numpy()[index]] == 0
+        if untrained.any():
+            names = sorted(set(data.source.batch[index][untrained]))
+            raise InputError(
+                f"--batch own: {int(untrained.sum()):,} cells are of batches that never measured {self.modality}: "
+                f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}",
+                "nothing was learnt about how these batches would have shown this modality",
+                "leave --batch out (reference mixture), name one batch, or choose cells of measured batches (--cells)",
+            )
+
+    def check_panel(self, positions: np.ndarray, names: np.ndarray) -> None:
+        """Refuse proteins that no batch of the mixture has in its panel."""
+        if self.modality != "protein" or self.own:
+            return
+        if self.model.config.panel is None:
+            return
+        panel = np.asarray(self.model.config.panel)[np.ix_(self.batches, positions)].any(axis=0)
+        if not panel.all():
+            missing = names[positions[~panel]]
+            where = ", ".join(self.model.config.batches[b] for b in self.batches)
+            raise InputError(
+                f"proteins outside the panel of {where}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
+                "their parameters were never trained in this batch",
+                "leave --batch out (reference mixture), or leave these proteins out of --features",
+            )
+
+    # ------------------------------------------------------------------------------------------------ decoding
+
+    def prepare(self, z: torch.Tensor, codes: Codes, *, normalise: bool = True) -> Prepared:
+        """Hidden layers of (n_rows, n_latent) z; for rna also the normaliser of the softmax, summed over tiles."""
+        index, hidden = [], []
+        for batch in [None] if self.own else self.batches:
+            rows = codes.batch if batch is None else torch.full_like(codes.batch, batch)
+            covariates = (codes.categorical, codes.continuous) if self.own else (None, None)
+            index.append(rows)
+            hidden.append(self.model.hidden(self.modality, z, rows, *covariates))
+        normaliser = []
+        if self.modality == "rna" and normalise:
+            for h, rows in zip(hidden, index):
+                running = torch.full((len(z),), -torch.inf, device=z.device)
+                for start in range(0, self.n_features, TILE):
+                    logits = self.raw(h, rows, start)["logits"]
+                    running = torch.logaddexp(running, logits.logsumexp(1))
+                normaliser.append(running)
+        return Prepared(hidden, index, normaliser)
+
+    def raw(self, h: torch.Tensor, batch: torch.Tensor, start: int, stop: int | None = None) -> dict[str, torch.Tensor]:
+        """The model's own parameters of a tile of features."""
+        stop = min(start + TILE, self.n_features) if stop is None else stop
+        return self.model.tile(self.modality, h, start, stop, batch)
+
+    def profile(self, z: torch.Tensor, codes: Codes) -> torch.Tensor:
+        """(n_rows, n_genes) rna means in one pass; the caller keeps rows x genes small."""
+        prepared = self.prepare(z, codes, normalise=False)
+        total = None
+        for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
+            value = torch.softmax(self.raw(h, rows, 0, self.n_features)["logits"], 1)
+            weight = RNA_SCALE * (1.0 if self.own else float(self.weights[i, 0]))
+            total = value.mul_(weight) if total is None else total.add_(value, alpha=weight)
+        return total
+
+    def tile(self, prepared: Prepared, start: int) -> torch.Tensor:
+        """(n_rows, width) values of the features from `start` to the end of its tile, on the user's scale."""
+        total = None
+        for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
+            raw = self.raw(h, rows, start)
+            if self.modality == "rna":
+                value = raw["logits"].sub_(prepared.normaliser[i].unsqueeze(1)).exp_().mul_(RNA_SCALE)
+            elif self.modality == "atac":
+                value = raw["probability"].mul_(raw["region"] * self.depth)
+            else:
+                value = foreground(raw)
+            if self.own:
+                return value
+            weight = self.weights[i, start : start + value.shape[1]]
+            value = value.mul_(weight) if len(self.batches) > 1 or self.modality == "protein" else value
+            total = value if total is None else total.add_(value)
+        return total
+
+
+def expected_background(raw: dict[str, torch.Tensor]) -> torch.Tensor:
+    """E[beta] of a log-normal background, counts."""
+    return torch.exp(raw["log_background_mean"] + 0.5 * raw["log_background_sd"].square())
+
+
+def foreground(raw: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(1 - pi) alpha E[beta]: expected count with the background removed (totalVI, Gayoso et al. 2021)."""
+    return (1 - raw["mixing"]) * raw["foreground"] * expected_background(raw)
+
+
+@torch.inference_mode()
+def median_depth(model: MultiVI, data: MosaicData, stored: float | None = None) -> float:
+    """d~: median fitted depth of the measured cells (at most 4,096, evenly spaced in the mosaic's order).
+
+    Parameters
+    ----------
+    stored
+        The training mosaic's, from calibration.json; it is preferred, so that scales of several mosaics agree.
+    """
+    if stored is not None:
+        return stored
+    measured = np.flatnonzero(data.has["atac"])
+    if not measured.size:
+        raise InputError(
+            "the mosaic holds no cell with ATAC, so that the depth at which accessibility is told is not known",
+            "accessibility is told at the median depth of measured cells",
+            "run `multivi-nf calibrate` on the training mosaic, which stores that depth with the model",
+        )
+    chosen = measured[np.unique(np.linspace(0, measured.size - 1, min(measured.size, DEPTH_CELLS)).astype(int))]
+    depths = []
+    for start in range(0, len(chosen), 256):
+        _, encoded, _ = posteriors(model, data.minibatch(chosen[start : start + 256]), hide=("rna", "protein"))
+        depths.append(encoded["atac"].size.sigmoid().cpu().numpy())
+    return float(np.median(np.concatenate(depths)))

@@ -1,0 +1,126 @@
+"""Which features are asked for: a list, all of them, or the most variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from multivi_nf.data.draws import blocks
+from multivi_nf.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from multivi_nf.data.mosaic_data import MosaicData
+
+N_VARIABLE = 2000
+SAMPLED_CELLS = 10_000
+
+
+def read_feature_list(text: str | None) -> list[str] | str | None:
+    """`--features`: None, "all", or the names in a file, one a line."""
+    if text is None or text == "all":
+        return text
+    path = Path(text)
+    if not path.is_file():
+        raise InputError(
+            f"feature list {text!r} does not exist",
+            "it is not known which features to compute",
+            "give a file with one feature name a line, or `all`",
+        )
+    names = [line.split("\t")[0].strip() for line in path.read_text().splitlines()]
+    return [name for name in names if name]
+
+
+def choose_features(
+    modality: str, names: Sequence[str], symbols: Sequence[str], wanted: Sequence[str] | str | None, data: MosaicData
+) -> np.ndarray:
+    """Positions of the wanted features among the model's, in the order asked for.
+
+    Parameters
+    ----------
+    names, symbols
+        The model's features. A name is looked up first; a symbol is taken where it is unique.
+    wanted
+        Names, "all", or None: 2,000 variable genes, all proteins; atac has no default.
+
+    Raises
+    ------
+    InputError
+        Unknown, doubled or no names; atac without a list.
+    """
+    if isinstance(wanted, str) and wanted == "all":
+        return np.arange(len(names))
+    if wanted is None:
+        if modality == "atac":
+            raise InputError(
+                "no features were named for atac",
+                "all peaks of all cells are rarely wanted and may fill the disk",
+                "give --features FILE (--impute_features in the pipeline) with peaks `chrom:start-end`, or `all`",
+            )
+        if modality == "protein" or len(names) <= N_VARIABLE:
+            return np.arange(len(names))
+        return variable_features(data, N_VARIABLE)
+    return _look_up(modality, names, symbols, list(wanted))
+
+
+def _look_up(modality: str, names: Sequence[str], symbols: Sequence[str], wanted: list[str]) -> np.ndarray:
+    position = {name: i for i, name in enumerate(names)}
+    by_symbol: dict[str, list[int]] = {}
+    for i, symbol in enumerate(symbols):
+        by_symbol.setdefault(symbol, []).append(i)
+    found, unknown, ambiguous = [], [], []
+    for name in wanted:
+        hits = [position[name]] if name in position else by_symbol.get(name, [])
+        (found.append(hits[0]) if len(hits) == 1 else (ambiguous if hits else unknown).append(name))
+    if unknown or ambiguous:
+        bad = unknown or ambiguous
+        kind = "unknown to the model" if unknown else "symbols of several features"
+        raise InputError(
+            f"{len(bad)} of {len(wanted)} {modality} features are {kind}: "
+            f"{', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}",
+            "the model can only compute features that it was trained on, each under one name",
+            f"take names from the column `feature` of the model's features.tsv, such as {names[0]}",
+        )
+    if not found or len(set(found)) < len(found):
+        doubled = [names[i] for i in sorted(set(found)) if found.count(i) > 1] if found else []
+        raise InputError(
+            f"the list of {modality} features is empty"
+            if not found
+            else f"features named twice: {', '.join(doubled[:5])}",
+            "a table with no feature, or with one feature twice, is of no use downstream",
+            "name each feature once",
+        )
+    return np.asarray(found)
+
+
+def variable_features(data: MosaicData, n: int) -> np.ndarray:
+    """Positions of the `n` genes with the largest variance of Pearson residuals, ascending.
+
+    Residuals of a negative binomial with dispersion 100 at the cell's own total (Lause, Berens & Kobak 2021, equation
+    3), clipped at the root of the number of cells. At most 10,000 cells, evenly spaced, so that the choice is quick
+    and the same for every chunk of one mosaic.
+    """
+    measured = np.flatnonzero(data.has["rna"])
+    if not measured.size:
+        raise InputError(
+            "the mosaic holds no cell with RNA, so that variable genes cannot be chosen from it",
+            "the default is the 2,000 most variable genes of the measured cells",
+            "give --features FILE, or `all`",
+        )
+    chosen = measured[np.unique(np.linspace(0, measured.size - 1, min(measured.size, SAMPLED_CELLS)).astype(int))]
+    parts = [data.minibatch(chosen[rows]).modalities["rna"].counts for rows in blocks(len(chosen), 512)]
+    sums = [part.dense().sum(0).double().cpu().numpy() for part in parts]
+    totals = [np.maximum(part.dense().sum(1).double().cpu().numpy(), 1) for part in parts]
+    share = np.sum(sums, axis=0) / np.concatenate(totals).sum()
+    clip, first, second = np.sqrt(len(chosen)), 0.0, 0.0
+    for part, total in zip(parts, totals):
+        expected = np.maximum(total[:, None] * share[None, :], 1e-12)
+        residual = (part.dense().cpu().numpy() - expected) / np.sqrt(expected + expected**2 / 100)
+        np.clip(residual, -clip, clip, out=residual)
+        first = first + residual.sum(axis=0)
+        second = second + (residual**2).sum(axis=0)
+    variance = second / len(chosen) - (first / len(chosen)) ** 2
+    return np.sort(np.argsort(-variance, kind="stable")[:n])

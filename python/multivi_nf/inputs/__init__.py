@@ -1,0 +1,1 @@
+"""What the user declares: samplesheet, contrasts, barcodes, and the genome."""

@@ -1,0 +1,1 @@
+"""Files written whole, tables, and progress: what every room writes by."""

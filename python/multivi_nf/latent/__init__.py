@@ -1,0 +1,1 @@
+"""Cells in the latent space: posteriors, map, clusters and transferred labels."""

@@ -1,0 +1,255 @@
+"""The mosaic: all cells of all samples, each absent from the modalities that it was not measured in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from multivi_nf import __version__
+from multivi_nf.errors import InputError
+from multivi_nf.inputs.samplesheet import Sample
+from multivi_nf.io.files import written_whole
+from multivi_nf.modalities import MODALITIES
+from multivi_nf.mosaic import features as feature_sets
+from multivi_nf.mosaic.features import Features, cells_needed
+from multivi_nf.mosaic.parts import Part, cell_table, choose_cells, load_parts
+from multivi_nf.mosaic.read import read_mosaic
+from multivi_nf.mosaic.write import fill, skeleton
+
+__all__ = ["build_mosaic", "read_mosaic"]
+
+
+def build_mosaic(
+    inputs: Sequence[Path],
+    samples: Sequence[Sample],
+    output: str | Path,
+    *,
+    min_cells_fraction: float = 0.01,
+    min_shared_genes: float = 0.5,
+    n_top_genes: int = 0,
+    partial_cells: str = "keep",
+    remove_doublets: bool = False,
+    reference: Path | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict:
+    """Join the QC'd parts of all samples into `mosaic.h5mu`.
+
+    Tables are read first and say which cells and features stay; counts are then read twice, one part at a time (once to
+    count in how many cells each feature is, once to write), so that memory is that of the largest sample, not the sum.
+
+    Parameters
+    ----------
+    inputs
+        Files of `qc-rna`, `qc-atac`, `qc-protein`, in any order.
+    samples
+        The samplesheet, whose order is the order of cells.
+    output
+        The h5mu to write.
+    min_cells_fraction
+        A feature stays if it is detected in this fraction of the cells that have its modality (proteins: that were
+        stained for it), and in at least 10; in 1 where the modality has fewer than 10 cells.
+    min_shared_genes
+        Smallest share of the smallest sample's genes that all samples must have.
+    n_top_genes
+        Keep only this many variable genes (seurat_v3 per sample, combined by median rank); 0 = all.
+    partial_cells, remove_doublets
+        See :func:`multivi_nf.mosaic.parts.choose_cells`.
+    reference
+        Folder of a trained model whose features are taken, in its order, without any filter.
+    seed
+        Recorded only: nothing here is random.
+    progress
+        Called with a line for every part.
+
+    Returns
+    -------
+    What is also in `uns["multivi_nf"]` (there as JSON text): `version`, `parameters`, `counting_strategy`, `samples`,
+    `features`, `notes`.
+    """
+    parts = load_parts([Path(path) for path in inputs], samples)
+    known = None if reference is None else feature_sets.read_reference(reference)
+    notes: list[str] = []
+    if known is not None:
+        parts = _of_reference(parts, known, notes)
+    rows = choose_cells(parts, samples, partial_cells, remove_doublets)
+    used = [sample for sample in samples if any(part.sample == sample.sample for part in parts)]
+    parts = [part for part in parts if part.keep.any()]
+    obs, more = cell_table(parts, used)
+    notes += more
+    chosen: dict[str, Features] = {}
+    facts: dict[str, dict] = {}
+    for modality in MODALITIES:
+        own = [part for part in parts if part.modality == modality]
+        if not own:
+            continue
+        if known is not None:
+            table = known[known["modality"] == modality]
+            found = feature_sets.reference_features(own, modality, table, min_shared_genes)
+        else:
+            found = _features(modality, own, min_shared_genes)
+            _filter(modality, own, found, min_cells_fraction, n_top_genes, notes, progress)
+        chosen[modality] = found
+        facts[modality] = found.facts | {"kept": len(found.var), "cells": int(obs[f"has_{modality}"].sum())}
+        notes += found.notes
+    parameters = {
+        "min_cells_fraction": min_cells_fraction, "min_shared_genes": min_shared_genes, "n_top_genes": n_top_genes,
+        "partial_cells": partial_cells, "remove_doublets": remove_doublets, "seed": seed,
+        "reference": None if reference is None else Path(reference).name,
+    }  # fmt: skip
+    strategies = facts.get("atac", {}).get("counting_strategy", [])
+    record = {
+        "version": __version__,
+        "parameters": parameters,
+        "counting_strategy": ", ".join(strategies) if strategies else None,
+        "samples": rows,
+        "features": facts,
+        "notes": notes,
+    }
+    _write(Path(output), obs, parts, used, chosen, record, progress)
+    return record
+
+
+def _of_reference(parts: list[Part], known: pd.DataFrame, notes: list[str]) -> list[Part]:
+    modalities = set(known["modality"])
+    for part in parts:
+        if part.modality not in modalities:
+            notes.append(f"{part.sample}: {part.modality} is left out; the model was not trained on it")
+    kept = [part for part in parts if part.modality in modalities]
+    lost = {part.sample for part in parts} - {part.sample for part in kept}
+    if lost:
+        raise InputError(
+            f"sample(s) {', '.join(sorted(lost))} have no modality of the model ({', '.join(sorted(modalities))})",
+            "the model cannot place their cells",
+            "leave them out, or train a model with their modalities",
+        )
+    return kept
+
+
+def _features(modality: str, parts: list[Part], min_shared_genes: float) -> Features:
+    if modality == "rna":
+        return feature_sets.shared_genes(parts, min_shared_genes)
+    if modality == "atac":
+        return feature_sets.one_peak_set(parts)
+    return feature_sets.united_proteins(parts)
+
+
+def _filter(
+    modality: str,
+    parts: list[Part],
+    found: Features,
+    fraction: float,
+    n_top_genes: int,
+    notes: list[str],
+    progress: Callable[[str], None],
+) -> None:
+    """Drop features detected in too few of the cells that have the modality; then keep the most variable genes."""
+    detected = np.zeros(len(found.var), dtype=np.int64)
+    measured = np.zeros(len(found.var), dtype=np.int64)
+    rankings = []
+    for place, part in enumerate(parts):
+        progress(f"{part.sample}: counting in how many cells each {modality} feature is detected")
+        counts = found.project(place, part.counts())
+        detected += np.bincount(counts.indices, minlength=len(found.var))
+        measured += int(part.keep.sum()) * (1 if found.panel is None else found.panel[place])
+        if modality == "rna" and n_top_genes:
+            rankings.append(_variable(counts, n_top_genes))
+    n_cells = sum(int(part.keep.sum()) for part in parts)
+    needed = np.array([cells_needed(n, fraction) for n in np.unique(measured)])
+    least = needed[np.searchsorted(np.unique(measured), measured)]
+    keep = detected >= least
+    if n_cells < feature_sets.LEAST_CELLS:
+        notes.append(f"{modality} has {n_cells} cells only: features need 1 cell, not {feature_sets.LEAST_CELLS}")
+    if not keep.any():
+        raise InputError(
+            f"no {modality} feature of {len(keep)} is detected in {int(least.max())} of {n_cells} cells; the most "
+            f"frequent one is in {int(detected.max())}",
+            "nothing of this modality would be left to model",
+            f"lower --min_cells_fraction ({fraction:g}); at least {feature_sets.LEAST_CELLS} cells are always needed",
+        )
+    found.facts |= {"cells_needed": int(least.max()), "removed_by_min_cells": int((~keep).sum())}
+    if modality == "rna" and n_top_genes and keep.sum() > n_top_genes:
+        order = _by_rank(rankings, keep)
+        top = np.zeros(len(keep), dtype=bool)
+        top[order[:n_top_genes]] = True
+        found.facts["removed_by_n_top_genes"] = int((keep & ~top).sum())
+        keep &= top
+    found.keep(keep)
+
+
+def _variable(counts, n_top: int) -> pd.DataFrame:
+    """Standardised variance per gene in one sample, `seurat_v3` of scanpy (Stuart et al., Cell 2019)."""
+    import anndata as ad
+    import scanpy as sc
+
+    varies = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) > 0)
+    result = pd.DataFrame({"rank": np.nan, "variance": 0.0}, index=range(counts.shape[1]))
+    if counts.shape[0] < 10 or len(varies) < 10:
+        return result
+    data = ad.AnnData(counts[:, varies].astype(np.float32))
+    table = sc.pp.highly_variable_genes(
+        data, flavor="seurat_v3", n_top_genes=min(n_top, len(varies)), inplace=False, check_values=False
+    )
+    result.loc[varies, "rank"] = table["highly_variable_rank"].to_numpy()
+    result.loc[varies, "variance"] = table["variances_norm"].to_numpy()
+    return result
+
+
+def _by_rank(rankings: list[pd.DataFrame], keep: np.ndarray) -> np.ndarray:
+    """Order genes as scanpy does with a batch key: median rank, then number of samples, then mean variance."""
+    ranks = np.vstack([ranking["rank"].to_numpy() for ranking in rankings])
+    chosen = np.isfinite(ranks).sum(axis=0)
+    median = np.full(ranks.shape[1], np.inf)
+    median[chosen > 0] = np.nanmedian(ranks[:, chosen > 0], axis=0)
+    variance = np.mean([ranking["variance"].to_numpy() for ranking in rankings], axis=0)
+    order = np.lexsort((-variance, -chosen, median))
+    return order[keep[order]]
+
+
+def _write(
+    output: Path,
+    obs: pd.DataFrame,
+    parts: list[Part],
+    samples: Sequence[Sample],
+    chosen: dict[str, Features],
+    record: dict,
+    progress: Callable[[str], None],
+) -> None:
+    batch_of = {sample.sample: sample.batch for sample in samples}
+    tables = {}
+    for modality, found in chosen.items():
+        own = [part for part in parts if part.modality == modality]
+        uns = {}
+        if modality == "protein":
+            uns["panel"] = feature_sets.batch_panel(found, own, batch_of, obs["batch"].cat.categories)
+        tables[modality] = (np.concatenate([part.names for part in own]), found.var, uns)
+    with written_whole(output) as temporary:
+        skeleton(temporary, obs, tables, {"multivi_nf": ""})
+        for modality, found in chosen.items():
+            own = [part for part in parts if part.modality == modality]
+            blocks = [partial(_block, found, place, part, progress) for place, part in enumerate(own)]
+            empty = fill(temporary, modality, len(found.var), blocks)
+            record["features"][modality]["cells_without_counts"] = empty
+            if empty:
+                record["notes"].append(
+                    f"{empty} cells have no count in the {modality} features kept; they stay measured"
+                )
+        _record(temporary, record)
+
+
+def _block(found: Features, place: int, part: Part, progress: Callable[[str], None]):
+    progress(f"{part.sample}: writing {part.modality}")
+    return found.project(place, part.counts())
+
+
+def _record(path: Path, record: dict) -> None:
+    import h5py
+    from anndata.io import write_elem
+
+    with h5py.File(path, "r+") as file:
+        write_elem(file["uns"], "multivi_nf", json.dumps(record, sort_keys=True))

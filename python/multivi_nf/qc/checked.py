@@ -1,0 +1,111 @@
+"""One modality of one sample after QC: how cells are cut, and the tables and summary that tell what was removed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from multivi_nf import __version__
+from multivi_nf.inputs.samplesheet import RESERVED, RESERVED_PREFIXES
+from multivi_nf.io.files import write_table, written_whole
+from multivi_nf.qc.doublets import Doublets
+from multivi_nf.qc.rules import Rule, Verdict, table_of
+
+
+@dataclass
+class Checked:
+    """One modality of one sample after QC.
+
+    Attributes
+    ----------
+    cells
+        Kept cells; QC values in `obs`, prefixed by the modality.
+    table
+        Every barcode, its values and `removed_by`.
+    summary
+        What goes into `<modality>.json`.
+    """
+
+    cells: ad.AnnData
+    table: pd.DataFrame
+    summary: dict = field(default_factory=dict)
+
+
+def per_cell(counts: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and detected features of every cell."""
+    total = np.asarray(counts.X.sum(axis=1, dtype=np.int64)).ravel()
+    return total, np.diff(counts.X.indptr).astype(np.int64)
+
+
+def finish(
+    counts: ad.AnnData,
+    values: dict[str, np.ndarray],
+    verdict: Verdict,
+    doublets: Doublets | None,
+    sample: str,
+    modality: str,
+    parameters: dict,
+    notes: Sequence[str] = (),
+) -> Checked:
+    """Cut the cells, put values into `obs` and the table, and gather the summary."""
+    kept = verdict.kept
+    table = table_of(values, counts.obs_names)
+    notes = [*counts.uns.get("notes", ()), *notes]
+    if doublets is not None:
+        score, flag = np.full(len(kept), np.nan), np.zeros(len(kept), dtype=bool)
+        score[kept], flag[kept] = doublets.score, doublets.flag
+        table[f"{modality}_doublet_score"], table[f"{modality}_doublet"] = score, flag
+        if doublets.note:
+            notes.append(f"doublets {doublets.note}")
+    cells = counts[kept].copy()
+    foreign = [c for c in cells.obs if not (str(c) in RESERVED or str(c).startswith(RESERVED_PREFIXES))]
+    foreign = [c for c in foreign if c not in ("sample", "batch")]
+    cells.obs = cells.obs[foreign].join(table[kept])
+    cells.obs.index.name = None
+    parameters = {key: value for key, value in parameters.items() if value is not None}
+    facts = {"sample": sample, "modality": modality, "version": __version__, "parameters": parameters}
+    strategy = counts.uns.get("counting_strategy")
+    if modality == "atac":
+        facts["counting_strategy"] = str(strategy) if strategy is not None else "as in the matrix given"
+    cells.uns = {"multivi_nf": json.dumps(facts | {"notes": notes}, sort_keys=True)}
+    table["removed_by"] = verdict.removed_by
+    medians = {name: float(np.nanmedian(v[kept])) for name, v in values.items() if np.isfinite(v[kept]).any()}
+    summary = facts | {
+        "cells_in": len(kept),
+        "cells_out": int(kept.sum()),
+        "features": counts.n_vars,
+        "rules": verdict.rules,
+        "medians": medians,
+        "warnings": verdict.warnings,
+        "notes": notes,
+    }
+    if doublets is not None:
+        threshold = None if np.isnan(doublets.threshold) else doublets.threshold
+        summary["doublets"] = {"flagged": int(doublets.flag.sum()), "threshold": threshold, "note": doublets.note}
+    return Checked(cells, table, summary)
+
+
+def used(rules: list[Rule]) -> list[Rule]:
+    """Leave out floors of 0 and ceilings of infinity; rules that are off for a reason stay, to be told."""
+    return [rule for rule in rules if rule.threshold not in (0.0, np.inf)]
+
+
+def write_checked(checked: Checked, output: Path, folder: Path) -> None:
+    """Write the kept cells and the QC folder (`<modality>.tsv.gz`, `<modality>.json`), the same bytes every time."""
+    modality = checked.summary["modality"]
+    folder.mkdir(parents=True, exist_ok=True)
+    table = checked.table.copy()
+    for column in table.select_dtypes(bool).columns:
+        table[column] = table[column].astype(int)
+    with written_whole(folder / f"{modality}.tsv.gz") as temporary:
+        write_table(temporary, table)
+    with written_whole(folder / f"{modality}.json") as temporary:
+        temporary.write_text(json.dumps(checked.summary, indent=1) + "\n")
+    with written_whole(output) as temporary:
+        checked.cells.write_h5ad(temporary, compression="gzip", compression_opts=1)

@@ -1,0 +1,100 @@
+"""RNA: which cells stay by their counts, genes and mitochondrial share."""
+
+from __future__ import annotations
+
+import re
+
+import anndata as ad
+import numpy as np
+
+from multivi_nf.errors import InputError
+from multivi_nf.qc.checked import Checked, finish, per_cell, used
+from multivi_nf.qc.doublets import score_rna
+from multivi_nf.qc.rules import at_least, at_most, judge, within_mads
+
+MITO = re.compile(r"^MT[-:.]", re.IGNORECASE)
+MITO_IDS = {
+    *(
+        f"ENSG{n:011d}"
+        for n in (
+            198695,
+            198712,
+            198727,
+            198763,
+            198786,
+            198804,
+            198840,
+            198886,
+            198888,
+            198899,
+            198938,
+            212907,
+            228253,
+        )
+    ),
+    *(
+        f"ENSMUSG{n:011d}"
+        for n in (64341, 64345, 64351, 64354, 64356, 64357, 64358, 64360, 64363, 64367, 64368, 64370, 65947)
+    ),
+}
+"""Ensembl ids of the 13 mitochondrial proteins of human and mouse, for matrices that have no symbols."""
+
+HARMLESS_MITO = 5.0
+"""Mitochondrial percentage below which a cell is never removed for standing out (best practices name 5 to 8 %)."""
+
+
+def qc_rna(
+    counts: ad.AnnData,
+    sample: str,
+    *,
+    min_genes: int = 0,
+    min_counts: int = 0,
+    max_mito: float | None = None,
+    mad: float = 5.0,
+    seed: int = 0,
+) -> Checked:
+    """Filter the RNA cells of one sample and score doublets.
+
+    Parameters
+    ----------
+    counts
+        Of :func:`multivi_nf.counts.read.read_counts`.
+    min_genes, min_counts
+        Floors; 0 is off.
+    max_mito
+        Largest percentage of counts of mitochondrial genes (symbols `MT-*`, `mt-*`, or their Ensembl ids); None is off.
+    mad
+        Cells this many median absolute deviations from the sample's median of log counts, log genes, or above that of
+        the mitochondrial percentage are removed; 0 is off.
+
+    Returns
+    -------
+    Cells with `rna_n_counts`, `rna_n_genes`, `rna_pct_mito` (NaN where no mitochondrial gene is among the features),
+    `rna_doublet_score`, `rna_doublet`.
+    """
+    total, genes = per_cell(counts)
+    mito = np.array([MITO.match(symbol) is not None for symbol in counts.var["symbol"].astype(str)])
+    mito |= counts.var_names.isin(MITO_IDS)
+    percent = np.full(len(total), np.nan)
+    if mito.any():
+        of_mito = np.asarray(counts.X[:, np.flatnonzero(mito)].sum(axis=1, dtype=np.int64)).ravel()
+        percent = np.divide(100.0 * of_mito, total, out=np.zeros(len(total)), where=total > 0)
+    elif max_mito is not None:
+        raise InputError(
+            f"sample {sample!r}: no gene is named MT-* or mt-*, but --rna_max_mito is {max_mito:g}",
+            "the mitochondrial percentage is not available, so the rule would pass every cell",
+            "leave --rna_max_mito out, or give a matrix with mitochondrial genes",
+        )
+    rules = [
+        at_least("rna_min_genes", "rna_n_genes", genes, min_genes),
+        at_least("rna_min_counts", "rna_n_counts", total, min_counts),
+        at_most("rna_max_mito", "rna_pct_mito", percent, np.inf if max_mito is None else max_mito),
+        within_mads("rna_counts_mad", "rna_n_counts", total, mad, log=True),
+        within_mads("rna_genes_mad", "rna_n_genes", genes, mad, log=True),
+        within_mads("rna_mito_mad", "rna_pct_mito", percent, mad, lower=False, at_least_upper=HARMLESS_MITO),
+    ]
+    verdict = judge(used(rules), sample, "rna")
+    values = {"rna_n_counts": total, "rna_n_genes": genes, "rna_pct_mito": percent}
+    doublets = score_rna(counts.X[verdict.kept], seed)
+    parameters = {"min_genes": min_genes, "min_counts": min_counts, "max_mito": max_mito, "mad": mad, "seed": seed}
+    return finish(counts, values, verdict, doublets, sample, "rna", parameters)

@@ -1,0 +1,158 @@
+"""The checkpoint folder of one run: `<root>/<hash of data and configuration>/`, with one owner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multivi_nf.training.checkpoint import store
+from multivi_nf.training.checkpoint.lease import Owner, make_writable, seconds_from_environment
+from multivi_nf.training.device import World
+from multivi_nf.training.history import History
+from multivi_nf.training.state import State
+
+INTERVAL = 240.0
+"""Seconds between two checkpoints: with the time of saving itself, less than five minutes."""
+
+ENVIRONMENT = "MULTIVI_NF_CHECKPOINT_DIR"
+"""Where the pipeline tells TRAIN its checkpoint folder, so that it takes no part in the task's hash."""
+
+
+class Vault:
+    """Checkpoints of one run.
+
+    Parameters
+    ----------
+    root
+        Holds one subfolder per run.
+    identity
+        `{"data": ..., "model": ..., "training": ...}`: all that the weights depend on.
+    world
+        Only the first process writes.
+    say
+        Called with one line for the log.
+    resume
+        Go on from a checkpoint; otherwise one that is there is removed.
+    output
+        The run's output path: a checkpoint made for the same output with other data or configuration is refused.
+    interval
+        Seconds between checkpoints.
+    stop
+        Asked while waiting for another owner.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        identity: dict[str, Any],
+        *,
+        world: World,
+        say: Callable[[str], None],
+        resume: bool,
+        output: str = "",
+        interval: float = INTERVAL,
+        stop: Callable[[], str] = lambda: "",
+    ) -> None:
+        self.root = Path(root)
+        self.identity = identity
+        self.output = output
+        self.world = world
+        self.say = say
+        self.interval = seconds_from_environment("MULTIVI_NF_CHECKPOINT_SECONDS", interval)
+        self.folder = self.root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+        self._wanted = resume
+        self._last = time.monotonic()
+        self._owner: Owner | None = None
+        if world.first:
+            make_writable(self.root)
+            if resume:
+                self._refuse_other()
+            self._owner = Owner(self.folder, say).acquire(lambda: bool(stop()))
+            store.sweep(self.folder)
+            if not resume and store.read_info(self.folder) is not None:
+                say(f"a checkpoint of the same run is in {self.folder}; starting anew, since --resume was not given")
+                store.remove(self.folder)
+                make_writable(self.folder)
+        world.barrier()
+
+    def _refuse_other(self) -> None:
+        """Name the difference if this output's checkpoint was made with other data or configuration."""
+        others = []
+        for path in sorted(self.root.iterdir()):
+            if path == self.folder or not path.is_dir():
+                continue
+            info = store.read_info(path)
+            if info is not None and self.output and info.get("output") == self.output:
+                store.refuse_other(self.identity, info["identity"], path)
+            elif info is not None:
+                others.append((path, info))
+        if others and store.read_info(self.folder) is None:
+            path, info = min(others, key=lambda o: len(store.differences(self.identity, o[1]["identity"])))
+            found = store.differences(self.identity, info["identity"])
+            self.say(f"{len(others)} checkpoints of other runs are in {self.root}; the nearest: {'; '.join(found[:5])}")
+
+    def resume(self, state: State) -> None:
+        """Set the state to the newest checkpoint, if going on was asked for and there is one."""
+        found = store.newest(self.folder, self.say) if self._wanted else None
+        if found is None:
+            if self._wanted:
+                self.say(f"no checkpoint of this run in {self.root}: starting at the beginning")
+            return
+        tensors, info = found
+        store.refuse_other(self.identity, info["identity"], self.folder)
+        threads = torch.get_num_threads()
+        if info["threads"] != threads or info["processes"] != self.world.size:
+            self.say(
+                f"the checkpoint was made with {info['processes']} processes of {info['threads']} threads, this run "
+                f"has {self.world.size} of {threads}: the result will agree to rounding, not byte for byte"
+            )
+        state.unpack((tensors, info))
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint; stops if another run took the folder over."""
+        if self._owner is not None and self._owner.lost:
+            self._owner.check()
+        return time.monotonic() - self._last >= self.interval
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint."""
+        if self._owner is not None:
+            self._owner.check()
+            tensors, info = state.pack()
+            info |= {
+                "identity": self.identity,
+                "output": self.output,
+                "threads": torch.get_num_threads(),
+                "processes": self.world.size,
+            }
+            number = state.epoch * 1_000_000 + state.step
+            store.save(self.folder, number, tensors, info)
+        self._last = time.monotonic()
+
+    def history(self, history: History) -> None:
+        """Keep `history.tsv` beside the checkpoint, so that one can see how a run does."""
+        if self._owner is not None and not self._owner.lost:
+            history.write(self.folder / "history.tsv")
+
+    def finish(self, state: State) -> None:
+        """Remove the checkpoints of a run that is done; leave the last one to a run that waits for it."""
+        if self._owner is not None and not self._owner.lost:
+            if self._owner.wanted():
+                self.save(state)
+                self.say("another run waits for these checkpoints: the last one is left to it")
+            else:
+                store.remove(self.folder)
+
+    def close(self) -> None:
+        """Give up ownership."""
+        if self._owner is not None:
+            self._owner.release()
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()

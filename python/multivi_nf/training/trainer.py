@@ -1,0 +1,269 @@
+"""The training loop: one pass over the cells an epoch, validation, early stopping, recovery, checkpoints.
+
+Everything random is a function of (seed, epoch, step, process, part), not of what was drawn before. A run that goes on
+from a checkpoint therefore draws what the uninterrupted run would have drawn, and the state of all generators is where
+in the run one is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.model import MultiVI
+from multivi_nf.training.checkpoint.run import Vault
+from multivi_nf.training.device import World
+from multivi_nf.training.history import History
+from multivi_nf.training.optimiser import Objective
+from multivi_nf.training.progress import Reporter
+from multivi_nf.training.settings import Settings
+from multivi_nf.training.state import State, copy_weights
+
+SNAPSHOT_EPOCHS = 10
+"""Epochs between two copies in memory to which a non-finite loss goes back."""
+
+_ORDER, _STEP, _VALIDATION = 1, 2, 3
+
+
+def stream(*key: int) -> int:
+    """A 63-bit seed for a place in the run."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Trainer:
+    """Trains a model on some cells of a mosaic.
+
+    Parameters
+    ----------
+    model
+        The model, on its device; changed in place.
+    data
+        Cells, on the same device.
+    roles
+        (n_cells,) train, validation or calibration.
+    settings
+        How.
+    on_epoch
+        Told the epochs done whenever an epoch begins or goes on.
+    trainable
+        Parameters that may change; None is all.
+    vault
+        Where checkpoints go; None keeps none.
+    stop
+        Asked after each step; a reason ends the run with a checkpoint and :class:`Interrupted`.
+    """
+
+    def __init__(
+        self,
+        model: MultiVI,
+        data: MosaicData,
+        roles: np.ndarray,
+        settings: Settings,
+        *,
+        world: World,
+        reporter: Reporter,
+        vault: Vault | None = None,
+        stop: Callable[[], str] = lambda: "",
+        trainable: set[str] | None = None,
+        on_epoch: Callable[[int], None] = lambda epoch: None,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.settings = settings
+        self.world = world
+        self.reporter = reporter
+        self.vault = vault
+        self.stop = stop
+        self.on_epoch = on_epoch
+        self.device = data.device
+        self.train_cells = np.flatnonzero(roles == "train")
+        self.validation_cells = np.flatnonzero(roles == "validation")
+        if not self.train_cells.size:
+            raise InputError("no cell is left to train on", "all are held out", "give more cells")
+        self.objective = Objective(model, settings, self.device, trainable)
+        self.n_steps = math.ceil(self.train_cells.size / settings.batch_size)
+        self.parts = 1
+        self.state = State(self.objective, settings)
+        self._snapshot: dict[str, Any] | None = None
+        # Reading a result from a GPU waits for it; on the processor it is free.
+        self._settle_every = 1 if self.device.type == "cpu" else 20
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> History:
+        """Train until done; leaves the best weights in the model."""
+        state = self.state
+        if self.vault is not None:
+            self.vault.resume(state)
+        if state.position:
+            self.reporter.say(f"going on at epoch {state.epoch + 1}, step {state.step + 1} of {self.n_steps}")
+        self.reporter.start(self.settings.max_epochs, state.epoch)
+        try:
+            while not state.finished:
+                self._epoch()
+        finally:
+            self.reporter.stop()
+        if state.best is not None:
+            self.model.load_state_dict(state.best)
+        elif state.history.rows:
+            state.history.best_epoch = len(state.history.rows)
+        self.reporter.say(f"{state.history.stopped}; kept the weights of epoch {state.history.best_epoch}")
+        return state.history
+
+    def _epoch(self) -> None:
+        state = self.state
+        self._clock = time.monotonic()
+        if self._snapshot is None or (state.epoch % SNAPSHOT_EPOCHS == 0 and state.step == 0):
+            self._snapshot = state.pack()
+        order = np.random.default_rng([self.settings.seed, _ORDER, state.epoch]).permutation(self.train_cells)
+        steps = np.array_split(order, self.n_steps)
+        self.model.train()
+        self.on_epoch(state.epoch)
+        try:
+            while state.step < self.n_steps:
+                self._step(steps[state.step])
+                state.step += 1
+                if state.step % self._settle_every == 0 or state.step == self.n_steps:
+                    self._settle()
+            self._validate_and_record()
+        except FloatingPointError as error:
+            self._recover(str(error))
+
+    def _settle(self) -> None:
+        """Add up what the last steps reported, see that it is finite, save or stop if it is time."""
+        state = self.state
+        reason = self.stop()
+        report = torch.cat([self.objective.take_sums(), self.objective.number(float(bool(reason)))])
+        *sums, stops = self.world.sum(report).tolist()
+        bad = [name for name, value in zip(self.objective.names, sums) if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(bad[0])
+        state.sums = [a + b for a, b in zip(state.sums, sums)]
+        if stops:
+            self._leave(reason or "another process was told to stop")
+        if self.vault is not None and self.vault.due():
+            self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint here and now."""
+        state = self.state
+        now = time.monotonic()
+        state.seconds += now - self._clock
+        self._clock = now
+        if self.vault is not None:
+            self.vault.save(state)
+
+    def _leave(self, reason: str) -> None:
+        self._save()
+        self.world.barrier()
+        if self.vault is None:
+            msg = f"stopped in epoch {self.state.epoch + 1}: {reason}; no checkpoint folder was given, nothing is saved"
+        else:
+            msg = (
+                f"stopped in epoch {self.state.epoch + 1}, step {self.state.step} of {self.n_steps}: {reason}. "
+                "A checkpoint is saved; run the same command with --resume to go on"
+            )
+        raise Interrupted(msg)
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self, cells: np.ndarray) -> None:
+        """One optimiser step on `cells` (over all processes), in as many parts as the memory needs."""
+        state = self.state
+        mine = cells[self.world.rank :: self.world.size]
+        self.objective.schedule(state.epoch, state.step, self.n_steps, state.rate, state.anneal)
+        while True:
+            try:
+                for number, part in enumerate(_parts(mine, self.parts)):
+                    key = (self.settings.seed, _STEP, state.epoch, state.step, self.world.rank, number)
+                    minibatch = self.data.minibatch(part)
+                    self.objective.add(minibatch, part.size / cells.size, stream(*key))
+                break
+            except torch.OutOfMemoryError as error:
+                self._smaller_parts(mine.size, error)
+        self.objective.update(self.world, cells.size)
+
+    def _smaller_parts(self, n_cells: int, error: Exception) -> None:
+        self.objective.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.parts >= n_cells:
+            raise InputError(
+                f"the device has too little memory for a step of one cell ({str(error).splitlines()[0]})",
+                "training cannot go on",
+                "give fewer features, a smaller --n-hidden, or a device with more memory",
+            ) from error
+        self.parts *= 2
+        self.reporter.say(
+            f"out of device memory: each step of {n_cells} cells now runs in {self.parts} parts whose gradients are "
+            "added; the effective batch stays the same"
+        )
+
+    def _recover(self, term: str) -> None:
+        """Go back to the last good state with half the learning rate; the second time, give up."""
+        state = self.state
+        where = f"epoch {state.epoch + 1}, step {max(state.step, 1)}"
+        if state.recovered:
+            raise InputError(
+                f"the loss term {term!r} is not finite in {where}, again after going back once with half the learning "
+                "rate",
+                "weights made from such a loss are without meaning",
+                f"look at the input of {term!r} (extreme counts, a covariate on a huge scale), or give a "
+                f"--learning-rate below {self.settings.learning_rate * state.rate:g}",
+            )
+        self.objective.forget()
+        state.unpack(self._snapshot)
+        state.recovered = True
+        state.rate /= 2
+        self._snapshot = None
+        self.reporter.say(
+            f"the loss term {term!r} is not finite in {where}: going back to epoch {state.epoch + 1} with half the "
+            f"learning rate ({self.settings.learning_rate * state.rate:g})"
+        )
+
+    # -- validation ---------------------------------------------------------------------------------------------------
+
+    def _validate_and_record(self) -> None:
+        state = self.state
+        validation = self._validate()
+        row = self.objective.row(state.sums, validation, state.epoch, self.n_steps, state.rate, state.anneal)
+        if not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
+            raise FloatingPointError("validation_loss")
+        now = time.monotonic()
+        row["seconds"] = state.seconds + now - self._clock
+        self._clock = now
+        state.record(row, lambda: copy_weights(self.model), validated=bool(self.validation_cells.size))
+        self.reporter.epoch(row, self.settings.max_epochs)
+        if self.vault is not None:
+            self.vault.history(state.history)
+
+    def _validate(self) -> dict[str, float]:
+        """−ELBO at KL weight 1, with the same noise in every epoch, per cell."""
+        self.model.eval()
+        while True:
+            try:
+                self._validation_losses()
+                return self.objective.end_validation(self.world, self.validation_cells.size)
+            except torch.OutOfMemoryError as error:
+                self._smaller_parts(self.settings.batch_size, error)
+
+    @torch.no_grad()
+    def _validation_losses(self) -> None:
+        self.objective.start_validation()
+        pieces = math.ceil(self.validation_cells.size / self.settings.batch_size)
+        for number, cells in enumerate(np.array_split(self.validation_cells, pieces) if pieces else []):
+            if number % self.world.size == self.world.rank:
+                seed = stream(self.settings.seed, _VALIDATION, number)
+                for part in _parts(cells, self.parts):
+                    self.objective.validate(self.data.minibatch(part), part.size, seed)
+
+
+def _parts(cells: np.ndarray, n: int) -> Iterator[np.ndarray]:
+    return (part for part in np.array_split(cells, n) if part.size)

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from trained import make_model, make_mosaic, with_split
+
+from multivi_nf.calibration.stored import Calibration
+from multivi_nf.calibration.support import Support
+from multivi_nf.comparison.compare import differential
+from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.errors import InputError
+from multivi_nf.held_out.calibrate import _Direction, _Target, calibrate
+from multivi_nf.imputation.impute import impute
+from multivi_nf.imputation.intervals import Mixture
+
+
+@pytest.fixture(scope="module")
+def paired():
+    mosaic = make_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac", "rna", "atac", "rna+atac"))
+    return mosaic, with_split(make_model(mosaic, n_hidden=8), mosaic)
+
+
+@pytest.fixture(scope="module")
+def calibrated(paired):
+    mosaic, model = paired
+    return calibrate(model, mosaic, n_samples=20, conformal=True)
+
+
+def test_calibration_improves_the_held_out_score(calibrated):
+    assert calibrated.calibrated and calibrated.n_pairs == 200
+    assert set(calibrated.directions) == {"atac->rna", "rna->atac"}
+    for entry in calibrated.directions.values():
+        assert entry["log_score_after"] >= entry["log_score_before"] - 1e-9
+    counts = calibrated.directions["atac->rna"]
+    before, after = (dict(counts[f"coverage_{when}"]) for when in ("before", "after"))
+    assert abs(after[0.95] - 0.95) <= abs(before[0.95] - 0.95) + 0.02
+    assert {"slope_before", "slope_after", "reliability_after"} <= set(calibrated.directions["rna->atac"])
+
+
+def test_file_is_plain_json_and_read_back(calibrated, tmp_path):
+    calibrated.save(tmp_path)
+    content = json.loads((tmp_path / "calibration.json").read_text())
+    assert content["batches"] == ["s0", "s3"]
+    assert any("extrapolation" in note for note in content["notes"])
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "calibration.json").stat().st_mode}
+    again = Calibration.load(tmp_path)
+    assert again.directions == calibrated.directions
+    assert again.support.references.keys() == calibrated.support.references.keys()
+    first = (tmp_path / "calibration.json").read_bytes(), (tmp_path / "support.safetensors").read_bytes()
+    calibrated.save(tmp_path)
+    assert first == ((tmp_path / "calibration.json").read_bytes(), (tmp_path / "support.safetensors").read_bytes())
+    assert not Calibration.load(tmp_path / "elsewhere").calibrated
+
+
+def test_temperature_acts_on_imputed_cells_only(paired, calibrated):
+    mosaic, model = paired
+    cool = Calibration(calibrated=True, directions={"atac->rna": {"calibrated": True, "temperature": 0.1}})
+    plain, other = (impute(model, mosaic, "rna", features="all", calibration=c) for c in (None, cool))
+    measured = plain.obs["measured"].to_numpy()
+    np.testing.assert_array_equal(other[measured].X, plain[measured].X)
+    ratio = other[~measured].layers["sd"].mean() / plain[~measured].layers["sd"].mean()
+    assert 0.2 < ratio < 0.7
+    assert other.uns["calibrated"] and not plain.uns["calibrated"]
+
+
+def test_dispersion_factor_widens_predicted_counts(paired):
+    mosaic, model = paired
+    entry = {"calibrated": True, "temperature": 1.0, "dispersion_factor": 6.0}
+    wide = Calibration(calibrated=True, directions={"atac->rna": entry})
+    plain, other = (impute(model, mosaic, "rna", features="all", predictive=True, calibration=c) for c in (None, wide))
+    rows = ~plain.obs["measured"].to_numpy()
+    np.testing.assert_array_equal(plain.X, other.X)
+    assert other[rows].layers["predicted_upper"].mean() > plain[rows].layers["predicted_upper"].mean()
+    np.testing.assert_array_equal(other[~rows].layers["predicted_upper"], plain[~rows].layers["predicted_upper"])
+
+
+def test_proteins_outside_the_panel_are_not_zeros():
+    rng = np.random.default_rng(0)
+    n, mean, theta = 400, np.array([5.0, 20, 50, 100, 300, 20, 50, 100]), 8.0
+    shape = (n, len(mean))
+    known = np.ones(shape, bool)
+    known[1::2, 4:] = False
+    direction = object.__new__(_Direction)
+    direction.target, direction.n_cells, direction.cells = "protein", n, np.arange(n)
+    drawn = rng.negative_binomial(theta, theta / (theta + mean), shape).astype(float)
+    mixture = Mixture(
+        np.broadcast_to(mean, (1, *shape)).astype(np.float32).copy(), np.ones((1, 1, 1), np.float32), np.zeros(shape),
+        np.full(shape, theta),
+    )  # fmt: skip
+    direction.predict = lambda temperature: (mixture.mean, mixture)
+    direction.uniform, direction.latent = rng.random(shape), rng.normal(size=(n, 3))
+    found = {}
+    for name, used in (("masked", known), ("as zeros", np.ones(shape, bool))):
+        direction.data = _Target(np.arange(len(mean)), np.where(known, drawn, 0.0), np.ones(n), used)
+        found[name] = direction.fit(conformal=True)
+    masked = found["masked"]
+    assert 0.8 < masked["dispersion_factor"] < 1.25
+    assert np.interp([0.5, 0.8, 0.95], *masked["levels"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.05)
+    assert dict(masked["coverage_after"])[0.8] == pytest.approx(0.8, abs=0.03)
+    assert max(masked["mean_sd"]["sd"]) < 0.15 and max(masked["effect_sd"]["sd"]) < 0.15
+    assert len(masked["mean_sd"]["sd"]) == 8, "fewer features than deciles"
+    assert found["as zeros"]["dispersion_factor"] > 5 and max(found["as zeros"]["mean_sd"]["sd"]) > 0.5
+
+
+def test_levels_move_predicted_bounds_of_imputed_cells_only(paired, calibrated):
+    mosaic, model = paired
+    assert "levels" in calibrated.directions["atac->rna"] and "levels" not in calibrated.directions["rna->atac"]
+    entry = {"calibrated": True, "temperature": 1.0, "levels": {"nominal": [0.0, 0.95, 1.0], "used": [0.0, 0.6, 1.0]}}
+    narrow = Calibration(calibrated=True, directions={"atac->rna": entry})
+    plain, other, asked = (
+        impute(model, mosaic, "rna", features="all", predictive=True, calibration=c, interval=p)
+        for c, p in ((None, 0.95), (narrow, 0.95), (None, 0.6))
+    )
+    rows = ~plain.obs["measured"].to_numpy()
+    for bound in ("predicted_lower", "predicted_upper"):
+        np.testing.assert_array_equal(other[rows].layers[bound], asked[rows].layers[bound])
+        np.testing.assert_array_equal(other[~rows].layers[bound], plain[~rows].layers[bound])
+    assert (other[rows].layers["predicted_upper"] < plain[rows].layers["predicted_upper"]).any()
+
+
+def test_error_of_the_mean_widens_imputed_cells_only(paired):
+    mosaic, model = paired
+    entry = {"calibrated": True, "temperature": 1.0, "mean_sd": {"log_mean": [0.0, 9.0], "sd": [0.3, 0.3]}}
+    noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
+    plain, wide = (impute(model, mosaic, "rna", features="all", calibration=c) for c in (None, noisy))
+    rows = ~plain.obs["measured"].to_numpy()
+    np.testing.assert_array_equal(plain.X, wide.X)
+    expected = np.hypot(plain[rows].layers["sd"], 0.3 * plain[rows].X)
+    np.testing.assert_allclose(wide[rows].layers["sd"], expected, rtol=1e-5)
+    assert (wide[rows].layers["lower"] < plain[rows].layers["lower"]).all()
+    np.testing.assert_array_equal(plain[~rows].layers["upper"], wide[~rows].layers["upper"])
+
+
+def test_imputed_accessibility_is_drawn_towards_the_rates_of_its_peaks(paired, calibrated, tmp_path):
+    mosaic, model = paired
+    share = calibrated.directions["rna->atac"]["shrinkage"]
+    assert 0 <= share < 1 and calibrated.directions["rna->atac"]["temperature"] >= 1
+    rates = np.linspace(0.1, 0.9, mosaic["atac"].n_vars)
+    entry = {"calibrated": True, "temperature": 1.0, "shrinkage": 0.25}
+    drawn = Calibration(calibrated=True, directions={"rna->atac": entry}, rates=rates, atac_depth=0.5)
+    plain = impute(model, mosaic, "atac", features="all", calibration=Calibration(atac_depth=0.5))
+    drawn.save(tmp_path)
+    found = impute(model, mosaic, "atac", features="all", calibration=Calibration.load(tmp_path))
+    rows = ~plain.obs["measured"].to_numpy()
+    np.testing.assert_allclose(found[rows].X, 0.75 * plain[rows].X + 0.25 * rates, rtol=1e-5)
+    np.testing.assert_allclose(found[rows].layers["sd"], 0.75 * plain[rows].layers["sd"], rtol=1e-5)
+    np.testing.assert_array_equal(found[~rows].X, plain[~rows].X)
+    some = impute(
+        model, mosaic, "atac", features=list(mosaic["atac"].var_names[[7, 3]]), calibration=Calibration.load(tmp_path)
+    )
+    np.testing.assert_allclose(some.X, found[:, some.var_names].X, rtol=1e-6)
+    (tmp_path / "rates.safetensors").unlink()
+    with pytest.raises(InputError, match="rates"):
+        Calibration.load(tmp_path)
+
+
+def test_noise_within_peaks_is_not_believed():
+    """A decoder that knows each peak's rate but varies at random within it: most of the rate is put in its place."""
+    rng = np.random.default_rng(0)
+    n, m = 200, 100
+    rates = rng.uniform(0.05, 0.5, m)
+    direction = object.__new__(_Direction)
+    direction.target, direction.shrinkage, direction.rates = "atac", 0.0, rates
+    direction.data = _Target(
+        np.arange(m), (rng.random((n, m)) < rates).astype(float), np.ones(n), np.ones((n, m), bool)
+    )
+    bold = 1 / (1 + np.exp(-(np.log(rates / (1 - rates)) + rng.normal(0, 1, (n, m)))))
+    direction.predict = lambda temperature: (bold[None], None)
+    assert direction._best_factor(1.0)[1] > 0.8
+    direction.predict = lambda temperature: (np.broadcast_to(rates, (1, n, m)), None)
+    assert direction._best_factor(1.0)[0] > -0.7
+    truth = rng.uniform(0.02, 0.98, (n, m))
+    direction.data = _Target(
+        np.arange(m), (rng.random((n, m)) < truth).astype(float), np.ones(n), np.ones((n, m), bool)
+    )
+    direction.predict = lambda temperature: (truth[None], None)
+    assert direction._best_factor(1.0)[1] < 0.1
+
+
+def test_error_that_neighbours_share_is_found_from_their_residuals():
+    """Overdispersed counts of cells whose predicted means are wrong by 0.4, alike in all cells of a group."""
+    rng = np.random.default_rng(0)
+    n, m, groups = 300, 200, 30
+    group = np.arange(n) % groups
+    value = np.broadcast_to(rng.lognormal(0, 1, m), (n, m))
+    wrong = np.exp(rng.normal(0, 0.4, (groups, m)) - 0.08)[group]
+    counts = rng.poisson(value * wrong * rng.gamma(2.0, 0.5, (n, m))).astype(float)
+    found = []
+    for latent in (rng.normal(size=(groups, 5))[group] + rng.normal(0, 0.01, (n, 5)), rng.normal(size=(n, 5))):
+        direction = object.__new__(_Direction)
+        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n), np.ones((n, m), bool))
+        direction.latent, direction.target = latent, "rna"
+        found.append(np.mean(direction._mean_error(value[None], None)["sd"]))
+    # a factor exp(N(0, 0.4) - 0.08) has mean 1 and a standard deviation of 0.417
+    assert abs(found[0] - 0.417) < 0.06
+    assert found[1] < 0.2
+
+
+def test_few_pairs_are_said(paired):
+    mosaic, model = paired
+    few = make_model(mosaic, n_hidden=8)
+    few.split = model.split.copy()
+    calibration_cells = few.split.index[few.split["split"] == "calibration"]
+    few.split.loc[calibration_cells[99:], "split"] = "train"
+    found = calibrate(few, mosaic, n_samples=10)
+    assert not found.calibrated and found.n_pairs == 99
+    assert "99 held-out pairs are too few" in found.notes[0]
+    assert not impute(few, mosaic, "rna", features="all", calibration=found, n_samples=40).uns["calibrated"]
+
+
+def test_a_model_without_split_or_of_other_cells(paired):
+    mosaic, model = paired
+    with pytest.raises(InputError, match=r"no split\.tsv"):
+        calibrate(make_model(mosaic, n_hidden=8), mosaic)
+    other = make_model(mosaic, n_hidden=8)
+    other.split = pd.DataFrame({"cell": ["x:1", "x:2"], "split": "calibration"})
+    with pytest.raises(InputError, match="2 of the 2 calibration cells"):
+        calibrate(other, mosaic)
+
+
+def test_errors_of_imputed_effects_widen_their_intervals(paired):
+    mosaic, model = paired
+    entry = {"calibrated": True, "temperature": 1.0, "effect_sd": {"log_mean": [0.0, 10.0], "sd": [0.5, 0.5]}}
+    noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
+    options = {"groupby": "cell_type", "target": "T0", "cells": "imputed"}
+    plain, wide = (differential(model, mosaic, "rna", calibration=c, **options) for c in (None, noisy))
+    # the prior shrinks what the data say less clearly, and calls less
+    assert (wide["effect"].abs().mean() < plain["effect"].abs().mean()) and wide["probability"].max() < 0.9
+
+
+def test_support_flags_a_type_that_has_no_pairs():
+    """Three types with marked peaks; the third is never paired, and its cells' own view must show it."""
+    import mudata as md
+    from anndata import AnnData
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    n = 1000
+    kind = np.array([0, 1, 0, 1, 2])[np.arange(n) % 5]
+    paired = (kind < 2) & (rng.random(n) < 0.5)
+    names = np.array([f"{'p' if p else 'a'}:{i}" for i, p in enumerate(paired)])
+    peaks = np.where(np.arange(120)[None, :] // 40 == kind[:, None], 0.5, 0.05)
+    atac = (rng.random((n, 120)) < peaks).astype(np.int32)
+    genes = rng.poisson(np.where(np.arange(60)[None, :] // 20 == kind[:, None], 5.0, 0.5))
+    parts = {
+        "rna": AnnData(sparse.csr_matrix(genes[paired].astype(np.int32)), obs=pd.DataFrame(index=names[paired])),
+        "atac": AnnData(sparse.csr_matrix(atac), obs=pd.DataFrame(index=names)),
+    }
+    parts["rna"].var_names = [f"g{i}" for i in range(60)]
+    with md.set_options(pull_on_update=False):
+        mosaic = md.MuData(parts)
+    kind = pd.Series(kind, index=names)[mosaic.obs_names].to_numpy()
+    mosaic.obs["batch"] = [name[0] for name in mosaic.obs_names]
+    model = with_split(make_model(mosaic, n_hidden=8), mosaic)
+    data = MosaicData(mosaic, model)
+    held = data.cells.get_indexer(model.split.loc[model.split["split"] == "calibration", "cell"])
+    support = Support.fit(model, data, np.sort(held), 0)
+    unpaired = np.flatnonzero(~data.has["rna"])
+    p, widening = support.score(data, unpaired, "atac", "rna")
+    strange = kind[unpaired] == 2
+    assert (p[strange] <= support.level).mean() > 0.9
+    assert (p[~strange] <= support.level).mean() < 0.12
+    assert np.median(widening[strange]) > 1.2 and np.median(widening[~strange]) == 1

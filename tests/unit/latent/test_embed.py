@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from trained import make_model, make_mosaic
+
+from multivi_nf.errors import InputError
+from multivi_nf.latent.annotate import annotate, transfer_labels
+from multivi_nf.latent.embed import draw, embed, tempered
+from multivi_nf.model.fusion import Joint
+
+
+def test_rows_and_absent_modalities(model, mosaic):
+    found = embed(model, mosaic)
+    assert found.mean.shape == (mosaic.n_obs, 5) and np.isfinite(found.mean).all() and (found.variance > 0).all()
+    for modality, mean in found.by_modality.items():
+        measured = np.isin(mosaic.obs_names, mosaic[modality].obs_names)
+        np.testing.assert_array_equal(np.isnan(mean).any(1), ~measured)
+    only = (mosaic.obs["batch"] == "s1").to_numpy()
+    np.testing.assert_array_equal(found.mean[only], found.by_modality["rna"][only])
+    assert found.unseen_batches == []
+
+
+def test_cells_alone_or_together_and_new_batches(model, mosaic):
+    whole = embed(model, mosaic)
+    some = mosaic[mosaic.obs_names[[5, 17, 30]]].copy()
+    np.testing.assert_allclose(embed(model, some).mean, whole.mean[[5, 17, 30]], atol=1e-5)
+    some.obs["batch"] = ["s1", "later", "s2"]
+    new = embed(model, some)
+    assert new.unseen_batches == ["later"]
+    assert np.isfinite(new.mean).all()
+
+
+def test_annotated_mosaic(model, mosaic, tmp_path):
+    one = annotate(mosaic.copy(), embed(model, mosaic), seed=3)
+    two = annotate(mosaic.copy(), embed(model, mosaic), seed=3)
+    np.testing.assert_array_equal(one.obsm["X_umap"], two.obsm["X_umap"])
+    assert list(one.obs["cluster"]) == list(two.obs["cluster"])
+    assert set(one.obsm) >= {"X_multivi", "X_multivi_variance", "X_multivi_rna", "X_multivi_atac", "X_umap"}
+    record = json.loads(one.uns["multivi_nf"])["embed"]
+    assert set(record) >= {"unseen_batches", "joint_variance_exceeds_single", "active_dimensions"}
+    one.write_h5mu(tmp_path / "one.h5mu")
+    two.write_h5mu(tmp_path / "two.h5mu")
+    assert (tmp_path / "one.h5mu").read_bytes() == (tmp_path / "two.h5mu").read_bytes()
+
+
+def test_labels_go_to_the_nearest_labelled_cells():
+    rng = np.random.default_rng(0)
+    latent = np.concatenate([rng.normal(0, 0.3, (60, 4)), rng.normal(3, 0.3, (60, 4))])
+    truth = np.repeat(["B", "T"], 60)
+    known = rng.random(120) < 0.3
+    obs = pd.DataFrame({"type": np.where(known, truth, None)})
+    label, probability = transfer_labels(latent, obs, "type")
+    assert (label == truth).all()
+    assert (probability[known] == 1).all() and (probability[~known] > 0.7).all() and (probability[~known] < 1).all()
+    middle = np.vstack([latent, np.full((1, 4), 1.5)])
+    _, unsure = transfer_labels(middle, pd.DataFrame({"type": [*obs["type"], None]}), "type")
+    assert unsure[-1] < probability[~known].mean()
+    with pytest.raises(InputError, match="no cell has a value"):
+        transfer_labels(latent, pd.DataFrame({"type": [None] * 120}), "type")
+
+
+def test_temperature_scales_variance_up_to_the_prior():
+    joint = Joint(torch.zeros(2, 2), torch.tensor([[0.1, 0.5], [0.1, 2.0]]), [])
+    warm = tempered(joint, torch.tensor([4.0, 4.0]))
+    np.testing.assert_allclose(warm.variance, [[0.4, 1.0], [0.4, 2.0]])
+    np.testing.assert_allclose(tempered(joint, torch.tensor([0.5, 0.5])).variance, joint.variance / 2)
+    noise = torch.randn(3000, 2, 2, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(draw(warm, noise).var(0), warm.variance, rtol=0.15)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "weighted", "cell-weighted", "poe", "mopoe"])
+def test_every_fusion_draws_from_its_posterior(fusion):
+    mosaic = make_mosaic(n=24)
+    model = make_model(mosaic, fusion=fusion)
+    from multivi_nf.latent.embed import cells_of, posteriors
+
+    with torch.inference_mode():
+        joint, _, _ = posteriors(model, cells_of(model, mosaic).minibatch(np.arange(24)))
+        noise = torch.randn(4000, 24, 5, generator=torch.Generator().manual_seed(0))
+        z = draw(joint, noise)
+    np.testing.assert_allclose(z.mean(0), joint.mean, atol=0.1)
+    np.testing.assert_allclose(z.var(0), joint.variance, rtol=0.25)
