@@ -42,6 +42,8 @@ push:
 lint: setup
 	@$(PYTHON) tools/setup.py lint
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@PYTHONPATH=python $(BIN)/lint-imports --no-cache
 	@$(BIN)/nextflow lint -o concise main.nf nextflow.config workflows modules conf
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nf-core pipelines lint --dir .
 

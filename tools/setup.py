@@ -392,10 +392,11 @@ def link(name, environment):
 
 
 def lint_tools():
-    """Install nf-core's linter in an environment of its own and link it into `.venv/bin`."""
+    """Install nf-core's and the imports' linters in an environment of their own and link them into `.venv/bin`."""
     setup()
-    folder = install("lint", LOCKS / "lint.lock", "install nf-core's linter")
-    link("nf-core", folder)
+    folder = install("lint", LOCKS / "lint.lock", "install the linters")
+    for program in ("nf-core", "lint-imports"):
+        link(program, folder)
 
 
 def peers():
