@@ -122,7 +122,7 @@ workflow REPROCESS {
         in_order(ch_own_peaks).map { beds -> [true, beds] }
             .mix(in_order(CALL_PEAKS.out.peaks).map { beds -> [false, beds] })
             .filter { _union, beds -> beds },
-        genome, settings.peak_width, chrom_sizes, blacklist,
+        genome + chosen(settings, ['peak_width'], 'peak_'), chrom_sizes, blacklist,
     )
     ch_peaks = CHECK_INPUTS.out.peaks.mix(MERGE_PEAKS.out.peaks) // channel: bed (one)
 

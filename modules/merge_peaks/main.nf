@@ -7,8 +7,7 @@ process MERGE_PEAKS {
 
     input:
     tuple val(union), path(peaks, stageAs: 'peaks?/*') // union: keep the extents of the samples' own peaks; in samplesheet order
-    val settings                                       // [ genome, chrom_style ]
-    val width                                          // of called peaks
+    val settings                                       // [ genome, chrom_style, width? ]: a width resizes the samples' own peaks too
     path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
     path blacklist, stageAs: 'genome/blacklist/*'
 
@@ -22,7 +21,7 @@ process MERGE_PEAKS {
     ${threads(task.cpus)}
     multivi-nf-merge-peaks --resources merge_peaks.resources.json ${peaks} \\
         ${options(chrom_sizes: chrom_sizes, blacklist: blacklist)} \\
-        ${options(settings)} ${options(union ? [union: true] : [width: width])} --output=consensus.bed
+        ${options(settings)} ${options(union: union && !settings.width)} --output=consensus.bed
     """
 
     stub:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.samplesheet import read_contrasts, read_samplesheet
+from multivi_nf.inputs.contrasts import read_contrasts
+from multivi_nf.inputs.samplesheet import read_samplesheet
 from multivi_nf.io.files import written_whole
 
 
@@ -53,7 +55,7 @@ def command(
     table = None
     if contrasts is not None:
         try:
-            table = read_contrasts(contrasts, samples)
+            table = [asdict(row) for row in read_contrasts(contrasts, samples)]
         except InputError as error:
             problems.append(error)
     if problems:

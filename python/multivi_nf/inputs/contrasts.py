@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.samplesheet import NAME, OWN_COLUMNS, Sample, unknown_column, values_of
+from multivi_nf.inputs.table import Table, read_table
 from multivi_nf.modalities import MODALITIES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mudata import MuData
 
-COLUMNS = ["contrast", "modality", "groupby", "target", "reference", "cells"]
+COLUMNS = ("contrast", "modality", "groupby", "target", "reference", "cells")
 CELLS = ("all", "observed", "imputed")
 SAME_DATA_COLUMNS = ("cluster",)
 """Columns of obs that were made from the same counts that a contrast tests."""
@@ -27,7 +29,7 @@ class NothingToCompare(InputError):
 
 @dataclass(frozen=True)
 class Contrast:
-    """One comparison, a row of contrasts.csv (`INTERFACES` section 2)."""
+    """One comparison, a row of contrasts.csv."""
 
     contrast: str
     modality: str
@@ -37,71 +39,171 @@ class Contrast:
     cells: str = "observed"
 
 
-def read_contrasts(path: Path) -> list[Contrast]:
-    """Read contrasts.csv; all its problems are told at once.
+def read_contrasts(
+    path: str | Path, samples: Sequence[Sample] | None = None, annotations: dict[str, list[str]] | None = None
+) -> list[Contrast]:
+    """Read and check contrasts.csv; all its problems are told at once.
+
+    Parameters
+    ----------
+    path
+        CSV, columns :data:`COLUMNS`. An empty `reference` is `rest`, an empty `cells` is `observed`.
+    samples
+        The samplesheet, whose modalities, columns and groups are looked for. None: only the table itself is checked.
+    annotations
+        Column → values of the cell annotation in `.h5ad` inputs. None: not known yet; a column that the sheet lacks
+        is let pass if any input is an `.h5ad`, to be checked once they are read.
+
+    Returns
+    -------
+    Rows in file order.
 
     Raises
     ------
     InputError
-        File missing, columns missing or unknown, names doubled, a modality or choice of cells that does not exist.
+        All problems of the table in one.
     """
-    if not path.is_file():
-        raise InputError(
-            f"contrasts file {path} does not exist",
-            "no comparison can be made",
-            "give the path of a CSV with the columns " + ",".join(COLUMNS),
+    path = Path(path)
+    table = read_table(path, ["contrast", "modality", "groupby", "target"], "table of contrasts")
+    for name in table.header:
+        if name and name not in COLUMNS:
+            table.add(
+                1,
+                name,
+                "is no known column",
+                "it would be ignored",
+                f"remove it; the columns are {', '.join(COLUMNS)}",
+            )
+    rows: list[Contrast] = []
+    seen: dict[str, int] = {}
+    for line, given in table.rows:
+        named = {column: given.get(column, "") for column in COLUMNS}
+        defaults = {"reference": named["reference"] or "rest", "cells": named["cells"] or "observed"}
+        row = Contrast(**named | defaults)
+        _check_contrast(table, line, row, samples, seen)
+        if samples is not None and row.groupby:
+            table.problems += _group_problems(f"{path.name}, line {line}", row, samples, annotations)
+        rows.append(row)
+    if table.problems:
+        raise InputError.all_of(table.problems)
+    return rows
+
+
+def _check_contrast(
+    table: Table, line: int, row: dict[str, str], samples: Sequence[Sample], seen: dict[str, int]
+) -> None:
+    name = row.contrast
+    if not NAME.fullmatch(name) or name in (".", ".."):
+        table.add(
+            line,
+            "contrast",
+            f"{name!r} is no name",
+            "the result file is named by it",
+            "use letters, digits, '.', '_' and '-' only",
         )
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    required = {"contrast", "modality", "groupby", "target"}
-    if not required <= set(table.columns):
-        raise InputError(
-            f"{path} lacks {', '.join(sorted(required - set(table.columns)))}; it has {', '.join(table.columns)}",
-            "a contrast is not defined without them",
-            f"write the header line {','.join(COLUMNS)}",
+    elif name in seen:
+        table.add(
+            line,
+            "contrast",
+            f"{name!r} is already in line {seen[name]}",
+            "one result would replace the other",
+            "give each contrast its own name",
         )
-    table = table.assign(reference=_filled(table, "reference", "rest"), cells=_filled(table, "cells", "observed"))
-    problems = _problems(table, path)
-    if problems:
-        raise InputError.all_of(problems)
-    return [Contrast(**{name: row[name] for name in COLUMNS}) for row in table.to_dict("records")]
+    seen.setdefault(name, line)
+    present = [m for m in MODALITIES if samples is None or any(m in sample.modalities for sample in samples)]
+    if row.modality not in present:
+        known = "is measured in no sample" if row.modality in MODALITIES else "is no modality"
+        table.add(
+            line,
+            "modality",
+            f"{row.modality!r} {known}",
+            "there is nothing to compare",
+            f"one of {', '.join(present)}",
+        )
+    if row.cells not in CELLS:
+        table.add(
+            line,
+            "cells",
+            f"{row.cells!r} is not known",
+            "which cells are compared must be clear",
+            f"one of {', '.join(CELLS)}",
+        )
+    if row.target == "each" and row.reference != "rest":
+        table.add(
+            line,
+            "reference",
+            f"{row.reference!r} with target 'each'",
+            "each group is compared with the rest",
+            "leave it empty or write rest",
+        )
+    if not row.groupby:
+        table.add(line, "groupby", "is empty", "cells are grouped by a column of obs", "name one, such as cluster")
+    if not row.target:
+        table.add(line, "target", "is empty", "which group is compared must be clear", "a value of the column, or each")
+    elif row.target == row.reference:
+        table.add(
+            line,
+            "reference",
+            f"target and reference are both {row.target!r}",
+            "a group does not differ from itself",
+            "name another value, or rest",
+        )
 
 
-def _filled(table: pd.DataFrame, column: str, default: str) -> pd.Series:
-    values = table[column] if column in table else pd.Series("", index=table.index)
-    return values.str.strip().replace("", default)
+def check_contrast_groups(
+    contrasts: Sequence[Contrast], samples: Sequence[Sample], annotations: dict[str, list[str]]
+) -> list[InputError]:
+    """Check once more that all groups of the contrasts have cells, now that the annotation of `.h5ad` inputs is known.
+
+    Parameters
+    ----------
+    contrasts
+        Of :func:`read_contrasts`.
+    annotations
+        Column → values of the cell annotation.
+    """
+    return [
+        problem
+        for row in contrasts
+        for problem in _group_problems(f"contrast {row.contrast!r}", row, samples, annotations)
+    ]
 
 
-def _problems(table: pd.DataFrame, path: Path) -> list[InputError]:
+def _group_problems(
+    place: str, row: Contrast, samples: Sequence[Sample], annotations: dict[str, list[str]] | None
+) -> list[InputError]:
+    column = row.groupby
+    if column == "cluster":
+        return []  # known after EMBED only
+    values = values_of(samples, column)
+    if values is None and annotations is not None:
+        values = annotations.get(column)
+    if values is None:
+        undecided = annotations is None and any(
+            (sample.files[m] or "").endswith(".h5ad") for sample in samples for m in MODALITIES
+        )
+        if undecided or column in OWN_COLUMNS:
+            return []
+        metadata = [*(samples[0].metadata if samples else ()), *(annotations or ())]
+        return [unknown_column(place, column, metadata, "groupby")]
     problems = []
-    seen: set[str] = set()
-    for line, row in enumerate(table.to_dict("records"), start=2):
-        place = f"{path}, line {line}, contrast {row['contrast']!r}"
-        if not row["contrast"] or row["contrast"] in seen or "/" in row["contrast"]:
+    for side in ("target", "reference"):
+        if getattr(row, side) and getattr(row, side) not in ("each", "rest") and getattr(row, side) not in values:
             problems.append(
                 InputError(
-                    f"{place}: the name is empty, doubled or holds a slash",
-                    "it names the result table, so that one table would overwrite another",
-                    "give every contrast a name of its own",
+                    f"{place}, column {side!r}: no cell has the value {getattr(row, side)!r} in {column!r}",
+                    "the group would be empty",
+                    f"one of {', '.join(values[:10])}{', ...' if len(values) > 10 else ''}",
                 )
             )
-        seen.add(row["contrast"])
-        for column, choices in (("modality", MODALITIES), ("cells", CELLS)):
-            if row[column] not in choices:
-                problems.append(
-                    InputError(
-                        f"{place}: {column} is {row[column]!r}",
-                        "there is nothing to compare under this name",
-                        f"write one of {', '.join(choices)}",
-                    )
-                )
-        if not row["groupby"] or not row["target"] or row["target"] == row["reference"]:
-            problems.append(
-                InputError(
-                    f"{place}: groupby {row['groupby']!r}, target {row['target']!r}, reference {row['reference']!r}",
-                    "a comparison needs a column and two different groups",
-                    "name a column of obs, a target (or `each`) and another value as reference (or `rest`)",
-                )
+    if row.target in ("each", *values) and row.reference == "rest" and len(values) < 2:
+        problems.append(
+            InputError(
+                f"{place}, column 'groupby': {column!r} has one value only ({', '.join(values)})",
+                "there is no rest to compare it with",
+                "choose a column with two or more values",
             )
+        )
     return problems
 
 

@@ -1,20 +1,20 @@
-"""What the user declares: the samplesheet and the table of contrasts, checked as a whole.
+"""The samplesheet, checked as a whole.
 
 Every problem of a sheet is found in one go; each names line and column.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.table import Table, read_table
 from multivi_nf.modalities import MODALITIES
 
 FILE_COLUMNS = ("rna", "fragments", "atac", "protein", "peaks", "barcodes", "barcode_map")
@@ -37,10 +37,9 @@ RESERVED = (
     "scvi_batch",
 )
 RESERVED_PREFIXES = ("rna_", "atac_", "protein_", "rna:", "atac:", "protein:", "X_")
-CONTRAST_COLUMNS = ("contrast", "modality", "groupby", "target", "reference", "cells")
 OWN_COLUMNS = ("sample", "batch", "modality", "has_rna", "has_atac", "has_protein")
 
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
+NAME = re.compile(r"[A-Za-z0-9._-]+")
 _METADATA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -83,91 +82,6 @@ class Sample:
         return cls(row["sample"], row["batch"], files, dict(row["metadata"]))
 
 
-@dataclass
-class _Table:
-    path: Path
-    header: list[str]
-    rows: list[tuple[int, dict[str, str]]]  # line number in the file, column → trimmed text
-    problems: list[InputError] = field(default_factory=list)
-
-    def add(self, line: int, column: str, what: str, why: str, remedy: str) -> None:
-        self.problems.append(InputError(f"{self.path.name}, line {line}, column {column!r}: {what}", why, remedy))
-
-
-def _read_table(path: Path, required: Sequence[str], kind: str) -> _Table:
-    if not path.is_file():
-        raise InputError(f"{kind} {path} does not exist", "nothing says what to work on", "correct the path")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{kind} {path} is not UTF-8 text ({error})",
-            "names could not be read",
-            "save it as CSV (UTF-8); a spreadsheet file (.xlsx) must be exported",
-        ) from error
-    if not text.strip():
-        raise InputError(
-            f"{kind} {path} is empty", "nothing says what to work on", f"give columns {', '.join(required)}"
-        )
-    try:
-        lines = _records(text)
-    except csv.Error as error:
-        raise InputError(f"{kind} {path} is no CSV: {error}", "rows could not be read", "save it as CSV") from error
-    header = [name.strip() for name in lines[0][1]]
-    for separator, name in (("\t", "tabs"), (";", "semicolons")):
-        if len(header) == 1 and separator in header[0]:
-            raise InputError(
-                f"{kind} {path}, line 1: columns are separated by {name}",
-                "the whole line would be read as one column",
-                "separate columns by commas",
-            )
-    table = _Table(path, header, [])
-    for column in required:
-        if column not in header:
-            close = difflib.get_close_matches(column, [name.lower() for name in header], 1, 0.75)
-            spelled = next((name for name in header if close and name.lower() == close[0]), None)
-            table.problems.append(
-                InputError(
-                    f"{path.name}, line 1: column {column!r} is missing (found: {', '.join(filter(None, header))})",
-                    f"each row needs its {column}",
-                    f"rename {spelled!r} to {column!r}" if spelled else f"add a column {column!r}",
-                )
-            )
-    for name, n in Counter(header).items():
-        if n > 1:
-            table.add(1, name, f"occurs {n} times", "which one is meant cannot be known", "keep one of them")
-        if not name:
-            table.add(1, name, "a column has no name", "its values could not be used", "name it or remove it")
-    for line, values in lines[1:]:
-        if not any(value.strip() for value in values):
-            continue
-        if len(values) != len(header):
-            table.add(
-                line,
-                header[0],
-                f"{len(values)} values where the header has {len(header)}",
-                "values would slip into the wrong columns",
-                "give one value a column; quote values with commas",
-            )
-            continue
-        table.rows.append((line, dict(zip(header, (value.strip() for value in values)))))
-    if not table.rows and not table.problems:
-        table.problems.append(
-            InputError(f"{path.name} has a header and no row", "there is nothing to work on", "add one row each")
-        )
-    return table
-
-
-def _records(text: str) -> list[tuple[int, list[str]]]:
-    """CSV records with the number of the line on which each starts (quoted values may span lines)."""
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
-    records, start = [], 1
-    for record in reader:
-        records.append((start, record))
-        start = reader.line_num + 1
-    return records
-
-
 def _resolved(value: str, base: str) -> str:
     if _URI.match(value) or value.startswith("/"):
         return value
@@ -204,7 +118,7 @@ def read_samplesheet(
         All problems of the sheet in one.
     """
     path = Path(path)
-    table = _read_table(path, ["sample"], "samplesheet")
+    table = read_table(path, ["sample"], "samplesheet")
     base = str(path.resolve().parent) if base_dir is None else base_dir
     absent = None if missing is None else set(missing)
     _check_header(table)
@@ -236,7 +150,7 @@ def read_samplesheet(
     return samples
 
 
-def _check_header(table: _Table) -> None:
+def _check_header(table: Table) -> None:
     for name in filter(None, table.header):
         if name in KNOWN_COLUMNS:
             continue
@@ -268,12 +182,12 @@ def _check_header(table: _Table) -> None:
             )
 
 
-def _check_name(table: _Table, line: int, name: str, seen: dict[str, int]) -> None:
+def _check_name(table: Table, line: int, name: str, seen: dict[str, int]) -> None:
     if "sample" not in table.header:
         return
     if not name:
         table.add(line, "sample", "is empty", "results are named by it", "give the sample a name")
-    elif not _NAME.fullmatch(name) or name in (".", ".."):
+    elif not NAME.fullmatch(name) or name in (".", ".."):
         table.add(
             line,
             "sample",
@@ -293,7 +207,7 @@ def _check_name(table: _Table, line: int, name: str, seen: dict[str, int]) -> No
 
 
 def _check_files(
-    table: _Table, line: int, row: dict[str, str], files: dict[str, str | None], absent: set[str] | None
+    table: Table, line: int, row: dict[str, str], files: dict[str, str | None], absent: set[str] | None
 ) -> None:
     if not any(files[column] for column in DATA_COLUMNS):
         table.add(
@@ -354,7 +268,7 @@ def _check_files(
         )
 
 
-def _check_shared_files(table: _Table, samples: list[Sample]) -> None:
+def _check_shared_files(table: Table, samples: list[Sample]) -> None:
     users: dict[tuple[str, str], list[tuple[int, Sample]]] = defaultdict(list)
     for (line, _row), sample in zip(table.rows, samples):
         for column in DATA_COLUMNS:
@@ -407,170 +321,3 @@ def values_of(samples: Sequence[Sample], column: str) -> list[str] | None:
     if any(column in sample.metadata for sample in samples):
         return list(dict.fromkeys(value for sample in samples if (value := sample.metadata[column])))
     return None
-
-
-def read_contrasts(
-    path: str | Path, samples: Sequence[Sample], annotations: dict[str, list[str]] | None = None
-) -> list[dict[str, str]]:
-    """Read and check the table of contrasts.
-
-    Parameters
-    ----------
-    path
-        CSV, columns :data:`CONTRAST_COLUMNS`.
-    samples
-        The samplesheet.
-    annotations
-        Column → values of the cell annotation in `.h5ad` inputs. None: not known yet; a column that the sheet lacks
-        is let pass if any input is an `.h5ad`, to be checked once they are read.
-
-    Returns
-    -------
-    Rows in file order; `reference` is `rest` where it was empty or `target` is `each`, `cells` is `all` where empty.
-    """
-    path = Path(path)
-    table = _read_table(path, ["contrast", "modality", "groupby", "target"], "table of contrasts")
-    for name in table.header:
-        if name and name not in CONTRAST_COLUMNS:
-            table.add(
-                1,
-                name,
-                "is no known column",
-                "it would be ignored",
-                f"remove it; the columns are {', '.join(CONTRAST_COLUMNS)}",
-            )
-    rows: list[dict[str, str]] = []
-    seen: dict[str, int] = {}
-    for line, given in table.rows:
-        row = {column: given.get(column, "") for column in CONTRAST_COLUMNS}
-        row["cells"] = row["cells"] or "all"
-        row["reference"] = row["reference"] or "rest"
-        _check_contrast(table, line, row, samples, seen)
-        _check_groups(table, line, row, samples, annotations)
-        rows.append(row)
-    if table.problems:
-        raise InputError.all_of(table.problems)
-    return rows
-
-
-def _check_contrast(
-    table: _Table, line: int, row: dict[str, str], samples: Sequence[Sample], seen: dict[str, int]
-) -> None:
-    name = row["contrast"]
-    if not _NAME.fullmatch(name) or name in (".", ".."):
-        table.add(
-            line,
-            "contrast",
-            f"{name!r} is no name",
-            "the result file is named by it",
-            "use letters, digits, '.', '_' and '-' only",
-        )
-    elif name in seen:
-        table.add(
-            line,
-            "contrast",
-            f"{name!r} is already in line {seen[name]}",
-            "one result would replace the other",
-            "give each contrast its own name",
-        )
-    seen.setdefault(name, line)
-    present = [m for m in MODALITIES if any(m in sample.modalities for sample in samples)]
-    if row["modality"] not in present:
-        known = "is measured in no sample" if row["modality"] in MODALITIES else "is no modality"
-        table.add(
-            line,
-            "modality",
-            f"{row['modality']!r} {known}",
-            "there is nothing to compare",
-            f"one of {', '.join(present)}",
-        )
-    if row["cells"] not in ("all", "observed", "imputed"):
-        table.add(
-            line,
-            "cells",
-            f"{row['cells']!r} is not known",
-            "which cells are compared must be clear",
-            "one of all, observed, imputed",
-        )
-    if row["target"] == "each" and row["reference"] != "rest":
-        table.add(
-            line,
-            "reference",
-            f"{row['reference']!r} with target 'each'",
-            "each group is compared with the rest",
-            "leave it empty or write rest",
-        )
-    if not row["target"]:
-        table.add(line, "target", "is empty", "which group is compared must be clear", "a value of the column, or each")
-    elif row["target"] == row["reference"]:
-        table.add(
-            line,
-            "reference",
-            f"target and reference are both {row['target']!r}",
-            "a group does not differ from itself",
-            "name another value, or rest",
-        )
-
-
-def _check_groups(
-    table: _Table, line: int, row: dict[str, str], samples: Sequence[Sample], annotations: dict[str, list[str]] | None
-) -> None:
-    place = f"{table.path.name}, line {line}"
-    table.problems += _group_problems(place, row, samples, annotations)
-
-
-def check_contrast_groups(
-    contrasts: Sequence[dict[str, str]], samples: Sequence[Sample], annotations: dict[str, list[str]]
-) -> list[InputError]:
-    """Check once more that all groups of the contrasts have cells, now that the annotation of `.h5ad` inputs is known.
-
-    Parameters
-    ----------
-    contrasts
-        Of :func:`read_contrasts`.
-    annotations
-        Column → values of the cell annotation.
-    """
-    return [
-        problem
-        for row in contrasts
-        for problem in _group_problems(f"contrast {row['contrast']!r}", row, samples, annotations)
-    ]
-
-
-def _group_problems(
-    place: str, row: dict[str, str], samples: Sequence[Sample], annotations: dict[str, list[str]] | None
-) -> list[InputError]:
-    column = row["groupby"]
-    if column == "cluster":
-        return []  # known after EMBED only
-    values = values_of(samples, column)
-    if values is None and annotations is not None:
-        values = annotations.get(column)
-    if values is None:
-        undecided = annotations is None and any(
-            (sample.files[m] or "").endswith(".h5ad") for sample in samples for m in MODALITIES
-        )
-        if undecided or column in OWN_COLUMNS:
-            return []
-        metadata = [*(samples[0].metadata if samples else ()), *(annotations or ())]
-        return [unknown_column(place, column, metadata, "groupby")]
-    problems = []
-    for side in ("target", "reference"):
-        if row[side] and row[side] not in ("each", "rest") and row[side] not in values:
-            problems.append(
-                InputError(
-                    f"{place}, column {side!r}: no cell has the value {row[side]!r} in {column!r}",
-                    "the group would be empty",
-                    f"one of {', '.join(values[:10])}{', ...' if len(values) > 10 else ''}",
-                )
-            )
-    if row["target"] in ("each", *values) and row["reference"] == "rest" and len(values) < 2:
-        problems.append(
-            InputError(
-                f"{place}, column 'groupby': {column!r} has one value only ({', '.join(values)})",
-                "there is no rest to compare it with",
-                "choose a column with two or more values",
-            )
-        )
-    return problems

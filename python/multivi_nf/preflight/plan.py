@@ -11,8 +11,9 @@ import pandas as pd
 
 from multivi_nf.counts.features import parse_peak
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.contrasts import Contrast, check_contrast_groups
 from multivi_nf.inputs.genome import read_bed
-from multivi_nf.inputs.samplesheet import Sample, check_contrast_groups, unknown_column
+from multivi_nf.inputs.samplesheet import Sample, unknown_column
 from multivi_nf.mosaic.features import check_shared, different_peaks, read_reference
 from multivi_nf.preflight.check import unpack
 
@@ -103,7 +104,7 @@ def make_plan(
     annotations = _annotations(checked)
     for parameter, column in (columns or {}).items():
         attempt(lambda c=column, p=parameter: _column(c, p, samples, annotations))
-    problems += check_contrast_groups(contrasts, samples, annotations)
+    problems += check_contrast_groups([Contrast(**row) for row in contrasts], samples, annotations)
     decided = attempt(lambda: _peak_set(samples, checked, peaks, peak_source, table, notes))
     if problems:
         unique = {str(problem): problem for problem in problems}

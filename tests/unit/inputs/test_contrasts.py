@@ -22,14 +22,20 @@ def test_all_problems_at_once(tmp_path):
     with pytest.raises(InputError) as problem:
         read_contrasts(path)
     text = str(problem.value)
-    assert "line 3" in text and "doubled" in text and "'lipids'" in text and "line 4" in text and "'some'" in text
+    assert (
+        "line 3" in text
+        and "already in line 2" in text
+        and "'lipids'" in text
+        and "line 4" in text
+        and "'some'" in text
+    )
 
 
 def test_missing_file_and_columns(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_contrasts(tmp_path / "nothing.csv")
     (tmp_path / "c.csv").write_text("contrast,modality\na,rna\n")
-    with pytest.raises(InputError, match="lacks groupby, target"):
+    with pytest.raises(InputError, match="'groupby' is missing"):
         read_contrasts(tmp_path / "c.csv")
 
 

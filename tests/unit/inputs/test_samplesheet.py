@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from multivi_nf.commands.check_samplesheet import command
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.samplesheet import check_contrast_groups, read_contrasts, read_samples_json, read_samplesheet
+from multivi_nf.inputs.contrasts import check_contrast_groups, read_contrasts
+from multivi_nf.inputs.samplesheet import read_samples_json, read_samplesheet
 
 GOOD = """sample,rna,fragments,atac,protein,peaks,barcodes,barcode_map,batch,condition
 s1,a.h5,f.tsv.gz,,,p.bed,,map.tsv,b1,ctl
@@ -146,8 +147,9 @@ three,protein,cluster,each,rest,
 def test_good_contrasts(folder):
     samples = read_samplesheet(write(folder, GOOD))
     rows = read_contrasts(write(folder, CONTRASTS, "c.csv"), samples)
-    assert [row["reference"] for row in rows] == ["ctl", "rest", "rest"]
-    assert [row["cells"] for row in rows] == ["all", "observed", "all"]
+    assert [row.reference for row in rows] == ["ctl", "rest", "rest"]
+    assert [row.cells for row in rows] == ["all", "observed", "observed"]
+    assert rows == read_contrasts(folder / "c.csv")  # one reader, with the samplesheet or without
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""Tables that users write by hand: read line by line, so that every problem can name its place."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from multivi_nf.errors import InputError
+
+
+@dataclass
+class Table:
+    """A table that a user wrote by hand, with the problems found in it so far."""
+
+    path: Path
+    header: list[str]
+    rows: list[tuple[int, dict[str, str]]]  # line number in the file, column → trimmed text
+    problems: list[InputError] = field(default_factory=list)
+
+    def add(self, line: int, column: str, what: str, why: str, remedy: str) -> None:
+        """Note a problem and its place."""
+        self.problems.append(InputError(f"{self.path.name}, line {line}, column {column!r}: {what}", why, remedy))
+
+
+def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
+    """Read a CSV with a header line; what is wrong with its shape is noted in `problems`, each with line and column.
+
+    Raises
+    ------
+    InputError
+        Nothing can be read: no such file, no text, no CSV.
+    """
+    if not path.is_file():
+        raise InputError(f"{kind} {path} does not exist", "nothing says what to work on", "correct the path")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{kind} {path} is not UTF-8 text ({error})",
+            "names could not be read",
+            "save it as CSV (UTF-8); a spreadsheet file (.xlsx) must be exported",
+        ) from error
+    if not text.strip():
+        raise InputError(
+            f"{kind} {path} is empty", "nothing says what to work on", f"give columns {', '.join(required)}"
+        )
+    try:
+        lines = _records(text)
+    except csv.Error as error:
+        raise InputError(f"{kind} {path} is no CSV: {error}", "rows could not be read", "save it as CSV") from error
+    header = [name.strip() for name in lines[0][1]]
+    for separator, name in (("\t", "tabs"), (";", "semicolons")):
+        if len(header) == 1 and separator in header[0]:
+            raise InputError(
+                f"{kind} {path}, line 1: columns are separated by {name}",
+                "the whole line would be read as one column",
+                "separate columns by commas",
+            )
+    table = Table(path, header, [])
+    for column in required:
+        if column not in header:
+            close = difflib.get_close_matches(column, [name.lower() for name in header], 1, 0.75)
+            spelled = next((name for name in header if close and name.lower() == close[0]), None)
+            table.problems.append(
+                InputError(
+                    f"{path.name}, line 1: column {column!r} is missing (found: {', '.join(filter(None, header))})",
+                    f"each row needs its {column}",
+                    f"rename {spelled!r} to {column!r}" if spelled else f"add a column {column!r}",
+                )
+            )
+    for name, n in Counter(header).items():
+        if n > 1:
+            table.add(1, name, f"occurs {n} times", "which one is meant cannot be known", "keep one of them")
+        if not name:
+            table.add(1, name, "a column has no name", "its values could not be used", "name it or remove it")
+    for line, values in lines[1:]:
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) != len(header):
+            table.add(
+                line,
+                header[0],
+                f"{len(values)} values where the header has {len(header)}",
+                "values would slip into the wrong columns",
+                "give one value a column; quote values with commas",
+            )
+            continue
+        table.rows.append((line, dict(zip(header, (value.strip() for value in values)))))
+    if not table.rows and not table.problems:
+        table.problems.append(
+            InputError(f"{path.name} has a header and no row", "there is nothing to work on", "add one row each")
+        )
+    return table
+
+
+def _records(text: str) -> list[tuple[int, list[str]]]:
+    """CSV records with the number of the line on which each starts (quoted values may span lines)."""
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    records, start = [], 1
+    for record in reader:
+        records.append((start, record))
+        start = reader.line_num + 1
+    return records
