@@ -69,7 +69,7 @@ def together(settings) {
         [settings.atac_min_tsse && !settings.tss && !settings.gtf, "--atac_min_tsse ${settings.atac_min_tsse} without --tss or --gtf",
             'TSS enrichment cannot be computed without transcription start sites', 'give --tss BED or --gtf GTF, or leave --atac_min_tsse out'],
         [settings.peak_width && settings.peak_width % 2 == 0, "--peak_width is ${settings.peak_width}, which is even",
-            'a peak has its summit in its middle', "give an odd width such as ${settings.peak_width + 1}"],
+            'a peak has its summit in its middle', "give an odd width such as ${(settings.peak_width ?: 0) + 1}"],
         [settings.reference && architecture, "${architecture.collect { name -> '--' + name }.join(', ')} with --reference",
             'the architecture is that of the reference', 'leave them out, or train a new model without --reference'],
     ]
