@@ -5,8 +5,8 @@
 
 include { three_parts } from './messages'
 
-// Institutional configs set these; they mean nothing here and are let pass.
-def tolerated() { /^(config_profile_\w+|custom_config_\w+|max_\w+|igenomes_\w+)$/ }
+// Institutional configs set these; they mean nothing here and are let pass. Not max_\w+: max_epoch is a misspelling.
+def tolerated() { /^(config_profile_\w+|custom_config_\w+|max_memory|max_cpus|max_time|igenomes_\w+)$/ }
 
 // -> [ [title: String, properties: [name: property], required: [name]] ], in the order of the schema
 def parameter_groups() {

@@ -10,9 +10,21 @@ def samples_of(json) {
     return rows.withIndex().collect { row, index -> row + [index: index] }
 }
 
-// What goes into tasks as a sample's identity: no paths, no metadata, so that neither changes a task's hash
+// What goes into tasks as a sample's identity: no path, no metadata and no place in the sheet, so that a task is run
+// again only where the sample itself changed
 def meta_of(row) {
-    return [sample: row.sample, index: row.index]
+    return [sample: row.sample]
+}
+
+// The identity of a group of samples whose peaks are called together, with a name for its files
+def group_meta(group) {
+    def plain = group.replaceAll(/[^A-Za-z0-9._-]/, '_')
+    return [sample: group, name: plain == group && group ? group : "${plain}-${group.md5().take(8)}".toString()]
+}
+
+// The group of a row, by the column that --peak_group names; without one every sample is its own
+def group_of(row, column) {
+    return column ? (row.metadata.containsKey(column) ? row.metadata[column] : row[column]) : row.sample
 }
 
 // A path of the samplesheet, or [] where the cell is empty: an input that is not there
@@ -69,20 +81,56 @@ def run_files(settings) {
 // Values as they stand in the samplesheet for which there is no file. Nextflow looks, since it can see object storage.
 def missing_files(sheet) {
     def columns = ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map']
-    def rows    = csv_rows(sheet.text)
+    def rows    = csv_rows(decoded(sheet.bytes))
     def places  = columns.collect { column -> rows[0].indexOf(column) }.findAll { place -> place >= 0 }
     def values  = rows.drop(1).collectMany { row -> places.collect { place -> row[place] } }
         .findAll { value -> value && !(value =~ /\p{Cntrl}/) }.unique()
-    return values.findAll { value -> !file(resolved(sheet.parent, value), glob: false).exists() }
+    return values.findAll { value -> !there(resolved(sheet.parent, value)) }
 }
 
-// The cells of a CSV text, trimmed, as RFC 4180 has them; what is wrong with it CHECK_SAMPLESHEET says
+// Whether there is such a file. A Java that was started without a UTF-8 locale cannot even ask for some names.
+def there(path) {
+    try {
+        return file(path, glob: false).exists()
+    }
+    catch (java.nio.file.InvalidPathException _error) {
+        error(three_parts("Nextflow cannot read the file name '${path}' in this session's language settings",
+            'letters beyond ASCII need a UTF-8 locale', 'type `export LC_ALL=C.UTF-8` and start the run again'))
+    }
+}
+
+// The text of a table as Python's multivi_nf.io.text decodes it: UTF-16 or UTF-8 by its marks, else Windows-1252
+def decoded(bytes) {
+    def marks = (bytes as List).take(2).collect { octet -> octet & 0xff }
+    if (marks in [[0xff, 0xfe], [0xfe, 0xff]]) {
+        return new String(bytes, 'UTF-16')
+    }
+    if (marks.size() == 2 && marks.count(0) == 1) {
+        return new String(bytes, marks[0] == 0 ? 'UTF-16BE' : 'UTF-16LE')
+    }
+    try {
+        return java.nio.charset.StandardCharsets.UTF_8.newDecoder().decode(java.nio.ByteBuffer.wrap(bytes)).toString()
+    }
+    catch (java.nio.charset.CharacterCodingException _error) {
+        return new String(bytes, 'windows-1252')
+    }
+}
+
+// The cells of a table's text, trimmed, as RFC 4180 has them, with the separator that the first line has most of (a
+// spreadsheet's `sep=;` line says it); what is wrong with it CHECK_SAMPLESHEET says
 def csv_rows(text) {
-    def found = text.replace('\uFEFF', '') =~ /("(?:[^"]++|"")*+"|[^",\r\n]*+)(,|\r?\n|\z)/
+    def bare  = text.replace('\uFEFF', '')
+    def named = bare =~ /\A"?sep=(.)"?\r?\n/
+    def body  = named.find() ? bare.substring(named.end()) : bare
+    def first = body.readLines().find { line -> line.trim() } ?: ''
+    def plain = first.replaceAll(/"[^"]*"/, '')
+    def mark  = named.reset().find() ? named.group(1) : [',', ';', '\t'].max { sign -> plain.count(sign) }
+    def sign  = java.util.regex.Pattern.quote(mark)
+    def found = body =~ "(\"(?:[^\"]++|\"\")*+\"|(?:(?!${sign})[^\"\r\n])*+)(${sign}|\r\n|\n|\r|\\z)"
     return found.collect { _whole, cell, end -> [cell, end] }.inject([[]]) { rows, pair ->
         def quoted = pair[0].size() > 1 && pair[0].startsWith('"')
         rows.last() << (quoted ? pair[0][1..-2].replace('""', '"') : pair[0]).trim()
-        pair[1] == ',' ? rows : rows << []
+        pair[1] == mark ? rows : rows << []
     }
 }
 
@@ -90,11 +138,18 @@ def resolved(base, path) {
     return path ==~ '^([a-z0-9]+:/)?/.*' ? path : "${base.toUriString()}/${path}"
 }
 
-// channel of [ meta, ..., file ] -> one list of the files in samplesheet order, whatever the order of completion
-def in_order(channel_of_tuples) {
-    return channel_of_tuples
-        .toSortedList { one, other -> one[0].index <=> other[0].index }
-        .map { tuples -> tuples.collect { tuple -> tuple.last() } }
+// channel of [ meta, ..., file ] -> one list of the files in the order of the names of samples (channel of one list),
+// whatever the order of completion; of one sample by file name
+def in_order(channel_of_tuples, ch_names) {
+    return channel_of_tuples.toList()
+        .map { tuples -> [tuples] }
+        .combine(ch_names.map { names -> [names] })
+        .map { tuples, names ->
+            def place = names.withIndex().collectEntries { name, index -> [(name): index] }
+            def order = { tuple -> place.getOrDefault(tuple[0].sample, -1) }
+            tuples.toSorted { one, other -> order(one) <=> order(other) ?: one.last().name <=> other.last().name }
+                .collect { tuple -> tuple.last() }
+        }
 }
 
 // channel of files -> one list in an order that does not depend on completion

@@ -7,12 +7,16 @@ def quoted(value) {
     return "'" + value.toString().replace("'", "'\\''") + "'"
 }
 
+// The staged files of an input as words: Nextflow escapes only what stands in the script itself, and not every character
+def words(files) {
+    return (files instanceof Collection ? files : [files]).collect { file -> quoted(file) }.join(' ')
+}
+
 // [min_genes: 5, mad: null, keep: true] -> --min-genes='5' --keep ; one word an option, so a value may begin with a dash
 def options(values) {
     def words = values.findAll { _name, value -> value != null && value != false && value != [] }.collect { name, value ->
         def option = "--${name.replace('_', '-')}"
-        // Nextflow escapes the name of a staged file itself
-        value == true ? option : "${option}=${value instanceof java.nio.file.Path ? value : quoted(value)}"
+        value == true ? option : "${option}=${quoted(value)}"
     }
     return words.join(' ')
 }

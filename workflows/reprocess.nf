@@ -29,7 +29,8 @@ include { DIFFERENTIAL      } from '../modules/differential'
 include { REPORT            } from '../modules/report'
 
 include { chosen                                                      } from '../modules/shell'
-include { contrasts_of ; files_of ; meta_of ; modalities_of           } from '../modules/samples'
+include { contrasts_of ; files_of ; group_meta ; group_of             } from '../modules/samples'
+include { meta_of ; modalities_of                                     } from '../modules/samples'
 include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
 include { peak_set_of ; run_files ; samples_of                        } from '../modules/samples'
 include { parameters_text ; versions_text ; write_info                } from '../modules/record'
@@ -57,6 +58,9 @@ workflow REPROCESS {
     columns = chosen(settings, ['peak_group', 'replicate', 'labels'])
     CHECK_SAMPLESHEET(sheet, contrasts, sheet.parent.toUriString(), missing_files(sheet), columns)
     ch_declared = CHECK_SAMPLESHEET.out.samples.flatMap { json -> samples_of(json) }
+    ch_names    = CHECK_SAMPLESHEET.out.samples.map { json -> samples_of(json).collect { row -> row.sample } } // channel: [ sample ] (value)
+    ch_groups   = CHECK_SAMPLESHEET.out.samples
+        .map { json -> samples_of(json).collect { row -> group_of(row, settings.peak_group) }.unique() }       // channel: [ group ] (value)
 
     PREFLIGHT(
         ch_declared.map { row ->
@@ -66,7 +70,7 @@ workflow REPROCESS {
     )
     CHECK_INPUTS(
         CHECK_SAMPLESHEET.out.samples,
-        in_order(PREFLIGHT.out.checked).filter { checked -> checked },
+        in_order(PREFLIGHT.out.checked, ch_names).filter { checked -> checked },
         peaks,
         reference,
         chosen(settings, ['peak_source', 'min_shared_genes']),
@@ -76,7 +80,7 @@ workflow REPROCESS {
 
     FINGERPRINT(
         ch_samples.map { row -> [meta_of(row), files_of(row)] }
-            .mix(ch_peak_set.map { _word -> [[sample: '-', index: -1], run_files(settings)] })
+            .mix(ch_peak_set.map { _word -> [[sample: '-'], run_files(settings)] })
             .map { meta, named ->
                 [meta, named.collect { pair -> pair[0] }, named.collect { pair -> pair[1] }, named.collect { pair -> path_or_none(pair[1]) }]
             }
@@ -112,15 +116,15 @@ workflow REPROCESS {
         ch_fragments.filter { row, _fragments, _candidates -> row.peak_set == 'macs3' }
             .toSortedList { one, other -> one[0].index <=> other[0].index }
             .flatMap { tuples ->
-                tuples.groupBy { tuple -> settings.peak_group ? tuple[0].metadata[settings.peak_group] : tuple[0].sample }
-                    .collect { group, members -> [[sample: group, index: members[0][0].index], members.collect { tuple -> tuple[1] }, members.collect { tuple -> tuple[2] }] }
+                tuples.groupBy { tuple -> group_of(tuple[0], settings.peak_group) }
+                    .collect { group, members -> [group_meta(group), members.collect { tuple -> tuple[1] }, members.collect { tuple -> tuple[2] }] }
             },
         genome, chrom_sizes,
     )
     ch_own_peaks = ch_samples.filter { row -> row.peak_set == 'samples' && row.peaks }.map { row -> [row, path_or_none(row.peaks)] }
     MERGE_PEAKS(
-        in_order(ch_own_peaks).map { beds -> [true, beds] }
-            .mix(in_order(CALL_PEAKS.out.peaks).map { beds -> [false, beds] })
+        in_order(ch_own_peaks, ch_names).map { beds -> [true, beds] }
+            .mix(in_order(CALL_PEAKS.out.peaks, ch_groups).map { beds -> [false, beds] })
             .filter { _union, beds -> beds },
         genome + chosen(settings, ['peak_width'], 'peak_'), chrom_sizes, blacklist,
     )
@@ -145,9 +149,7 @@ workflow REPROCESS {
     //
     // All cells together, the model, what it says
     //
-    ch_cells = RNA_QC.out.cells.mix(ATAC_QC.out.cells, PROTEIN_QC.out.cells)
-        .toSortedList { one, other -> one[0].index <=> other[0].index ?: one[1].name <=> other[1].name }
-        .map { tuples -> tuples.collect { tuple -> tuple[1] } }
+    ch_cells = in_order(RNA_QC.out.cells.mix(ATAC_QC.out.cells, PROTEIN_QC.out.cells), ch_names)
         .filter { cells -> cells } // channel: [ h5ad ]; a run that is stopped closes its channels empty
     MOSAIC(
         CHECK_SAMPLESHEET.out.samples, ch_cells, reference,
@@ -206,7 +208,7 @@ workflow REPROCESS {
         parameters_text(settings),
     )
     ch_versions.subscribe { text -> write_info(settings, 'software_versions.yml', text) }
-    in_order(FINGERPRINT.out.table).subscribe { tables ->
+    in_order(FINGERPRINT.out.table, ch_names).subscribe { tables ->
         write_info(settings, 'inputs.tsv', 'sample\tcolumn\tpath\tsize\tsha256\n' + tables.collect { table -> table.text }.join())
     }
 

@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { options ; threads ; words } from '../shell'
 
 // Which cells stay by their chromatin accessibility; every ATAC threshold is applied here, doublets are flagged
 process ATAC_QC {
@@ -20,7 +20,7 @@ process ATAC_QC {
     script:
     """
     ${threads(task.cpus)}
-    multivi-nf-qc-atac --resources ${meta.sample}.atac_qc.resources.json ${counts} --sample=${meta.sample} \\
+    multivi-nf-qc-atac --resources ${meta.sample}.atac_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
         ${options(fragments_qc: fragments_qc, barcodes: barcodes, barcode_map: barcode_map)} \\
         ${options(settings)} --output=${meta.sample}.atac.h5ad --qc=qc/${meta.sample}
     cp -r qc kept

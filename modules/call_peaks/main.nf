@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { options ; quoted ; threads ; words } from '../shell'
 
 // Peaks of one group of samples, called by MACS3 on the cut sites of their candidate cells
 process CALL_PEAKS {
@@ -7,7 +7,7 @@ process CALL_PEAKS {
     label 'image_macs3'
 
     input:
-    tuple val(meta), path(fragments, stageAs: 'fragments?/*'), path(candidates, stageAs: 'candidates?/*') // meta: the group; both in one order
+    tuple val(meta), path(fragments, stageAs: 'fragments?/*'), path(candidates, stageAs: 'candidates?/*') // meta: [ sample: the group, name: of its files ]; both in one order
     val settings // [ genome, chrom_style ]
     path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
 
@@ -18,16 +18,16 @@ process CALL_PEAKS {
     tuple val("${task.process}"), val('macs3'), eval('(macs3 --version || echo absent) 2> /dev/null | sed "s/.* //"'), topic: versions
 
     script:
-    def cells = (candidates instanceof List ? candidates : [candidates]).collect { file -> "--barcodes=${file}" }.join(' ')
+    def cells = (candidates instanceof List ? candidates : [candidates]).collect { file -> "--barcodes=${quoted(file)}" }.join(' ')
     """
     ${threads(task.cpus)}
-    multivi-nf-call-peaks --resources group${meta.index}.call_peaks.resources.json ${fragments} ${cells} \\
-        ${options(chrom_sizes: chrom_sizes)} ${options(settings)} --output=group${meta.index}.peaks.bed
+    multivi-nf-call-peaks --resources ${meta.name}.call_peaks.resources.json ${words(fragments)} ${cells} \\
+        ${options(chrom_sizes: chrom_sizes)} ${options(settings)} --output=${meta.name}.peaks.bed
     """
 
     stub:
     """
-    touch group${meta.index}.peaks.bed
-    echo '{}' > group${meta.index}.call_peaks.resources.json
+    touch ${meta.name}.peaks.bed
+    echo '{}' > ${meta.name}.call_peaks.resources.json
     """
 }

@@ -1,4 +1,4 @@
-include { options } from '../shell'
+include { options ; words } from '../shell'
 
 // The gate before all heavy steps: every sample's problems in one go, and what all samples must agree on
 process CHECK_INPUTS {
@@ -21,7 +21,7 @@ process CHECK_INPUTS {
 
     script:
     """
-    multivi-nf-check-inputs --resources check_inputs.resources.json ${checked} --samples=${samples} \\
+    multivi-nf-check-inputs --resources check_inputs.resources.json ${words(checked)} --samples=${samples} \\
         ${options(peaks: peaks, reference: reference)} ${options(settings)} \\
         --output=plan.json --peaks-output=peaks.bed
     for file in checked/*.preflight.json; do

@@ -1,4 +1,4 @@
-include { options ; quoted } from '../shell'
+include { options ; quoted ; words } from '../shell'
 
 // The samplesheet and the contrasts: columns, names, paths; all problems in one go
 process CHECK_SAMPLESHEET {
@@ -22,7 +22,7 @@ process CHECK_SAMPLESHEET {
     def lines = missing.collect { path -> quoted(path) }.join(' ')
     """
     printf '%s\\n' ${lines} > missing.txt
-    multivi-nf-check-samplesheet --resources check_samplesheet.resources.json ${sheet} \\
+    multivi-nf-check-samplesheet --resources check_samplesheet.resources.json ${words(sheet)} \\
         ${options(base_dir: base, missing_files: 'missing.txt', contrasts: contrasts)} \\
         ${options(settings)} --output=samples.json
     """
@@ -30,7 +30,7 @@ process CHECK_SAMPLESHEET {
     // The sheet decides what runs, so that a stub run needs it read too; it takes no data.
     stub:
     """
-    multivi-nf-check-samplesheet --resources check_samplesheet.resources.json ${sheet} \\
+    multivi-nf-check-samplesheet --resources check_samplesheet.resources.json ${words(sheet)} \\
         ${options(base_dir: base, contrasts: contrasts)} ${options(settings)} --output=samples.json
     """
 }

@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { options ; threads ; words } from '../shell'
 
 // Fragments of the candidate cells, counted on the run's one set of peaks
 process COUNT_PEAKS {
@@ -19,7 +19,7 @@ process COUNT_PEAKS {
     script:
     """
     ${threads(task.cpus)}
-    multivi-nf-count-peaks --resources ${meta.sample}.count_peaks.resources.json ${fragments} \\
+    multivi-nf-count-peaks --resources ${meta.sample}.count_peaks.resources.json ${words(fragments)} \\
         ${options(peaks: peaks, barcodes: candidates, chrom_sizes: chrom_sizes)} \\
         ${options(settings)} --output=${meta.sample}.counts.h5ad
     """

@@ -15,7 +15,7 @@ process FINGERPRINT {
     script:
     def staged = inputs instanceof List ? inputs : [inputs]
     def rows = [columns, origins, staged].transpose().collect { column, origin, file ->
-        "row ${column} ${quoted(origin)} ${file}"
+        "row ${column} ${quoted(origin)} ${quoted(file)}"
     }
     """
     row() {

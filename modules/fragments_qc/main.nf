@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { options ; threads ; words } from '../shell'
 
 // One pass over the fragments: values of every barcode, and which barcodes may be cells
 process FRAGMENTS_QC {
@@ -25,7 +25,7 @@ process FRAGMENTS_QC {
     script:
     """
     ${threads(task.cpus)}
-    multivi-nf-qc-fragments --resources ${meta.sample}.fragments_qc.resources.json ${fragments} --sample=${meta.sample} \\
+    multivi-nf-qc-fragments --resources ${meta.sample}.fragments_qc.resources.json ${words(fragments)} --sample=${meta.sample} \\
         ${options(barcodes: barcodes, rna: rna, barcode_map: barcode_map)} \\
         ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\
         ${options(settings)} --output=qc/${meta.sample}

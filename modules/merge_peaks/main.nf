@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { options ; threads ; words } from '../shell'
 
 // One set of peaks for all samples: fixed width, overlaps resolved by score
 process MERGE_PEAKS {
@@ -19,7 +19,7 @@ process MERGE_PEAKS {
     script:
     """
     ${threads(task.cpus)}
-    multivi-nf-merge-peaks --resources merge_peaks.resources.json ${peaks} \\
+    multivi-nf-merge-peaks --resources merge_peaks.resources.json ${words(peaks)} \\
         ${options(chrom_sizes: chrom_sizes, blacklist: blacklist)} \\
         ${options(settings)} ${options(union: union && !settings.width)} --output=consensus.bed
     """

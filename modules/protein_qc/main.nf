@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { options ; threads ; words } from '../shell'
 
 // Which cells stay by their surface protein: empty cells, aggregates; isotype controls are marked
 process PROTEIN_QC {
@@ -20,7 +20,7 @@ process PROTEIN_QC {
     script:
     """
     ${threads(task.cpus)}
-    multivi-nf-qc-protein --resources ${meta.sample}.protein_qc.resources.json ${counts} --sample=${meta.sample} \\
+    multivi-nf-qc-protein --resources ${meta.sample}.protein_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
         ${options(barcodes: barcodes)} ${options(settings)} \\
         --output=${meta.sample}.protein.h5ad --qc=qc/${meta.sample}
     cp -r qc kept

@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { options ; threads ; words } from '../shell'
 
 // Which cells stay by their RNA: genes, counts, mitochondria, doublets
 process RNA_QC {
@@ -20,7 +20,7 @@ process RNA_QC {
     script:
     """
     ${threads(task.cpus)}
-    multivi-nf-qc-rna --resources ${meta.sample}.rna_qc.resources.json ${counts} --sample=${meta.sample} \\
+    multivi-nf-qc-rna --resources ${meta.sample}.rna_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
         ${options(barcodes: barcodes)} ${options(settings)} \\
         --output=${meta.sample}.rna.h5ad --qc=qc/${meta.sample}
     cp -r qc kept

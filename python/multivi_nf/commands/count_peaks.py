@@ -41,6 +41,7 @@ def command(
     import json
 
     from multivi_nf.fragments.cells import to_atac
+    from multivi_nf.fragments.checks import outside_text
     from multivi_nf.fragments.matrix import count_peaks
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.inputs.genome import read_bed
@@ -55,6 +56,8 @@ def command(
     facts = json.loads(counted.uns["multivi_nf"])
     tell_renamed(facts["renamed_chromosomes"]["fragments"], "fragments")
     tell_renamed(facts["renamed_chromosomes"]["peaks"], "peaks")
+    if facts["peaks_past_the_end"]:
+        say(f"WARNING: {outside_text(facts['peaks_past_the_end'], counted.n_vars)}")
     with written_whole(output) as temporary:
         counted.write_h5ad(temporary, compression="gzip", compression_opts=1)
     say(

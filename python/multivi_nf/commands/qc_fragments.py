@@ -65,6 +65,8 @@ def command(
     candidates = quality.choose_candidates(found.table, len(listed), min_fragments, min_tsse)
     settings = {"min_fragments": min_fragments, "min_tsse": min_tsse, "listed": len(listed)}
     summary = quality.summarise(found, candidates, sample, settings)
+    for warning in summary["warnings"]:
+        say(f"WARNING: {warning}")
     quality.write_quality(output, found, candidates, summary)
     say(
         f"{found.facts.fragments} fragments of {len(found.table)} barcodes, {summary['cells_out']} candidate cells"

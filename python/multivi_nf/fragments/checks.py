@@ -17,7 +17,7 @@ from multivi_nf.fragments.count import Scan, place_peaks, scan
 from multivi_nf.fragments.preview import SampledBlocks
 from multivi_nf.fragments.quality import check_listed
 from multivi_nf.fragments.reader import DAMAGED, check_complete, damaged, is_bgzf, is_gzip
-from multivi_nf.fragments.stream import some
+from multivi_nf.fragments.stream import left_out_text, some
 from multivi_nf.inputs.genome import SIZES, Genome, canonical, merge_intervals
 
 WHOLE_BGZF, WHOLE_GZIP = 100 << 20, 1 << 30
@@ -60,7 +60,8 @@ def preflight(
         What the user should look at.
     facts
         `size`, `compression`, `read` (`whole` or `sample`), `seconds`, `header`, `reference`, `columns`, `fragments`,
-        `barcodes`, `sorted`, `renamed`, `other_chroms`, `frip`, `frip_random`, `tsse`, `listed_found`; those known.
+        `barcodes`, `sorted`, `renamed`, `other_chroms`, `left_out`, `frip`, `frip_random`, `tsse`, `listed_found`;
+        those known.
     """
     started = time.monotonic()
     path = Path(path)
@@ -159,7 +160,7 @@ def _look(
     n = int(table["n_fragments"].sum())
     facts.update(
         columns=seen.columns, fragments=seen.fragments, sorted=seen.sorted, renamed=seen.renamed,
-        other_chroms=seen.other_chroms, barcodes=int((table["n_fragments"] > 0).sum()),
+        other_chroms=seen.other_chroms, left_out=seen.left_out, barcodes=int((table["n_fragments"] > 0).sum()),
     )  # fmt: skip
     if seen.renamed:
         pairs = some([f"{name} → {target}" for name, target in seen.renamed.items()])
@@ -170,6 +171,11 @@ def _look(
             f"{path.name}: {other / seen.fragments:.0%} of its fragments lie on chromosomes that the genome does not "
             f"have ({some(seen.other_chroms)}) and will be left out"
         )
+    left_out = left_out_text(seen, path.name)
+    if left_out:
+        warnings.append(left_out)
+    if found.peaks_outside:
+        warnings.append(outside_text(found.peaks_outside, len(peaks)))
     if not seen.sorted:
         warnings.append(
             f"{path.name} is not sorted by position; it is read as it is, but overlaps of fragments, one of the two "
@@ -193,6 +199,14 @@ def _look(
         else:
             if warning:
                 warnings.append(warning)
+
+
+def outside_text(outside: int, total: int) -> str:
+    """Say how many peaks reach past their chromosome's end."""
+    return (
+        f"{outside} of {total} peaks reach past the end of their chromosome; of those, what lies inside is counted "
+        "(widened peaks of short contigs do so)"
+    )
 
 
 def _look_at_enrichment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from scipy import sparse
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import kernels as k
 from multivi_nf.fragments.stream import Batch, Facts, FragmentStream, some
-from multivi_nf.inputs.genome import Genome, harmonise
+from multivi_nf.inputs.genome import Genome, harmonise, wrong_assembly
 from multivi_nf.io.progress import bytes_read
 
 STRATEGIES = {"fragment": k.FRAGMENT, "insertion": k.INSERTION, "pic": k.PIC}
@@ -44,6 +44,8 @@ class Scan:
         The genome's chromosomes that the file has, in its order.
     renamed_peaks
         Chromosomes of the peaks whose name differs from the genome's.
+    peaks_outside
+        Peaks that reach past their chromosome's end.
     """
 
     table: pd.DataFrame
@@ -53,6 +55,7 @@ class Scan:
     facts: Facts
     chroms_met: list[str] = field(default_factory=list)
     renamed_peaks: dict[str, str] = field(default_factory=dict)
+    peaks_outside: int = 0
 
 
 def scan(
@@ -123,13 +126,16 @@ def scan(
         matrix.check_met(stream, path)
     reads = sums.words[:, k.N_READS]
     return Scan(
-        table=quality_table(names, sums.sums, reads, genome, stream.facts, matrix is not None, quality),
+        table=quality_table(
+            names, sums.sums, reads, genome, stream.facts, matrix is not None, quality, stream.left_out_of
+        ),
         matrix=None if matrix is None else matrix.finish(),
         sizes=sums.sizes,
         profile=sums.profile if genome.tss is not None else None,
         facts=stream.facts,
         chroms_met=stream.chroms_met(),
         renamed_peaks={} if matrix is None else matrix.renamed,
+        peaks_outside=0 if matrix is None else matrix.outside,
     )
 
 
@@ -151,6 +157,7 @@ def quality_table(
     facts: Facts,
     with_peaks: bool,
     quality: bool = True,
+    left_out: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Turn sums into the documented columns; a value that cannot be known (no TSS, no blacklist, no order) is NaN.
 
@@ -171,6 +178,8 @@ def quality_table(
         Fragments < 147 bp, of 147 to 293 bp, and the second over the first (Signac).
     n_overlap_loci
         Stretches of an autosome covered by more than two fragments (AMULET's idea); needs a sorted file.
+    n_outside
+        Lines of the barcode that were left out, since their fragment lies at no place of its chromosome.
     n_in_peaks, frip
         Nuclear fragments that overlap any peak, and their share of the nuclear ones.
     """
@@ -193,6 +202,7 @@ def quality_table(
         table["n_mononucleosome"] = columns["n_mononucleosome"]
         table["nucleosome_signal"] = _share(columns["n_mononucleosome"], columns["n_nucleosome_free"])
         table["n_overlap_loci"] = columns["n_overlap_loci"] if facts.sorted else missing
+        table["n_outside"] = [left_out.get(name, 0) for name in names] if left_out else 0
     if with_peaks:
         table["n_in_peaks"] = columns["n_in_peaks"]
         table["frip"] = _share(columns["n_in_peaks"], nuclear)
@@ -274,6 +284,7 @@ class _Matrix:
     def __init__(self, peaks: pd.DataFrame, genome: Genome, n_cells: int, strategy: int, chrom_style: str) -> None:
         self.n_cells, self.n_peaks, self.strategy = n_cells, len(peaks), strategy
         located, self.renamed = place_peaks(peaks, genome, chrom_style)
+        self.outside = located.attrs["outside"]
         self._peaks = {}
         for name, group in located.groupby("chrom", sort=False):
             start, end = (group[column].to_numpy(np.int64) for column in ("start", "end"))
@@ -338,12 +349,14 @@ def place_peaks(peaks: pd.DataFrame, genome: Genome, chrom_style: str = "auto") 
 
     Returns
     -------
-    The peaks on chromosomes of the genome, and the names that changed.
+    The peaks on chromosomes of the genome, and the names that changed. Single peaks past an end (widened ones of short
+    contigs) stay with what lies inside; their number is in `attrs["outside"]`.
 
     Raises
     ------
     InputError
-        No chromosome is the genome's, a peak occurs twice, or ends past its chromosome.
+        No chromosome is the genome's, a peak occurs twice, or too many end past their chromosomes
+        (:func:`multivi_nf.genome.wrong_assembly`).
     """
     located = pd.DataFrame({column: peaks[column].to_numpy() for column in ("chrom", "start", "end")})
     located["peak"] = np.arange(len(located))
@@ -364,8 +377,9 @@ def place_peaks(peaks: pd.DataFrame, genome: Genome, chrom_style: str = "auto") 
             "give peaks of the same assembly by --peaks, or set --chrom_style auto",
         )
     located = located[located["chrom"].isin(mapping)].assign(chrom=lambda frame: frame["chrom"].map(mapping))
-    past = located["end"].to_numpy() > located["chrom"].map(genome.chrom_sizes).to_numpy()
-    if past.any():
+    length = located["chrom"].map(genome.chrom_sizes).to_numpy()
+    past = (located["end"].to_numpy() > length) | (located["start"].to_numpy() < 0)
+    if wrong_assembly(int(past.sum()), len(peaks)):
         row = located[past].iloc[0]
         raise InputError(
             f"peak {row.chrom}:{row.start}-{row.end} ends past the end of the chromosome, which has "
@@ -373,7 +387,9 @@ def place_peaks(peaks: pd.DataFrame, genome: Genome, chrom_style: str = "auto") 
             "the peaks belong to another assembly than the chromosome sizes",
             "give peaks and fragments of one assembly",
         )
+    located = located[located["start"].to_numpy() < length]  # what reaches past an end counts inside it, the rest is 0
     located = located.sort_values(["chrom", "start", "end"], kind="stable")
+    located.attrs["outside"] = int(past.sum())
     return located, {name: target for name, target in mapping.items() if name != target}
 
 

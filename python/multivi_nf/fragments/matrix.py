@@ -90,6 +90,8 @@ def count_peaks(
     settings = {
         "counting_strategy": strategy,
         "cells_without_fragments": int(empty.sum()),
+        "fragments_left_out": found.facts.left_out,
+        "peaks_past_the_end": found.peaks_outside,
         "renamed_chromosomes": {"fragments": found.facts.renamed, "peaks": found.renamed_peaks},
     }
     uns = {"counting_strategy": strategy, "multivi_nf": json.dumps(settings)}

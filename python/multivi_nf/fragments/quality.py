@@ -14,6 +14,7 @@ import pandas as pd
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.cells import Call, call_cells, knee_curve
 from multivi_nf.fragments.count import Scan
+from multivi_nf.fragments.stream import left_out_text
 from multivi_nf.inputs.barcodes import overlap
 from multivi_nf.io.files import write_table, written_whole
 
@@ -173,6 +174,7 @@ def summarise(scan: Scan, candidates: Candidates, sample: str, settings: dict[st
         "sizes": scan.sizes.tolist(),
         "tss_profile": None if scan.profile is None else scan.profile.tolist(),
         "file": facts,
+        "warnings": [text for text in (left_out_text(scan.facts, "fragments"),) if text],
         "settings": settings,
     }  # fmt: skip
 

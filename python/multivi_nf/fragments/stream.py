@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,15 @@ from multivi_nf.errors import InputError
 from multivi_nf.fragments import parse as p
 from multivi_nf.fragments.byte_scan import PADDING
 from multivi_nf.fragments.reader import Blocks
-from multivi_nf.inputs.genome import canonical, harmonise
+from multivi_nf.inputs.genome import MOST_OUTSIDE, canonical, harmonise, wrong_assembly
 
 _BATCH = 1 << 16
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_WHOLE = re.compile(rb"-?[0-9]{1,10}")
+_BARCODE = re.compile(rb"[\x21-\x7e]{1,%d}" % p.LONGEST_NAME)
+_PLACES = (p.BAD_START, p.BAD_ORDER, p.PAST_END)  # refusals of a line that may be whole and only lie at no place
+_HOPELESS = 10_000
+"""Lines without a place after which a pass stops early, if they are over 1 % of those read."""
 
 
 @dataclass
@@ -55,6 +61,9 @@ class Facts:
         Chromosomes whose name differs from the genome's, `{in file: in genome}`.
     other_chroms
         Chromosomes that the genome does not have, with their number of fragments (left out of everything).
+    left_out
+        Whole lines whose fragment lies at no place of its chromosome, by reason (`past the end`, `before the start`,
+        `without length`); they are in no other number.
     sorted
         Whether starts never decrease within a chromosome.
     ends_with_newline
@@ -66,6 +75,7 @@ class Facts:
     columns: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
     other_chroms: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     sorted: bool = True
     ends_with_newline: bool = True
 
@@ -95,7 +105,9 @@ class FragmentStream:
     ------
     InputError
         While iterating: a damaged or cut file; a line that is not a fragment; a chromosome that comes back after
-        another one; a fragment past the chromosome's end; a file without any fragment on the genome's chromosomes.
+        another one; so many fragments past the chromosomes' ends that the assembly must be another one (single ones,
+        as aligners write them at the ends, are left out and counted: :func:`multivi_nf.genome.wrong_assembly`); a file
+        without any fragment on the genome's chromosomes.
     """
 
     def __init__(
@@ -118,6 +130,9 @@ class FragmentStream:
         self._label = str(path) if blocks is None else f"{path} (in a sample of its lines)"
         self._order = {name: index for index, name in enumerate(chrom_sizes)}
         self._seen: dict[str, int] = {}
+        self.left_out_of: Counter[str] = Counter()
+        """Lines left out, by barcode."""
+        self._first_left_out: InputError | None = None
 
     def barcodes(self) -> list[str]:
         """All barcodes met so far (and those given), by number."""
@@ -145,6 +160,8 @@ class FragmentStream:
                 n = int(state[p.N_OUT])
                 if code == p.TABLE_FULL:
                     table.grow()
+                    continue
+                if code in _PLACES and self._leave_out(text, state, code, size):
                     continue
                 if n:
                     yield Batch(chrom, position[:n], barcode[:n], count[:n])
@@ -199,8 +216,42 @@ class FragmentStream:
 
     def _line(self, text: np.ndarray, state: np.ndarray) -> tuple[bytes, int]:
         at = int(state[p.POSITION])
-        line = text[at : at + 4096].tobytes().partition(b"\n")[0].rstrip(b"\r")
+        line = text[at : at + 4096].tobytes().partition(b"\n")[0].removesuffix(b"\r")
         return line, int(state[p.N_LINES]) + 1
+
+    def _leave_out(self, text: np.ndarray, state: np.ndarray, code: int, size: int) -> bool:
+        """Pass over a whole line whose fragment lies at no place; False if the line is not whole."""
+        at = int(state[p.POSITION])
+        raw, newline, _ = text[at : at + 4096].tobytes().partition(b"\n")
+        fields = raw.removesuffix(b"\r").split(b"\t")
+        n_columns = int(state[p.N_COLUMNS]) or len(fields)
+        whole = newline and len(fields) == n_columns and 4 <= len(fields) <= 6 and not any(b"\r" in f for f in fields)
+        if not whole or not all(_WHOLE.fullmatch(field) for field in fields[1:3]) or not _BARCODE.fullmatch(fields[3]):
+            return False
+        start, end, count = int(fields[1]), int(fields[2]), fields[4] if n_columns > 4 else b"1"
+        if max(start, end) >= 2**31 or not count.isdigit() or not 1 <= int(count) < 2**31:
+            return False
+        reason = "before the start" if start < 0 else "without length" if end <= start else "past the end"
+        if self._first_left_out is None:
+            self._first_left_out = self._refusal(text, state, code, size)
+        self.facts.left_out[reason] = self.facts.left_out.get(reason, 0) + 1
+        self.left_out_of[fields[3].decode("ascii")] += 1
+        state[p.POSITION] = at + len(raw) + 1
+        state[p.N_LINES] += 1
+        state[p.N_COLUMNS] = n_columns
+        total = sum(self.facts.left_out.values())
+        if total >= _HOPELESS and total > 0.01 * int(state[p.N_LINES]):
+            self._check_places(int(state[p.N_LINES]))
+        return True
+
+    def _check_places(self, n_lines: int) -> None:
+        """Refuse a file of which too many fragments lie at no place."""
+        total = sum(self.facts.left_out.values())
+        if wrong_assembly(total, n_lines):
+            first = self._first_left_out
+            what = f"{first.what}, as do {total} of {n_lines} lines ({total / n_lines:.2%}; "
+            what += ", ".join(f"{reason} {n}" for reason, n in self.facts.left_out.items()) + ")"
+            raise InputError(what if total > 1 else first.what, first.why, first.remedy)
 
     def _refusal(self, text: np.ndarray, state: np.ndarray, code: int, size: int) -> InputError:
         line, number = self._line(text, state)
@@ -226,6 +277,12 @@ class FragmentStream:
                 "the fragments belong to another assembly than the chromosome sizes, so every count would be wrong",
                 "give the assembly that the fragments were aligned to by --genome or --chrom_sizes",
             )
+        if code == p.BAD_START and fields[1].startswith(b"-") and _WHOLE.fullmatch(fields[1]):
+            return InputError(
+                f"{place}: start (column 2) is before the start of the chromosome",
+                "positions are 0-based; the fragments were moved, or belong to another assembly",
+                "give the fragments as they were written, positions counted from 0",
+            )
         if code == p.BAD_ORDER:
             return InputError(f"{place}: end is not after start", "the fragment has no length", layout)
         wrong = {
@@ -239,6 +296,7 @@ class FragmentStream:
         return InputError(f"{place}: {wrong}", "a fragment cannot be read from it", layout)
 
     def _check_found(self) -> None:
+        self._check_places(self.facts.fragments + sum(self.facts.left_out.values()))
         if self.facts.fragments == 0:
             raise InputError(
                 f"the fragments file {self.path} holds no fragment ({self.facts.lines} lines, all comments or empty)",
@@ -257,6 +315,19 @@ class FragmentStream:
                     else ""
                 ),
             )
+
+
+def left_out_text(facts: Facts, name: str) -> str | None:
+    """Say how many lines of a file were left out because their fragment lies at no place; None if none was."""
+    if not facts.left_out:
+        return None
+    n = sum(facts.left_out.values())
+    total = facts.fragments + n
+    reasons = ", ".join(f"{reason} {k}" for reason, k in facts.left_out.items())
+    return (
+        f"{name}: {n} of {total} fragments lie at no place of their chromosome and are left out ({reasons}); single "
+        f"ones occur in genuine files, over {MOST_OUTSIDE:.1%} would mean another assembly"
+    )
 
 
 def _padded(name: bytes) -> np.ndarray:

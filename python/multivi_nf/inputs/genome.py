@@ -41,6 +41,27 @@ SIZES: dict[str, dict[str, int]] = {
 }  # fmt: skip
 
 
+MOST_OUTSIDE = 0.001
+"""Share of a file's entries past their chromosomes' ends above which it must be of another assembly."""
+
+_FEW = 10
+
+
+def wrong_assembly(outside: int, total: int) -> bool:
+    """Tell whether so many entries lie at no place of their chromosome that the file must be of another assembly.
+
+    Single ones occur in genuine files: aligners reach past the ends, most often of the circular mitochondrion, and
+    shifting or widening moves coordinates below 0. So the verdict needs over 0.1 %, and at least ten entries, or a
+    tenth of a file that has few.
+
+    Parameters
+    ----------
+    outside, total
+        Numbers of entries.
+    """
+    return outside > MOST_OUTSIDE * total and (outside >= _FEW or outside > 0.1 * total)
+
+
 @dataclass(frozen=True)
 class Genome:
     """What the steps need to know of an assembly.

@@ -203,6 +203,14 @@ def _checks(results: Results) -> list[dict[str, Any]]:
         for warning in check.get("warnings", []):
             text = warning if isinstance(warning, str) else " ".join(str(v) for v in warning.values())
             rows.append({"sample": sample, "warning": text})
+    told = {row["warning"].partition(": ")[2] for row in rows}
+    found = [*results.fragments.items(), *((entry.sample, entry.summary) for entry in results.qc)]
+    rows += [
+        {"sample": sample, "warning": text}
+        for sample, summary in found
+        for text in summary.get("warnings", [])
+        if text.partition(": ")[2] not in told
+    ]
     return rows
 
 

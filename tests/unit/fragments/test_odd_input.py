@@ -68,7 +68,7 @@ REFUSED = {
     "end before start": (replaced(2, b"chr1\t600\t400\tAAAC-1\t1"), "line 3.*end is not after start"),
     "no length": (replaced(2, b"chr1\t600\t600\tAAAC-1\t1"), "line 3.*end is not after start"),
     "start is no number": (replaced(2, b"chr1\t4e2\t600\tAAAC-1\t1"), "line 3.*start \\(column 2\\)"),
-    "negative start": (replaced(0, b"chr1\t-4\t600\tAAAC-1\t1"), "line 1.*start \\(column 2\\)"),
+    "negative start": (replaced(0, b"chr1\t-4\t600\tAAAC-1\t1"), "line 1.*before the start of the chromosome"),
     "count is a strand": (replaced(2, b"chr1\t400\t600\tAAAC-1\t+"), "line 3.*count \\(column 5\\)"),
     "count zero": (replaced(2, b"chr1\t400\t600\tAAAC-1\t0"), "line 3.*count \\(column 5\\)"),
     "no barcode": (replaced(2, b"chr1\t400\t600\t\t1"), "line 3.*barcode \\(column 4\\)"),
