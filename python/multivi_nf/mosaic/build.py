@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from multivi_nf import __version__
 from multivi_nf.errors import InputError
@@ -158,7 +160,9 @@ def _filter(
         detected += np.bincount(counts.indices, minlength=len(found.var))
         measured += int(part.keep.sum()) * (1 if found.panel is None else found.panel[place])
         if modality == "rna" and n_top_genes:
-            rankings.append(_variable(counts, n_top_genes))
+            ranking, note = variable_genes(counts, n_top_genes)
+            rankings.append(ranking)
+            notes += [f"{part.sample}: {note}"] if note else []
     n_cells = sum(int(part.keep.sum()) for part in parts)
     needed = np.array([cells_needed(n, fraction) for n in np.unique(measured)])
     least = needed[np.searchsorted(np.unique(measured), measured)]
@@ -173,7 +177,10 @@ def _filter(
             f"lower --min_cells_fraction ({fraction:g}); at least {feature_sets.LEAST_CELLS} cells are always needed",
         )
     found.facts |= {"cells_needed": int(least.max()), "removed_by_min_cells": int((~keep).sum())}
-    if modality == "rna" and n_top_genes and keep.sum() > n_top_genes:
+    ranked = any(np.isfinite(ranking["rank"]).any() for ranking in rankings)
+    if modality == "rna" and n_top_genes and not ranked:
+        notes.append(f"no sample has cells enough to tell its variable genes: --n_top_genes {n_top_genes} keeps all")
+    if modality == "rna" and n_top_genes and ranked and keep.sum() > n_top_genes:
         order = _by_rank(rankings, keep)
         top = np.zeros(len(keep), dtype=bool)
         top[order[:n_top_genes]] = True
@@ -182,22 +189,52 @@ def _filter(
     found.keep(keep)
 
 
-def _variable(counts, n_top: int) -> pd.DataFrame:
-    """Standardised variance per gene in one sample, `seurat_v3` of scanpy (Stuart et al., Cell 2019)."""
+_SPANS = (0.3, 0.5, 0.75, 1.0)  # scanpy's span of the loess, and wider ones for samples that it fails on
+_FEWEST = 10
+
+
+def variable_genes(counts: sparse.csr_matrix, n_top: int) -> tuple[pd.DataFrame, str]:
+    """Rank the genes of one sample by standardised variance, `seurat_v3` of scanpy (Stuart et al., Cell 2019).
+
+    The trend of variance over mean is a loess, which has no solution where many genes of a small or shallow sample have
+    the same mean. Then a wider span is tried; a sample on which all fail ranks nothing.
+
+    Parameters
+    ----------
+    counts
+        Cells × genes.
+    n_top
+        How many genes get a rank.
+
+    Returns
+    -------
+    One row a gene, `rank` (NaN where it has none) and `variance`; and what was done otherwise than asked, or "".
+    """
     import anndata as ad
     import scanpy as sc
 
     varies = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) > 0)
     result = pd.DataFrame({"rank": np.nan, "variance": 0.0}, index=range(counts.shape[1]))
-    if counts.shape[0] < 10 or len(varies) < 10:
-        return result
+    if counts.shape[0] < _FEWEST or len(varies) < _FEWEST:
+        fewer = f"{counts.shape[0]} cells and {len(varies)} genes with counts"
+        return result, f"has {fewer}, too few to tell its variable genes; the other samples' count"
     data = ad.AnnData(counts[:, varies].astype(np.float32))
-    table = sc.pp.highly_variable_genes(
-        data, flavor="seurat_v3", n_top_genes=min(n_top, len(varies)), inplace=False, check_values=False
-    )
-    result.loc[varies, "rank"] = table["highly_variable_rank"].to_numpy()
-    result.loc[varies, "variance"] = table["variances_norm"].to_numpy()
-    return result
+    for span in _SPANS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                table = sc.pp.highly_variable_genes(
+                    data, flavor="seurat_v3", n_top_genes=min(n_top, len(varies)), inplace=False, check_values=False,
+                    span=span,
+                )  # fmt: skip
+            except ValueError:  # of the loess: "svddc failed in l2fit", "reciprocal condition number"
+                continue
+        if not np.isfinite(table["variances_norm"]).all():
+            continue
+        result.loc[varies, "rank"] = table["highly_variable_rank"].to_numpy()
+        result.loc[varies, "variance"] = table["variances_norm"].to_numpy()
+        return result, "" if span == _SPANS[0] else f"its variable genes were told with a loess of span {span}"
+    return result, "the trend of variance over mean cannot be fitted to its cells; the other samples' genes count"
 
 
 def _by_rank(rankings: list[pd.DataFrame], keep: np.ndarray) -> np.ndarray:
