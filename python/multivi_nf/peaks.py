@@ -18,7 +18,7 @@ from scipy import special
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.cuts import WINDOW, write_cut_sites
 from multivi_nf.inputs.barcodes import read_text
-from multivi_nf.inputs.genome import Genome, harmonise, merge_intervals, read_bed
+from multivi_nf.inputs.genome import Genome, harmonise, merge_intervals, read_bed, read_bed_fields
 from multivi_nf.io.files import written_whole
 
 MAPPABLE = 0.87
@@ -205,9 +205,8 @@ def read_summits(path: str | Path) -> pd.DataFrame:
     Columns `chrom`, `start`, `end`, `summit`, `score`, `group`.
     """
     path = Path(path)
-    peaks = read_bed(path)[["chrom", "start", "end"]]
-    lines = [line for line in read_text(path) if line.strip() and not line.startswith(("#", "track", "browser"))]
-    rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
+    bed, rows = read_bed_fields(path)
+    peaks = bed[["chrom", "start", "end"]]
     narrow = all(len(row) == 10 and row[9].isdigit() and _is_number(row[8]) for row in rows)
     peaks["summit"] = (peaks["start"] + peaks["end"]) // 2
     if narrow:

@@ -69,7 +69,7 @@ def test_every_file_name_is_read_or_refused_by_name(nextflow, tmp_path):
     for number, name in enumerate(NAMES):
         shutil.copy(good, folder / name)
         quoted = '"' + name.replace('"', '""') + '"'
-        rows.append(f"s{number},{quoted},b1,{'drei, vier' if number else 'one'}".replace(",drei, vier", ',"drei, vier"'))
+        rows.append(f's{number},{quoted},b1,"drei, vier"')
     (folder / "my sheet's.csv").write_text("\n".join(["sample,rna,batch,note", *rows]) + "\n")
     run = nextflow(tmp_path, "--input", folder / "my sheet's.csv", "--rna_mad", "0", "--max_epochs", "1", "-preview")
     assert run.code == 0, run.said

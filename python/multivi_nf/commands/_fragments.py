@@ -18,7 +18,7 @@ def genome_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--chrom-style", type=click.Choice(list(STYLES)), default="auto", help="auto: chr1 equals 1."),
         click.option("--blacklist", type=_FILE, help="BED of regions to leave out."),
-        click.option("--gtf", type=_FILE, help="Gene annotation to take transcription start sites from."),
+        click.option("--gtf", type=_FILE, help="Gene annotation (GTF or GFF3) to take transcription start sites from."),
         click.option("--tss", type=_FILE, help="Transcription start sites as BED."),
         click.option("--chrom-sizes", type=_FILE, help="Names and lengths of chromosomes; wins over --genome."),
         click.option("--genome", help=f"A built-in assembly: {', '.join(SIZES)}."),
@@ -31,7 +31,10 @@ def genome_of(options: dict[str, Any]) -> tuple[Genome, str]:
     """Load the genome that the options describe; also give the chromosome style."""
     style = options["chrom_style"]
     sources = (options[name] for name in ("genome", "chrom_sizes", "tss", "gtf", "blacklist"))
-    return load_genome(*sources, chrom_style=style), style
+    genome = load_genome(*sources, chrom_style=style)
+    for note in genome.notes:
+        say(f"WARNING: {note}")
+    return genome, style
 
 
 def say(line: str) -> None:

@@ -99,7 +99,7 @@ def choose_candidates(
             raise InputError(
                 f"a least TSS enrichment of {min_tsse} was asked for without transcription start sites",
                 "TSS enrichment is not available",
-                "give --tss or --gtf, or leave --atac_min_tsse out",
+                "give --genome hg38, hg19 or mm10, --tss or --gtf, or leave --atac_min_tsse out",
             )
         apply("min_tsse", min_tsse, tsse, tsse >= min_tsse)
     if not (removed_by == "").any():

@@ -9,6 +9,7 @@ import gzip
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,8 @@ class Genome:
         Regions to leave out, columns `chrom`, `start`, `end`, sorted, overlapping ones merged; None where not given.
     renamed
         What was renamed on reading, `{source: {name in file: name here}}`; empty when all names agreed.
+    notes
+        What the user should know of the files: entries left out, facts that do not fit.
     """
 
     chrom_sizes: dict[str, int]
@@ -86,6 +89,7 @@ class Genome:
     tss: pd.DataFrame | None
     blacklist: pd.DataFrame | None
     renamed: dict[str, dict[str, str]]
+    notes: tuple[str, ...] = ()
 
 
 def canonical(name: str) -> str:
@@ -158,14 +162,26 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise InputError(f"{path} does not exist", "it was named as an input", "correct the path")
     with path.open("rb") as handle:
-        gzipped = handle.read(2) == b"\x1f\x8b"
+        start = handle.read(2)
+    gzipped = start == b"\x1f\x8b"
+    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        with gzip.open(path, "rt") if gzipped else path.open() as handle:
+        with (
+            gzip.open(path, "rt", encoding=encoding, errors="backslashreplace")
+            if gzipped
+            else path.open(encoding=encoding, errors="backslashreplace")
+        ) as handle:
             for number, line in enumerate(handle, 1):
                 text = line.rstrip("\r\n")
+                if "\0" in text:
+                    raise InputError(
+                        f"{path}, line {number}: holds bytes that are no text",
+                        "names and positions are read from it",
+                        "give the text file (a bigBed or .2bit file must be converted: bigBedToBed, faToTwoBit)",
+                    )
                 if text.strip() and not text.startswith(("#", "track", "browser")):
                     yield number, text
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeError) as error:
         raise InputError(
             f"{path} cannot be read as text: {error}",
             "the file is damaged or not what it is named as",
@@ -214,15 +230,24 @@ def read_bed(path: str | Path) -> pd.DataFrame:
 
     Returns
     -------
-    Columns `chrom`, `start`, `end` (0-based half-open), `strand` (`.` where absent), in file order.
+    Columns `chrom`, `start`, `end` (0-based half-open), `strand` (`.` where absent), in file order. Starts below 0 (of
+    widened intervals) become 0, single intervals without length are left out; `attrs["note"]` says so, else it is "".
 
     Raises
     ------
     InputError
-        Fewer than three columns, positions that are not whole numbers, or end ≤ start, naming the line.
+        Fewer than three columns, positions that are not whole numbers, or too many intervals below 0 or without
+        length, naming the line.
     """
+    return read_bed_fields(path)[0]
+
+
+def read_bed_fields(path: str | Path) -> tuple[pd.DataFrame, list[list[str]]]:
+    """Do what :func:`read_bed` does; also give all columns of each interval, as text."""
     path = Path(path)
-    rows = []
+    rows, kept = [], []
+    moved, empty, first = 0, 0, None
+    correct = "correct the line (1-based files: subtract 1 from the start)"
     for number, line in _lines(path):
         fields = line.split("\t") if "\t" in line else line.split()
         if len(fields) < 3:
@@ -231,17 +256,30 @@ def read_bed(path: str | Path) -> pd.DataFrame:
                 "an interval needs chromosome, start and end",
                 "give a tab-separated BED file",
             )
+        if fields[1].startswith("-") and fields[1][1:].isdigit():
+            what = f"{path}, line {number}: the start {fields[1]} lies before the chromosome's, which is 0"
+            first = first or InputError(what, "positions in BED are 0-based", correct)
+            moved, fields[1] = moved + 1, "0"
         start, end = (_integer(fields[i], path, number, name) for i, name in ((1, "the start"), (2, "the end")))
         if end <= start:
-            raise InputError(
+            empty += 1
+            first = first or InputError(
                 f"{path}, line {number}: end {end} is not after start {start}",
                 "BED intervals are 0-based and half-open; this one is empty",
-                "correct the line (1-based files: subtract 1 from the start)",
+                correct,
             )
+            continue
+        kept.append(fields)
         rows.append((fields[0], start, end, fields[5] if len(fields) > 5 and fields[5] in "+-" else "."))
+    if first is not None and (not rows or wrong_assembly(moved + empty, len(rows) + empty)):
+        raise first
     if not rows:
         raise InputError(f"{path} holds no interval", "an empty BED file would make empty results", "check the file")
-    return pd.DataFrame(rows, columns=["chrom", "start", "end", "strand"])
+    bed = pd.DataFrame(rows, columns=["chrom", "start", "end", "strand"])
+    told = [f"{moved} start(s) below 0 were taken as 0"] if moved else []
+    told += [f"{empty} interval(s) without length were left out"] if empty else []
+    bed.attrs["note"] = f"{path.name}: {', '.join(told)}" if told else ""
+    return bed, kept
 
 
 def read_tss(path: str | Path) -> pd.DataFrame:
@@ -260,38 +298,118 @@ def read_tss(path: str | Path) -> pd.DataFrame:
     return pd.DataFrame({"chrom": bed["chrom"], "pos": position, "strand": np.where(minus, "-", "+")})
 
 
-def read_gtf_tss(path: str | Path) -> pd.DataFrame:
-    """Read TSS from a GTF: 5' ends of genes, protein-coding ones where the file says so, else all.
+_GENES = ("gene", "ncRNA_gene", "pseudogene")
+_TRANSCRIPTS = ("transcript", "mRNA")
+_KEYS = {
+    "id": ("gene_id", "ID", "Parent"),
+    "symbol": ("gene_name", "gene_symbol", "Name", "gene"),
+    "type": ("gene_type", "gene_biotype", "biotype"),
+}
 
-    Columns as in :attr:`Genome.tss`. A GTF without `gene` lines is read by its `transcript` lines.
+
+def _attribute(text: str, kind: str) -> str:
+    """Give one attribute of a GTF (`key "value";`) or GFF3 (`key=value;`) line, "" where it is not there."""
+    for key in _KEYS[kind]:
+        found = re.search(rf'(?:^|[;\s]){key}(?: "([^"]*)"| ([^";\s]+)|=([^;]*))', text)
+        if found:
+            return next(value for value in found.groups() if value is not None).removeprefix("gene:")
+    return ""
+
+
+def read_genes(path: str | Path) -> pd.DataFrame:
+    """Read the genes of a GTF or GFF3, plain or gzip.
+
+    Returns
+    -------
+    One row a gene: `chrom`, `start`, `end` (0-based half-open), `strand`, `id`, `symbol`, `coding` (protein-coding,
+    where the file says so). A file without gene lines is read by its transcripts, one row each. Single lines with too
+    few columns are left out; `attrs["note"]` says so, else it is "".
+
+    Raises
+    ------
+    InputError
+        No gene, or lines that are none of either format.
     """
     path = Path(path)
-    genes: dict[str, list[tuple[str, int, str, bool]]] = {"gene": [], "transcript": []}
+    found: dict[str, list[tuple]] = {"genes": [], "transcripts": []}
+    lines, short, first = 0, 0, None
     for number, line in _lines(path):
+        if line.startswith(">"):
+            break  # the sequences that may end a GFF3
+        lines += 1
         fields = line.split("\t")
         if len(fields) < 9:
-            raise InputError(
+            short += 1
+            first = first or InputError(
                 f"{path}, line {number}: {len(fields)} column(s) where a GTF has 9",
                 "genes and their starts cannot be read",
-                "give a GTF (tab-separated), or TSS as BED by --tss",
+                "give a GTF or GFF3 (tab-separated), or TSS as BED by --tss",
             )
-        if fields[2] in genes:
-            start = _integer(fields[3], path, number, "the start")
-            end = _integer(fields[4], path, number, "the end")
-            coding = re.search(r'(?:gene_type|gene_biotype) "protein_coding"', fields[8]) is not None
-            strand = "-" if fields[6] == "-" else "+"
-            genes[fields[2]].append((fields[0], end - 1 if strand == "-" else start - 1, strand, coding))
-    rows = genes["gene"] or genes["transcript"]
+            if lines == short == _FEW:
+                raise first
+            continue
+        kind = "genes" if fields[2] in _GENES else "transcripts" if fields[2] in _TRANSCRIPTS else None
+        if kind is None or (kind == "transcripts" and found["genes"]):
+            continue
+        start = _integer(fields[3], path, number, "the start") - 1
+        end = _integer(fields[4], path, number, "the end")
+        gene = _attribute(fields[8], "id")
+        coding = _attribute(fields[8], "type") == "protein_coding"
+        strand = "-" if fields[6] == "-" else "+"
+        found[kind].append((fields[0], start, end, strand, gene, _attribute(fields[8], "symbol") or gene, coding))
+    if first is not None and wrong_assembly(short, lines):
+        raise first
+    rows = found["genes"] or found["transcripts"]
     if not rows:
         raise InputError(
             f"{path} has no line of type gene or transcript",
             "there are no transcription start sites in it",
-            "give a gene annotation in GTF format, or TSS as BED by --tss",
+            "give a gene annotation in GTF or GFF3 format, or TSS as BED by --tss",
         )
-    frame = pd.DataFrame(rows, columns=["chrom", "pos", "strand", "coding"])
-    if frame["coding"].any():
-        frame = frame[frame["coding"]]
-    return frame[["chrom", "pos", "strand"]].reset_index(drop=True)
+    genes = pd.DataFrame(rows, columns=["chrom", "start", "end", "strand", "id", "symbol", "coding"])
+    genes.attrs["note"] = f"{path.name}: {short} line(s) with fewer than 9 columns were left out" if short else ""
+    return genes
+
+
+def read_gtf_tss(path: str | Path) -> pd.DataFrame:
+    """Read TSS from a GTF or GFF3: 5' ends of genes, protein-coding ones where the file says so, else all.
+
+    Columns as in :attr:`Genome.tss`. A file without `gene` lines is read by its transcripts.
+    """
+    genes = read_genes(path)
+    if genes["coding"].any():
+        genes = genes[genes["coding"]]
+    return starts_of(genes)
+
+
+def starts_of(genes: pd.DataFrame) -> pd.DataFrame:
+    """Give the transcription start sites of genes: their 5' ends, columns as in :attr:`Genome.tss`."""
+    minus = genes["strand"].to_numpy() == "-"
+    position = np.where(minus, genes["end"] - 1, genes["start"])
+    sites = pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "pos": position, "strand": np.where(minus, "-", "+")})
+    sites.attrs["note"] = genes.attrs.get("note", "")
+    return sites
+
+
+BUILT_IN = ("hg38", "hg19", "mm10")
+"""Assemblies whose genes and blacklist the package carries; see `multivi_nf/genomes/README.md` for their sources."""
+
+
+def built_in_genes(name: str) -> pd.DataFrame:
+    """Read the genes that the package carries of an assembly of :data:`BUILT_IN`.
+
+    Returns
+    -------
+    `chrom`, `start`, `end`, `strand`, `id` ("" where not known), `symbol`, `refseq` (whether its start is used as a
+    transcription start site).
+    """
+    genes = _carried(f"{name}.genes.tsv.gz")
+    return genes.assign(refseq=genes["refseq"] == 1)
+
+
+def _carried(name: str) -> pd.DataFrame:
+    with (resources.files("multivi_nf") / "genomes" / name).open("rb") as handle:
+        return pd.read_csv(handle, sep="\t", compression="gzip", keep_default_na=False)
 
 
 def merge_intervals(bed: pd.DataFrame) -> pd.DataFrame:
@@ -308,8 +426,16 @@ def merge_intervals(bed: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["chrom", "start", "end"])
 
 
-def _to_genome(frame: pd.DataFrame, sizes: dict[str, int], style: str, path: str | Path) -> tuple[pd.DataFrame, dict]:
-    """Rename chromosomes, leave out unknown ones, refuse positions past the end; rows in the order of `sizes`."""
+def _to_genome(
+    frame: pd.DataFrame, sizes: dict[str, int], style: str, path: str | Path
+) -> tuple[pd.DataFrame, dict[str, str], list[str]]:
+    """Rename chromosomes, leave out unknown ones and what lies past the ends; rows in the order of `sizes`.
+
+    Returns
+    -------
+    The frame, what was renamed, and what is to be told.
+    """
+    notes = [frame.attrs["note"]] if frame.attrs.get("note") else []
     mapping = harmonise(frame["chrom"].unique(), sizes, style)
     if not mapping:
         raise InputError(
@@ -321,7 +447,7 @@ def _to_genome(frame: pd.DataFrame, sizes: dict[str, int], style: str, path: str
     frame["chrom"] = frame["chrom"].map(mapping)
     last = frame["pos"] if "pos" in frame else frame["end"] - 1
     past = last.to_numpy() >= frame["chrom"].map(sizes).to_numpy()
-    if past.mean() > 0.001:  # single entries past the end occur in genuine files (patches); they are dropped
+    if wrong_assembly(int(past.sum()), len(frame)):
         row = frame[past].iloc[0]
         raise InputError(
             f"{path}: position {int(last[past].iloc[0]) + 1} lies past the end of {row.chrom} ({sizes[row.chrom]} bp), "
@@ -329,12 +455,15 @@ def _to_genome(frame: pd.DataFrame, sizes: dict[str, int], style: str, path: str
             "the file belongs to another assembly than the chromosome sizes",
             "give --genome / --chrom_sizes and this file of the same assembly",
         )
+    if past.any():
+        entries = f"{int(past.sum())} of {len(frame)} entries"
+        notes.append(f"{Path(path).name}: {entries} lie past their chromosome's end and are left out")
     frame = frame[~past]
     order = {name: index for index, name in enumerate(sizes)}
     position = "pos" if "pos" in frame else "start"
     rank = frame["chrom"].map(order).to_numpy()
     frame = frame.iloc[np.lexsort((frame[position].to_numpy(), rank))].reset_index(drop=True)
-    return frame, renamed(mapping)
+    return frame, renamed(mapping), notes
 
 
 def _some(names: Iterable[str], n: int = 3) -> str:
@@ -356,11 +485,12 @@ def load_genome(
     Parameters
     ----------
     name
-        `hg38`, `hg19`, `mm10` or `mm39`: sizes of the main chromosomes are built in.
+        `hg38`, `hg19`, `mm10` or `mm39`: sizes of the main chromosomes are built in, and of those in :data:`BUILT_IN`
+        also genes and blacklist, which stand in where no file is given.
     chrom_sizes
         File of names and lengths; wins over `name`.
     tss, gtf
-        Transcription start sites as BED, or a GTF to take them from; `tss` wins.
+        Transcription start sites as BED, or a GTF or GFF3 to take them from; `tss` wins.
     blacklist
         BED of regions to leave out.
     chrom_style
@@ -389,12 +519,37 @@ def load_genome(
         )
     mito = next((chrom for chrom in sizes if is_mitochondrial(chrom)), None)
     changes: dict[str, dict[str, str]] = {}
-    sites = regions = None
+    notes: list[str] = []
+    given = {"tss": tss if tss is not None else gtf, "blacklist": blacklist}
+    facts: dict[str, pd.DataFrame | None] = {"tss": None, "blacklist": None}
     if tss is not None or gtf is not None:
-        sites = read_tss(tss) if tss is not None else read_gtf_tss(gtf)
-        sites, changes["tss"] = _to_genome(sites, sizes, chrom_style, tss if tss is not None else gtf)
-        sites = sites.drop_duplicates().reset_index(drop=True)
+        facts["tss"] = read_tss(tss) if tss is not None else read_gtf_tss(gtf)
     if blacklist is not None:
-        regions = merge_intervals(read_bed(blacklist))
-        regions, changes["blacklist"] = _to_genome(regions, sizes, chrom_style, blacklist)
-    return Genome(sizes, mito, sites, regions, {source: change for source, change in changes.items() if change})
+        regions = read_bed(blacklist)
+        facts["blacklist"] = merge_intervals(regions)
+        facts["blacklist"].attrs["note"] = regions.attrs["note"]
+    for source, frame in facts.items():
+        if frame is not None:
+            facts[source], changed, told = _to_genome(frame, sizes, chrom_style, given[source])
+            changes |= {source: changed} if changed else {}
+            notes += told
+    if name in BUILT_IN and not all(value is not None for value in given.values()):
+        own, told = _built_in(name, sizes, chrom_style)
+        facts = {source: own.get(source) if given[source] is None else frame for source, frame in facts.items()}
+        notes += told
+    if facts["tss"] is not None:
+        facts["tss"] = facts["tss"].drop_duplicates().reset_index(drop=True)
+    return Genome(sizes, mito, facts["tss"], facts["blacklist"], changes, tuple(notes))
+
+
+def _built_in(name: str, sizes: dict[str, int], style: str) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Give the start sites and the blacklist that the package carries, in the naming of `sizes`, if they fit them."""
+    mapping = harmonise(SIZES[name], sizes, style)
+    shared = {own: other for own, other in mapping.items() if not is_mitochondrial(own)}
+    if not shared or any(SIZES[name][own] != sizes[other] for own, other in shared.items()):
+        return {}, [f"the chromosome sizes given are not those of {name}: its start sites and blacklist are not used"]
+    genes = built_in_genes(name)
+    black = _carried(f"{name}.blacklist.tsv.gz")
+    frames = {"tss": starts_of(genes[genes["refseq"]]), "blacklist": merge_intervals(black)}
+    frames = {source: frame[frame["chrom"].isin(mapping)] for source, frame in frames.items()}
+    return {source: _to_genome(frame, sizes, style, name)[0] for source, frame in frames.items() if len(frame)}, []

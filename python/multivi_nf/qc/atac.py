@@ -76,7 +76,7 @@ def qc_atac(
             raise InputError(
                 f"sample {sample!r}: --{name} is {bound:g}, but {column} is not available",
                 "the rule would pass every cell",
-                f"give {needs}, or leave --{name} out",
+                f"give {needs} (--genome hg38, hg19 and mm10 bring theirs), or leave --{name} out",
             )
         if known:
             rules.append(rule(name, column, values[column], default if bound is None else bound))
