@@ -356,7 +356,7 @@ def place_peaks(peaks: pd.DataFrame, genome: Genome, chrom_style: str = "auto") 
     ------
     InputError
         No chromosome is the genome's, a peak occurs twice, or too many end past their chromosomes
-        (:func:`multivi_nf.genome.wrong_assembly`).
+        (:func:`multivi_nf.inputs.genome.wrong_assembly`).
     """
     located = pd.DataFrame({column: peaks[column].to_numpy() for column in ("chrom", "start", "end")})
     located["peak"] = np.arange(len(located))
