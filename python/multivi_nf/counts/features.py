@@ -13,12 +13,28 @@ from multivi_nf.errors import InputError
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{11})(\.\d+)?(_PAR_Y)?$")
 _PEAK = re.compile(r"^(.+?)[:_-](\d+)[_-](\d+)$")
+_ANIMAL = r"(mouse|rat|rag|hamster|armenian|syrian|rabbit|goat)"
 _ISOTYPE = re.compile(
-    r"isotype|(^|[^a-z])(mouse|rat|rag|hamster|armenian|syrian)[-_. ]*(ig[gma])"
-    r"|^(anti[-_. ]?)?ig[gm][-_. ]?(1|2[abc]|3|4)?[-_. ]*([a-z]+[-_. ]*)*(ctrl|control)"
-    r"|^igg[-_. ]?(1|2[abc])([-_. ]|$)",
+    rf"isotype|(^|[^a-z]){_ANIMAL}([-_. ]*hamster)?[-_. ]*ig[gma]([^a-z]|$)"
+    r"|^ig[gm][-_. ]?(1|2[abc]|3|4)?[-_. ]*([a-z]+[-_. ]*)*(ctrl|control)"
+    r"|(ctrl|control)[-_. ]*ig[gm]"
+    r"|^((m|r|ms|hu|mouse)[-_. ]?)?igg[-_. ]?(1|2[abc])([^a-z0-9]|$)",
     re.IGNORECASE,
 )
+_TARGET = re.compile(r"(^|[^a-z])anti[-_. ]", re.IGNORECASE)
+_CONTROL = re.compile(r"isotype|ctrl|control", re.IGNORECASE)
+NOT_FEATURES = re.compile(
+    r"^(_{0,2}(unmapped|no[-_ ]?feature|ambiguous|too[-_ ]?low[-_ ]?a?qual|not[-_ ]?aligned"
+    r"|alignment[-_ ]?not[-_ ]?unique|unassigned|no[-_ ]?match|bad[-_ ]?struct|total[-_ ]?reads"
+    r"|multi[-_ ]?mapping|multimapped)"
+    r"|n_(unmapped|multimapping|nofeature|ambiguous))$",
+    re.IGNORECASE,
+)
+"""Rows that counters add below the features: HTSeq, STAR, featureCounts, CITE-seq-Count."""
+_ANTIBODY = re.compile(
+    r"[-_. ]?total[-_ ]?seq[-_ ]?[a-d]?$|^(adt|antibody|abseq|prot)[-_:]|[-_](adt|pabo)$", re.IGNORECASE
+)
+_PLACE = re.compile(r"^(chr[^:]*|[0-9]{1,2}[LR]?|[XYMWZ]|MT|GL\d+[.\d]*|KI\d+[.\d]*|JH\d+[.\d]*)[:_-]\d+[_-]\d+$")
 _HASHTAG = re.compile(r"hashtag|^hto[-_. ]?[a-z0-9]*$|^cmo[-_. ]?\d+$", re.IGNORECASE)
 
 
@@ -58,12 +74,30 @@ def parse_peak(name: str) -> tuple[str, int, int] | None:
     return found.group(1), int(found.group(2)), int(found.group(3))
 
 
+def is_interval(name: str) -> bool:
+    """Tell whether a name is surely a place in a genome: `chr1:10-20`, `1-10-20`, `GRCh38_chr1:10-20`."""
+    bare = re.sub(r"^[A-Za-z0-9.]+_+(?=chr)", "", name)
+    return _PLACE.match(bare) is not None and parse_peak(bare) is not None
+
+
 def is_isotype(name: str) -> bool:
     """Tell whether a protein name is that of an isotype control (`IgG1`, `Rat-IgG2b`, `Isotype_MOPC.21`).
 
-    Immunoglobulins of the cell (`IgM`, `IgD`, `IgG`, `IgA`) are not.
+    Immunoglobulins of the cell (`IgM`, `IgD`, `IgG`, `IgA`) and antibodies against them (`anti-mouse IgM`) are not.
     """
+    if _TARGET.search(name) and not _CONTROL.search(name):
+        return False
     return _ISOTYPE.search(name) is not None
+
+
+def is_no_feature(name: str) -> bool:
+    """Tell whether a row counts what was *not* assigned (`unmapped`, `__no_feature`), so that it is no feature."""
+    return NOT_FEATURES.match(name) is not None
+
+
+def is_antibody(name: str) -> bool:
+    """Tell whether a name is surely that of an antibody: `CD3_TotalSeqB`, `ADT-CD4`, `CD19-pAbO`."""
+    return _ANTIBODY.search(name) is not None
 
 
 def is_hashtag(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pandas as pd
 from scipy import sparse
 
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.barcodes import meeting
 
 NEAR_INTEGER = 1e-3
 """Largest distance from a whole number that still counts as one (matrices corrected for ambient RNA and rounded)."""
@@ -37,8 +40,10 @@ class RawMatrix:
         The file, and the place in it.
     obs
         Cell annotation (h5ad only).
-    notes
-        What was done on reading that the user should know.
+    genomes
+        Genome of each column, where the file names several.
+    notes, warnings
+        What was done on reading that the user should know, and what may be wrong.
     """
 
     matrix: sparse.csr_matrix
@@ -49,6 +54,8 @@ class RawMatrix:
     source: str
     obs: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    genomes: list[str] | None = None
 
 
 def whole_numbers(values: np.ndarray, source: str) -> np.ndarray:
@@ -140,9 +147,16 @@ def open_hdf5(path: Path) -> h5py.File:
             "copy or download it again; compare its checksum",
         ) from error
     limit = max(path.stat().st_size * _DEFLATE_LIMIT, 2**26)
+    filters: dict[int, str] = {}
 
     def check(name: str, item: h5py.HLObject) -> None:
-        if isinstance(item, h5py.Dataset) and item.size and item.size * item.dtype.itemsize > limit:
+        if not isinstance(item, h5py.Dataset):
+            return
+        foreign = foreign_filters(item)
+        filters.update(dict.fromkeys(foreign, name))
+        # zstd and others pack what repeats more tightly than deflate ever can
+        most = limit * 100 if foreign else limit
+        if item.size and item.size * item.dtype.itemsize > most:
             msg = f"dataset {name!r} declares {item.shape} values of {item.dtype}"
             raise InputError(
                 f"{path}: {msg} in a file of {path.stat().st_size} bytes",
@@ -152,17 +166,73 @@ def open_hdf5(path: Path) -> h5py.File:
 
     try:
         handle.visititems(check)
+        need_filters(filters, path)
     except InputError:
         handle.close()
         raise
     except (OSError, RuntimeError, KeyError) as error:
         handle.close()
-        raise damaged(path, error) from error
+        raise unread(path, error) from error
     return handle
 
 
+def foreign_filters(item: h5py.Dataset) -> dict[int, str]:
+    """Filters by which a dataset is packed and that HDF5 itself does not have: number → name in the file."""
+    plist = item.id.get_create_plist()
+    found = (plist.get_filter(i) for i in range(plist.get_nfilters()))
+    return {code: name.decode(errors="replace") for code, _flags, _values, name in found if code > LAST_OWN_FILTER}
+
+
+LAST_OWN_FILTER = 255
+"""HDF5 keeps numbers up to this for its own filters (deflate, shuffle, checksum, szip, ...)."""
+
+
+def need_filters(filters: dict[int, str], path: Path) -> None:
+    """Bring the plug-ins for filters (zstd of SnapATAC2 2.9, blosc, lz4, ...); refuse by name those nobody has.
+
+    Parameters
+    ----------
+    filters
+        Number of the filter → a dataset that is packed by it.
+    """
+    lacking = [code for code in filters if not h5py.h5z.filter_avail(code)]
+    if lacking:
+        import hdf5plugin  # noqa: F401  (registers its filters on import; a second of time, so only where needed)
+
+        lacking = [code for code in lacking if not h5py.h5z.filter_avail(code)]
+    if lacking:
+        raise InputError(
+            f"{path}: {filters[lacking[0]]!r} is packed by the HDF5 filter {lacking[0]}, which is not known here",
+            "its values cannot be unpacked; the file itself is healthy",
+            "write it again with gzip where it was written (adata.write_h5ad(..., compression='gzip')), or by "
+            "`h5repack -f GZIP=4 in.h5ad out.h5ad`",
+        )
+
+
+_DAMAGE = re.compile(
+    r"truncat|inflate|checksum|can't read data|unable to (synchronously )?(open|read)|addr overflow|end of file|eof"
+    r"|wrong (fractal|b-tree|object)|bad (symbol|local|global|object|heap|version)|crc|corrupt|incorrect data check"
+    r"|invalid (block|distance|code|stored)|signature|filter returned failure|file read failed|compressed",
+    re.IGNORECASE,
+)
+
+
+def unread(path: Path, error: Exception) -> InputError:
+    """Word the failure of a library in the middle of a file: damage only where bytes or checksums say so."""
+    by_bytes = isinstance(error, (OSError, EOFError, zlib.error, RuntimeError)) and _DAMAGE.search(str(error))
+    if by_bytes or isinstance(error, (EOFError, zlib.error)):
+        return damaged(path, error)
+    cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return InputError(
+        f"{path} is laid out in a way that is not understood here ({cause})",
+        "no byte of it is known to be damaged, but its counts and names could not be read",
+        "open it with the program that wrote it, or with anndata.read_h5ad, and write it again (write_h5ad); R: "
+        "anndataR::write_h5ad or an mtx folder by DropletUtils::write10xCounts",
+    )
+
+
 def damaged(path: Path, error: Exception) -> InputError:
-    """Word the failure of a library in the middle of a file."""
+    """Word that bytes of a file are missing or changed."""
     return InputError(
         f"{path} cannot be read to its end: {error}",
         "the file is damaged, most often cut while copying",
@@ -178,6 +248,27 @@ def strings(values: np.ndarray, source: str) -> list[str]:
         raise InputError(
             f"{source}: a name is not UTF-8 text ({error})", "cells and features are matched by name", "write UTF-8"
         ) from error
+
+
+def listed_rows(barcodes: list[str], cells: list[str], source: str) -> tuple[np.ndarray, list[str], list[str]]:
+    """Find the rows of listed cells, also where only a suffix or prefix differs between list and matrix.
+
+    Returns
+    -------
+    Row numbers in the matrix's order, the cells' names (as in the list where spellings differ), and notes.
+    """
+    keep = set(cells)
+    rows = np.array([i for i, barcode in enumerate(barcodes) if barcode in keep], dtype=np.int64)
+    if len(rows):
+        return rows, [barcodes[i] for i in rows], []
+    met = meeting(cells, barcodes)
+    if met is None:
+        return rows, [], []
+    listed = {theirs: own for own, theirs in met[0].items()}
+    rows = np.array([i for i, barcode in enumerate(barcodes) if barcode in listed], dtype=np.int64)
+    first = barcodes[rows[0]]
+    note = f"{source}: listed cells were found without {met[1]} ({listed[first]} is {first} there)"
+    return rows, [listed[barcodes[i]] for i in rows], [note]
 
 
 def looks_raw(detected: np.ndarray, n_features: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import re
 import warnings
@@ -13,9 +14,22 @@ import pandas as pd
 from pandas.errors import ParserWarning
 from scipy import sparse
 
-from multivi_nf.counts.matrix import RawMatrix, damaged, looks_raw, open_hdf5, raw_refused, strings, whole_numbers
+from multivi_nf.counts.feature_types import kinds_of
+from multivi_nf.counts.matrix import (
+    RawMatrix,
+    damaged,
+    listed_rows,
+    looks_raw,
+    open_hdf5,
+    raw_refused,
+    strings,
+    unread,
+    whole_numbers,
+)
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.barcodes import check_barcodes, read_text
+from multivi_nf.inputs.barcodes import check_barcodes
+from multivi_nf.inputs.cell_table import read_cell_table
+from multivi_nf.inputs.text import read_text
 
 _BLOCK = 2**24  # stored values read at a time: 200 MB, whatever the size of the file
 _RAW_NAME = re.compile(r"raw_(feature|gene|peak)_bc_matri|raw_gene_bc_matrices|_raw_bc_matrix")
@@ -24,8 +38,8 @@ _WHAT_10X = (
 )
 
 
-def read_10x_h5(path: Path, types: tuple[str, ...], cells: list[str] | None) -> RawMatrix:
-    """Read the columns of some feature types of a 10x `.h5`.
+def read_10x_h5(path: Path, modality: str, cells: list[str] | None) -> RawMatrix:
+    """Read the columns of one modality of a 10x `.h5`.
 
     The file is read in blocks of barcodes, so that memory follows what is kept, not what is stored.
 
@@ -33,19 +47,19 @@ def read_10x_h5(path: Path, types: tuple[str, ...], cells: list[str] | None) -> 
     ----------
     path
         The file.
-    types
-        Feature types to keep.
+    modality
+        Whose feature types to keep.
     cells
         Barcodes to keep; needed for unfiltered files.
     """
     with open_hdf5(path) as file:
         try:
             group, layout = _group(file, path)
-            return _read_group(group, layout, path, types, cells)
+            return _read_group(group, layout, path, modality, cells)
         except InputError:
             raise
-        except Exception as error:  # h5py and numpy raise many kinds on damaged files; the cause is kept
-            raise damaged(path, error) from error
+        except Exception as error:  # h5py and numpy raise many kinds; the cause is kept
+            raise unread(path, error) from error
 
 
 def _group(file: h5py.File, path: Path) -> tuple[h5py.Group, str]:
@@ -71,9 +85,7 @@ def _group(file: h5py.File, path: Path) -> tuple[h5py.Group, str]:
     )
 
 
-def _read_group(
-    group: h5py.Group, layout: str, path: Path, wanted: tuple[str, ...], cells: list[str] | None
-) -> RawMatrix:
+def _read_group(group: h5py.Group, layout: str, path: Path, modality: str, cells: list[str] | None) -> RawMatrix:
     needed = ["barcodes", "data", "indices", "indptr", "shape"]
     missing = [name for name in needed if name not in group]
     if missing:
@@ -84,7 +96,9 @@ def _read_group(
         ids = strings(features["id"][:], f"{path}, features/id")
         names = strings(features["name"][:], f"{path}, features/name") if "name" in features else ids
         types = strings(features["feature_type"][:], f"{path}, feature_type") if "feature_type" in features else None
+        genomes = strings(features["genome"][:], f"{path}, genome") if "genome" in features else None
     else:
+        genomes = None
         ids = strings(group["genes"][:], f"{path}, genes")
         names = strings(group["gene_names"][:], f"{path}, gene_names") if "gene_names" in group else ids
         types = ["Gene Expression"] * len(ids)
@@ -115,25 +129,29 @@ def _read_group(
         reason = looks_raw(np.diff(indptr), len(ids))
         if reason is not None:
             raise raw_refused(path, reason)
-    columns = np.arange(len(ids)) if types is None else np.flatnonzero(np.isin(types, wanted))
-    rows = _rows(barcodes, cells)
+    kinds = None if types is None else kinds_of(types)
+    columns = np.arange(len(ids))
+    if kinds is not None and any(kinds):
+        columns = np.flatnonzero(np.array([kind == modality for kind in kinds], dtype=bool))
+    rows, kept, notes = _rows(barcodes, cells, str(path))
     matrix = _blocks(group, indptr, len(ids), columns, rows, path)
     pick = columns.tolist()
     return RawMatrix(
         matrix,
-        [barcodes[i] for i in rows],
+        kept,
         [ids[i] for i in pick],
         [names[i] for i in pick],
-        None if types is None else types,
+        types,
         str(path),
+        notes=notes,
+        genomes=None if genomes is None or len(genomes) != len(ids) else [genomes[i] for i in pick],
     )
 
 
-def _rows(barcodes: list[str], cells: list[str] | None) -> np.ndarray:
+def _rows(barcodes: list[str], cells: list[str] | None, source: str) -> tuple[np.ndarray, list[str], list[str]]:
     if cells is None:
-        return np.arange(len(barcodes))
-    keep = set(cells)
-    return np.array([i for i, barcode in enumerate(barcodes) if barcode in keep], dtype=np.int64)
+        return np.arange(len(barcodes)), barcodes, []
+    return listed_rows(barcodes, cells, source)
 
 
 def _blocks(
@@ -170,48 +188,73 @@ def _blocks(
     return kept[0] if len(kept) == 1 else sparse.vstack(kept, format="csr")
 
 
-def find_mtx(path: Path) -> tuple[Path, Path, Path]:
-    """Find matrix, features and barcodes of an mtx folder.
+_MATRIX = re.compile(r"\.mtx(\.gz)?$")
+_FEATURES = ("features.tsv", "genes.tsv", "peaks.bed", "genes.txt", "all_genes.csv", "genes.csv", "features.txt",
+             "genes.names.txt", "quants_mat_cols.txt", "proteins.txt", "features.csv")  # fmt: skip
+_BARCODES = ("barcodes.tsv", "barcodes.txt", "cell_metadata.csv", "quants_mat_rows.txt", "barcodes.csv", "cells.tsv",
+             "cells.txt")  # fmt: skip
 
-    Names of Cell Ranger 2 and 3 and cellranger-atac, plain or gzip, with or without one common prefix (GEO).
+
+def find_mtx(path: Path) -> tuple[Path, Path, Path]:
+    """Find matrix, features and barcodes of an mtx folder, or of a matrix file.
+
+    Names of Cell Ranger 2 and 3 and cellranger-atac, STARsolo (its other matrices too, named as a file), kallisto
+    bustools (`cells_x_genes.mtx`, `.genes.txt`, `.barcodes.txt`), alevin-fry, Parse, plain or gzip, with or without one
+    common prefix (GEO).
 
     Returns
     -------
     The three files.
     """
     folder = path.parent if path.is_file() else path
+    named = path if path.is_file() else None
+    if named is None and (folder / "alevin").is_dir() and not any(_MATRIX.search(p.name) for p in folder.iterdir()):
+        folder = folder / "alevin"
     matrices = sorted(p for p in folder.iterdir() if re.search(r"matrix\.mtx(\.gz)?$", p.name))
-    if path.is_file():
-        matrices = [path]
+    matrices = matrices or sorted(p for p in folder.iterdir() if _MATRIX.search(p.name))
+    if named is not None:
+        matrices = [named]
     if len(matrices) != 1:
         raise InputError(
-            f"{folder} holds {len(matrices)} files named *matrix.mtx[.gz]"
+            f"{folder} holds {len(matrices)} files named *.mtx[.gz]"
             + (f" ({', '.join(p.name for p in matrices[:4])})" if matrices else ""),
             "which matrix is meant cannot be known" if matrices else "there are no counts in it",
-            "put each sample in its own folder (matrix.mtx, features.tsv or genes.tsv, barcodes.tsv)",
+            "name the matrix file itself in the samplesheet"
+            if matrices
+            else "put the sample's matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv there",
         )
-    prefix = re.sub(r"matrix\.mtx(\.gz)?$", "", matrices[0].name)
-    found = []
-    for what, names in (("features", ("features.tsv", "genes.tsv", "peaks.bed")), ("barcodes", ("barcodes.tsv",))):
-        options = [folder / f"{prefix}{name}{gz}" for name in names for gz in ("", ".gz")]
-        present = [option for option in options if option.is_file()]
-        if not present:
-            raise InputError(
-                f"{folder}: {matrices[0].name} has no {what} beside it ({', '.join(prefix + n for n in names)}[.gz])",
-                f"without {what} the matrix is a table of numbers",
-                "copy the missing file there under that name",
-            )
-        found.append(present[0])
-    return matrices[0], found[0], found[1]
+    return matrices[0], _beside(matrices[0], "features", _FEATURES), _beside(matrices[0], "barcodes", _BARCODES)
+
+
+def _beside(matrix: Path, what: str, names: tuple[str, ...]) -> Path:
+    """Find a list beside a matrix: of the matrix's own prefix first, then without one, then the only one there is."""
+    stem = _MATRIX.sub("", matrix.name)
+    prefixes = [re.sub(r"matrix$", "", stem)] if stem.endswith("matrix") else []
+    prefixes += [f"{stem}.", f"{stem}_", stem, "", re.sub(r"[^_.]*$", "", stem)]
+    for prefix in dict.fromkeys(prefixes):
+        for name in names:
+            for packed in ("", ".gz"):
+                if (matrix.parent / f"{prefix}{name}{packed}").is_file():
+                    return matrix.parent / f"{prefix}{name}{packed}"
+    ending = re.compile("|".join(re.escape(name) for name in names))
+    only = [p for p in sorted(matrix.parent.iterdir()) if p.is_file() and ending.search(p.name)]
+    if len(only) == 1:
+        return only[0]
+    raise InputError(
+        f"{matrix.parent}: {matrix.name} has {len(only) or 'no'} list{'s' if len(only) > 1 else ''} of {what} beside it"
+        + (f" ({', '.join(p.name for p in only[:4])})" if only else ""),
+        f"without {what} the matrix is a table of numbers",
+        f"copy the list there under the name {names[0]} ({'or ' + names[1] if what == 'features' else 'one a line'})",
+    )
 
 
 def read_mtx(path: Path, cells: list[str] | None) -> RawMatrix:
     """Read an mtx folder (or its matrix file), features in rows as Cell Ranger writes it, or transposed."""
     matrix_file, features_file, barcodes_file = find_mtx(path)
-    barcodes = [line.split("\t")[0].strip() for line in read_text(barcodes_file) if line.strip()]
-    check_barcodes(barcodes, str(barcodes_file))
-    ids, names, types = _features(features_file)
     shape, stored = _mtx_header(matrix_file)
+    barcodes, obs = _barcodes(barcodes_file, shape)
+    check_barcodes(barcodes, str(barcodes_file))
+    ids, names, types, genomes = _features(features_file, shape)
     notes = []
     if shape == (len(ids), len(barcodes)):
         transposed = False
@@ -235,21 +278,45 @@ def read_mtx(path: Path, cells: list[str] | None) -> RawMatrix:
         reason = looks_raw(np.diff(matrix.indptr), len(ids))
         if reason is not None:
             raise raw_refused(matrix_file, reason)
-    rows = _rows(barcodes, cells)
+    rows, kept, said = _rows(barcodes, cells, str(matrix_file))
     if len(rows) < len(barcodes):
         matrix = matrix[rows]
-    return RawMatrix(matrix, [barcodes[i] for i in rows], ids, names, types, str(matrix_file), notes=notes)
+    obs = None if obs is None else obs.iloc[rows]
+    return RawMatrix(matrix, kept, ids, names, types, str(matrix_file), obs, [*notes, *said], genomes=genomes)
 
 
-def _features(path: Path) -> tuple[list[str], list[str], list[str] | None]:
-    rows = [line.split("\t") for line in read_text(path) if line.strip()]
-    if path.name.removesuffix(".gz").endswith("peaks.bed"):
-        ids = [f"{r[0]}:{r[1]}-{r[2]}" for r in rows if len(r) >= 3]
-        return ids, ids, ["Peaks"] * len(ids)
+def _barcodes(path: Path, shape: tuple[int, int]) -> tuple[list[str], pd.DataFrame | None]:
+    """Barcodes of an mtx folder; a table (Parse's `cell_metadata.csv`) has a header, and columns for `obs`."""
+    lines = [line for line in read_text(path) if line.strip()]
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        table = read_cell_table(path, lines)
+        return table.barcodes, table.columns if len(table.columns.columns) else None
+    barcodes = [line.split("\t")[0].strip().strip('"') for line in lines]
+    if len(barcodes) - 1 in shape and len(barcodes) not in shape:
+        barcodes = barcodes[1:]  # a line more than the matrix has cells: a heading
+    return barcodes, None
+
+
+def _features(path: Path, shape: tuple[int, int]) -> tuple[list[str], list[str], list[str] | None, list[str] | None]:
+    """Ids, names, types and genomes of features, None where the list does not say."""
+    name = path.name.removesuffix(".gz")
+    separator = "," if name.endswith(".csv") else "\t"
+    rows = [row for row in csv.reader(read_text(path), delimiter=separator, quotechar='"') if any(row)]
+    if name.endswith("peaks.bed"):
+        rows = [row for row in rows if len(row) >= 3 and not row[0].startswith("#")]
+        ids = [f"{r[0]}:{r[1]}-{r[2]}" for r in rows]
+        return ids, ids, ["Peaks"] * len(ids), None
+    if rows and len(rows) - 1 in shape and len(rows) not in shape:
+        head, rows = [value.lower() for value in rows[0]], rows[1:]
+    else:
+        head = []
     ids = [row[0] for row in rows]
     names = [row[1] if len(row) > 1 and row[1] else row[0] for row in rows]
+    if "genome" in head:
+        place = head.index("genome")
+        return ids, names, None, [row[place] if len(row) > place else "" for row in rows]
     types = [row[2] if len(row) > 2 else "Gene Expression" for row in rows]
-    return ids, names, types if any(len(row) > 2 for row in rows) else None
+    return ids, names, types if any(len(row) > 2 for row in rows) else None, None
 
 
 def _mtx_header(path: Path) -> tuple[tuple[int, int], int]:

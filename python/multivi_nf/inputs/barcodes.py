@@ -6,9 +6,6 @@ whitelists; cellranger-arc translates the fragments to RNA barcodes, separate ru
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,31 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.cell_table import read_cell_table
+from multivi_nf.inputs.text import read_text
 
 _SUFFIX = re.compile(r"[-_]\d+$")
 _CORE = re.compile(r"[ACGTN]{8,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_IS_CELL = ("is_cell", "is__cell_barcode")
 _COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
-
-
-def read_text(path: Path) -> list[str]:
-    """Read the lines of a plain or gzip text file; damage is an :class:`InputError`."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist", "it was named as an input", "correct the path in the samplesheet")
-    raw = path.read_bytes()
-    if not raw:
-        raise InputError(f"{path} is empty (0 bytes)", "an empty list would leave no cell", "check how it was written")
-    try:
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read()
-        return raw.decode("utf-8-sig").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read as text: {error}",
-            "the file is damaged or not what it is named as",
-            "copy or download it again; compare its checksum",
-        ) from error
 
 
 def check_barcodes(barcodes: Sequence[str], source: str) -> None:
@@ -68,26 +47,17 @@ def check_barcodes(barcodes: Sequence[str], source: str) -> None:
 
 
 def read_barcodes(path: str | Path) -> list[str]:
-    """Read a cell list: one barcode a line, or Cell Ranger's `per_barcode_metrics.csv` / `singlecell.csv`.
+    """Read a cell list: one barcode a line, a table with a column of barcodes, or Cell Ranger's metrics.
 
-    In the latter two only rows with `is_cell` = 1 count. Further columns of a plain list are ignored.
+    Where there is a cell flag (`is_cell`, `is__cell_barcode`, `is_cell_barcode`, `is_GRCh38_cell_barcode`) only rows
+    where it is true count. See :func:`multivi_nf.inputs.cell_table.read_cell_table` for what is read.
 
     Returns
     -------
     Barcodes in file order, unique.
     """
     path = Path(path)
-    lines = [line for line in read_text(path) if line.strip()]
-    header = [field.strip() for field in lines[0].split(",")] if lines else []
-    flag = next((name for name in _IS_CELL if name in header), None)
-    if flag is not None and "barcode" in header:
-        barcodes = [row["barcode"] for row in csv.DictReader(lines) if row[flag] in ("1", "True", "true")]
-    else:
-        barcodes = [re.split(r"[\t,]", line)[0].strip() for line in lines]
-        if barcodes and barcodes[0].lower() in ("barcode", "barcodes", "cell", "cell_id"):
-            barcodes = barcodes[1:]
-    if not barcodes:
-        raise InputError(f"{path} holds no barcode", "no cell would be left", "give one barcode a line")
+    barcodes = read_cell_table(path).barcodes
     check_barcodes(barcodes, str(path))
     return barcodes
 
@@ -247,6 +217,51 @@ def _reverse_complement(text: str) -> str:
     return text.translate(_COMPLEMENT)[::-1]
 
 
+def _without_suffix(barcode: str) -> str:
+    return "".join(_parts(barcode)[:2]) if _CORE.search(barcode) else _SUFFIX.sub("", barcode)
+
+
+def _without_prefix(barcode: str) -> str:
+    return "".join(_parts(barcode)[1:])
+
+
+def _nucleotides(barcode: str) -> str:
+    return _parts(barcode)[1]
+
+
+_MEETINGS = (
+    ("the suffix after the barcode (such as -1)", _without_suffix),
+    ("the prefix before the barcode", _without_prefix),
+    ("the prefix and the suffix of the barcode", _nucleotides),
+)
+LEAST_MEETING = 0.5
+"""Smallest share of the smaller list that must meet before barcodes are renamed."""
+
+
+def meeting(own: Sequence[str], others: Iterable[str]) -> tuple[dict[str, str], str] | None:
+    """Say how `own` barcodes are called among `others`, where nothing but a suffix or prefix differs.
+
+    Only one-to-one: a name without its suffix that two cells would share is no name.
+
+    Returns
+    -------
+    Own → other name, for those that meet, and what was left out of the comparison, in words; None where they meet as
+    they are, or where no such change makes at least half of the smaller side meet.
+    """
+    one, two = list(dict.fromkeys(own)), list(dict.fromkeys(others))
+    least = LEAST_MEETING * max(1, min(len(one), len(two)))
+    if len(set(one) & set(two)) >= least:
+        return None
+    for words, key in _MEETINGS:
+        mine, theirs = [key(name) for name in one], [key(name) for name in two]
+        n_mine, n_theirs = Counter(mine), Counter(theirs)
+        place = {k: name for k, name in zip(theirs, two) if n_theirs[k] == 1}
+        found = {name: place[k] for k, name in zip(mine, one) if n_mine[k] == 1 and k in place}
+        if len(found) >= least and found:
+            return found, words
+    return None
+
+
 def overlap(
     left: Iterable[str],
     right: Iterable[str],
@@ -271,11 +286,9 @@ def overlap(
     identity: Callable[[str], str | None] = lambda b: b  # noqa: E731
     tries: list[tuple[str, Callable[[str], str | None], Callable[[str], str | None]]] = [
         ("dropping or exchanging the suffix after the barcode (such as -1)",
-         lambda b: "".join(_parts(b)[:2]) if _CORE.search(b) else _SUFFIX.sub("", b),
-         lambda b: "".join(_parts(b)[:2]) if _CORE.search(b) else _SUFFIX.sub("", b)),
-        ("dropping or exchanging the prefix before the barcode",
-         lambda b: "".join(_parts(b)[1:]), lambda b: "".join(_parts(b)[1:])),
-        ("comparing only the nucleotides (prefix and suffix dropped)", lambda b: _parts(b)[1], lambda b: _parts(b)[1]),
+         _without_suffix, _without_suffix),
+        ("dropping or exchanging the prefix before the barcode", _without_prefix, _without_prefix),
+        ("comparing only the nucleotides (prefix and suffix dropped)", _nucleotides, _nucleotides),
         ("the reverse complement of the nucleotides",
          lambda b: _parts(b)[0] + _reverse_complement(_parts(b)[1]) + _parts(b)[2], identity),
         ("upper case", str.upper, str.upper),

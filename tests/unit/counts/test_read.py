@@ -295,7 +295,7 @@ def test_there_are_no_more_bad_cases_than_run(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
-        ("no features", "has no features beside it"),
+        ("no features", "has no list of features beside it"),
         ("two", "2 files named"),
         ("fewer barcodes", "30"),
         ("bomb", "declared"),

@@ -255,7 +255,7 @@ def test_annotation_of_h5ad_inputs_counts(folder):
         folder / "rna.h5ad", counts(60, 30), CELLS, GENES, obs={"cell_type": ["B", "T"] * 30, "modality": ["x"] * 60}
     )
     found = check(folder, "a", rna="rna.h5ad")
-    assert found["annotations"] == {"cell_type": ["B", "T"]}
+    assert found["annotations"] == {"cell_type": ["B", "T"], "modality_given": ["x"]}
     contrast = {
         "contrast": "k",
         "modality": "rna",
