@@ -44,7 +44,7 @@ def command(
     # labels, and replicates that are not in the sheet, may be annotation inside .h5ad inputs: check-inputs looks there
     columns = [column for column in (peak_group,) if column]
     samples = read_samplesheet(samplesheet, base_dir, missing, columns)
-    annotated = any((path or "").endswith(".h5ad") for sample in samples for path in sample.files.values())
+    annotated = any(sample.annotated for sample in samples)
     problems = []
     for option, column in (("--replicate", replicate), ("--labels", labels)):
         if column and not annotated:
@@ -65,4 +65,5 @@ def command(
     content = {"samples": [sample.to_json() for sample in samples], "contrasts": table, "columns": named}
     with written_whole(output) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-    click.echo(f"{len(samples)} sample(s): " + ", ".join(f"{s.sample} ({'+'.join(s.modalities)})" for s in samples))
+    told = (f"{sample.sample} ({'+'.join(sample.modalities) or 'h5mu'})" for sample in samples)
+    click.echo(f"{len(samples)} sample(s): " + ", ".join(told))

@@ -20,8 +20,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--fragments", type=_FILE, help="Fragments file.")
 @click.option("--atac", type=_FILE, help="ATAC matrix.")
 @click.option("--protein", type=_FILE, help="Protein matrix.")
+@click.option("--h5mu", type=_FILE, help="MuData with the modalities that the options above do not name.")
 @click.option("--peaks", type=_FILE, help="The sample's own peaks (BED).")
-@click.option("--barcodes", type=_FILE, help="Its cells, one a line.")
+@click.option("--barcodes", type=_FILE, help="Its cells, one a line, or a table of them.")
+@click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
+@click.option("--batch-column", help="Column of the cells' own annotation that holds their batch.")
+@click.option("--sample-column", help="Column of the cells' own annotation that holds their sample.")
 @click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode.")
 @genome_options
 @click.option("--all-peaks", type=_FILE, help="Peaks of the whole run (BED), to compare fragments with.")
@@ -33,8 +37,12 @@ def command(
     fragments: Path | None,
     atac: Path | None,
     protein: Path | None,
+    h5mu: Path | None,
     peaks: Path | None,
     barcodes: Path | None,
+    cells: Path | None,
+    batch_column: str | None,
+    sample_column: str | None,
     barcode_map: Path | None,
     all_peaks: Path | None,
     reference: Path | None,
@@ -45,10 +53,12 @@ def command(
     from multivi_nf.preflight.check import check_sample
 
     files = {
-        "rna": rna, "fragments": fragments, "atac": atac, "protein": protein, "peaks": peaks, "barcodes": barcodes,
-        "barcode_map": barcode_map,
+        "rna": rna, "fragments": fragments, "atac": atac, "protein": protein, "h5mu": h5mu, "peaks": peaks,
+        "barcodes": barcodes, "barcode_map": barcode_map, "cells": cells,
     }  # fmt: skip
-    content = check_sample(sample, files, lambda: genome_of(options)[0], options["chrom_style"], all_peaks)
+    naming = {"batch_column": batch_column, "sample_column": sample_column}
+    naming = {column: name for column, name in naming.items() if name}
+    content = check_sample(sample, files, lambda: genome_of(options)[0], options["chrom_style"], all_peaks, naming)
     with written_whole(output) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     click.echo(f"{sample}: {len(content['problems'])} problem(s), {len(content['warnings'])} warning(s)", err=True)

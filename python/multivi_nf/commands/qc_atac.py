@@ -14,6 +14,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--fragments-qc", type=_FILE, help="Folder of qc-fragments, where COUNTS comes from count-peaks.")
 @click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
+@click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
 @click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode: cells carry the RNA barcode afterwards.")
 @click.option(
     "--min-fragments",
@@ -35,6 +36,7 @@ def command(
     sample: str,
     fragments_qc: Path | None,
     barcodes: Path | None,
+    cells: Path | None,
     barcode_map: Path | None,
     min_fragments: int | None,
     min_tsse: float | None,
@@ -46,6 +48,7 @@ def command(
 ) -> None:
     """Filter the cells of COUNTS (of count-peaks, or a matrix of peaks) by every ATAC threshold and flag doublets."""
     from multivi_nf.commands._qc import tell
+    from multivi_nf.counts.given import add_tables
     from multivi_nf.counts.read import read_counts
     from multivi_nf.fragments.cells import to_atac
     from multivi_nf.fragments.matrix import read_matrix
@@ -57,10 +60,10 @@ def command(
     if fragments_qc is not None:
         matrix = read_matrix(counts)  # its rows are the candidates already
     else:
-        cells = None if barcodes is None else to_atac(read_barcodes(barcodes), mapping)[0]
-        matrix = read_counts(counts, "atac", cells)
+        listed = None if barcodes is None else to_atac(read_barcodes(barcodes), mapping)[0]
+        matrix = read_counts(counts, "atac", listed)
     checked = qc_atac(
-        matrix,
+        add_tables(matrix, [barcodes, cells], sample, mapping),
         sample,
         fragments_qc=fragments_qc,
         barcode_map=mapping,

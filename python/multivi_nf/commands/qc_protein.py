@@ -13,19 +13,30 @@ _FILE = click.Path(path_type=Path)
 @click.argument("counts", type=_FILE)
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
+@click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
 @click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
 @click.option("--seed", type=int, default=0, help="Taken like the other QC steps' and not used: nothing is random.")
 @click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
 @click.option("--qc", type=_FILE, required=True, help="Folder for protein.tsv.gz and protein.json.")
-def command(counts: Path, sample: str, barcodes: Path | None, mad: float, seed: int, output: Path, qc: Path) -> None:
+def command(
+    counts: Path,
+    sample: str,
+    barcodes: Path | None,
+    cells: Path | None,
+    mad: float,
+    seed: int,
+    output: Path,
+    qc: Path,
+) -> None:
     """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their protein; isotype controls are marked."""
     from multivi_nf.commands._qc import tell
+    from multivi_nf.counts.given import add_tables
     from multivi_nf.counts.read import read_counts
     from multivi_nf.inputs.barcodes import read_barcodes
     from multivi_nf.qc.checked import write_checked
     from multivi_nf.qc.protein import qc_protein
 
-    cells = None if barcodes is None else read_barcodes(barcodes)
-    checked = qc_protein(read_counts(counts, "protein", cells), sample, mad=mad)
+    matrix = read_counts(counts, "protein", None if barcodes is None else read_barcodes(barcodes))
+    checked = qc_protein(add_tables(matrix, [barcodes, cells], sample), sample, mad=mad)
     write_checked(checked, output, qc)
     tell(checked)

@@ -13,10 +13,12 @@ _FILE = click.Path(path_type=Path)
 @click.argument("counts", type=_FILE)
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
+@click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
 @click.option("--min-genes", type=click.IntRange(min=0), default=0, help="Fewest genes a cell.")
 @click.option("--min-counts", type=click.IntRange(min=0), default=0, help="Fewest counts a cell.")
 @click.option("--max-mito", type=click.FloatRange(0, 100), help="Largest mitochondrial percentage.  [default: off]")
 @click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
+@click.option("--mito-genes", help="Mitochondrial genes, by commas; a beginning with * too.  [default: by name and id]")
 @click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
 @click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
 @click.option("--qc", type=_FILE, required=True, help="Folder for rna.tsv.gz and rna.json.")
@@ -24,29 +26,33 @@ def command(
     counts: Path,
     sample: str,
     barcodes: Path | None,
+    cells: Path | None,
     min_genes: int,
     min_counts: int,
     max_mito: float | None,
     mad: float,
+    mito_genes: str | None,
     seed: int,
     output: Path,
     qc: Path,
 ) -> None:
     """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their RNA and flag doublets."""
     from multivi_nf.commands._qc import tell
+    from multivi_nf.counts.given import add_tables
     from multivi_nf.counts.read import read_counts
     from multivi_nf.inputs.barcodes import read_barcodes
     from multivi_nf.qc.checked import write_checked
     from multivi_nf.qc.rna import qc_rna
 
-    cells = None if barcodes is None else read_barcodes(barcodes)
+    matrix = read_counts(counts, "rna", None if barcodes is None else read_barcodes(barcodes))
     checked = qc_rna(
-        read_counts(counts, "rna", cells),
+        add_tables(matrix, [barcodes, cells], sample),
         sample,
         min_genes=min_genes,
         min_counts=min_counts,
         max_mito=max_mito,
         mad=mad,
+        mito_genes=mito_genes,
         seed=seed,
     )
     write_checked(checked, output, qc)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
+from multivi_nf.errors import InputError
+from multivi_nf.inputs.barcodes import BarcodeMap, meeting
+from multivi_nf.inputs.cell_table import CellTable, read_cell_table
 from multivi_nf.inputs.samplesheet import RESERVED, RESERVED_PREFIXES
 
 SUFFIX = "_given"
@@ -15,12 +21,13 @@ _AS_BATCH = {"batch": "batch_column", "sample": "sample_column"}
 
 
 def given_name(column: str) -> str:
-    """Give the name under which a column of a file's obs travels: `cluster` → `cluster_given`."""
-    return f"{column}{SUFFIX}" if _reserved(column) else column
+    """Give the name under which a column of a file's obs travels: `cluster` → `cluster_given`.
 
-
-def _reserved(column: str) -> bool:
-    return column in (*RESERVED, *_AS_BATCH) or column.startswith(RESERVED_PREFIXES)
+    Names that begin as the pipeline's own do (`rna_`, `atac_`, ...) get a beginning instead: `given_rna_n_counts`.
+    """
+    if column.startswith(RESERVED_PREFIXES):
+        return f"given_{column.replace(':', '_')}"
+    return f"{column}{SUFFIX}" if column in (*RESERVED, *_AS_BATCH) else column
 
 
 def tidy(obs: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
@@ -93,3 +100,85 @@ def _text(value: Any) -> str:
         stamp = pd.Timestamp(value)
         return stamp.date().isoformat() if stamp == stamp.normalize() and stamp.tzinfo is None else stamp.isoformat()
     return str(value)
+
+
+def add_tables(
+    counts: ad.AnnData, paths: Sequence[Path | None], sample: str, mapping: BarcodeMap | None = None
+) -> ad.AnnData:
+    """Add the columns of per-cell tables to `obs` of a sample's matrix, in place.
+
+    Parameters
+    ----------
+    counts
+        Of :func:`multivi_nf.counts.read.read_counts`; its notes and warnings gain what was done.
+    paths
+        Tables (columns `cells` and `barcodes` of the samplesheet); None and plain lists are passed over.
+    sample
+        Name of the sample: a table with a column `sample` that holds it speaks of several, and only its rows count.
+    mapping
+        Translation by which the matrix's ATAC barcodes may be listed under their RNA names.
+
+    Raises
+    ------
+    InputError
+        A barcode with two different rows, or a table that none of the cells is in.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        table = read_cell_table(Path(path))
+        if table.columns.shape[1]:
+            counts.obs = _joined(counts, _one_row_a_cell(table, Path(path), sample), Path(path), mapping)
+    return counts
+
+
+def _one_row_a_cell(table: CellTable, path: Path, sample: str) -> pd.DataFrame:
+    columns = table.columns.set_axis(pd.Index(table.barcodes, dtype=object), axis=0)
+    if "sample" in columns and (columns["sample"].astype(str) == sample).any():
+        columns = columns[columns["sample"].astype(str) == sample]
+    again = columns.index.duplicated()
+    if again.any():
+        same = columns.reset_index().astype(str).duplicated()
+        if not same[again].all():
+            barcode = columns.index[again & ~same][0]
+            raise InputError(
+                f"{path}: {int((again & ~same).sum())} barcode(s) have two different rows, e.g. {barcode!r}",
+                "which row speaks of the cell cannot be known",
+                "keep one row a barcode; a table of several samples needs a column 'sample' with the sheet's names",
+            )
+        columns = columns[~again]
+    return columns
+
+
+def _joined(counts: ad.AnnData, table: pd.DataFrame, path: Path, mapping: BarcodeMap | None) -> pd.DataFrame:
+    notes, warnings = list(counts.uns.get("notes", ())), list(counts.uns.get("warnings", ()))
+    known = set(table.index)
+    names = counts.obs_names.tolist()
+    if mapping is not None:
+        names = [name if name in known else (mapping.rna(name) or name) for name in names]
+    met = meeting(names, table.index)
+    if met is not None:
+        names = [met[0].get(name, name) for name in names]
+        notes.append(f"{path.name}: its barcodes meet the matrix's without {met[1]}")
+    found = sum(name in known for name in names)
+    if not found:
+        raise InputError(
+            f"{path}: none of its {len(table)} barcodes (e.g. {table.index[0]!r}) is among the cells (e.g. "
+            f"{counts.obs_names[0]!r})",
+            "what it says would be given to no cell",
+            "give the table of this sample, its barcodes spelled as in the matrix",
+        )
+    told = f"{path.name}: {found} of {len(names)} cells are in the table"
+    (warnings if found < len(names) / 2 else notes).append(told)
+    rows = table.reindex(names).set_axis(counts.obs.index, axis=0)
+    for column in rows.columns:  # a gap must not turn whole numbers into fractions, nor flags into objects
+        kind = table[column].dtype.kind
+        if found < len(names) and kind in "iub":
+            rows[column] = table[column].astype("boolean" if kind == "b" else "Int64").reindex(names).to_numpy()
+            rows[column] = rows[column].astype("boolean" if kind == "b" else "Int64")
+    added, said = tidy(rows, path.name)
+    twice = [column for column in added.columns if column in counts.obs]
+    if twice:
+        notes.append(f"{path.name}: its column(s) {', '.join(twice[:5])} replace those of the same name in the matrix")
+    counts.uns["notes"], counts.uns["warnings"] = [*notes, *said], warnings
+    return counts.obs.drop(columns=twice).join(added)

@@ -238,28 +238,43 @@ LEAST_MEETING = 0.5
 """Smallest share of the smaller list that must meet before barcodes are renamed."""
 
 
-def meeting(own: Sequence[str], others: Iterable[str]) -> tuple[dict[str, str], str] | None:
-    """Say how `own` barcodes are called among `others`, where nothing but a suffix or prefix differs.
+def meeting(
+    own: Sequence[str], others: Iterable[str], least_share: float = LEAST_MEETING
+) -> tuple[dict[str, str], str] | None:
+    """Say how `own` barcodes are called among `others`, where one side lacks a suffix or prefix of the other.
 
-    Only one-to-one: a name without its suffix that two cells would share is no name.
+    Only one-to-one: a name without its suffix that two cells would share is no name. A suffix is never exchanged: `-1`
+    and `-2` are two wells.
 
     Returns
     -------
     Own → other name, for those that meet, and what was left out of the comparison, in words; None where they meet as
-    they are, or where no such change makes at least half of the smaller side meet.
+    they are, or where no such change makes at least `least_share` of the smaller side meet.
     """
     one, two = list(dict.fromkeys(own)), list(dict.fromkeys(others))
-    least = LEAST_MEETING * max(1, min(len(one), len(two)))
-    if len(set(one) & set(two)) >= least:
+    least = least_share * max(1, min(len(one), len(two)))
+    if len(set(one) & set(two)) >= max(least, 1):
         return None
     for words, key in _MEETINGS:
         mine, theirs = [key(name) for name in one], [key(name) for name in two]
         n_mine, n_theirs = Counter(mine), Counter(theirs)
         place = {k: name for k, name in zip(theirs, two) if n_theirs[k] == 1}
         found = {name: place[k] for k, name in zip(mine, one) if n_mine[k] == 1 and k in place}
-        if len(found) >= least and found:
+        found = {name: other for name, other in found.items() if _extends(name, other)}
+        if len(found) >= max(least, 1):
             return found, words
     return None
+
+
+def _extends(one: str, other: str) -> bool:
+    """Whether what stands before and after the nucleotides of one barcode is a part of the other's."""
+    if not (_CORE.search(one) and _CORE.search(other)):
+        short, long = sorted((one, other), key=len)
+        return long.startswith(short)
+    (before, _, after), (other_before, _, other_after) = _parts(one), _parts(other)
+    return (before.endswith(other_before) or other_before.endswith(before)) and (
+        after.startswith(other_after) or other_after.startswith(after)
+    )
 
 
 def overlap(
@@ -314,13 +329,18 @@ def overlap_problem(sample: str, table: Overlap) -> InputError | None:
     if table.transformation is not None:
         remedy = (
             f"{table.transformation} would raise the overlap to {table.transformed_fraction:.0%}: rewrite the "
-            f"{table.left} barcodes so, or give the pairs in the column barcode_map"
-        )
-    else:
+            f"{table.left} barcodes so"
+        ) + (", or give the pairs in the column barcode_map" if table.left == "atac" else "")
+    elif table.left == "atac":
         remedy = (
             "no suffix, prefix or reverse complement helps: give the two barcodes of each cell in the column "
             "barcode_map (10x multiome from separate runs), or put the two modalities in two rows if they are "
             "different cells"
+        )
+    else:
+        remedy = (
+            f"no suffix, prefix or reverse complement helps: write the {table.left} matrix with the barcodes of "
+            f"{table.right}, or put the two modalities in two rows if they are different cells"
         )
     return InputError(
         f"sample {sample!r}: {table.shared} of {min(table.n_left, table.n_right)} barcodes ({table.fraction:.0%}) are "

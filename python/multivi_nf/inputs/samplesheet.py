@@ -17,9 +17,11 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.table import Table, read_table
 from multivi_nf.modalities import MODALITIES
 
-FILE_COLUMNS = ("rna", "fragments", "atac", "protein", "peaks", "barcodes", "barcode_map")
-DATA_COLUMNS = ("rna", "fragments", "atac", "protein")
-KNOWN_COLUMNS = ("sample", *FILE_COLUMNS, "batch")
+FILE_COLUMNS = ("rna", "fragments", "atac", "protein", "h5mu", "peaks", "barcodes", "barcode_map", "cells")
+DATA_COLUMNS = ("rna", "fragments", "atac", "protein", "h5mu")
+NAMING_COLUMNS = ("batch_column", "sample_column")
+"""Columns that name a column of the sample's own annotation (obs of its files, or its table of cells)."""
+KNOWN_COLUMNS = ("sample", *FILE_COLUMNS, "batch", *NAMING_COLUMNS)
 RESERVED = (
     "barcode",
     "cell",
@@ -57,29 +59,40 @@ class Sample:
         Column → absolute path or URI; None where the row has none. All of :data:`FILE_COLUMNS` are keys.
     metadata
         Column → text, of every further column.
+    naming
+        `batch_column`, `sample_column` → the column of the sample's own annotation that they name, where they do.
     """
 
     sample: str
     batch: str
     files: dict[str, str | None]
     metadata: dict[str, str]
+    naming: dict[str, str] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities the row has files for, in the order rna, atac, protein."""
+        """The modalities the row has files for, in the order rna, atac, protein; what its h5mu holds is not counted."""
         has_atac = self.files["atac"] is not None or self.files["fragments"] is not None
         has = {"rna": self.files["rna"] is not None, "atac": has_atac, "protein": self.files["protein"] is not None}
         return tuple(modality for modality in MODALITIES if has[modality])
 
+    @property
+    def annotated(self) -> bool:
+        """Whether cells may bring columns of their own, which are only known once the files are read."""
+        files = [path or "" for path in self.files.values()]
+        tables = self.files.get("cells") or self.files.get("barcodes")
+        return bool(tables) or any(path.rstrip("/").endswith((".h5ad", ".h5mu", ".zarr")) for path in files)
+
     def to_json(self) -> dict:
         """Give the row as the pipeline passes it on: `sample`, `batch`, one key a file column, `metadata`."""
-        return {"sample": self.sample, "batch": self.batch, **self.files, "metadata": self.metadata}
+        row = {"sample": self.sample, "batch": self.batch, **self.files, "metadata": self.metadata}
+        return row | ({"naming": self.naming} if self.naming else {})
 
     @classmethod
     def from_json(cls, row: dict) -> Sample:
         """Read what :meth:`to_json` gave."""
         files = {column: row.get(column) for column in FILE_COLUMNS}
-        return cls(row["sample"], row["batch"], files, dict(row["metadata"]))
+        return cls(row["sample"], row["batch"], files, dict(row["metadata"]), dict(row.get("naming") or {}))
 
 
 def _resolved(value: str, base: str) -> str:
@@ -140,7 +153,16 @@ def read_samplesheet(
                     "it would break tables and figures",
                     "write plain text",
                 )
-        samples.append(Sample(name, batch, files, {column: row[column] for column in metadata}))
+        naming = {column: row[column] for column in NAMING_COLUMNS if row.get(column)}
+        if naming.get("batch_column") and row.get("batch"):
+            table.add(
+                line,
+                "batch_column",
+                f"{row['batch_column']!r}, and the column batch says {row['batch']!r}",
+                "a cell has one batch",
+                "leave one of the two empty",
+            )
+        samples.append(Sample(name, batch, files, {column: row[column] for column in metadata}, naming))
     _check_shared_files(table, samples)
     for column in columns:
         if column not in metadata and column not in OWN_COLUMNS:
@@ -250,7 +272,7 @@ def _check_files(
                 "a matrix is read from it",
                 "name it in the column fragments",
             )
-    if files["barcode_map"] and not (files["fragments"] or files["atac"]):
+    if files["barcode_map"] and not (files["fragments"] or files["atac"] or files["h5mu"]):
         table.add(
             line,
             "barcode_map",
@@ -314,10 +336,12 @@ def read_samples_json(path: str | Path) -> list[Sample]:
 
 def values_of(samples: Sequence[Sample], column: str) -> list[str] | None:
     """Give the values that the sheet's cells have in a column of `obs`, or None if the sheet does not decide it."""
-    if column == "sample":
+    if column == "sample" and not any("sample_column" in sample.naming for sample in samples):
         return [sample.sample for sample in samples]
-    if column == "batch":
+    if column == "batch" and not any(sample.naming for sample in samples):
         return list(dict.fromkeys(sample.batch for sample in samples))
+    if column in ("sample", "batch"):
+        return None
     if any(column in sample.metadata for sample in samples):
         return list(dict.fromkeys(value for sample in samples if (value := sample.metadata[column])))
     return None

@@ -16,6 +16,8 @@ import anndata as ad
 import pandas as pd
 
 from multivi_nf.counts.features import species_of
+from multivi_nf.counts.given import add_tables, given_name, tidy
+from multivi_nf.counts.h5ad import modalities_of
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.cells import to_atac
@@ -23,14 +25,17 @@ from multivi_nf.inputs.barcodes import (
     BarcodeMap,
     Overlap,
     fragment_barcodes,
+    meeting,
     overlap,
     overlap_problem,
     read_barcode_map,
     read_barcodes,
     translate,
 )
+from multivi_nf.inputs.cell_table import read_cell_table
 from multivi_nf.inputs.genome import Genome, read_bed
-from multivi_nf.inputs.samplesheet import RESERVED, RESERVED_PREFIXES
+from multivi_nf.inputs.labels import label_text
+from multivi_nf.modalities import MODALITIES
 
 MOST_VALUES = 1000
 """An annotation column with more different values than this is no grouping and is not listed."""
@@ -81,6 +86,7 @@ def check_sample(
     genome: Callable[[], Genome],
     chrom_style: str = "auto",
     all_peaks: Path | None = None,
+    naming: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Check all files of one sample.
 
@@ -96,11 +102,15 @@ def check_sample(
         See :func:`multivi_nf.inputs.genome.harmonise`.
     all_peaks
         Peaks of the whole run, if known.
+    naming
+        `batch_column`, `sample_column` → the column of the cells' own annotation that they name.
 
     Returns
     -------
     JSON: `sample`, `problems` (`what`, `why`, `remedy`), `warnings`, `notes`, `modalities` (numbers, packed names),
-    `annotations` (columns of `.h5ad` inputs and their values), `overlap` (barcodes shared by modalities), `fragments`.
+    `h5mu` (modalities that are read from it), `annotations` (columns of the cells' own annotation and their values),
+    `batches`, `samples` (values of the columns that `naming` names), `overlap` (barcodes shared by modalities),
+    `fragments`.
     """
     found = _Findings(sample)
     mapping = cells = None
@@ -108,9 +118,10 @@ def check_sample(
         mapping = found.attempt("barcode_map", lambda: read_barcode_map(files["barcode_map"]))
     if files.get("barcodes"):
         cells = found.attempt("barcodes", lambda: read_barcodes(files["barcodes"]))
+    held = _held(found, files)
     matrices: dict[str, ad.AnnData] = {}
-    for modality in ("rna", "atac", "protein"):
-        path = files.get(modality)
+    for modality in MODALITIES:
+        path = files["h5mu"] if modality in held else files.get(modality)
         if path is None or (files.get("barcodes") and cells is None):
             continue
         if modality == "atac" and files.get("fragments"):
@@ -119,8 +130,12 @@ def check_sample(
         counts = found.attempt(modality, lambda p=path, m=modality, b=listed: read_counts(p, m, b))
         if counts is not None:
             matrices[modality] = counts
+            found.attempt("cells", lambda c=counts, m=modality: _with_tables(c, files, sample, mapping, m))
             found.notes += counts.uns["notes"]
+            found.warnings += counts.uns["warnings"]
             _aggregated(found, modality, counts)
+    tables = [matrix.obs for matrix in matrices.values()] or _tables(found, files)
+    groups = {column: _named(found, column, name, tables) for column, name in (naming or {}).items()}
     overlaps = _overlaps(found, matrices, mapping, bool(files.get("fragments")))
     known: dict[str, Any] = {}
     peaks = found.attempt("peaks", lambda: read_bed(files["peaks"])) if files.get("peaks") else None
@@ -133,7 +148,10 @@ def check_sample(
         "warnings": found.warnings,
         "notes": found.notes,
         "modalities": {modality: _facts(modality, counts) for modality, counts in matrices.items()},
-        "annotations": _annotations(matrices),
+        "h5mu": held,
+        "annotations": _annotations(tables),
+        "batches": groups.get("batch_column", []),
+        "samples": groups.get("sample_column", []),
         "overlap": [asdict(row) for row in overlaps],
         "fragments": known,
     }
@@ -160,13 +178,70 @@ def _facts(modality: str, counts: ad.AnnData) -> dict[str, Any]:
     return facts
 
 
-def _annotations(matrices: dict[str, ad.AnnData]) -> dict[str, list[str]]:
+def _held(found: _Findings, files: dict[str, Path | None]) -> list[str]:
+    """Modalities that the sample's h5mu gives: those that no other column names."""
+    if not files.get("h5mu"):
+        return []
+    inside = found.attempt("h5mu", lambda: modalities_of(Path(files["h5mu"]))) or []
+    taken = [m for m in inside if not files.get(m) and not (m == "atac" and files.get("fragments"))]
+    if inside and not taken:
+        found.problem(
+            "h5mu",
+            InputError(
+                f"{files['h5mu']} holds {', '.join(inside)}, each of which another column of the row names",
+                "nothing would be read from it",
+                "leave h5mu empty, or the columns of the modalities that it should give",
+            ),
+        )
+    return taken
+
+
+def _with_tables(
+    counts: ad.AnnData, files: dict[str, Path | None], sample: str, mapping: BarcodeMap | None, modality: str
+) -> None:
+    add_tables(counts, [files.get("barcodes"), files.get("cells")], sample, mapping if modality == "atac" else None)
+
+
+def _tables(found: _Findings, files: dict[str, Path | None]) -> list[pd.DataFrame]:
+    """What per-cell tables say, of a sample whose cells are known from fragments only."""
+    read = [
+        found.attempt(column, lambda path=files[column]: read_cell_table(Path(path)))
+        for column in ("barcodes", "cells")
+        if files.get(column)
+    ]
+    return [tidy(table.columns, "table")[0] for table in read if table is not None]
+
+
+def _named(found: _Findings, column: str, name: str, tables: list[pd.DataFrame]) -> list[str]:
+    """Values of the column that the samplesheet names; a column that is not there, or empty, is a problem."""
+    holders = [table for table in tables if given_name(name) in table]
+    values = [value for table in holders for value in label_text(table[given_name(name)]).dropna().unique()]
+    if values:
+        without = max(int(label_text(table[given_name(name)]).isna().sum()) for table in holders)
+        if without:
+            found.warnings.append(
+                f"{without} cells have no value in {name!r}, which {column} names: they keep the row's own "
+                f"{column.removesuffix('_column')}"
+            )
+        return list(dict.fromkeys(values))
+    there = list(dict.fromkeys(str(c) for table in tables for c in table.columns))
+    found.problem(
+        column,
+        InputError(
+            f"{name!r} is {'empty in all cells' if holders else 'no column of its cells'} (there are "
+            f"{', '.join(there[:20]) or 'none'})",
+            f"which cell belongs to which {column.removesuffix('_column')} cannot be known",
+            "name one of these columns, or add it to the table in the column cells",
+        ),
+    )
+    return []
+
+
+def _annotations(tables: list[pd.DataFrame]) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {}
-    for counts in matrices.values():
-        for column in map(str, counts.obs.columns):
-            if column in (*RESERVED, "sample", "batch") or column.startswith(RESERVED_PREFIXES):
-                continue
-            values = [str(value) for value in pd.unique(counts.obs[column].dropna())]
+    for obs in tables:
+        for column in map(str, obs.columns):
+            values = label_text(obs[column]).dropna().unique().tolist()
             if len(values) <= MOST_VALUES:
                 columns[column] = list(dict.fromkeys([*columns.get(column, []), *values]))
     return columns
@@ -184,13 +259,24 @@ def _overlaps(
         if left == "atac" and mapping is not None:
             translated = found.attempt("barcode_map", lambda names=own: translate(names, mapping)[0])
             own = own if translated is None else translated
+        met = meeting(own, others)
+        if met is not None:
+            first = next(iter(met[0]))
+            found.warnings.append(
+                f"{left} barcodes meet those of {right} without {met[1]} ({first} is {met[0][first]}): they are "
+                "taken as the same cells"
+            )
+            own = [met[0].get(name, name) for name in own]
         row = overlap(own, others, (left, right))
         rows.append(row)
+    together = any(row.shared for row in rows)
+    for row in rows:
         problem = overlap_problem(found.sample, row)
         if problem is None:
             continue
-        if row.shared == 0 or row.transformed_fraction >= 0.5:
-            found.problem(left, problem)
+        # two modalities may have been measured in different cells, as long as a third one joins them
+        if (row.shared == 0 and not together) or row.transformed_fraction >= 0.5:
+            found.problem(row.left, problem)
         else:
             found.warnings.append(f"{problem.what}: {problem.why}. {problem.remedy}")
     return rows

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf import __version__
-from multivi_nf.inputs.samplesheet import RESERVED, RESERVED_PREFIXES
 from multivi_nf.io.files import write_table, written_whole
 from multivi_nf.qc.doublets import Doublets
 from multivi_nf.qc.rules import Rule, Verdict, table_of
@@ -64,9 +63,8 @@ def finish(
         if doublets.note:
             notes.append(f"doublets {doublets.note}")
     cells = counts[kept].copy()
-    foreign = [c for c in cells.obs if not (str(c) in RESERVED or str(c).startswith(RESERVED_PREFIXES))]
-    foreign = [c for c in foreign if c not in ("sample", "batch")]
-    cells.obs = cells.obs[foreign].join(table[kept])
+    own = [c for c in cells.obs if str(c) in table or str(c).startswith((f"{modality}_",))]  # of count-peaks
+    cells.obs = cells.obs.drop(columns=own).join(table[kept])
     cells.obs.index.name = None
     parameters = {key: value for key, value in parameters.items() if value is not None}
     facts = {"sample": sample, "modality": modality, "version": __version__, "parameters": parameters}
@@ -82,7 +80,7 @@ def finish(
         "features": counts.n_vars,
         "rules": verdict.rules,
         "medians": medians,
-        "warnings": verdict.warnings,
+        "warnings": [*counts.uns.get("warnings", ()), *verdict.warnings],
         "notes": notes,
     }
     if doublets is not None:

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import anndata as ad
 import numpy as np
 
+from multivi_nf.counts.mitochondria import mitochondrial
 from multivi_nf.errors import InputError
 from multivi_nf.qc.checked import Checked, finish, per_cell, used
 from multivi_nf.qc.doublets import score_rna
 from multivi_nf.qc.rules import at_least, at_most, judge, within_mads
-
-MITO = re.compile(r"^MT[-:.]", re.IGNORECASE)
-MITO_IDS = {
-    *(
-        f"ENSG{n:011d}"
-        for n in (
-            198695,
-            198712,
-            198727,
-            198763,
-            198786,
-            198804,
-            198840,
-            198886,
-            198888,
-            198899,
-            198938,
-            212907,
-            228253,
-        )
-    ),
-    *(
-        f"ENSMUSG{n:011d}"
-        for n in (64341, 64345, 64351, 64354, 64356, 64357, 64358, 64360, 64363, 64367, 64368, 64370, 65947)
-    ),
-}
-"""Ensembl ids of the 13 mitochondrial proteins of human and mouse, for matrices that have no symbols."""
 
 HARMLESS_MITO = 5.0
 """Mitochondrial percentage below which a cell is never removed for standing out (best practices name 5 to 8 %)."""
@@ -51,6 +23,7 @@ def qc_rna(
     min_counts: int = 0,
     max_mito: float | None = None,
     mad: float = 5.0,
+    mito_genes: str | None = None,
     seed: int = 0,
 ) -> Checked:
     """Filter the RNA cells of one sample and score doublets.
@@ -62,10 +35,12 @@ def qc_rna(
     min_genes, min_counts
         Floors; 0 is off.
     max_mito
-        Largest percentage of counts of mitochondrial genes (symbols `MT-*`, `mt-*`, or their Ensembl ids); None is off.
+        Largest percentage of counts of mitochondrial genes; None is off.
     mad
         Cells this many median absolute deviations from the sample's median of log counts, log genes, or above that of
         the mitochondrial percentage are removed; 0 is off.
+    mito_genes
+        Which genes are mitochondrial, where :func:`~multivi_nf.counts.mitochondria.mitochondrial` does not know.
 
     Returns
     -------
@@ -73,18 +48,28 @@ def qc_rna(
     `rna_doublet_score`, `rna_doublet`.
     """
     total, genes = per_cell(counts)
-    mito = np.array([MITO.match(symbol) is not None for symbol in counts.var["symbol"].astype(str)])
-    mito |= counts.var_names.isin(MITO_IDS)
+    mito = mitochondrial(counts.var["symbol"].astype(str), counts.var_names, mito_genes)
     percent = np.full(len(total), np.nan)
+    warnings, notes = [], []
     if mito.any():
         of_mito = np.asarray(counts.X[:, np.flatnonzero(mito)].sum(axis=1, dtype=np.int64)).ravel()
         percent = np.divide(100.0 * of_mito, total, out=np.zeros(len(total)), where=total > 0)
+        if not of_mito.any():
+            warnings.append(
+                f"sample {sample!r}: no cell has a count in any of {int(mito.sum())} mitochondrial genes (e.g. "
+                f"{counts.var['symbol'].iloc[int(np.flatnonzero(mito)[0])]}): 0 % mitochondrial in all cells; they "
+                "were left out of the counts, or others are meant (--mito_genes)"
+            )
     elif max_mito is not None:
         raise InputError(
-            f"sample {sample!r}: no gene is named MT-* or mt-*, but --rna_max_mito is {max_mito:g}",
+            f"sample {sample!r}: no gene is known as mitochondrial (MT-*, mt-*, mt:*, ids of human and mouse), but "
+            f"--rna_max_mito is {max_mito:g}",
             "the mitochondrial percentage is not available, so the rule would pass every cell",
-            "leave --rna_max_mito out, or give a matrix with mitochondrial genes",
+            "name the genes (--mito_genes 'mt:*' or ND1,ND2,...), leave --rna_max_mito out, or give a matrix with "
+            "mitochondrial genes",
         )
+    else:
+        notes.append("no gene is known as mitochondrial: their share is not available (--mito_genes names them)")
     rules = [
         at_least("rna_min_genes", "rna_n_genes", genes, min_genes),
         at_least("rna_min_counts", "rna_n_counts", total, min_counts),
@@ -97,4 +82,7 @@ def qc_rna(
     values = {"rna_n_counts": total, "rna_n_genes": genes, "rna_pct_mito": percent}
     doublets = score_rna(counts.X[verdict.kept], seed)
     parameters = {"min_genes": min_genes, "min_counts": min_counts, "max_mito": max_mito, "mad": mad, "seed": seed}
-    return finish(counts, values, verdict, doublets, sample, "rna", parameters)
+    if mito_genes:
+        parameters["mito_genes"] = mito_genes
+    verdict.warnings.extend(warnings)
+    return finish(counts, values, verdict, doublets, sample, "rna", parameters, notes)
