@@ -60,6 +60,9 @@ def command(
     if embedding.unseen_batches:
         names = ", ".join(embedding.unseen_batches[:5])
         click.echo(f"batches that the model never saw, embedded through its unknown code: {names}", err=True)
+    for name, values in embedding.unseen_categories.items():
+        told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
+        click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
     annotated = annotate(cells, embedding, resolution=cluster_resolution, labels=labels, seed=seed)
     check_contrasts(table, annotated)
     with written_whole(output) as temporary:

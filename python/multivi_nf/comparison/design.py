@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,14 +10,22 @@ import numpy as np
 
 from multivi_nf.data.draws import cell_keys
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.contrasts import SAME_DATA_COLUMNS, Contrast, NothingToCompare, group_labels, groups_of
+from multivi_nf.inputs.contrasts import (
+    REST,
+    SAME_DATA_COLUMNS,
+    Contrast,
+    NothingToCompare,
+    group_labels,
+    groups_of,
+    others_name,
+    settled,
+)
 
 if TYPE_CHECKING:
     from multivi_nf.data.mosaic_data import MosaicData
 
 MAX_CELLS = 5000
 """Cells of a group that are decoded; a larger group is represented by so many, drawn by the hash of their names."""
-REST = "rest"
 
 
 @dataclass
@@ -85,8 +94,14 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
     InputError
         Unknown column or group, a group without cells of the wanted kind, or of one cell.
     """
-    labels = group_labels(data.obs, contrast.groupby).to_numpy(object)
-    pairs = groups_of(contrast, group_labels(data.obs, contrast.groupby))
+    named = group_labels(data.obs, contrast.groupby)
+    pairs = groups_of(contrast, named)
+    present = sorted(named.dropna().unique())
+    labels, others = named.to_numpy(object), others_name(present)
+    contrast = settled(contrast, present)
+    if REST in present:
+        meant = "all other cells" if contrast.reference == others else f"the cells of this group of {contrast.groupby}"
+        print(f"'rest' is a group of {contrast.groupby}; as the reference it means {meant} here", file=sys.stderr)
     replicates = replicate_names(data, replicate)
     has = data.has[contrast.modality]
     use = {"observed": has, "imputed": ~has, "all": np.ones(len(has), bool)}[contrast.cells]
@@ -96,7 +111,7 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
         sets = {name: known & (labels == name) for name in names}
     else:
         sets = {contrast.target: known & (labels == contrast.target)}
-        other = labels != contrast.target if contrast.reference == REST else labels == contrast.reference
+        other = labels != contrast.target if contrast.reference == others else labels == contrast.reference
         sets[contrast.reference] = known & other
     keys = cell_keys(data.cells, seed, "subsample")
     groups, problems = {}, []
@@ -112,7 +127,7 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
         groups[name] = Group(name, kept, chosen, has[kept], replicates[kept], batches)
     if problems:
         raise InputError.all_of(problems)
-    pairs = [p for p in pairs if p[0] in groups and (p[1] in groups or p[1] == REST)]
+    pairs = [p for p in pairs if p[0] in groups and (p[1] in groups or p[1] == others)]
     if not pairs or len(groups) < 2:
         counts = ", ".join(f"{name!r} has {(mask & use).sum():,}" for name, mask in list(sets.items())[:10])
         raise NothingToCompare(

@@ -14,6 +14,7 @@ from scipy import sparse
 from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows
 from multivi_nf.data.source import Matrix, Source, source_of
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.labels import label_text
 from multivi_nf.modalities import MODALITIES
 
 
@@ -47,6 +48,8 @@ class MosaicData:
         (n_cells,) int64 tensor of the model's batch index; `UNKNOWN_BATCH` where the model never saw the batch.
     unknown_batches
         Names of these.
+    unknown_categories
+        Categorical covariate → values that the model never saw.
 
     Raises
     ------
@@ -70,6 +73,7 @@ class MosaicData:
         self.batch = torch.as_tensor(np.array([code.get(name, UNKNOWN_BATCH) for name in names], dtype=np.int64))
         self.unknown_batches = sorted({name for name in names if name not in code})
         self.categorical = _categorical(source.obs, dict(config.categorical))
+        self.unknown_categories = _unknown(source.obs, dict(config.categorical))
         self.continuous = _continuous(source.obs, dict(config.continuous))
         self.has: dict[str, np.ndarray] = {}
         self._rows: dict[str, torch.Tensor] = {}
@@ -270,8 +274,18 @@ def _categorical(obs: pd.DataFrame, categories: dict[str, tuple[str, ...]]) -> t
     codes = np.full((len(obs), len(categories)), -1, dtype=np.int64)
     for j, (name, values) in enumerate(categories.items()):
         _require_column(obs, name)
-        codes[:, j] = pd.Index(values).get_indexer(obs[name].astype(str))
+        codes[:, j] = pd.Index(values).get_indexer(category_text(obs[name]))
     return torch.from_numpy(codes)
+
+
+def category_text(values: pd.Series) -> np.ndarray:
+    """(n_cells,) a covariate's values as text, the same for whole numbers of any type; `nan` where there is none."""
+    return label_text(values).fillna("nan").to_numpy(dtype=object)
+
+
+def _unknown(obs: pd.DataFrame, categories: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    unseen = {name: sorted(set(category_text(obs[name])) - set(values)) for name, values in categories.items()}
+    return {name: values for name, values in unseen.items() if values}
 
 
 def _continuous(obs: pd.DataFrame, moments: dict[str, tuple[float, float]]) -> torch.Tensor:
@@ -295,7 +309,7 @@ def _require_column(obs: pd.DataFrame, name: str) -> None:
 def continuous_column(obs: pd.DataFrame, name: str) -> np.ndarray:
     """(n_cells,) float64 values of a continuous covariate, all finite."""
     _require_column(obs, name)
-    values = pd.to_numeric(obs[name], errors="coerce").to_numpy(dtype=np.float64)
+    values = pd.to_numeric(obs[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise InputError(

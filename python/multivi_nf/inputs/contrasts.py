@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.labels import label_text, spelled
 from multivi_nf.inputs.samplesheet import NAME, OWN_COLUMNS, Sample, unknown_column, values_of
 from multivi_nf.inputs.table import Table, read_table
 from multivi_nf.modalities import MODALITIES
@@ -21,6 +22,10 @@ COLUMNS = ("contrast", "modality", "groupby", "target", "reference", "cells")
 CELLS = ("all", "observed", "imputed")
 SAME_DATA_COLUMNS = ("cluster",)
 """Columns of obs that were made from the same counts that a contrast tests."""
+
+
+REST, EACH = "rest", "each"
+"""Keywords: all other groups together, every group in turn. A group of that name is meant before the keyword `rest`."""
 
 
 class NothingToCompare(InputError):
@@ -110,7 +115,8 @@ def _check_contrast(
             "give each contrast its own name",
         )
     seen.setdefault(name, line)
-    present = [m for m in MODALITIES if samples is None or any(m in sample.modalities for sample in samples)]
+    any_of_them = samples is None or any(sample.files["h5mu"] for sample in samples)  # what it holds is known later
+    present = [m for m in MODALITIES if any_of_them or any(m in sample.modalities for sample in samples)]
     if row.modality not in present:
         known = "is measured in no sample" if row.modality in MODALITIES else "is no modality"
         table.add(
@@ -140,7 +146,7 @@ def _check_contrast(
         table.add(line, "groupby", "is empty", "cells are grouped by a column of obs", "name one, such as cluster")
     if not row.target:
         table.add(line, "target", "is empty", "which group is compared must be clear", "a value of the column, or each")
-    elif row.target == row.reference:
+    elif row.target == row.reference != REST:  # a group called rest against all others
         table.add(
             line,
             "reference",
@@ -179,16 +185,14 @@ def _group_problems(
     if values is None and annotations is not None:
         values = annotations.get(column)
     if values is None:
-        undecided = annotations is None and any(
-            (sample.files[m] or "").endswith(".h5ad") for sample in samples for m in MODALITIES
-        )
+        undecided = annotations is None and any(sample.annotated for sample in samples)
         if undecided or column in OWN_COLUMNS:
             return []
         metadata = [*(samples[0].metadata if samples else ()), *(annotations or ())]
         return [unknown_column(place, column, metadata, "groupby")]
     problems = []
     for side in ("target", "reference"):
-        if getattr(row, side) and getattr(row, side) not in ("each", "rest") and getattr(row, side) not in values:
+        if getattr(row, side) not in ("", EACH, REST) and spelled(getattr(row, side), values) is None:
             problems.append(
                 InputError(
                     f"{place}, column {side!r}: no cell has the value {getattr(row, side)!r} in {column!r}",
@@ -196,7 +200,7 @@ def _group_problems(
                     f"one of {', '.join(values[:10])}{', ...' if len(values) > 10 else ''}",
                 )
             )
-    if row.target in ("each", *values) and row.reference == "rest" and len(values) < 2:
+    if (row.target == EACH or spelled(row.target, values)) and row.reference == REST and len(values) < 2:
         problems.append(
             InputError(
                 f"{place}, column 'groupby': {column!r} has one value only ({', '.join(values)})",
@@ -246,13 +250,31 @@ def group_labels(obs: pd.DataFrame, groupby: str) -> pd.Series:
             "cells cannot be put into groups without it",
             f"name one of {near}; `cluster` exists in the multivi.h5mu that `multivi-nf embed` writes",
         )
-    labels = obs[groupby]
-    text = labels.astype(str).where(labels.notna())
-    return text.where(text.str.strip() != "")
+    return label_text(obs[groupby])
+
+
+def others_name(present: Sequence[str]) -> str:
+    """What all other groups together are called: `rest`, or where a group is called so, a name that none has."""
+    name = REST
+    while name in present:
+        name += " of all"
+    return name
+
+
+def settled(contrast: Contrast, present: Sequence[str]) -> Contrast:
+    """The contrast with the groups' own spellings (`1` for 1.0, `True` for true), and `rest` for what it means here.
+
+    A group that is called `rest` is meant by that word, unless it is the target itself, or every group is in turn.
+    """
+    target = contrast.target if contrast.target == EACH else spelled(contrast.target, present) or contrast.target
+    reference = spelled(contrast.reference, present) or contrast.reference
+    if contrast.reference == REST and (contrast.target in (EACH, REST) or REST not in present):
+        reference = others_name(present)
+    return replace(contrast, target=target, reference=reference)
 
 
 def groups_of(contrast: Contrast, labels: pd.Series) -> list[tuple[str, str]]:
-    """(target, reference) pairs of a contrast; several for `each`.
+    """(target, reference) pairs of a contrast; several for `each`; all other groups as :func:`others_name` calls them.
 
     Raises
     ------
@@ -260,8 +282,10 @@ def groups_of(contrast: Contrast, labels: pd.Series) -> list[tuple[str, str]]:
         A group that no cell carries.
     """
     present = sorted(labels.dropna().unique())
-    wanted = [g for g in (contrast.target, contrast.reference) if g not in ("each", "rest")]
-    if contrast.target == "rest" or contrast.reference == "each" or contrast.target == contrast.reference:
+    contrast, others = settled(contrast, present), others_name(present)
+    wanted = [g for g in (contrast.target, contrast.reference) if g not in (EACH, others)]
+    keyword = {contrast.target} & {REST} | {contrast.reference} & {EACH}
+    if keyword - set(present) or contrast.target == contrast.reference:
         raise InputError(
             f"target {contrast.target!r} against reference {contrast.reference!r} is not a comparison",
             "`rest` stands for all other groups and `each` for every group in turn",
@@ -284,7 +308,7 @@ def groups_of(contrast: Contrast, labels: pd.Series) -> list[tuple[str, str]]:
         )
     return (
         [(g, contrast.reference) for g in present if g != contrast.reference]
-        if contrast.target == "each"
+        if contrast.target == EACH
         else [(contrast.target, contrast.reference)]
     )
 

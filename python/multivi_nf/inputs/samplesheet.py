@@ -10,7 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from multivi_nf.errors import InputError
@@ -80,8 +80,9 @@ class Sample:
     def annotated(self) -> bool:
         """Whether cells may bring columns of their own, which are only known once the files are read."""
         files = [path or "" for path in self.files.values()]
-        tables = self.files.get("cells") or self.files.get("barcodes")
-        return bool(tables) or any(path.rstrip("/").endswith((".h5ad", ".h5mu", ".zarr")) for path in files)
+        listed = self.files.get("barcodes") or ""
+        table = self.files.get("cells") or not re.search(r"(^$|\.txt|barcodes\.tsv)(\.gz)?$", listed)
+        return bool(table) or any(path.rstrip("/").endswith((".h5ad", ".h5mu", ".zarr")) for path in files)
 
     def to_json(self) -> dict:
         """Give the row as the pipeline passes it on: `sample`, `batch`, one key a file column, `metadata`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def annotate(
     record = json.loads(mosaic.uns["multivi_nf"]) if isinstance(mosaic.uns.get("multivi_nf"), str) else {}
     record["embed"] = {
         "unseen_batches": embedding.unseen_batches,
+        "unseen_categories": embedding.unseen_categories,
         "joint_variance_exceeds_single": embedding.wider_than_single,
         "active_dimensions": int((kl_per_dimension(embedding) > ACTIVE_KL).sum()),
         "cluster_resolution": resolution,
@@ -128,9 +130,10 @@ def transfer_labels(latent: np.ndarray, obs: pd.DataFrame, column: str) -> tuple
     from sklearn.neighbors import NearestNeighbors
 
     from multivi_nf.inputs.contrasts import group_labels
+    from multivi_nf.inputs.labels import unlabelled
 
     given = group_labels(obs, column)
-    known = given.notna().to_numpy()
+    known = ~unlabelled(given)
     if not known.any():
         raise InputError(
             f"no cell has a value in obs[{column!r}]",
@@ -141,6 +144,11 @@ def transfer_labels(latent: np.ndarray, obs: pd.DataFrame, column: str) -> tuple
     label = given.to_numpy(object).copy()
     probability = np.ones(len(given))
     if known.all():
+        print(
+            f"every cell has a value in {column!r} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): no "
+            "label was transferred; cells without one are empty, Unknown, NA or unassigned",
+            file=sys.stderr,
+        )
         return label.astype(str), probability
     neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, int(known.sum()))).fit(latent[known])
     distance, index = neighbours.kneighbors(latent[~known])

@@ -35,6 +35,8 @@ class Embedding:
         Modality to (n_cells, n_latent) mean of its own posterior; NaN rows where it was not measured.
     unseen_batches
         Batches that the model never saw; their cells were embedded through its "unknown" code.
+    unseen_categories
+        Covariate → values that the model never saw, likewise.
     wider_than_single
         Share of the cells with two or more modalities whose joint variance, summed over dimensions, exceeds the
         smallest single one; NaN without such cells.
@@ -44,6 +46,7 @@ class Embedding:
     variance: np.ndarray
     by_modality: dict[str, np.ndarray]
     unseen_batches: list[str] = field(default_factory=list)
+    unseen_categories: dict[str, list[str]] = field(default_factory=dict)
     wider_than_single: float = float("nan")
 
 
@@ -114,7 +117,14 @@ def embed(model: MultiVI, mosaic: MuData | MosaicData | str | os.PathLike[str]) 
             by_modality[m][part.start + minibatch.modalities[m].cells.cpu().numpy()] = q.mean.cpu().numpy()
         found = wider_than_single(model.stack(minibatch.n_cells, minibatch, encoded), joint.variance)
         wider, several = wider + found[0], several + found[1]
-    return Embedding(mean, variance, by_modality, data.unknown_batches, wider / several if several else float("nan"))
+    return Embedding(
+        mean,
+        variance,
+        by_modality,
+        data.unknown_batches,
+        data.unknown_categories,
+        wider / several if several else float("nan"),
+    )
 
 
 def tempered(joint: Joint, temperature: torch.Tensor) -> Joint:

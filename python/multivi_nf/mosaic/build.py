@@ -19,7 +19,8 @@ from multivi_nf.io.files import written_whole
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic import features as feature_sets
 from multivi_nf.mosaic.features import Features, cells_needed
-from multivi_nf.mosaic.parts import Part, cell_table, choose_cells, load_parts
+from multivi_nf.mosaic.names import Aliases, read_aliases
+from multivi_nf.mosaic.parts import Part, cell_table, choose_cells, load_parts, name_cells
 from multivi_nf.mosaic.read import read_mosaic
 from multivi_nf.mosaic.write import fill, skeleton
 
@@ -37,6 +38,7 @@ def build_mosaic(
     partial_cells: str = "keep",
     remove_doublets: bool = False,
     reference: Path | None = None,
+    aliases: Path | None = None,
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict:
@@ -64,6 +66,8 @@ def build_mosaic(
         See :func:`multivi_nf.mosaic.parts.choose_cells`.
     reference
         Folder of a trained model whose features are taken, in its order, without any filter.
+    aliases
+        Table of two columns: spelling in the data, name that is meant.
     seed
         Recorded only: nothing here is random.
     progress
@@ -76,7 +80,8 @@ def build_mosaic(
     """
     parts = load_parts([Path(path) for path in inputs], samples)
     known = None if reference is None else feature_sets.read_reference(reference)
-    notes: list[str] = []
+    meant = read_aliases(aliases)
+    notes: list[str] = name_cells(parts, samples)
     if known is not None:
         parts = _of_reference(parts, known, notes)
     rows = choose_cells(parts, samples, partial_cells, remove_doublets)
@@ -94,7 +99,7 @@ def build_mosaic(
             table = known[known["modality"] == modality]
             found = feature_sets.reference_features(own, modality, table, min_shared_genes)
         else:
-            found = _features(modality, own, min_shared_genes)
+            found = _features(modality, own, min_shared_genes, meant)
             _filter(modality, own, found, min_cells_fraction, n_top_genes, notes, progress)
         chosen[modality] = found
         facts[modality] = found.facts | {"kept": len(found.var), "cells": int(obs[f"has_{modality}"].sum())}
@@ -113,7 +118,7 @@ def build_mosaic(
         "features": facts,
         "notes": notes,
     }
-    _write(Path(output), obs, parts, used, chosen, record, progress)
+    _write(Path(output), obs, parts, chosen, record, progress)
     return record
 
 
@@ -133,12 +138,12 @@ def _of_reference(parts: list[Part], known: pd.DataFrame, notes: list[str]) -> l
     return kept
 
 
-def _features(modality: str, parts: list[Part], min_shared_genes: float) -> Features:
+def _features(modality: str, parts: list[Part], min_shared_genes: float, aliases: Aliases) -> Features:
     if modality == "rna":
-        return feature_sets.shared_genes(parts, min_shared_genes)
+        return feature_sets.shared_genes(parts, min_shared_genes, aliases)
     if modality == "atac":
         return feature_sets.one_peak_set(parts)
-    return feature_sets.united_proteins(parts)
+    return feature_sets.united_proteins(parts, aliases)
 
 
 def _filter(
@@ -252,18 +257,16 @@ def _write(
     output: Path,
     obs: pd.DataFrame,
     parts: list[Part],
-    samples: Sequence[Sample],
     chosen: dict[str, Features],
     record: dict,
     progress: Callable[[str], None],
 ) -> None:
-    batch_of = {sample.sample: sample.batch for sample in samples}
     tables = {}
     for modality, found in chosen.items():
         own = [part for part in parts if part.modality == modality]
         uns = {}
         if modality == "protein":
-            uns["panel"] = feature_sets.batch_panel(found, own, batch_of, obs["batch"].cat.categories)
+            uns["panel"] = feature_sets.batch_panel(found, own, obs["batch"].cat.categories)
         tables[modality] = (np.concatenate([part.names for part in own]), found.var, uns)
     with written_whole(output) as temporary:
         skeleton(temporary, obs, tables, {"multivi_nf": ""})

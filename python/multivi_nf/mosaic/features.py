@@ -13,6 +13,7 @@ from scipy import sparse
 
 from multivi_nf.counts.features import is_ensembl, species_of
 from multivi_nf.errors import InputError
+from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, symbol_keys
 from multivi_nf.mosaic.parts import Part
 
 LEAST_CELLS = 10
@@ -63,7 +64,7 @@ class Features:
             self.panel = self.panel[:, chosen]
 
 
-def shared_genes(parts: Sequence[Part], min_shared: float) -> Features:
+def shared_genes(parts: Sequence[Part], min_shared: float, aliases: Aliases | None = None) -> Features:
     """Intersect the genes of all samples: by Ensembl id, or by symbol where a sample has only symbols.
 
     Raises
@@ -74,7 +75,7 @@ def shared_genes(parts: Sequence[Part], min_shared: float) -> Features:
     """
     with_ids = [has_ids(part.var.index) for part in parts]
     by = "id" if all(with_ids) else "symbol"
-    keys = [_keys(part, by) for part in parts]
+    keys = gene_keys([part.var.index.tolist() for part in parts], [_symbols(part) for part in parts], by, aliases)
     shared = _intersection(keys)
     sizes = [len(set(k)) for k in keys]
     check_shared([part.sample for part in parts], keys, sizes, len(shared), by, min_shared)
@@ -99,8 +100,15 @@ def has_ids(names: Sequence[str]) -> bool:
     return sum(map(is_ensembl, sample)) > len(sample) / 2
 
 
-def _keys(part: Part, by: str) -> list[str]:
-    return part.var.index.tolist() if by == "id" else part.var["symbol"].astype(str).tolist()
+def _symbols(part: Part) -> list[str]:
+    return part.var["symbol"].astype(str).tolist()
+
+
+def gene_keys(
+    ids: Sequence[list[str]], symbols: Sequence[list[str]], by: str, aliases: Aliases | None = None
+) -> list[list[str]]:
+    """By what genes of several samples are matched: their ids, or their symbols without what made them unique."""
+    return [list(own) for own in ids] if by == "id" else symbol_keys(symbols, aliases)
 
 
 def _intersection(keys: list[list[str]]) -> list[str]:
@@ -194,30 +202,79 @@ def different_peaks(one: str, first: Sequence[str], two: str, second: Sequence[s
     )
 
 
-def united_proteins(parts: Sequence[Part]) -> Features:
-    """Unite the proteins of all samples, in order of first appearance; isotype controls are left out."""
+def united_proteins(parts: Sequence[Part], aliases: Aliases | None = None) -> Features:
+    """Unite the proteins of all samples, in order of first appearance; isotype controls are left out.
+
+    One antibody under several spellings (:func:`multivi_nf.mosaic.names.protein_key`) is one protein, named as in the
+    sample that has it first.
+    """
     controls = {
         name for part in parts if "isotype" in part.var for name in part.var.index[part.var["isotype"].astype(bool)]
     }
-    names = list(dict.fromkeys(name for part in parts for name in part.var.index if name not in controls))
+    own = [[name for name in part.var.index if name not in controls] for part in parts]
+    keys = protein_keys(own, aliases)
+    spelled: dict[str, str] = {}
+    for names, found in zip(own, keys):
+        for name, key in zip(names, found):
+            spelled.setdefault(key, name)
+    first = [{name: spelled[key] for name, key in zip(names, found)} for names, found in zip(own, keys)]
+    names = list(dict.fromkeys(spelled.values()))
     if not names:
         raise InputError("all proteins are isotype controls", "nothing would be left to model", "leave protein out")
     place = {name: index for index, name in enumerate(names)}
-    target = [np.array([place.get(name, -1) for name in part.var.index], dtype=np.int64) for part in parts]
+    target = [
+        np.array([place[meant[name]] if name in meant else -1 for name in part.var.index], dtype=np.int64)
+        for part, meant in zip(parts, first)
+    ]
     panel = np.zeros((len(parts), len(names)), dtype=bool)
     for row, t in enumerate(target):
         panel[row, t[t >= 0]] = True
     var = pd.DataFrame({"symbol": _first_of(parts, target, len(names), "symbol")}, index=pd.Index(names, dtype=object))
     facts = {"proteins": len(names), "isotype_controls": sorted(controls)}
     shared = int(panel.all(axis=0).sum())
+    facts |= {"in": {part.sample: len(mine) for part, mine in zip(parts, own)}, "shared": shared}
     notes = [f"proteins: {len(names)} in all, {shared} in every sample's panel"] if shared < len(names) else []
+    notes += told_spellings(met_by_spelling(own, keys))
     return Features(var, target, facts, notes, panel)
 
 
-def batch_panel(
-    features: Features, parts: Sequence[Part], batch_of: dict[str, str], batches: Sequence[str]
-) -> pd.DataFrame:
+def told_spellings(met: dict[str, list[str]]) -> list[str]:
+    """Tell which proteins were taken as one under several spellings."""
+    if not met:
+        return []
+    shown = "; ".join(" = ".join(spellings) for spellings in list(met.values())[:5])
+    return [f"proteins: {len(met)} met under other spellings ({shown}{'; ...' if len(met) > 5 else ''})"]
+
+
+PANEL_CELLS = 10
+"""Cells of a batch from which on an antibody without any count is one that was not in the panel."""
+
+
+def stained(counts: sparse.csr_matrix, batch: np.ndarray) -> dict[str, np.ndarray]:
+    """Tell which proteins have a count in each batch of one matrix; in batches of few cells all count as measured.
+
+    An antibody that was in the mix binds some cell unspecifically: without a single count it was not in it.
+
+    Parameters
+    ----------
+    counts
+        Cells × proteins.
+    batch
+        Batch of each cell, text.
+    """
+    found = {}
+    for name in dict.fromkeys(batch):
+        rows = np.flatnonzero(batch == name)
+        detected = np.asarray(counts[rows].sum(axis=0)).ravel() > 0
+        found[name] = detected if len(rows) >= PANEL_CELLS else np.ones(counts.shape[1], dtype=bool)
+    return found
+
+
+def batch_panel(features: Features, parts: Sequence[Part], batches: Sequence[str]) -> pd.DataFrame:
     """Make the batch × protein table; samples of one batch must have one panel.
+
+    A file that holds several batches may have one matrix for all: there a protein without any count in a batch is not
+    in its panel.
 
     Raises
     ------
@@ -226,8 +283,12 @@ def batch_panel(
     """
     table = pd.DataFrame(False, index=pd.Index(list(batches), name="batch"), columns=features.var.index)
     first: dict[str, tuple[str, np.ndarray]] = {}
-    for part, row in zip(parts, features.panel):
-        batch = batch_of[part.sample]
+    rows = [
+        (part, batch, row & seen)
+        for place, (part, row) in enumerate(zip(parts, features.panel))
+        for batch, seen in _seen(features, place, part).items()
+    ]
+    for part, batch, row in rows:
         if batch in first and not np.array_equal(first[batch][1], row):
             other, known = first[batch]
             name = features.var.index[np.flatnonzero(known != row)[0]]
@@ -239,6 +300,14 @@ def batch_panel(
         first.setdefault(batch, (part.sample, row))
         table.loc[batch] = row
     return table
+
+
+def _seen(features: Features, place: int, part: Part) -> dict[str, np.ndarray]:
+    batch = part.batch[part.keep]
+    names = list(dict.fromkeys(batch))
+    if len(names) < 2:
+        return {name: np.ones(len(features.var), dtype=bool) for name in names}
+    return stained(features.project(place, part.counts()), batch)
 
 
 def cells_needed(n_cells: int, fraction: float) -> int:
@@ -270,6 +339,9 @@ def reference_features(parts: Sequence[Part], modality: str, table: pd.DataFrame
         if modality == "rna" and has_ids(wanted) != has_ids(part.var.index):
             own = part.var["symbol"].astype(str).tolist()
             place = {name: index for index, name in reversed(list(enumerate(table["symbol"].astype(str))))}
+        if modality == "protein":
+            model_keys, own = protein_keys([wanted, own])
+            place = {key: index for index, key in enumerate(model_keys)}
         t = np.array([place.get(name, -1) for name in own], dtype=np.int64)
         found = len(set(t[t >= 0].tolist()))
         lost = len(wanted) - found

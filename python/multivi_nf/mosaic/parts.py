@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -13,7 +13,10 @@ import pandas as pd
 from anndata.io import read_elem
 from scipy import sparse
 
+from multivi_nf.counts.given import SUFFIX, given_name
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.barcodes import meeting
+from multivi_nf.inputs.labels import label_text
 from multivi_nf.inputs.samplesheet import Sample
 from multivi_nf.modalities import MODALITIES
 
@@ -32,6 +35,8 @@ class Part:
         What QC recorded (JSON of `uns["multivi_nf"]`).
     keep
         Bool per cell of the file: whether it enters the mosaic.
+    owner, batch
+        Text per cell of the file: the sample and the batch it belongs to (see :func:`name_cells`).
     """
 
     path: Path
@@ -41,6 +46,8 @@ class Part:
     var: pd.DataFrame
     facts: dict
     keep: np.ndarray
+    owner: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
+    batch: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
 
     def counts(self) -> sparse.csr_matrix:
         """Read the kept cells × all features, CSR int32."""
@@ -51,7 +58,8 @@ class Part:
     @property
     def names(self) -> np.ndarray:
         """`sample:barcode` of the kept cells."""
-        return np.array([f"{self.sample}:{barcode}" for barcode in self.obs.index[self.keep]], dtype=object)
+        chosen = zip(self.owner[self.keep], self.obs.index[self.keep])
+        return np.array([f"{owner}:{barcode}" for owner, barcode in chosen], dtype=object)
 
 
 def load_parts(paths: Sequence[Path], samples: Sequence[Sample]) -> list[Part]:
@@ -120,6 +128,105 @@ def _load(path: Path) -> Part:
         ) from error
     obs.index, var.index = obs.index.astype(str), var.index.astype(str)
     return Part(path, sample, modality, obs, var, facts, np.ones(len(obs), dtype=bool))
+
+
+def name_cells(parts: list[Part], samples: Sequence[Sample]) -> list[str]:
+    """Say of every cell which sample and batch it belongs to, and let barcodes meet that differ in spelling only.
+
+    A row of the samplesheet is one sample and one batch, unless its `sample_column` or `batch_column` names a column of
+    its cells' own annotation; cells without a value there keep the row's.
+
+    Returns
+    -------
+    Sentences about what was done.
+
+    Raises
+    ------
+    InputError
+        A named column that no part of the sample has, or two samples of one name with a barcode in common.
+    """
+    notes: list[str] = []
+    for sample in samples:
+        own = [part for part in parts if part.sample == sample.sample]
+        if not own:
+            continue
+        notes += _meet(own)
+        given = {column: _values(own, sample, column, notes) for column in ("sample_column", "batch_column")}
+        for part in own:
+            part.owner = _per_cell(part, given["sample_column"], sample.sample)
+            default = part.owner if given["batch_column"] is None and given["sample_column"] is not None else None
+            part.batch = _per_cell(part, given["batch_column"], sample.batch) if default is None else default
+    _check_apart(parts)
+    return notes
+
+
+def _meet(parts: list[Part]) -> list[str]:
+    """Rename barcodes of a sample's later modalities as its earlier ones have them, where a suffix or prefix lacks."""
+    notes = []
+    known: list[str] = parts[0].obs.index.tolist()
+    for part in parts[1:]:
+        met = meeting(part.obs.index.tolist(), known, 0.05)
+        if met is not None:
+            part.obs.index = pd.Index([met[0].get(name, name) for name in part.obs.index], dtype=object)
+            notes.append(
+                f"{part.sample}: {len(met[0])} {part.modality} barcodes meet those of other modalities without {met[1]}"
+            )
+        known = list(dict.fromkeys([*known, *part.obs.index]))
+    return notes
+
+
+def _values(parts: list[Part], sample: Sample, column: str, notes: list[str]) -> dict[str, str] | None:
+    """Barcode → value of the column that the sample's row names; None where it names none."""
+    name = sample.naming.get(column)
+    if name is None:
+        return None
+    found: dict[str, str] = {}
+    holders = [part for part in parts if given_name(name) in part.obs]
+    if not holders:
+        there = list(dict.fromkeys(str(c) for part in parts for c in part.obs if not str(c).startswith(_QC)))
+        raise InputError(
+            f"sample {sample.sample!r}: {column} names {name!r}, which its cells have not (they have "
+            f"{', '.join(there[:20]) or 'no column'})",
+            f"which cell belongs to which {column.removesuffix('_column')} cannot be known",
+            "name one of these, or add the column to the table in the column cells",
+        )
+    for part in reversed(holders):
+        found |= label_text(part.obs[given_name(name)]).dropna().to_dict()
+    cells = {barcode for part in parts for barcode in part.obs.index}
+    lacking = len(cells - found.keys())
+    if lacking:
+        what = column.removesuffix("_column")
+        notes.append(
+            f"{sample.sample}: {lacking} of {len(cells)} cells have no value in {name!r}; their {what} is the row's"
+        )
+    return found
+
+
+def _per_cell(part: Part, values: dict[str, str] | None, default: str) -> np.ndarray:
+    if values is None:
+        return np.full(len(part.obs), default, dtype=object)
+    return np.array([values.get(barcode, default) for barcode in part.obs.index], dtype=object)
+
+
+def _check_apart(parts: list[Part]) -> None:
+    """Two rows may name one sample (a sample_column), but not one cell."""
+    rows: dict[str, dict[str, set[str]]] = {}
+    for part in parts:
+        for owner in dict.fromkeys(part.owner):
+            rows.setdefault(owner, {}).setdefault(part.sample, set()).update(part.obs.index[part.owner == owner])
+    for owner, cells in rows.items():
+        names = list(cells)
+        shared = set.intersection(*cells.values()) if len(names) > 1 else set()
+        if shared:
+            raise InputError(
+                f"sample {owner!r} is in the rows {', '.join(map(repr, names))}, {len(shared)} barcodes in common, "
+                f"e.g. {sorted(shared)[0]!r}",
+                "one sample and barcode is one cell; two would be mixed up",
+                "name the samples apart, or join the two rows if they hold modalities of the same cells",
+            )
+
+
+_QC = tuple(f"{modality}_" for modality in MODALITIES)
 
 
 def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: str, remove_doublets: bool) -> list[dict]:
@@ -207,16 +314,14 @@ def cell_table(parts: list[Part], samples: Sequence[Sample]) -> tuple[pd.DataFra
     index = pd.Index(np.concatenate([part.names for part in parts])).drop_duplicates()
     by_name = {sample.sample: sample for sample in samples}
     places = {id(part): index.get_indexer(pd.Index(part.names)) for part in parts}
-    owner = np.empty(len(index), dtype=object)
+    owner, names, batches = (np.empty(len(index), dtype=object) for _ in range(3))
     for part in parts:
         owner[places[id(part)]] = part.sample
+        names[places[id(part)]] = part.owner[part.keep]
+        batches[places[id(part)]] = part.batch[part.keep]
     obs = pd.DataFrame(index=index)
-    obs["sample"] = pd.Categorical(owner, categories=[s.sample for s in samples if s.sample in set(owner)])
-    batches = pd.Series(owner).map({name: sample.batch for name, sample in by_name.items()}).to_numpy()
-    present = set(batches)
-    obs["batch"] = pd.Categorical(
-        batches, categories=[b for b in dict.fromkeys(s.batch for s in samples) if b in present]
-    )
+    obs["sample"] = _ordered(names, [s.sample for s in samples])
+    obs["batch"] = _ordered(batches, [s.batch for s in samples])
     for modality in MODALITIES:
         has = np.zeros(len(index), dtype=bool)
         for part in parts:
@@ -229,6 +334,8 @@ def cell_table(parts: list[Part], samples: Sequence[Sample]) -> tuple[pd.DataFra
         values = pd.Series(owner).map({name: sample.metadata[column] or None for name, sample in by_name.items()})
         obs[column] = pd.Categorical(values.to_numpy())
     _annotate(obs, parts, places, set(metadata), notes)
+    if "donor" in metadata:
+        _donors(obs, pd.Series(owner, index=index), by_name, notes)
     for modality in MODALITIES:
         own = [part for part in parts if part.modality == modality]
         columns = list(dict.fromkeys(c for part in own for c in part.obs if c.startswith(f"{modality}_")))
@@ -252,27 +359,74 @@ def _annotate(
     prefixes = tuple(f"{modality}_" for modality in MODALITIES)
     columns = list(dict.fromkeys(c for part in parts for c in part.obs if not c.startswith(prefixes)))
     for column in columns:
+        name = column
         if column in obs:
-            if column in metadata:
-                notes.append(
-                    f"column {column!r} of the samplesheet is used, not the one of the same name in .h5ad inputs"
-                )
-            continue
+            name = f"{column}{SUFFIX}"
+            notes.append(f"column {column!r} of the samplesheet is used; that of the cells' own annotation is {name!r}")
         holders = [part for part in parts if column in part.obs]
-        numeric = all(pd.api.types.is_numeric_dtype(p.obs[column]) and p.obs[column].dtype != bool for p in holders)
-        values = np.full(len(obs), np.nan) if numeric else np.full(len(obs), None, dtype=object)
+        values = _common([part.obs[column][part.keep] for part in holders])
+        joined = pd.Series(pd.array([pd.NA] * len(obs), dtype="object"), index=range(len(obs)))
         disagree = 0
-        for part in holders:
-            own = part.obs[column][part.keep]
-            new = (
-                own.to_numpy(float)
-                if numeric
-                else np.array([None if pd.isna(v) else str(v) for v in own], dtype=object)
-            )
-            at = places[id(part)]
-            known, given = pd.notna(values[at]), pd.notna(new)
-            disagree += int((known & given & (values[at] != new)).sum())
-            values[at] = np.where(known, values[at], new)
+        for part, new in zip(holders, values):
+            at, own = places[id(part)], new.astype(object).to_numpy()
+            known, given = joined.iloc[at].notna().to_numpy(), pd.notna(own)
+            differ = [a != b for a, b in zip(joined.iloc[at].to_numpy()[known & given], own[known & given])]
+            disagree += int(sum(differ))
+            joined.iloc[at[~known]] = own[~known]
         if disagree:
             notes.append(f"column {column!r} differs between the modalities of {disagree} cells; the first was taken")
-        obs[column] = values if numeric else pd.Categorical(values)
+        obs[name] = _typed(joined, values).array
+
+
+def _common(columns: list[pd.Series]) -> list[pd.Series]:
+    """Columns of one name in one kind: numbers, booleans or, where these differ, text."""
+    kinds = {_kind(column) for column in columns}
+    return columns if len(kinds) == 1 or kinds == {"i", "f"} else [label_text(column) for column in columns]
+
+
+def _kind(column: pd.Series) -> str:
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return "b"
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return "i"
+    return "f" if pd.api.types.is_float_dtype(column.dtype) else "t"
+
+
+def _typed(joined: pd.Series, columns: list[pd.Series]) -> pd.Series:
+    """A joined column in the type that its parts have; with gaps the nullable one, categories in their order."""
+    kinds = {_kind(column) for column in columns}
+    gaps = joined.isna()
+    if kinds == {"b"}:
+        return joined.astype("boolean") if gaps.any() else joined.astype(bool)
+    if kinds == {"i"}:
+        return joined.astype("Int64") if gaps.any() else joined.astype(np.int64)
+    if kinds <= {"i", "f"}:
+        return pd.to_numeric(joined.where(~gaps, np.nan)).astype(float)
+    dtypes = {column.dtype for column in columns if isinstance(column.dtype, pd.CategoricalDtype)}
+    plain = joined.where(~gaps, None)
+    if len(dtypes) == 1 and all(isinstance(column.dtype, pd.CategoricalDtype) for column in columns):
+        return pd.Series(pd.Categorical(plain, dtype=next(iter(dtypes)))).cat.remove_unused_categories()
+    return pd.Series(pd.Categorical([None if gap else str(v) for v, gap in zip(plain, gaps)]))
+
+
+def _ordered(values: np.ndarray, first: Sequence[str]) -> pd.Categorical:
+    """Categories in the order of the samplesheet, then of appearance."""
+    present = dict.fromkeys(values)
+    named = [value for value in dict.fromkeys(first) if value in present]
+    return pd.Categorical(values, categories=[*named, *(value for value in present if value not in named)])
+
+
+def _donors(obs: pd.DataFrame, owner: pd.Series, samples: dict[str, Sample], notes: list[str]) -> None:
+    """A donor that is called as a column of the cells' annotation is that column: one file of several donors."""
+    donor = obs["donor"].astype(object)
+    named = False
+    for name, sample in samples.items():
+        column = sample.metadata.get("donor") or ""
+        source = f"donor{SUFFIX}" if column == "donor" else given_name(column)
+        if column and source in obs:
+            rows = (owner == name).to_numpy()
+            donor[rows] = label_text(obs[source])[rows].to_numpy()
+            named = True
+            notes.append(f"{name}: donors are taken from the column {column!r}")
+    if named:
+        obs["donor"] = pd.Categorical(donor.to_numpy())

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf import __version__
+from multivi_nf.counts.given import given_name
 from multivi_nf.io.files import write_table, written_whole
 from multivi_nf.qc.doublets import Doublets
 from multivi_nf.qc.rules import Rule, Verdict, table_of
@@ -64,7 +65,7 @@ def finish(
             notes.append(f"doublets {doublets.note}")
     cells = counts[kept].copy()
     own = [c for c in cells.obs if str(c) in table or str(c).startswith((f"{modality}_",))]  # of count-peaks
-    cells.obs = cells.obs.drop(columns=own).join(table[kept])
+    cells.obs = cells.obs.drop(columns=own).rename(columns=given_name).join(table[kept])
     cells.obs.index.name = None
     parameters = {key: value for key, value in parameters.items() if value is not None}
     facts = {"sample": sample, "modality": modality, "version": __version__, "parameters": parameters}

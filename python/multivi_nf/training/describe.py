@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from multivi_nf.data.mosaic_data import continuous_column
+from multivi_nf.data.mosaic_data import category_text, continuous_column
 from multivi_nf.data.source import CHUNK, Matrix, Source
 from multivi_nf.errors import InputError
 from multivi_nf.model import ModelConfig
@@ -71,7 +71,7 @@ def _categorical_column(obs: pd.DataFrame, name: str) -> np.ndarray:
             "the model needs a category for each training cell",
             f"fill the column {name!r}, or leave it out of --categorical-covariates",
         )
-    return obs[name].astype(str).to_numpy(dtype=object)
+    return category_text(obs[name])
 
 
 def _moments(obs: pd.DataFrame, name: str) -> tuple[float, float]:

@@ -82,6 +82,10 @@ def map_onto(
     )
     settings = dataclasses.replace(settings, patience=settings.max_epochs)
     new = sorted(set(model.config.batches) - set(reference.config.batches))
+    for name, values in data.unknown_categories.items():
+        reporter.say(
+            f"WARNING: {name} has values that the reference never saw, mapped as unknown: {', '.join(values[:5])}"
+        )
     if not rows:
         reporter.say("all batches of these cells are known to the reference: nothing is learnt")
         model.history, model.split = reference.history, reference.split

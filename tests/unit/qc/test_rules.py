@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from multivi_nf.counts.mitochondria import MITO_IDS
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import BarcodeMap
@@ -17,7 +18,7 @@ from multivi_nf.io.files import write_table
 from multivi_nf.qc.atac import qc_atac
 from multivi_nf.qc.checked import write_checked
 from multivi_nf.qc.protein import qc_protein
-from multivi_nf.qc.rna import MITO_IDS, qc_rna
+from multivi_nf.qc.rna import qc_rna
 from multivi_nf.qc.rules import at_least, judge, within_mads
 
 
@@ -117,7 +118,7 @@ def test_mitochondrial_ids_are_those_of_the_symbols(shared_data):
 
 
 def test_max_mito_without_mitochondrial_genes_is_an_error():
-    with pytest.raises(InputError, match="no gene is named MT-"):
+    with pytest.raises(InputError, match="no gene is known as mitochondrial"):
         qc_rna(rna(mito=0), "s", max_mito=10)
     assert np.isnan(qc_rna(rna(mito=0), "s").table["rna_pct_mito"]).all()
 
@@ -238,6 +239,7 @@ def test_reserved_annotation_is_not_carried_and_files_are_the_same_twice(tmp_pat
         assert (tmp_path / left).read_bytes() == (tmp_path / right).read_bytes()
     cells = ad.read_h5ad(tmp_path / "one.h5ad")
     assert "cell_type" in cells.obs
+    assert cells.obs["modality_given"].unique().tolist() == ["paired"]
     assert "modality" not in cells.obs
     assert "rna_x" not in cells.obs
     facts = json.loads(cells.uns["multivi_nf"])
