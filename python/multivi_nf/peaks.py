@@ -17,8 +17,8 @@ from scipy import special
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.cuts import WINDOW, write_cut_sites
-from multivi_nf.inputs.barcodes import read_text
 from multivi_nf.inputs.genome import Genome, harmonise, merge_intervals, read_bed_fields
+from multivi_nf.inputs.text import read_text
 from multivi_nf.io.files import written_whole
 
 MAPPABLE = 0.87

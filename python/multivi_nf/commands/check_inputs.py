@@ -16,6 +16,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--peaks", type=_FILE, help="Peaks of the run (BED).")
 @click.option("--peak-source", type=click.Choice(["macs3", "samples"]), help="Where peaks come from without --peaks.")
 @click.option("--reference", type=_FILE, help="Trained model whose features are used.")
+@click.option("--feature-aliases", type=_FILE, help="Two columns: a name in the data, the name that is meant.")
 @click.option("--min-shared-genes", type=click.FloatRange(0, 1), default=0.5, help="Of the smallest sample's genes.")
 @click.option("--output", type=_FILE, required=True, help="plan.json.")
 @click.option("--peaks-output", type=_FILE, help="BED of the peak set, where it is known by now.")
@@ -25,6 +26,7 @@ def command(
     peaks: Path | None,
     peak_source: str | None,
     reference: Path | None,
+    feature_aliases: Path | None,
     min_shared_genes: float,
     output: Path,
     peaks_output: Path | None,
@@ -45,6 +47,7 @@ def command(
         peaks=peaks,
         peak_source=peak_source,
         reference=reference,
+        aliases=feature_aliases,
         min_shared_genes=min_shared_genes,
     )
     if frame is not None and peaks_output is not None:

@@ -24,6 +24,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--remove-doublets/--keep-doublets", default=False, help="Drop the cells that are flagged.")
 @click.option("--reference", type=_FILE, help="Trained model whose features are taken.")
+@click.option("--feature-aliases", type=_FILE, help="Two columns: a name in the data, the name that is meant.")
 @click.option("--seed", type=int, default=0, help="Recorded with the result; nothing here is random.")
 @click.option("--output", type=_FILE, required=True, help="mosaic.h5mu.")
 def command(
@@ -36,6 +37,7 @@ def command(
     partial_cells: str,
     remove_doublets: bool,
     reference: Path | None,
+    feature_aliases: Path | None,
     seed: int,
     output: Path,
 ) -> None:
@@ -53,6 +55,7 @@ def command(
         partial_cells=partial_cells,
         remove_doublets=remove_doublets,
         reference=reference,
+        aliases=feature_aliases,
         seed=seed,
         progress=lambda line: click.echo(line, err=True),
     )
@@ -60,5 +63,7 @@ def command(
         click.echo(f"{row['sample']}: " + json.dumps(row["cells"]), err=True)
     for modality, row in record["features"].items():
         click.echo(f"{modality}: {row['cells']} cells × {row['kept']} features", err=True)
+    for warning in record["warnings"]:
+        click.echo(f"WARNING: {warning}", err=True)
     for note in record["notes"]:
         click.echo(f"  {note}", err=True)

@@ -82,6 +82,7 @@ def build_mosaic(
     known = None if reference is None else feature_sets.read_reference(reference)
     meant = read_aliases(aliases)
     notes: list[str] = name_cells(parts, samples)
+    warnings: list[str] = []
     if known is not None:
         parts = _of_reference(parts, known, notes)
     rows = choose_cells(parts, samples, partial_cells, remove_doublets)
@@ -101,6 +102,7 @@ def build_mosaic(
         else:
             found = _features(modality, own, min_shared_genes, meant)
             _filter(modality, own, found, min_cells_fraction, n_top_genes, notes, progress)
+            warnings += loss(modality, found, min_cells_fraction)
         chosen[modality] = found
         facts[modality] = found.facts | {"kept": len(found.var), "cells": int(obs[f"has_{modality}"].sum())}
         notes += found.notes
@@ -117,6 +119,7 @@ def build_mosaic(
         "samples": rows,
         "features": facts,
         "notes": notes,
+        "warnings": warnings,
     }
     _write(Path(output), obs, parts, chosen, record, progress)
     return record
@@ -144,6 +147,32 @@ def _features(modality: str, parts: list[Part], min_shared_genes: float, aliases
     if modality == "atac":
         return feature_sets.one_peak_set(parts)
     return feature_sets.united_proteins(parts, aliases)
+
+
+FEW_LEFT = 0.5
+"""Features kept, as a share of the smallest sample's, below which the loss is a warning."""
+
+
+def loss(modality: str, found: Features, fraction: float) -> list[str]:
+    """Tell how many features got lost on the way and why, where over half of the smallest sample's did.
+
+    Also fills `found.facts["losses"]`: `given` (features of the smallest sample), `shared`, `kept`.
+    """
+    given = min(found.facts["in"].values()) if "in" in found.facts else found.facts.get("peaks", len(found.var))
+    united = found.facts.get("proteins") if modality == "protein" else found.facts.get("shared", given)
+    kept = len(found.var)
+    found.facts["losses"] = {"given": given, "shared": found.facts.get("shared", given), "kept": kept}
+    if kept >= FEW_LEFT * given:
+        return []
+    rare = found.facts.get("removed_by_min_cells", 0)
+    steps = [f"{given:,} {NOUNS[modality]} in the smallest sample"]
+    if united != given:
+        steps.append(f"{united:,} {'in all panels together' if modality == 'protein' else 'shared by all samples'}")
+    steps.append(f"{kept:,} detected in enough cells ({rare:,} are not, --min_cells_fraction {fraction:g})")
+    return [" → ".join(steps)]
+
+
+NOUNS = {"rna": "genes", "atac": "peaks", "protein": "proteins"}
 
 
 def _filter(

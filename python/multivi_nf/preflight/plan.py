@@ -14,7 +14,9 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.contrasts import Contrast, check_contrast_groups
 from multivi_nf.inputs.genome import read_bed
 from multivi_nf.inputs.samplesheet import Sample, unknown_column
-from multivi_nf.mosaic.features import check_shared, different_peaks, read_reference
+from multivi_nf.modalities import MODALITIES
+from multivi_nf.mosaic.features import check_shared, different_peaks, read_reference, told_spellings
+from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, read_aliases
 from multivi_nf.preflight.check import unpack
 
 PEAK_SETS = ("given", "matrix", "reference", "samples", "macs3", "none")
@@ -56,6 +58,7 @@ def make_plan(
     peaks: Path | None = None,
     peak_source: str | None = None,
     reference: Path | None = None,
+    aliases: Path | None = None,
     min_shared_genes: float = 0.5,
 ) -> tuple[dict[str, Any], pd.DataFrame | None]:
     """Check what concerns all samples and decide where the peaks come from.
@@ -68,7 +71,7 @@ def make_plan(
         Rows of the table of contrasts; groups are looked for in metadata and in the annotation of `.h5ad` inputs.
     columns
         Parameter → column of `obs` that it names.
-    peaks, peak_source, reference, min_shared_genes
+    peaks, peak_source, reference, aliases, min_shared_genes
         The run's parameters.
 
     Returns
@@ -99,9 +102,11 @@ def make_plan(
     if reference is not None:
         table = attempt(lambda: read_reference(reference))
     if table is None:
-        attempt(lambda: _genes(checked, min_shared_genes))
-        attempt(lambda: _panels(samples, checked))
-    annotations = _annotations(checked)
+        meant = attempt(lambda: read_aliases(aliases)) or Aliases()
+        warnings += attempt(lambda: _genes(checked, min_shared_genes, meant)) or []
+        found = attempt(lambda: _panels(samples, checked, meant)) or ([], [])
+        warnings, notes = warnings + found[0], notes + found[1]
+    annotations = _annotations(samples, checked)
     for parameter, column in (columns or {}).items():
         attempt(lambda c=column, p=parameter: _column(c, p, samples, annotations))
     problems += check_contrast_groups([Contrast(**row) for row in contrasts], samples, annotations)
@@ -117,7 +122,8 @@ def make_plan(
         "peaks": None if frame is None else len(frame),
         "samples": {
             sample.sample: {
-                "modalities": list(sample.modalities),
+                "modalities": [m for m in MODALITIES if m in (*sample.modalities, *_held(checked, sample))],
+                "h5mu": _held(checked, sample),
                 "atac": "fragments" if sample.files["fragments"] else "matrix" if sample.files["atac"] else None,
                 "overlap": checked[sample.sample]["overlap"],
             }
@@ -131,9 +137,10 @@ def make_plan(
 
 def _unpaired(samples: Sequence[Sample], checked: dict[str, dict[str, Any]]) -> list[str]:
     """Tell a run in which no cell has two modalities: nothing measured then holds them together."""
-    modalities = {modality for sample in samples for modality in sample.modalities}
+    modalities = {m for sample in samples for m in (*sample.modalities, *_held(checked, sample))}
     paired = any(
-        len(sample.modalities) > 1 and any(row["shared"] for row in checked[sample.sample]["overlap"])
+        len(sample.modalities) + len(_held(checked, sample)) > 1
+        and any(row["shared"] for row in checked[sample.sample]["overlap"])
         for sample in samples
     )
     if len(modalities) < 2 or paired:
@@ -145,27 +152,51 @@ def _unpaired(samples: Sequence[Sample], checked: dict[str, dict[str, Any]]) -> 
     ]
 
 
-def _genes(checked: dict[str, dict[str, Any]], min_shared: float) -> None:
+def _held(checked: dict[str, dict[str, Any]], sample: Sample) -> list[str]:
+    """Modalities that a sample's h5mu gives."""
+    return list(checked[sample.sample].get("h5mu", ()))
+
+
+LOSS = 0.75
+"""A smaller share of the smallest sample's features that all samples have is told."""
+
+
+def _genes(checked: dict[str, dict[str, Any]], min_shared: float, aliases: Aliases) -> list[str]:
+    """Refuse samples that share too few genes; tell those that share few."""
     rna = {sample: check["modalities"]["rna"] for sample, check in checked.items() if "rna" in check["modalities"]}
     if len(rna) < 2:
-        return
-    from multivi_nf.mosaic.features import has_ids
+        return []
+    from multivi_nf.mosaic.features import gene_keys, has_ids
 
     names = {sample: unpack(facts["names"]) for sample, facts in rna.items()}
     by = "id" if all(has_ids(own) for own in names.values()) else "symbol"
-    keys = list(names.values()) if by == "id" else [unpack(facts["symbols"]) for facts in rna.values()]
+    symbols = [] if by == "id" else [unpack(facts["symbols"]) for facts in rna.values()]
+    keys = gene_keys(list(names.values()), symbols, by, aliases)
     shared = set(keys[0]).intersection(*keys[1:])
-    check_shared(list(rna), keys, [len(set(k)) for k in keys], len(shared), by, min_shared)
+    sizes = [len(set(k)) for k in keys]
+    check_shared(list(rna), keys, sizes, len(shared), by, min_shared)
+    if len(shared) >= LOSS * min(sizes):
+        return []
+    told = ", ".join(f"{sample} {size:,}" for sample, size in list(zip(rna, sizes))[:6])
+    return [
+        f"{len(shared):,} genes are shared by all samples (by {by}; of {told}): the others are left out of the model, "
+        "since not measured would be taken for 0"
+    ]
 
 
-def _panels(samples: Sequence[Sample], checked: dict[str, dict[str, Any]]) -> None:
-    """Samples of one batch must have one panel, since what was measured is known per batch."""
+def _panels(
+    samples: Sequence[Sample], checked: dict[str, dict[str, Any]], aliases: Aliases
+) -> tuple[list[str], list[str]]:
+    """Samples of one batch must have one panel, since what was measured is known per batch; tell what panels share."""
+    stained = [sample for sample in samples if "protein" in checked[sample.sample]["modalities"]]
+    facts = [checked[sample.sample]["modalities"]["protein"] for sample in stained]
+    names = [[n for n in unpack(f["names"]) if n not in f["isotype_controls"]] for f in facts]
+    keys = protein_keys(names, aliases)
     first: dict[str, tuple[str, set[str]]] = {}
-    for sample in samples:
-        facts = checked[sample.sample]["modalities"].get("protein")
-        if facts is None:
+    for sample, own in zip(stained, keys):
+        panel = set(own)
+        if sample.naming:
             continue
-        panel = set(unpack(facts["names"])) - set(facts["isotype_controls"])
         if sample.batch in first and first[sample.batch][1] != panel:
             other, known = first[sample.batch]
             raise InputError(
@@ -175,11 +206,29 @@ def _panels(samples: Sequence[Sample], checked: dict[str, dict[str, Any]]) -> No
                 "give the two samples different values in the column batch",
             )
         first.setdefault(sample.batch, (sample.sample, panel))
+    if len(stained) < 2:
+        return [], []
+    shared, every = set(keys[0]).intersection(*keys[1:]), set().union(*keys)
+    notes = told_spellings(met_by_spelling(names, keys))
+    if len(shared) >= LOSS * min(map(len, keys)):
+        return [], notes
+    told = "; ".join(f"{sample.sample} {', '.join(own[:3])}, ..." for sample, own in list(zip(stained, names))[:4])
+    return [
+        f"{len(shared)} of {len(every)} proteins are shared by all samples ({told}): the others stay in the model, and are "
+        "imputed where a sample's panel lacks them; same antibodies under other names belong into --feature_aliases"
+    ], notes
 
 
-def _annotations(checked: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+def _annotations(samples: Sequence[Sample], checked: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {}
-    for check in checked.values():
+    named = any(sample.naming for sample in samples)
+    for sample in samples:
+        check = checked[sample.sample]
+        if named:  # where one row names a column, its values and the other rows' own names are the groups
+            owners = check.get("samples") or [sample.sample]
+            batches = check.get("batches") or (owners if check.get("samples") else [sample.batch])
+            for column, values in (("sample", owners), ("batch", batches)):
+                columns[column] = list(dict.fromkeys([*columns.get(column, []), *values]))
         for column, values in check["annotations"].items():
             columns[column] = list(dict.fromkeys([*columns.get(column, []), *values]))
     return columns

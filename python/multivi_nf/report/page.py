@@ -106,6 +106,7 @@ def _context(results: Results) -> dict[str, Any]:
         "n_cells": len(cells),
         "n_samples": cells["sample"].nunique() if "sample" in cells else 0,
         "features": results.features,
+        "losses": {m: row["losses"] for m, row in _facts(results).items() if row.get("losses")},
         "by_modality": cells["modality"].astype(str).value_counts().to_dict() if "modality" in cells else {},
         "n_clusters": cells["cluster"].nunique() if "cluster" in cells else 0,
         "samples": _sample_table(results),
@@ -231,6 +232,12 @@ def _training(results: Results) -> dict[str, Any] | None:
         "seconds": float(history["seconds"].sum()) if "seconds" in history else None,
         "split": results.split.iloc[:, 1].value_counts().to_dict() if results.split is not None else {},
     }
+
+
+def _facts(results: Results) -> dict[str, dict[str, Any]]:
+    """What the mosaic recorded of each modality's features."""
+    facts = results.mosaic_notes.get("features", {})
+    return {m: row for m, row in facts.items() if isinstance(row, dict)} if isinstance(facts, dict) else {}
 
 
 def label_columns(results: Results) -> list[str]:
