@@ -192,6 +192,7 @@ def _panels(
     facts = [checked[sample.sample]["modalities"]["protein"] for sample in stained]
     names = [[n for n in unpack(f["names"]) if n not in f["isotype_controls"]] for f in facts]
     keys = protein_keys(names, aliases)
+    spelled = {key: name for row, own in zip(names, keys) for name, key in zip(row, own)}
     first: dict[str, tuple[str, set[str]]] = {}
     for sample, own in zip(stained, keys):
         panel = set(own)
@@ -201,7 +202,7 @@ def _panels(
             other, known = first[sample.batch]
             raise InputError(
                 f"samples {other!r} and {sample.sample!r} of batch {sample.batch!r} differ in proteins, e.g. "
-                f"{sorted(panel ^ known)[0]!r}",
+                f"{min(spelled[key] for key in panel ^ known)!r}",
                 "which proteins were measured is known per batch; not measured would be taken for 0",
                 "give the two samples different values in the column batch",
             )
@@ -214,7 +215,7 @@ def _panels(
         return [], notes
     told = "; ".join(f"{sample.sample} {', '.join(own[:3])}, ..." for sample, own in list(zip(stained, names))[:4])
     return [
-        f"{len(shared)} of {len(every)} proteins are shared by all samples ({told}): the others stay in the model, and are "
+        f"{len(shared)} of {len(every)} proteins are shared by all samples ({told}); the others stay in the model, "
         "imputed where a sample's panel lacks them; same antibodies under other names belong into --feature_aliases"
     ], notes
 
