@@ -76,7 +76,8 @@ def differential(
     cells
         "observed": cells measured in the modality; "imputed": the others; "all".
     replicate
-        Column of obs with the unit that was sampled; the batch by default.
+        Column of obs with the unit that was sampled; the batch by default. Groups that share no batch are compared
+        between replicates, or between batches where these are fewer.
     delta
         Smallest effect that counts, on the scale of `effect`. None: half the 95th percentile of |effect| between
         random halves of the groups plus a tenth of the feature's larger mean.
@@ -106,20 +107,39 @@ def differential(
     _check(contrast, mode, model)
     depth = median_depth(model, data, calibration.atac_depth) if modality == "atac" else 1.0
     decoder = Decoder(model, modality, None, depth)
-    design = make_design(data, contrast, replicate, seed, max_cells)
-    means = Means(model, data, decoder, list(design.groups.values()), calibration, n_samples, seed)
-    engine = _Engine(means, design, delta, mode)
-    found = engine.run()
     names = model.features[model.features["modality"] == modality]
-    replicates = _Replicates(data, design, replicate, modality)
-    tables = []
-    for i, (one, other) in enumerate(design.pairs):
-        outside = means.outside(design, (one, other))
-        table = _table(found[i], names, design, one, other, replicates, fdr, outside)
-        if target == "each":
-            table.insert(0, "target", one)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    tables = {}
+    for design, column, own_batches in _designs(data, contrast, replicate, seed, max_cells):
+        means = Means(model, data, decoder, list(design.groups.values()), calibration, n_samples, seed, own_batches)
+        found = _Engine(means, design, delta, mode).run()
+        replicates = _Replicates(data, design, column, modality)
+        for one, pair in zip(found, design.pairs, strict=True):
+            outside = means.outside(design, pair)
+            tables[pair] = _table(one, names, design, *pair, replicates, fdr, outside)
+            if target == "each":
+                tables[pair].insert(0, "target", pair[0])
+    return pd.concat([tables[pair] for pair in sorted(tables)], ignore_index=True)
+
+
+def _designs(
+    data: MosaicData, contrast: Contrast, replicate: str, seed: int, max_cells: int
+) -> list[tuple[Design, str, bool]]:
+    """Pairs that share batches, and pairs that share none: design, column of replicates, cells under own batches.
+
+    Between batches the unit is the batch where replicates are finer: what a batch does, all of them share.
+    """
+    design = make_design(data, contrast, replicate, seed, max_cells)
+    apart = [pair for pair in design.pairs if design.between(pair)]
+    together = [pair for pair in design.pairs if pair not in apart]
+    fine = [
+        pair
+        for pair in apart
+        if any(len(r) > len(b) for r, b in zip(design.sides(pair, "replicates"), design.sides(pair, "batches")))
+    ]
+    by_batch = make_design(data, contrast, "batch", seed, max_cells) if fine else design
+    coarse = [pair for pair in apart if pair not in fine]
+    parts = [(design, together, replicate, False), (design, coarse, replicate, True), (by_batch, fine, "batch", True)]
+    return [(one.of(pairs), column, own) for one, pairs, column, own in parts if pairs]
 
 
 def empty_table(target: str, mode: str = "change") -> pd.DataFrame:
@@ -354,6 +374,26 @@ class _Replicates:
         return replicate_test(self.side(target, target), self.side(reference, target))
 
 
+def _confounded(design: Design, pair: tuple[str, str]) -> tuple[bool, bool]:
+    """Whether a pair shares no batch, and whether a side then has a single one, which is said."""
+    if not design.between(pair):
+        return False, False
+    units = [
+        min(len(r), len(b))
+        for r, b in zip(design.sides(pair, "replicates"), design.sides(pair, "batches"), strict=True)
+    ]
+    if min(units) > 1:
+        return True, False
+    alone = " and ".join(name for name, n in zip(pair, units, strict=True) if n < 2)
+    print(
+        f"{pair[0]} against {pair[1]}: no batch has cells of both, and one batch or replicate is all there is of "
+        f"{alone}. What differs may be the batch and not the group: effects are given, none is called significant "
+        "(two batches a side are the least that can tell)",
+        file=sys.stderr,
+    )
+    return True, True
+
+
 def _table(
     found: dict[str, np.ndarray],
     names: pd.DataFrame,
@@ -366,7 +406,7 @@ def _table(
 ) -> pd.DataFrame:
     """One pair's rows, sorted by evidence; nothing is called of a side whose imputed cells lie outside the support."""
     sides = [design.members(name, target) for name in (target, reference)]
-    batches = [frozenset().union(*(g.batches for g in side)) for side in sides]
+    between, confounded = _confounded(design, (target, reference))
     table = pd.DataFrame({"feature": names["feature"].to_numpy(str), "symbol": names["symbol"].to_numpy(str), **found})
     p = replicates.test(target, reference)
     table["replicate_p"] = np.nan if p is None else p
@@ -375,14 +415,17 @@ def _table(
         ["probability", "evidence", "feature"], ascending=[False, False, True], kind="stable", ignore_index=True
     )
     table["fdr"] = np.cumsum(1 - table["probability"]) / np.arange(1, len(table) + 1)
-    table["significant"] = (table["fdr"] <= fdr) & ((table["replicate_fdr"] <= fdr) | table["replicate_p"].isna())
-    table["significant"] &= outside <= MOST_OUTSIDE
+    untested = table["replicate_p"].isna()
+    if between and not any(g.imputed for side in sides for g in side):
+        untested &= False
+    table["significant"] = (table["fdr"] <= fdr) & ((table["replicate_fdr"] <= fdr) | untested)
+    table["significant"] &= outside <= MOST_OUTSIDE and not confounded
     table["out_of_support"] = outside
     table["n_target"], table["n_reference"] = (sum(g.n_cells for g in side) for side in sides)
     table["replicates_target"] = replicates.count(target, target)
     table["replicates_reference"] = replicates.count(reference, target)
     # a protein may be in the panel of none of a side's batches
     table["imputed"] = any(g.imputed for side in sides for g in side) | table.get("unmeasured", False)
-    table["confounded"] = not batches[0] & batches[1]
+    table["confounded"] = confounded
     table["groups_from_same_data"] = design.same_data
     return table[COLUMNS + [c for c in ("bayes_factor",) if c in table]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -44,8 +44,8 @@ class Group:
         (n,) whether the modality was measured.
     replicate
         (n,) replicate names.
-    batches
-        Batches of all its cells.
+    batches, replicates
+        Batches and replicates of all its cells.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Group:
     measured: np.ndarray
     replicate: np.ndarray
     batches: frozenset[str]
+    replicates: frozenset[str] = frozenset()
 
     @property
     def n_cells(self) -> int:
@@ -84,6 +85,22 @@ class Design:
         if name in self.groups:
             return [self.groups[name]]
         return [group for key, group in self.groups.items() if key != against]
+
+    def sides(
+        self, pair: tuple[str, str], of: Literal["batches", "replicates"]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Batches or replicates of the two sides of a pair, target first."""
+        target, reference = (frozenset().union(*(getattr(g, of) for g in self.members(name, pair[0]))) for name in pair)
+        return target, reference
+
+    def between(self, pair: tuple[str, str]) -> bool:
+        """No batch is on both sides."""
+        target, reference = self.sides(pair, "batches")
+        return not target & reference
+
+    def of(self, pairs: list[tuple[str, str]]) -> Design:
+        """The same groups, some of the pairs."""
+        return Design(self.groups, pairs, self.same_data)
 
 
 def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int, max_cells: int = MAX_CELLS) -> Design:
@@ -124,7 +141,8 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
             continue
         kept = chosen if len(chosen) <= max_cells else np.sort(chosen[np.argsort(keys[chosen])[:max_cells]])
         batches = frozenset(np.unique(data.source.batch[chosen].astype(str)))
-        groups[name] = Group(name, kept, chosen, has[kept], replicates[kept], batches)
+        found = frozenset(np.unique(replicates[chosen].astype(str)))
+        groups[name] = Group(name, kept, chosen, has[kept], replicates[kept], batches, found)
     if problems:
         raise InputError.all_of(problems)
     pairs = [p for p in pairs if p[0] in groups and (p[1] in groups or p[1] == others)]

@@ -188,16 +188,30 @@ class Counted:
 def combined_variance(cell: np.ndarray, between: np.ndarray, freedom: int, count: np.ndarray) -> np.ndarray:
     """Variance over cells, inflated where replicates vary more than their cells explain.
 
-    The ratio between / cell of each feature has few degrees of freedom; it is moderated over features with the prior
-    of `variance_prior`, and never taken below 1.
+    Replicates add a relative variance that most features share (:func:`shared_variance`) to that over cells. The ratio
+    of `between` to their sum has few degrees of freedom in each feature; it is moderated over features with the prior
+    of `variance_prior`. Never below the variance over cells.
     """
     if freedom < 1:
         return cell
-    ratio = between / np.maximum(cell, TINY)
-    known = (count >= LEAST_COUNT) & (ratio > 0)
+    known = (count >= LEAST_COUNT) & (between > 0)
     if known.sum() < 20:
+        ratio = between / np.maximum(cell, TINY)
         return cell * max(float(np.mean(ratio[known])) if known.any() else 1.0, 1.0)
-    posterior = moderated(ratio[known], freedom, *variance_prior(ratio[known], freedom))
-    inflation = np.full(len(cell), max(float(np.median(posterior)), 1.0))
-    inflation[known] = np.maximum(posterior, 1.0)
-    return cell * inflation
+    explained = cell + shared_variance(cell[known], between[known])
+    ratio = between[known] / explained[known]
+    posterior = moderated(ratio, freedom, *variance_prior(ratio, freedom))
+    factor = np.full(len(cell), float(np.median(posterior)))
+    factor[known] = posterior
+    return np.maximum(explained * factor, cell)
+
+
+def shared_variance(cell: np.ndarray, between: np.ndarray) -> float:
+    """Variance of log means between replicates that cells do not explain, as one value of all features.
+
+    The value at which log(between / (cell + value)) varies least over features: there the ratio is nothing but chance
+    (a scaled chi-squared variable), while without it frequent features, of small `cell`, have the largest ratios.
+    """
+    steps = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 49) * np.median(cell)])
+    spread = [np.var(np.log(between) - np.log(np.maximum(cell + step, TINY))) for step in steps]
+    return float(steps[int(np.argmin(spread))])

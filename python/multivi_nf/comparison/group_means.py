@@ -1,8 +1,8 @@
 """Means of groups of cells with their errors, span by span of features.
 
-A group's mean is that of its cells' decoded values under the reference mixture, over posterior samples of z in
-antithetic pairs. Its error is that of the data behind it, not of the decoder's smooth output, which is as sure of the
-noise it learnt as of anything else:
+A group's mean is that of its cells' decoded values under the reference mixture (their own batches where the groups
+compared share none), over posterior samples of z in antithetic pairs. Its error is that of the data behind it, not of
+the decoder's smooth output, which is as sure of the noise it learnt as of anything else:
 
 - Where the modality was measured: the sampling error of the group's own counts. With x_c the count and s_c the size of
   a cell (library, depth), r = sum x / sum s, the influence of a cell on log r is (x_c - r s_c) / sum x; influences are
@@ -167,6 +167,9 @@ class Means:
         Posterior samples of a group; a cell has at least one antithetic pair.
     seed
         Of all draws.
+    own_batches
+        Decode cells under their own batch and covariates instead of the reference mixture: for groups that share no
+        batch, whose difference the batch codes would otherwise take away.
     """
 
     def __init__(
@@ -178,9 +181,11 @@ class Means:
         calibration: Calibration,
         n_samples: int,
         seed: int,
+        own_batches: bool = False,
     ) -> None:
         self.model, self.data, self.decoder, self.seed = model, data, decoder, seed
-        self.own = Decoder(model, decoder.modality, "own", decoder.depth)
+        self.own, self.scale = (Decoder(model, decoder.modality, "own", decoder.depth) for _ in range(2))
+        self.own_batches = own_batches
         self.calibration, self.n_samples = calibration, n_samples
         self.names = data.cells.to_numpy(str)
         self._teachers: tuple[np.ndarray, Cells] | None = None
@@ -295,7 +300,7 @@ class Means:
         shares = torch.from_numpy((1 / part.n_samples).astype(np.float32)).to(device)
         for rows in blocks(part.n_cells, ROWS):
             weights, share = torch.from_numpy(part.rows[:, rows]).to(device), shares[rows]
-            for tile, mean, square in self._averages(self.decoder, part, rows, share, start, stop):
+            for tile, mean, square in self._averages(self._scale_of(part), part, rows, share, start, stop):
                 value[:, tile].addmm_(weights, mean)
                 if part.own is None:
                     spread[tile] += square
@@ -399,18 +404,29 @@ class Means:
         floor = (weight2.sum() / (total + 0.5 * weight2.sum())) if len(cells.weight) else 0.0
         return np.maximum(np.maximum(quadratic, 0) / np.maximum(total, 1e-12) ** 2 * (total > 0), floor)
 
+    def _scale_of(self, part: Part) -> Decoder:
+        """Decoder of a part's means; a batch that never measured the modality has no own one."""
+        if not self.own_batches:
+            return self.decoder
+        cells = torch.as_tensor(
+            [*self.model.config.batch_cells[self.decoder.modality], 0], device=part.codes.batch.device
+        )
+        return self.scale if bool((cells[part.codes.batch] > 0).all()) else self.decoder
+
     def _same(self, part: Part) -> bool:
-        """Is decoding under the own batch the same as under the mixture?"""
+        """Is what counts are expected from the same as what means are computed from?"""
         config = self.model.config
+        if self._scale_of(part).own:
+            return self.decoder.modality != "protein"
         if self.decoder.modality == "protein" or config.categorical or config.continuous:
             return False
         return len(self.decoder.batches) == 1 and bool((part.codes.batch == self.decoder.batches[0]).all())
 
     def decoded(self, part: Part, start: int) -> torch.Tensor:
         """(n_cells, width) one posterior sample of each cell over a tile."""
+        decoder = self._scale_of(part)
         tiles = [
-            self._tile(self.decoder, self._prepared(self.decoder, part, 0, rows), start)
-            for rows in blocks(part.n_cells, ROWS)
+            self._tile(decoder, self._prepared(decoder, part, 0, rows), start) for rows in blocks(part.n_cells, ROWS)
         ]
         return torch.cat(tiles)
 
@@ -426,9 +442,8 @@ class Means:
         bare = decoder.prepare(z, codes, normalise=False)
         return Prepared(bare.hidden, bare.batches, part.normaliser[key])
 
-    @staticmethod
-    def _tile(decoder: Decoder, prepared: Prepared, start: int) -> torch.Tensor:
-        if decoder.own and decoder.modality == "protein":
+    def _tile(self, decoder: Decoder, prepared: Prepared, start: int) -> torch.Tensor:
+        if decoder is self.own and decoder.modality == "protein":
             return protein_expectation(decoder.raw(prepared.hidden[0], prepared.batches[0], start))
         return decoder.tile(prepared, start)
 

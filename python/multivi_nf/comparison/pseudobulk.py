@@ -47,10 +47,10 @@ def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, moda
 
 
 def comparable(target: set[str], reference: set[str]) -> str | None:
-    """Say "blocked" where both sides have the same replicates (two or more), "independent" with three or more each."""
-    if target == reference and len(target) >= 2:
+    """Say "blocked" where both sides have the same replicates, "independent" where they share none (two or more)."""
+    if min(len(target), len(reference)) >= 2 and target == reference:
         return "blocked"
-    if len(target) >= MINIMUM and len(reference) >= MINIMUM and not target & reference:
+    if min(len(target), len(reference)) >= 2 and not target & reference:
         return "independent"
     shared = target & reference
     return "blocked" if len(shared) >= MINIMUM else None

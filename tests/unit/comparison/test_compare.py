@@ -14,7 +14,14 @@ from trained import make_model, make_mosaic
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.comparison.compare import COLUMNS, differential, settled_error
 from multivi_nf.comparison.design import make_design
-from multivi_nf.comparison.effects import Counted, Track, combined_variance, pair_variance, side
+from multivi_nf.comparison.effects import (
+    Counted,
+    Track,
+    combined_variance,
+    pair_variance,
+    shared_variance,
+    side,
+)
 from multivi_nf.comparison.group_means import Cells, Means, Part, Sums
 from multivi_nf.comparison.shrinkage import shrink
 from multivi_nf.data.mosaic_data import MosaicData
@@ -337,6 +344,108 @@ def test_design_counts_and_flags(mosaic, model):
     clustered.obs["cluster"] = clustered.obs["cell_type"].astype(str)
     table = differential(model, clustered, "rna", groupby="cluster", target="T0")
     assert table["groups_from_same_data"].all() and not table["confounded"].any()
+
+
+def of_donors(donors: int, genes: int = 300, cells: int = 60, seed: int = 0) -> tuple[md.MuData, np.ndarray]:
+    """Two conditions of so many donors, each its own batch; a tenth of the genes is changed fourfold.
+
+    Donors differ in every gene by a factor, and conditions in nothing else. Returns natural log fold changes.
+    """
+    rng = np.random.default_rng(seed)
+    mean = rng.lognormal(1, 0.8, genes)
+    # as many rise as fall, from the same level: libraries stay what they are
+    effect = np.where(np.arange(genes) % 10 == 0, np.log(4) * np.where(np.arange(genes) % 20 == 0, 1, -1), 0.0)
+    mean[effect != 0] = 3.0
+    batch = np.repeat(np.arange(2 * donors), cells)
+    donor = rng.lognormal(0, 0.1, (2 * donors, genes))
+    rate = mean * donor[batch] * np.exp(effect * np.where(batch < donors, 0.5, -0.5)[:, None])
+    names = [f"d{b}:c{i}" for i, b in enumerate(batch)]
+    rna = anndata.AnnData(
+        sparse.csr_matrix(rng.poisson(rate).astype(np.int32)), pd.DataFrame(index=names),
+        pd.DataFrame(index=[f"g{j}" for j in range(genes)]),
+    )  # fmt: skip
+    with md.set_options(pull_on_update=False):
+        mosaic = md.MuData({"rna": rna})
+    mosaic.obs["batch"] = [f"d{b}" for b in batch]
+    mosaic.obs["lane"] = [f"l{i % 40}" for i in range(len(batch))]
+    mosaic.obs["condition"] = np.where(batch < donors, "A", "B")
+    return mosaic, effect
+
+
+def with_batch_codes(mosaic: md.MuData):
+    """A model whose batch codes alone tell the batches apart, as strongly as they can."""
+    model = make_model(mosaic, n_hidden=8)
+    with torch.no_grad():
+        for name in model.batch_tables():
+            dict(model.named_parameters())[name].mul_(20)
+    return model
+
+
+@pytest.mark.parametrize("replicate", ["batch", "lane"])
+def test_conditions_of_several_donors_each_are_tested_between_donors(replicate):
+    mosaic, effect = of_donors(3)
+    model = with_batch_codes(mosaic)
+    found = differential(
+        model, mosaic, "rna", groupby="condition", target="A", reference="B", replicate=replicate
+    ).set_index("feature").loc[mosaic["rna"].var_names]  # fmt: skip
+    changed = effect != 0
+    assert not found["confounded"].any() and found["replicate_p"].notna().all()
+    assert np.polyfit(effect[changed] / np.log(2), found["effect"][changed], 1)[0] == pytest.approx(1, abs=0.1)
+    assert found["significant"][changed].mean() > 0.9
+    assert (~changed)[found["significant"]].mean() < 0.1
+
+
+def test_between_batches_the_estimand_is_not_divided_out_by_batch_codes():
+    mosaic, effect = of_donors(2)
+    tables = [
+        differential(m, mosaic, "rna", groupby="condition", target="A", reference="B").set_index("feature").sort_index()
+        for m in (make_model(mosaic, n_hidden=8), with_batch_codes(mosaic))
+    ]
+    np.testing.assert_allclose(tables[0]["effect"], tables[1]["effect"], atol=0.08)
+    changed = pd.Series(effect != 0, mosaic["rna"].var_names).sort_index()
+    assert tables[1].loc[changed, "significant"].mean() > 0.5, "two donors a side can be significant"
+
+
+def test_one_batch_on_a_side_gives_effects_and_calls_nothing(capsys):
+    mosaic, effect = of_donors(2)
+    mosaic = mosaic[mosaic.obs["batch"] != "d1"].copy()
+    found = differential(
+        with_batch_codes(mosaic), mosaic, "rna", groupby="condition", target="A", reference="B"
+    ).set_index("feature").loc[mosaic["rna"].var_names]  # fmt: skip
+    assert found["confounded"].all() and not found["significant"].any()
+    assert np.corrcoef(found["effect"], effect)[0, 1] > 0.95
+    assert found["probability"].max() > 0.99
+    assert "one batch or replicate is all there is of A." in capsys.readouterr().err
+    # a replicate that is finer than the batch makes no second batch of it
+    again = differential(
+        with_batch_codes(mosaic), mosaic, "rna", groupby="condition", target="A", reference="B", replicate="lane"
+    )
+    assert again["confounded"].all() and not again["significant"].any()
+
+
+def test_pairs_with_and_without_shared_batches_in_one_contrast():
+    mosaic, _ = of_donors(2)
+    some = np.where(mosaic.obs["batch"] == "d3", "C", mosaic.obs["condition"])
+    mosaic.obs["three"] = np.where((mosaic.obs["batch"] == "d2") & (np.arange(mosaic.n_obs) % 2 == 0), "C", some)
+    model = with_batch_codes(mosaic)
+    every = differential(model, mosaic, "rna", groupby="three", target="each")
+    assert list(every["target"].unique()) == ["A", "B", "C"]
+    assert not every.loc[every["target"] == "C", "confounded"].any()
+    # C shares d2 with the rest, A shares no batch with it
+    alone = differential(model, mosaic, "rna", groupby="three", target="A")
+    mine = every[every["target"] == "A"].set_index("feature").loc[alone["feature"]]
+    assert np.corrcoef(mine["effect"], alone["effect"])[0, 1] > 0.99
+
+
+def test_replicates_share_a_variance_that_cells_do_not_explain():
+    rng = np.random.default_rng(5)
+    cell = rng.lognormal(-5, 1.5, 4000)
+    between = (cell + 0.02) * rng.chisquare(4, 4000) / 4
+    assert shared_variance(cell, between) == pytest.approx(0.02, rel=0.3)
+    assert shared_variance(cell, cell * rng.chisquare(4, 4000) / 4) < 0.1 * np.median(cell)
+    found = combined_variance(cell, between, 4, np.full(4000, 50.0))
+    assert np.mean(found / (cell + 0.02)) == pytest.approx(1, abs=0.1)
+    assert np.corrcoef(np.log(found), np.log(cell + 0.02))[0, 1] > 0.98
 
 
 def test_large_groups_are_represented_by_some_cells(mosaic, model):

@@ -38,7 +38,9 @@ def test_power_against_a_true_change():
 def test_rules_of_replication():
     assert comparable({"a", "b"}, {"a", "b"}) == "blocked"
     assert comparable({"a", "b", "c"}, {"d", "e", "f"}) == "independent"
-    assert comparable({"a", "b", "c"}, {"d", "e"}) is None
+    assert comparable({"a", "b", "c"}, {"d", "e"}) == "independent"
+    assert comparable({"a", "b", "c"}, {"d"}) is None
+    assert comparable({"a", "b", "c"}, {"c", "d"}) is None
     assert comparable({"a"}, {"a"}) is None
     assert comparable({"a", "b", "c", "x"}, {"a", "b", "c", "y"}) == "blocked"
     assert replicate_test({"a": np.ones(3)}, {"b": np.ones(3)}) is None
