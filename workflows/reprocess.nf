@@ -4,8 +4,8 @@
  *   samplesheet ─┬─ RNA_QC ──────────────────────────────┐
  *                ├─ PROTEIN_QC ──────────────────────────┤
  *                ├─ FRAGMENTS_QC ─ peaks ─ COUNT_PEAKS ──┤                                ┌─ IMPUTE ─ GATHER ─┐
- *                └─ ATAC_QC (matrix or counts) ──────────┴─ MOSAIC ─ TRAIN ─ EMBED ───────┼─ DIFFERENTIAL ────┴─ REPORT
- *                                                                        └─ CALIBRATE ────┘
+ *                └─ ATAC_QC (matrix or counts) ──────────┴─ MOSAIC ─ TRAIN ─ EMBED ───────┼─ DIFFERENTIAL ────┼─ REPORT
+ *                                                                        └─ CALIBRATE ────┘                   └─ EXPORT
  */
 
 include { CHECK_SAMPLESHEET } from '../modules/check_samplesheet'
@@ -26,6 +26,7 @@ include { EMBED             } from '../modules/embed'
 include { IMPUTE            } from '../modules/impute'
 include { GATHER            } from '../modules/gather'
 include { DIFFERENTIAL      } from '../modules/differential'
+include { EXPORT            } from '../modules/export'
 include { REPORT            } from '../modules/report'
 
 include { chosen                                                      } from '../modules/shell'
@@ -49,6 +50,7 @@ workflow REPROCESS {
     peaks       = path_or_none(settings.peaks)
     contrasts   = path_or_none(settings.contrasts)
     reference   = path_or_none(settings.reference)
+    marker_sets = path_or_none(settings.marker_sets)
     features    = settings.impute_features == 'all' ? [] : path_or_none(settings.impute_features)
     seeded      = chosen(settings, ['seed', 'device'])
 
@@ -166,8 +168,8 @@ workflow REPROCESS {
     )
     CALIBRATE(MOSAIC.out.mosaic, TRAIN.out.model, seeded)
     EMBED(
-        MOSAIC.out.mosaic, TRAIN.out.model, contrasts,
-        chosen(settings, ['cluster_resolution', 'labels']) + seeded,
+        MOSAIC.out.mosaic, TRAIN.out.model, contrasts, marker_sets, tss, gtf,
+        chosen(settings, ['cluster_resolution', 'labels']) + genome + seeded,
     )
     ch_imputed = CHECK_SAMPLESHEET.out.samples
         .flatMap { json -> modalities_of(samples_of(json)).intersect(settings.impute.tokenize(',')) }
@@ -186,6 +188,11 @@ workflow REPROCESS {
         CHECK_SAMPLESHEET.out.samples.flatMap { json -> contrasts_of(json) }.combine(EMBED.out.embedding).combine(CALIBRATE.out.model),
         chosen(settings, ['replicate', 'delta', 'fdr']) + seeded,
     )
+    EXPORT(
+        EMBED.out.embedding,
+        by_path(GATHER.out.imputed.map { _modality, store -> store }),
+        [h5ad: settings.h5ad == null ? 'auto' : settings.h5ad.toString()],
+    )
 
     //
     // The page, and what a run must be repeated by
@@ -195,7 +202,7 @@ workflow REPROCESS {
         PREFLIGHT.out.resources, CHECK_INPUTS.out.resources, RNA_QC.out.resources, PROTEIN_QC.out.resources,
         FRAGMENTS_QC.out.resources, CALL_PEAKS.out.resources, MERGE_PEAKS.out.resources, COUNT_PEAKS.out.resources,
         ATAC_QC.out.resources, MOSAIC.out.resources, TRAIN.out.resources, CALIBRATE.out.resources, EMBED.out.resources,
-        IMPUTE.out.resources, GATHER.out.resources, DIFFERENTIAL.out.resources,
+        IMPUTE.out.resources, GATHER.out.resources, DIFFERENTIAL.out.resources, EXPORT.out.resources,
     )
     REPORT(
         EMBED.out.embedding,

@@ -9,12 +9,15 @@ process EMBED {
     input:
     path mosaic
     path model
-    path contrasts, stageAs: 'contrasts/*' // or []
-    val settings                           // [ cluster_resolution, labels, seed, device ]
+    path contrasts, stageAs: 'contrasts/*'     // or []
+    path marker_sets, stageAs: 'marker_sets/*' // or []
+    path tss, stageAs: 'tss/*'                 // or []
+    path gtf, stageAs: 'gtf/*'                 // or []
+    val settings                               // [ cluster_resolution, labels, genome, chrom_style, seed, device ]
 
     output:
     path 'multivi.h5mu', emit: embedding
-    path 'chunks/*', emit: chunks          // [ file ]: names of the cells of one IMPUTE task
+    path 'chunks/*', emit: chunks              // [ file ]: names of the cells of one IMPUTE task
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
 
@@ -22,7 +25,7 @@ process EMBED {
     """
     ${threads(task.cpus)}
     multivi-nf-embed --resources embed.resources.json ${mosaic} ${model} --output=multivi.h5mu --chunks=chunks \\
-        ${options(contrasts: contrasts)} ${options(settings)}
+        ${options(contrasts: contrasts, marker_sets: marker_sets, tss: tss, gtf: gtf)} ${options(settings)}
     """
 
     stub:

@@ -39,6 +39,7 @@ STEPS = {
     "impute": "what was not measured, with its uncertainty",
     "gather-imputed": "chunks of imputed cells to one store",
     "differential": "genes, peaks or proteins between groups",
+    "export": "h5ad, tables, markers",
     "evaluate": "results against truth",
     "report": "one page for a run",
 }

@@ -15,6 +15,11 @@ import click
     "--cluster-resolution", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Leiden resolution."
 )
 @click.option("--labels", metavar="COLUMN", help="Column of obs to transfer to the cells that have no value in it.")
+@click.option("--marker-sets", type=click.Path(path_type=Path), help="Table type, gene, sign: names for clusters.")
+@click.option("--genome", help="Assembly whose genes the package knows: peaks get their nearest gene.")
+@click.option("--tss", type=click.Path(path_type=Path), help="Genes' start sites (BED, name in column 4).")
+@click.option("--gtf", type=click.Path(path_type=Path), help="Genes (GTF or GFF3).")
+@click.option("--chrom-style", type=click.Choice(["auto", "exact"]), default="auto", help="chr1 and 1 are the same.")
 @click.option(
     "--contrasts",
     type=click.Path(path_type=Path),
@@ -36,6 +41,11 @@ def command(
     output: Path,
     cluster_resolution: float,
     labels: str | None,
+    marker_sets: Path | None,
+    genome: str | None,
+    tss: Path | None,
+    gtf: Path | None,
+    chrom_style: str,
     contrasts: Path | None,
     chunks: Path | None,
     chunk_size: int,
@@ -44,9 +54,13 @@ def command(
 ) -> None:
     """Embed all cells of MOSAIC with MODEL, cells of batches that the model never saw included.
 
-    obsm: X_multivi, X_multivi_variance, X_multivi_<modality>, X_umap; obs: cluster, COLUMN_transferred.
+    obsm: X_multivi, X_multivi_variance, X_multivi_<modality>, X_umap; obs: cluster, COLUMN_transferred,
+    cell_type_by_markers. Each modality gets the same for its own cells; peaks the gene that starts nearest.
     """
     from multivi_nf.data.draws import write_chunks
+    from multivi_nf.export.marker_sets import name_clusters, read_marker_sets
+    from multivi_nf.export.modalities import fill_modalities
+    from multivi_nf.export.peak_genes import annotate_peaks, gene_starts
     from multivi_nf.inputs.contrasts import check_contrasts, read_contrasts
     from multivi_nf.io.files import written_whole
     from multivi_nf.latent.annotate import annotate
@@ -55,6 +69,8 @@ def command(
     from multivi_nf.training.model_folder import load_model
 
     table = read_contrasts(contrasts) if contrasts else []
+    sets = read_marker_sets(marker_sets) if marker_sets else None
+    starts = gene_starts(genome, tss, gtf)
     trained, cells = load_model(model, device), read_mosaic(mosaic)
     embedding = embed(trained, cells)
     if embedding.unseen_batches:
@@ -64,7 +80,12 @@ def command(
         told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
         click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
     annotated = annotate(cells, embedding, resolution=cluster_resolution, labels=labels, seed=seed)
+    if sets is not None:
+        named = name_clusters(annotated, sets, seed)
+        click.echo(f"{named['cell_type'].notna().sum()} of {len(named)} clusters named by their markers", err=True)
     check_contrasts(table, annotated)
+    annotate_peaks(annotated, starts, chrom_style)
+    fill_modalities(annotated)
     with written_whole(output) as temporary:
         annotated.write_h5mu(temporary)
     if chunks:

@@ -15,6 +15,7 @@ import pandas as pd
 from multivi_nf.errors import InputError
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from mudata import MuData
 
     from multivi_nf.latent.embed import Embedding
@@ -36,7 +37,7 @@ def annotate(
     obsm: X_multivi, X_multivi_variance, X_multivi_<modality> (NaN rows where absent), X_umap. obs: cluster (Leiden,
     "0" the largest) and, with `labels`, <labels>_transferred and <labels>_transferred_probability. uns["multivi_nf"]
     gains "embed": batches the model never saw, active dimensions (mean KL > 0.05 nats), share of paired cells whose
-    joint variance exceeds their smallest single one.
+    joint variance exceeds their smallest single one. obsp and uns["neighbors"]: the graph, as scanpy writes it.
     """
     mosaic.obsm["X_multivi"] = embedding.mean
     mosaic.obsm["X_multivi_variance"] = embedding.variance
@@ -46,8 +47,13 @@ def annotate(
         name, probability = transfer_labels(embedding.mean, mosaic.obs, labels)
         mosaic.obs[f"{labels}_transferred"] = pd.Categorical(name)
         mosaic.obs[f"{labels}_transferred_probability"] = probability
-    umap, cluster = umap_and_clusters(embedding.mean, resolution, seed)
+    umap, cluster, graph = umap_and_clusters(embedding.mean, resolution, seed)
     mosaic.obsm["X_umap"] = umap
+    for key in graph.obsp:
+        mosaic.obsp[key] = graph.obsp[key]
+    if "neighbors" in graph.uns:
+        mosaic.uns["neighbors"] = graph.uns["neighbors"]
+        mosaic.uns["neighbors"]["params"]["use_rep"] = "X_multivi"
     mosaic.obs["cluster"] = pd.Categorical(cluster, categories=sorted(set(cluster), key=int))
     record = json.loads(mosaic.uns["multivi_nf"]) if isinstance(mosaic.uns.get("multivi_nf"), str) else {}
     record["embed"] = {
@@ -96,8 +102,8 @@ def kept_compilations() -> Iterator[None]:
         numba.njit = plain
 
 
-def umap_and_clusters(latent: np.ndarray, resolution: float, seed: int) -> tuple[np.ndarray, list[str]]:
-    """UMAP (n_cells, 2) float32 and Leiden cluster of each cell, of the 15-nearest-neighbour graph; seeded."""
+def umap_and_clusters(latent: np.ndarray, resolution: float, seed: int) -> tuple[np.ndarray, list[str], AnnData]:
+    """UMAP (n_cells, 2) float32, Leiden cluster of each cell, and the 15-nearest-neighbour graph of both; seeded."""
     import anndata as ad
 
     with warnings.catch_warnings(), kept_compilations():
@@ -105,14 +111,14 @@ def umap_and_clusters(latent: np.ndarray, resolution: float, seed: int) -> tuple
         import scanpy as sc
 
         n = len(latent)
-        if n < 4:
-            return np.zeros((n, 2), np.float32), ["0"] * n
         graph = ad.AnnData(obs=pd.DataFrame(index=np.arange(n).astype(str)), obsm={"X": latent})
+        if n < 4:
+            return np.zeros((n, 2), np.float32), ["0"] * n, graph
         sc.pp.neighbors(graph, use_rep="X", n_neighbors=min(NEIGHBOURS, n - 1), random_state=seed)
         sc.tl.leiden(graph, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
         # spectral initialisation needs more cells than eigenvectors, and connected graphs
         sc.tl.umap(graph, random_state=seed, init_pos="spectral" if n > 50 else "random")
-    return graph.obsm["X_umap"].astype(np.float32), graph.obs["leiden"].astype(str).tolist()
+    return graph.obsm["X_umap"].astype(np.float32), graph.obs["leiden"].astype(str).tolist(), graph
 
 
 def transfer_labels(latent: np.ndarray, obs: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,32 @@
+include { options } from '../shell'
+
+// The results as other tools open them: one h5ad a modality, tables of cells, clusters and markers
+process EXPORT {
+    label 'process_medium'
+    label 'image_cpu'
+
+    input:
+    path embedding
+    path imputed, stageAs: 'imputed/*' // [ modality.zarr ] or []
+    val settings                       // [ h5ad ]
+
+    output:
+    path 'h5ad/*', emit: h5ad, optional: true
+    path '*.{tsv,tsv.gz}', emit: tables
+    path 'markers/*', emit: markers
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+
+    script:
+    """
+    multivi-nf-export --resources export.resources.json ${embedding} ${options(settings)} \\
+        ${imputed.collect { store -> "--imputed=${store}" }.join(' ')} --output=.
+    """
+
+    stub:
+    """
+    mkdir -p h5ad markers
+    touch cells.tsv.gz clusters.tsv markers/rna.tsv.gz h5ad/rna.h5ad
+    echo '{}' > export.resources.json
+    """
+}

@@ -1,0 +1,36 @@
+"""`multivi-nf export`: the results as files that other tools open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("embedding", type=click.Path(path_type=Path))
+@click.option("--imputed", type=click.Path(path_type=Path), multiple=True, help="Imputed store <modality>.zarr.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
+@click.option(
+    "--h5ad",
+    type=click.Choice(["auto", "true", "false"]),
+    default="auto",
+    help="Write h5ad/<modality>.h5ad; auto: up to 50,000 cells.",
+)
+def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str) -> None:
+    """Write EMBEDDING (multivi.h5mu of `embed`) as h5ad, cells.tsv.gz, clusters.tsv and markers/<modality>.tsv.gz."""
+    from multivi_nf.export.h5ad import MOST_CELLS, write_h5ad
+    from multivi_nf.export.markers import write_markers
+    from multivi_nf.export.modalities import fill_modalities
+    from multivi_nf.export.tables import cells_table, clusters_table
+    from multivi_nf.io.tables import write_table
+    from multivi_nf.mosaic.read import read_mosaic
+
+    mosaic = fill_modalities(read_mosaic(embedding))
+    write_table(cells_table(mosaic), output / "cells.tsv.gz")
+    write_table(clusters_table(mosaic.obs), output / "clusters.tsv")
+    write_markers(mosaic, {path.stem: path for path in imputed}, output / "markers")
+    if h5ad == "auto" and mosaic.n_obs > MOST_CELLS:
+        click.echo(f"no h5ad: {mosaic.n_obs:,} cells are more than {MOST_CELLS:,}; --h5ad writes them", err=True)
+    elif h5ad != "false":
+        write_h5ad(mosaic, output / "h5ad")

@@ -1,0 +1,1 @@
+"""Results for other tools: modalities that stand alone, h5ad, tables, markers. No torch in it."""

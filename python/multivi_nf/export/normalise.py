@@ -1,0 +1,40 @@
+"""Counts on the scale that people plot: logarithms of what does not depend on the cell's depth."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+SCALES = {
+    "rna": "ln(1 + counts per 10,000 counts of the cell)",
+    "atac": "ln(1 + fragments per 10,000 fragments of the cell in peaks)",
+    "protein": "ln(1 + counts / the cell's geometric mean of (1 + counts)): centred log ratio",
+}
+"""What `X` of `h5ad/<modality>.h5ad` is."""
+
+
+def log_normalised(counts: sparse.csr_matrix, modality: str) -> sparse.csr_matrix:
+    """Normalise each cell by its depth and take log(1 + x); zeros stay zeros.
+
+    Parameters
+    ----------
+    counts
+        (n_cells, n_features) CSR of counts.
+    modality
+        rna and atac: per 10,000 of the cell's total. protein: by the geometric mean of 1 + counts over the panel
+        (Seurat's `NormalizeData(method = "CLR", margin = 2)`), since few proteins make a total that one of them leads.
+
+    Returns
+    -------
+    CSR float32 of the same shape, natural logarithm.
+    """
+    counts = sparse.csr_matrix(counts, dtype=np.float64)
+    if modality == "protein":
+        logs = counts.copy()
+        logs.data = np.log1p(logs.data)
+        size = np.exp(np.asarray(logs.sum(axis=1)).ravel() / max(counts.shape[1], 1))
+    else:
+        size = np.asarray(counts.sum(axis=1)).ravel() / 1e4
+    scale = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
+    values = np.log1p(counts.data * np.repeat(scale, np.diff(counts.indptr))).astype(np.float32)
+    return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
