@@ -11,9 +11,13 @@ from nextflow_runs import BIN, REPOSITORY
 MODULES = sorted(REPOSITORY.glob("modules/*/main.nf"))
 PROCESSES = sorted(re.search(r"^process (\w+)", path.read_text(), flags=re.MULTILINE).group(1) for path in MODULES)
 TREE = [
+    "cells.tsv.gz",
+    "clusters.tsv",
     "differential/clusters_atac.tsv.gz",
     "differential/clusters_rna.tsv.gz",
     "differential/donor_1_against_2.tsv.gz",
+    "h5ad/rna.h5ad",
+    "markers/rna.tsv.gz",
     "model/calibration.json",
     "model/config.json",
     "model/features.tsv",

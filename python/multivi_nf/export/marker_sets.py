@@ -70,9 +70,10 @@ def name_clusters(mosaic: MuData, sets: pd.DataFrame, seed: int = 0) -> pd.DataF
     """Score every type in every cluster and write the best one that beats chance to `obs["cell_type_by_markers"]`.
 
     The score is the mean of sign × z over the type's genes, z being a gene's mean log expression in the cluster less
-    that of all clusters, by its spread between clusters. It is compared with 1,000 sets of as many genes with the same signs, drawn from genes
-    of like abundance (20 bins): `score` is the distance from their mean in their standard deviations. The best type
-    stands if at most 5 % of the draws have, over all types, as large a best score (which accounts for choosing among types).
+    that of all clusters, by its spread between clusters. It is compared with 1,000 sets of as many genes with the same
+    signs, drawn from genes of like abundance: `score` is the distance from their mean in their standard deviations. The
+    best type stands if at most 5 % of the draws have, over all types, as large a best score, so that choosing among
+    types is paid for.
 
     Returns
     -------

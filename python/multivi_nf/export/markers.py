@@ -102,8 +102,8 @@ def markers(mosaic: MuData, modality: str, imputed: Path | None = None, top: int
 
     Effects are differences of mean log2(1 + x), x being the normalised value of
     :data:`multivi_nf.export.normalise.SCALES`, or what was imputed. Cells are the units: clusters were made from the
-    same data and cells of a sample are alike, so intervals and FDR rank features and prove nothing; `differential/` tests
-    with replicates.
+    same data and cells of a sample are alike, so intervals and FDR rank features and prove nothing; `differential/`
+    tests with replicates.
 
     Parameters
     ----------

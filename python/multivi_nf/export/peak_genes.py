@@ -104,8 +104,10 @@ def nearest_genes(peaks: pd.DataFrame, sites: pd.DataFrame, style: str = "auto")
         first = np.where(minus, position - DOWNSTREAM, position - UPSTREAM)
         final = np.where(minus, position + UPSTREAM, position + DOWNSTREAM)
         # windows that end before the peak's first base, and those that begin behind its last, do not touch it
-        touching = len(position) - np.searchsorted(np.sort(final), start) - (
-            len(position) - np.searchsorted(np.sort(first), last, side="right")
+        touching = (
+            len(position)
+            - np.searchsorted(np.sort(final), start)
+            - (len(position) - np.searchsorted(np.sort(first), last, side="right"))
         )
         promoter[rows] = touching > 0
     return pd.DataFrame(

@@ -106,8 +106,8 @@ class FragmentStream:
     InputError
         While iterating: a damaged or cut file; a line that is not a fragment; a chromosome that comes back after
         another one; so many fragments past the chromosomes' ends that the assembly must be another one (single ones,
-        as aligners write them at the ends, are left out and counted: :func:`multivi_nf.inputs.genome.wrong_assembly`); a file
-        without any fragment on the genome's chromosomes.
+        as aligners write them at the ends, are left out and counted:
+        :func:`multivi_nf.inputs.genome.wrong_assembly`); a file without any fragment on the genome's chromosomes.
     """
 
     def __init__(

@@ -34,7 +34,9 @@ def make_embedded() -> mudata.MuData:
     parts = {
         "rna": ad.AnnData(rna, pd.DataFrame(index=names[has_rna]), pd.DataFrame({"symbol": symbols}, index=genes)),
         "atac": ad.AnnData(
-            (counts > 0).astype(np.int8), pd.DataFrame(index=names[has_atac]), pd.DataFrame({"symbol": peaks}, index=peaks)
+            (counts > 0).astype(np.int8),
+            pd.DataFrame(index=names[has_atac]),
+            pd.DataFrame({"symbol": peaks}, index=peaks),
         ),
     }
     parts["atac"].layers["counts"] = counts
@@ -57,7 +59,7 @@ def make_embedded() -> mudata.MuData:
     mosaic.obs = obs.loc[mosaic.obs_names]
     mosaic.obsm["X_umap"] = rng.normal(size=(N, 2)).astype(np.float32)
     mosaic.obsm["X_multivi"] = rng.normal(size=(N, 4)).astype(np.float32)
-    for part, has in (("rna", has_rna), ("atac", has_atac)):
+    for part in ("rna", "atac"):
         own = rng.normal(size=(N, 4)).astype(np.float32)
         own[~obs.loc[mosaic.obs_names, f"has_{part}"].to_numpy()] = np.nan
         mosaic.obsm[f"X_multivi_{part}"] = own

@@ -115,7 +115,9 @@ def test_tables_of_cells_and_clusters(embedded):
     clusters = clusters_table(embedded.obs)
     assert clusters["cells"].sum() == embedded.n_obs
     own = embedded.obs[(embedded.obs["sample"] == "s0") & (embedded.obs["modality"] == "rna")]
-    row = clusters[(clusters["cluster"] == "1") & (clusters["sample"] == "s0") & (clusters["modality"] == "rna")].iloc[0]
+    row = clusters[(clusters["cluster"] == "1") & (clusters["sample"] == "s0") & (clusters["modality"] == "rna")].iloc[
+        0
+    ]
     assert row["cells"] == (own["cluster"] == "1").sum()
     assert row["share_of_sample"] == pytest.approx(row["cells"] / len(own))
 

@@ -66,7 +66,10 @@ def test_no_markers_in_shuffled_clusters(embedded):
     assert (markers(embedded, "rna")["fdr"] > 0.01).all()
 
 
-SETS = "type\tgene\tsign\nB\tG0\t+\nB\tENSG001\t+\nB\tg2\t+\nB\tG6\t-\nT\tG5\t\nT\tG9\t+\nT\tG6\t1\nrandom\tG20\t+\nrandom\tG30\t+\n"
+SETS = (
+    "type\tgene\tsign\nB\tG0\t+\nB\tENSG001\t+\nB\tg2\t+\nB\tG6\t-\nT\tG5\t\nT\tG9\t+\n"
+    "T\tG6\t1\nrandom\tG20\t+\nrandom\tG30\t+\n"
+)
 
 
 def test_clusters_get_the_names_of_their_markers(embedded, tmp_path):

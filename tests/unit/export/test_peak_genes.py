@@ -51,7 +51,11 @@ def test_genes_from_bed_and_gtf(embedded, tmp_path):
     assert annotate_peaks(embedded, sites) == 20
     var = embedded["atac"].var
     assert var.loc["chr1:1000-1500", ["nearest_gene", "distance_to_tss", "in_promoter"]].tolist() == ["A", 0, True]
-    assert var.loc["chr1:12000-12500", ["nearest_gene", "distance_to_tss", "in_promoter"]].tolist() == ["B", -3000, False]
+    assert var.loc["chr1:12000-12500", ["nearest_gene", "distance_to_tss", "in_promoter"]].tolist() == [
+        "B",
+        -3000,
+        False,
+    ]
     assert var.loc["chr1:8000-8500", "distance_to_tss"] == 501, "behind the start of a gene on the other strand"
     gtf = 'chr1\tx\tgene\t1201\t5000\t.\t+\t.\tgene_id "E1"; gene_name "A"; gene_type "protein_coding";\n'
     (tmp_path / "g.gtf").write_text(gtf)

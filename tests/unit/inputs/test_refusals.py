@@ -87,7 +87,9 @@ def test_steps_before_training_do_not_import_torch():
     import subprocess
     import sys
 
-    modules = "mosaic preflight preflight.plan qc inputs.samplesheet commands.mosaic commands.preflight commands.qc_atac"
+    modules = (
+        "mosaic preflight preflight.plan qc inputs.samplesheet commands.mosaic commands.preflight commands.qc_atac"
+    )
     code = (
         "; ".join(f"import multivi_nf.{name}" for name in modules.split())
         + "; import sys; assert 'torch' not in sys.modules"
