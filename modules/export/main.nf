@@ -19,8 +19,7 @@ process EXPORT {
 
     script:
     """
-    multivi-nf-export --resources export.resources.json ${embedding} ${options(settings)} \\
-        ${imputed.collect { store -> "--imputed=${store}" }.join(' ')} --output=.
+    multivi-nf-export --resources export.resources.json ${embedding} ${imputed} ${options(settings)} --output=.
     """
 
     stub:

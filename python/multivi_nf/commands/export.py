@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.argument("embedding", type=click.Path(path_type=Path))
-@click.option("--imputed", type=click.Path(path_type=Path), multiple=True, help="Imputed store <modality>.zarr.")
+@click.argument("imputed", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
 @click.option(
     "--h5ad",
@@ -18,7 +18,10 @@ import click
     help="Write h5ad/<modality>.h5ad; auto: up to 50,000 cells.",
 )
 def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str) -> None:
-    """Write EMBEDDING (multivi.h5mu of `embed`) as h5ad, cells.tsv.gz, clusters.tsv and markers/<modality>.tsv.gz."""
+    """Write EMBEDDING (multivi.h5mu of `embed`) as h5ad, cells.tsv.gz, clusters.tsv and markers/<modality>.tsv.gz.
+
+    IMPUTED: stores <modality>.zarr, whose values stand beside the measured ones in the tables of markers.
+    """
     from multivi_nf.export.h5ad import MOST_CELLS, write_h5ad
     from multivi_nf.export.markers import write_markers
     from multivi_nf.export.modalities import fill_modalities
