@@ -146,8 +146,9 @@ def in_order(channel_of_tuples, ch_names) {
         .combine(ch_names.map { names -> [names] })
         .map { tuples, names ->
             def place = names.withIndex().collectEntries { name, index -> [(name): index] }
-            def order = { tuple -> place.getOrDefault(tuple[0].sample, -1) }
-            tuples.toSorted { one, other -> order(one) <=> order(other) ?: one.last().name <=> other.last().name }
+            tuples.toSorted { one, other ->
+                place.getOrDefault(one[0].sample, -1) <=> place.getOrDefault(other[0].sample, -1) ?: one.last().name <=> other.last().name
+            }
                 .collect { tuple -> tuple.last() }
         }
 }
