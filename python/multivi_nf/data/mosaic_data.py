@@ -13,6 +13,7 @@ from scipy import sparse
 
 from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows
 from multivi_nf.data.source import Matrix, Source, source_of
+from multivi_nf.data.stored import StoredMatrix
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.modalities import MODALITIES
@@ -77,7 +78,7 @@ class MosaicData:
         self.continuous = _continuous(source.obs, dict(config.continuous))
         self.has: dict[str, np.ndarray] = {}
         self._rows: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, _Resident] = {}
+        self._counts: dict[str, _Resident | StoredMatrix] = {}
         position = pd.Index(self.cells)
         for modality in MODALITIES:
             self.has[modality] = np.zeros(len(self.cells), dtype=bool)
@@ -96,7 +97,7 @@ class MosaicData:
             rows[at] = np.arange(len(at))
             self.has[modality] = rows >= 0
             self._rows[modality] = torch.from_numpy(rows)
-            self._counts[modality] = _Resident(matrix)
+            self._counts[modality] = _Resident(matrix) if isinstance(matrix, Matrix) else matrix
 
     @property
     def n_cells(self) -> int:
@@ -254,8 +255,10 @@ def _different(modality: str, names: pd.Index, want: pd.Index, missing: pd.Index
     )
 
 
-def _reordered(matrix: Matrix, want: pd.Index) -> Matrix:
-    """The same columns in the order of `want`."""
+def _reordered(matrix: Matrix | StoredMatrix, want: pd.Index) -> Matrix:
+    """The same columns in the order of `want`, in memory."""
+    if isinstance(matrix, StoredMatrix):
+        matrix = matrix.in_memory()
     to = want.get_indexer(matrix.var.index.astype(str)).astype(np.int32)
     values = np.ones(matrix.indices.size, dtype=np.int16) if matrix.values is None else matrix.values
     counts = sparse.csr_matrix((values, to[matrix.indices], matrix.indptr), shape=(len(matrix.cells), len(want)))

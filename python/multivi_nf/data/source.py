@@ -149,7 +149,7 @@ def source_of(mosaic: MuData | str | os.PathLike[str] | Source, max_bytes: int |
             "name the modalities of the MuData rna, atac, protein",
         )
     for modality, matrix in source.matrices.items():
-        _check(modality, matrix)
+        check_names(modality, matrix)
     return source
 
 
@@ -178,8 +178,8 @@ def _from_mudata(mosaic: MuData) -> Source:
             counts = counts.copy()
             counts.sum_duplicates()
             counts.eliminate_zeros()
-        values = None if modality == "atac" else _narrow(counts.data)
-        _check_values(modality, counts.data)
+        values = None if modality == "atac" else narrow(counts.data)
+        check_values(modality, counts.data)
         matrices[modality] = Matrix(
             part.obs_names.astype(str),
             part.var,
@@ -188,7 +188,7 @@ def _from_mudata(mosaic: MuData) -> Source:
             values,
         )
     panel = mosaic.mod["protein"].uns.get("panel") if "protein" in matrices else None
-    return Source(_obs_of(mosaic), matrices, _panel(panel, matrices))
+    return Source(_obs_of(mosaic), matrices, panel_table(panel, matrices))
 
 
 def _obs_of(mosaic: MuData) -> pd.DataFrame:
@@ -197,7 +197,7 @@ def _obs_of(mosaic: MuData) -> pd.DataFrame:
     return obs
 
 
-def _panel(panel: Any, matrices: dict[str, Matrix]) -> pd.DataFrame | None:
+def panel_table(panel: Any, matrices: dict[str, Matrix]) -> pd.DataFrame | None:
     """Read `protein.uns["panel"]`: a batch × protein table, in the proteins' order."""
     if panel is None or "protein" not in matrices:
         return None
@@ -219,7 +219,7 @@ def _panel(panel: Any, matrices: dict[str, Matrix]) -> pd.DataFrame | None:
     return panel[list(proteins)].astype(bool)
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
+def narrow(values: np.ndarray) -> np.ndarray:
     """Counts in the narrowest of int16, int32, float32 that holds them exactly."""
     if values.size == 0:
         return np.zeros(0, dtype=np.int16)
@@ -230,7 +230,8 @@ def _narrow(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int16 if high <= np.iinfo(np.int16).max and low >= 0 else np.int32)
 
 
-def _check_values(modality: str, values: np.ndarray) -> None:
+def check_values(modality: str, values: np.ndarray) -> None:
+    """Refuse stored values that are no counts, naming the first."""
     for start in range(0, values.size, CHUNK):
         part = values[start : start + CHUNK]
         if part.dtype.kind in "iub":
@@ -245,7 +246,8 @@ def _check_values(modality: str, values: np.ndarray) -> None:
             )
 
 
-def _check(modality: str, matrix: Matrix) -> None:
+def check_names(modality: str, matrix: Matrix) -> None:
+    """Refuse repeated names of cells or features, and a modality without features."""
     for what, names in (("cell", matrix.cells), ("feature", matrix.var.index)):
         if not names.is_unique:
             name = names[names.duplicated()][0]
@@ -291,7 +293,7 @@ def _from_file(path: Path, max_bytes: int) -> Source | None:
             matrices[modality] = matrix
         uns = groups["protein"].get("uns", {}) if "protein" in groups else {}
         panel = read_elem(uns["panel"]) if "panel" in uns else None
-    return Source(obs, matrices, _panel(panel, matrices))
+    return Source(obs, matrices, panel_table(panel, matrices))
 
 
 def _read_matrix(modality: str, group: h5py.Group, mapped: bool) -> Matrix | None:
@@ -304,7 +306,7 @@ def _read_matrix(modality: str, group: h5py.Group, mapped: bool) -> Matrix | Non
     data = counts["data"]
     for start in range(0, data.size, CHUNK):
         part = data[start : start + CHUNK]
-        _check_values(modality, part)
+        check_values(modality, part)
         if (part == 0).any():
             return None
     values = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ import torch
 
 from multivi_nf.data.draws import blocks
 from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.data.stored import stored_source
 from multivi_nf.model.fusion import Gaussian, Joint, wider_than_single
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable
 
     from mudata import MuData
@@ -56,7 +57,9 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 
 def cells_of(model: MultiVI, mosaic: MuData | MosaicData | Source | str | os.PathLike[str]) -> MosaicData:
-    """The mosaic in the model's terms; refused, naming them, where features differ."""
+    """The mosaic in the model's terms; refused, naming them, where features differ. Counts of a file stay there."""
+    if isinstance(mosaic, str | os.PathLike):
+        mosaic = stored_source(mosaic)
     data = mosaic if isinstance(mosaic, MosaicData) else MosaicData(mosaic, model)
     device = device_of(model)
     return data if data.device == device else data.to(device)

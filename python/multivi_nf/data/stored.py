@@ -1,0 +1,152 @@
+"""A mosaic that stays on disk: inference reads the rows it is asked for, and memory does not grow with the others."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from anndata.io import read_elem
+from scipy import sparse
+
+from multivi_nf.data.minibatch import SparseRows
+from multivi_nf.data.source import Matrix, Source, check_names, check_values, narrow, panel_table, source_of
+from multivi_nf.modalities import MODALITIES
+
+CACHE = 16 << 20
+"""Bytes of decompressed chunks kept for each dataset: neighbouring runs of rows share their first and last."""
+
+GAP = 64
+"""Rows apart up to which two wanted rows are read in one go: a call costs more than a few rows that are not wanted."""
+
+
+@dataclass
+class StoredMatrix:
+    """Counts of one modality in a file; only row pointers are in memory (8 bytes a row).
+
+    Attributes
+    ----------
+    modality
+        For messages.
+    cells, var, indptr
+        As of :class:`multivi_nf.data.source.Matrix`.
+    indices, values
+        Datasets of the open file.
+    binary
+        Stored entries count as 1 (ATAC).
+    """
+
+    modality: str
+    cells: pd.Index
+    var: pd.DataFrame
+    indptr: np.ndarray
+    indices: h5py.Dataset
+    values: h5py.Dataset
+    binary: bool
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return len(self.var)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of counts held in memory."""
+        return self.indptr.nbytes
+
+    def in_memory(self) -> Matrix:
+        """All rows, for what has to touch every column."""
+        all_rows = self.rows(torch.arange(len(self.cells)), torch.device("cpu"))
+        values = None if all_rows.values is None else narrow(all_rows.values.numpy())
+        return Matrix(self.cells, self.var, all_rows.indptr.numpy(), all_rows.indices.numpy(), values)
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to move: rows are copied as they are read."""
+
+    def rows(self, rows: torch.Tensor, device: torch.device) -> SparseRows:
+        """Read rows (positions in any order, repeated or not) and put them on `device`, in the order given.
+
+        Raises
+        ------
+        InputError
+            A value that is no count.
+        """
+        wanted = rows.numpy()
+        unique, back = np.unique(wanted, return_inverse=True)
+        cuts = np.flatnonzero(np.diff(unique) > GAP) + 1
+        if not unique.size:
+            counts = sparse.csr_matrix((0, self.n_features), dtype=np.float32)
+        else:
+            counts = sparse.vstack([self._run(run) for run in np.split(unique, cuts)], format="csr")
+            # already in the order asked for, as runs of cells nearly always are
+            counts = counts if np.array_equal(back, np.arange(unique.size)) else counts[back]
+        values = None if self.binary else torch.from_numpy(counts.data.astype(np.float32)).to(device)
+        indptr = torch.from_numpy(counts.indptr.astype(np.int64)).to(device)
+        return SparseRows(indptr, torch.from_numpy(counts.indices.astype(np.int32)).to(device), values, self.n_features)
+
+    def _run(self, rows: np.ndarray) -> sparse.csr_matrix:
+        """Read rows that lie close together in one go; give those that were asked for, sorted and without zeros."""
+        first, last = self.indptr[rows[0]], self.indptr[rows[-1] + 1]
+        read = slice(rows[0], rows[-1] + 2)
+        values = self.values[first:last]
+        check_values(self.modality, values)
+        shape = (rows[-1] + 1 - rows[0], self.n_features)
+        counts = sparse.csr_matrix((values, self.indices[first:last], self.indptr[read] - first), shape=shape)
+        counts = counts[rows - rows[0]]
+        counts.sum_duplicates()
+        counts.eliminate_zeros()
+        return counts
+
+
+def stored_source(path: str | os.PathLike[str]) -> Source:
+    """Open a mosaic for inference; counts stay in the file, which is kept open as long as the source lives.
+
+    A file that another tool wrote is read into memory as :func:`multivi_nf.data.source.source_of` does.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, holds no cell of any modality, or repeats a name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return source_of(path)  # which says what is wrong
+    try:
+        file = h5py.File(path, "r", rdcc_nbytes=CACHE)
+    except OSError:
+        return source_of(path)
+    groups = {m: file["mod"][m] for m in MODALITIES if m in file.get("mod", {})}
+    if "multivi_nf" not in file.get("uns", {}) or any(
+        group["X"].attrs.get("encoding-type") != "csr_matrix" for group in groups.values()
+    ):
+        file.close()
+        return source_of(path)
+    obs = read_elem(file["obs"])
+    obs.index = obs.index.astype(str)
+    matrices: dict[str, Matrix | StoredMatrix] = {}
+    for modality, group in groups.items():
+        counts = group["X"]
+        index = group["obs"].attrs["_index"]
+        cells = pd.Index(read_elem(group["obs"][index])).astype(str)
+        if not len(cells):
+            continue
+        matrices[modality] = StoredMatrix(
+            modality,
+            cells,
+            read_elem(group["var"]),
+            counts["indptr"][:].astype(np.int64),
+            counts["indices"],
+            counts["data"],
+            modality == "atac",
+        )
+        check_names(modality, matrices[modality])
+    if not matrices:
+        file.close()
+        return source_of(path)
+    uns = groups["protein"].get("uns", {}) if "protein" in groups else {}
+    panel = read_elem(uns["panel"]) if "panel" in uns else None
+    return Source(obs, matrices, panel_table(panel, matrices))

@@ -1,0 +1,98 @@
+"""Rows read from a file are the rows of the mosaic in memory, whatever is asked for, and what was damaged is named."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from small_mosaic import make_mosaic
+
+from multivi_nf.data import stored
+from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.data.source import source_of
+from multivi_nf.data.stored import StoredMatrix, stored_source
+from multivi_nf.errors import InputError
+from multivi_nf.training import MultiVI
+
+MODALITIES = ("rna", "atac", "protein")
+
+
+@pytest.fixture
+def file(tmp_path):
+    mosaic = make_mosaic(modalities=MODALITIES)
+    mosaic.uns["multivi_nf"] = "{}"
+    mosaic.write_h5mu(tmp_path / "mosaic.h5mu")
+    return tmp_path / "mosaic.h5mu"
+
+
+@pytest.mark.parametrize("gap", [0, 3, 1000])
+@pytest.mark.parametrize("order", ["in order", "shuffled", "repeated", "one", "none"])
+def test_rows_are_those_of_the_mosaic_in_memory(file, monkeypatch, gap, order):
+    monkeypatch.setattr(stored, "GAP", gap)
+    model = MultiVI.from_mosaic(str(file), n_hidden=8, n_latent=3)
+    there, here = MosaicData(stored_source(file), model), MosaicData(str(file), model)
+    assert all(isinstance(counts, StoredMatrix) for counts in there._counts.values())
+    n = here.n_cells
+    index = {
+        "in order": np.arange(n),
+        "shuffled": np.random.default_rng(0).permutation(n)[: n // 2],
+        "repeated": np.array([7, 3, 7, 149, 0, 3]),
+        "one": np.array([5]),
+        "none": np.zeros(0, np.int64),
+    }[order]
+    one, other = there.minibatch(index), here.minibatch(index)
+    assert list(one.modalities) == list(other.modalities)
+    for modality, rows in other.modalities.items():
+        read = one.modalities[modality]
+        assert torch.equal(read.cells, rows.cells)
+        assert torch.equal(read.counts.indptr, rows.counts.indptr)
+        assert torch.equal(read.counts.indices, rows.counts.indices) and read.counts.indices.dtype == torch.int32
+        assert (read.counts.values is None) == (rows.counts.values is None)
+        if rows.counts.values is not None:
+            assert torch.equal(read.counts.values, rows.counts.values)
+    assert there.n_bytes < here.n_bytes / 2
+
+
+def test_features_in_another_order_are_put_in_the_models(file, tmp_path):
+    model = MultiVI.from_mosaic(str(file), n_hidden=8, n_latent=3)
+    mosaic = make_mosaic(modalities=MODALITIES)
+    for m in MODALITIES:
+        mosaic.mod[m] = mosaic.mod[m][:, ::-1].copy()
+    mosaic.uns["multivi_nf"] = "{}"
+    mosaic.write_h5mu(tmp_path / "other.h5mu")
+    one = MosaicData(stored_source(tmp_path / "other.h5mu"), model)
+    other = MosaicData(str(file), model)
+    for modality, rows in other.minibatch(np.arange(20)).modalities.items():
+        read = one.minibatch(np.arange(20)).modalities[modality].counts
+        assert torch.equal(read.indices, rows.counts.indices) and torch.equal(read.indptr, rows.counts.indptr)
+
+
+def test_a_value_that_is_no_count_is_named_where_it_is_read(file):
+    with h5py.File(file, "r+") as opened:
+        opened["mod/rna/X/data"][0] = -3
+    matrix = stored_source(file).matrices["rna"]
+    with pytest.raises(InputError, match="holds the value -3"):
+        matrix.rows(torch.arange(3), torch.device("cpu"))
+    assert matrix.rows(torch.arange(60, 63), torch.device("cpu")).indptr[-1] > 0
+
+
+@pytest.mark.parametrize("modality", ["rna", "atac"])
+def test_unsorted_rows_and_stored_zeros_are_read_as_they_are_in_memory(file, modality):
+    with h5py.File(file, "r+") as opened:
+        counts = opened[f"mod/{modality}/X"]
+        indices, data = counts["indices"][:2], counts["data"][:2]
+        data[0] = 0
+        counts["indices"][:2], counts["data"][:2] = indices[::-1], data[::-1]
+    there = stored_source(file).matrices[modality].rows(torch.arange(2), torch.device("cpu"))
+    here = source_of(str(file)).matrices[modality]
+    assert there.indices.tolist() == here.indices[: here.indptr[2]].tolist() and indices[0] not in there.indices[:1]
+    assert there.indptr.tolist() == here.indptr[:3].tolist()
+
+
+def test_a_file_of_another_tool_is_read_as_before(tmp_path):
+    make_mosaic().write_h5mu(tmp_path / "foreign.h5mu")
+    source = stored_source(tmp_path / "foreign.h5mu")
+    assert not isinstance(source.matrices["rna"], StoredMatrix) and source.matrices["rna"].n_features == 30
+    with pytest.raises(InputError, match="does not exist"):
+        stored_source(tmp_path / "gone.h5mu")
