@@ -89,7 +89,7 @@ def differential(
         "vanilla": probability is P(x > y) for a cell of each group, and a column `bayes_factor` (natural logarithm of
         the odds) is added, as the reference implementation has it.
     calibration
-        From :func:`~multivi_nf.inference.calibrate`.
+        From :func:`multivi_nf.held_out.calibrate.calibrate`.
     max_cells
         Cells of a group that are decoded; a larger group is represented by a random subset.
     seed

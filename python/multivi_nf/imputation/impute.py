@@ -337,7 +337,7 @@ def impute(
     library
         Library by cell name for `predictive`; cells left out get their own, or the reference libraries.
     calibration
-        From :func:`~multivi_nf.inference.calibrate`; None leaves the posterior as it is.
+        From :func:`multivi_nf.held_out.calibrate.calibrate`; None leaves the posterior as it is.
     seed
         Of the draws.
 
