@@ -77,7 +77,10 @@ def together(settings) {
     def arrays = ['slurm', 'pbspro', 'lsf', 'awsbatch', 'googlebatch'].any { name -> workflow.profile.tokenize(',').contains(name) }
     def blank  = [arrays && workflow.workDir.toString() =~ /\s/, "the work directory '${workflow.workDir}' has a blank in its path",
         'job arrays of this Nextflow leave the path unquoted, so that every task of an array would fail', 'name another one with -work-dir']
-    return (rules + [blank]).findAll { rule -> rule[0] }.collect { rule -> three_parts(rule[1], rule[2], rule[3]) }
+    def places = [work: workflow.workDir, launch: workflow.launchDir, pipeline: workflow.projectDir].findAll { _name, place -> place.toString() =~ /[$*?]/ }
+    def signs  = [places, "the ${places.keySet().join(' and ')} directory '${places.values().join("' and '")}' holds one of the characters \$ * ?",
+        "Nextflow's own scripts expand them, so that every task would fail", 'run in a folder without them']
+    return (rules + [blank, signs]).findAll { rule -> rule[0] }.collect { rule -> three_parts(rule[1], rule[2], rule[3]) }
 }
 
 // The names given on the command line or in a -params-file: those that the user typed
@@ -127,6 +130,10 @@ def wrong(name, value, raw, property) {
     }
     if (outside(value, property)) {
         return three_parts("--${name} is ${raw}, which is not ${range}", about, "give ${kind} ${range}")
+    }
+    if (property.exists && raw.toString() =~ /[$*?]/) {
+        return three_parts("--${name} is '${raw}', which holds one of the characters \$ * ?", "Nextflow's own scripts expand them, so that no file would be found",
+            'rename the file or its folder (a link will do)')
     }
     if (property.exists && !file(value, glob: false).exists()) {
         return three_parts("--${name}: there is no '${raw}'", about, 'give a path that exists; a relative one starts at the folder of the launch')

@@ -277,6 +277,8 @@ LAUNCHER = """#!/bin/bash
 # Written by tools/setup.py. Starts Nextflow with this environment's programs first on PATH.
 here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
 export PATH="$here:$PATH"
+# Java reads file names by the locale; in that of no language it cannot even ask for a name with an umlaut
+case "${{LC_ALL:-${{LC_CTYPE:-${{LANG:-}}}}}}" in *[Uu][Tt][Ff]*) ;; *) export LC_ALL=C.UTF-8 ;; esac
 export NXF_HOME="${{NXF_HOME:-{home}}}" NXF_OFFLINE="${{NXF_OFFLINE:-true}}" NXF_DISABLE_CHECK_LATEST=true
 export NUMBA_CACHE_DIR="${{NUMBA_CACHE_DIR:-{cache}/numba}}" MPLCONFIGDIR="${{MPLCONFIGDIR:-{cache}/matplotlib}}"
 {start}

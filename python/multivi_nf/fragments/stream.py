@@ -105,9 +105,9 @@ class FragmentStream:
     ------
     InputError
         While iterating: a damaged or cut file; a line that is not a fragment; a chromosome that comes back after
-        another one; so many fragments past the chromosomes' ends that the assembly must be another one (single ones,
-        as aligners write them at the ends, are left out and counted:
-        :func:`multivi_nf.inputs.genome.wrong_assembly`); a file without any fragment on the genome's chromosomes.
+        another one; a file without any fragment on the genome's chromosomes; so many fragments past the ends that the
+        assembly must be another one (:func:`multivi_nf.inputs.genome.wrong_assembly`). Single ones, as aligners write
+        them at the ends, are left out and counted.
     """
 
     def __init__(

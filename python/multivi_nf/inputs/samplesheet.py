@@ -44,6 +44,7 @@ OWN_COLUMNS = ("sample", "batch", "modality", "has_rna", "has_atac", "has_protei
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 _METADATA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_UNSTAGED = re.compile(r"[$*?]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -164,12 +165,33 @@ def read_samplesheet(
                 "leave one of the two empty",
             )
         samples.append(Sample(name, batch, files, {column: row[column] for column in metadata}, naming))
+    samples = _with_points(samples, metadata, table.separator)
     _check_shared_files(table, samples)
     for column in columns:
         if column not in metadata and column not in OWN_COLUMNS:
             table.problems.append(unknown_column(path.name, column, metadata, "a parameter"))
     if table.problems:
         raise InputError.all_of(table.problems)
+    return samples
+
+
+_DECIMAL_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+")
+_NUMBER = re.compile(r"[-+]?[0-9]+([.][0-9]+)?")
+
+
+def _with_points(samples: list[Sample], metadata: list[str], separator: str) -> list[Sample]:
+    """Write decimal commas as points, in columns of a sheet without commas between its columns that hold only numbers.
+
+    Where commas separate, a quoted `1,5` may be two things; there every value is kept as it is.
+    """
+    if separator == ",":
+        return samples
+    for column in metadata:
+        values = [sample.metadata[column] for sample in samples if sample.metadata[column]]
+        decimal = [_DECIMAL_COMMA.fullmatch(value) is not None for value in values]
+        if any(decimal) and all(comma or _NUMBER.fullmatch(value) for comma, value in zip(decimal, values)):
+            for sample in samples:
+                sample.metadata[column] = sample.metadata[column].replace(",", ".")
     return samples
 
 
@@ -246,6 +268,15 @@ def _check_files(
         if _CONTROL.search(resolved):
             table.add(
                 line, column, f"{row[column]!r} holds unprintable characters", "no file is called so", "retype it"
+            )
+            continue
+        if _UNSTAGED.search(resolved):
+            table.add(
+                line,
+                column,
+                f"{resolved!r} holds one of the characters $ * ?",
+                "Nextflow's own scripts expand them, so that another file, or none, would reach the step",
+                "rename the file or its folder (a link will do), and correct the sheet",
             )
             continue
         gone = row[column] in absent if absent is not None else not _URI.match(resolved) and not Path(resolved).exists()

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.text import decoded, records
+
+_CALLED = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 @dataclass
@@ -20,6 +23,7 @@ class Table:
     header: list[str]
     rows: list[tuple[int, dict[str, str]]]  # line number in the file, column → trimmed text
     problems: list[InputError] = field(default_factory=list)
+    separator: str = ","
 
     def add(self, line: int, column: str, what: str, why: str, remedy: str) -> None:
         """Note a problem and its place."""
@@ -27,7 +31,9 @@ class Table:
 
 
 def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
-    """Read a CSV with a header line; what is wrong with its shape is noted in `problems`, each with line and column.
+    """Read a table with a header line; what is wrong with its shape is noted in `problems`, each with line and column.
+
+    Columns may be separated by commas, semicolons or tabs, in any encoding of :func:`multivi_nf.io.text.decoded`.
 
     Raises
     ------
@@ -36,31 +42,17 @@ def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
     """
     if not path.is_file():
         raise InputError(f"{kind} {path} does not exist", "nothing says what to work on", "correct the path")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{kind} {path} is not UTF-8 text ({error})",
-            "names could not be read",
-            "save it as CSV (UTF-8); a spreadsheet file (.xlsx) must be exported",
-        ) from error
+    text = decoded(path.read_bytes(), f"{kind} {path}")
     if not text.strip():
         raise InputError(
             f"{kind} {path} is empty", "nothing says what to work on", f"give columns {', '.join(required)}"
         )
     try:
-        lines = _records(text)
+        lines, separator = records(text)
     except csv.Error as error:
         raise InputError(f"{kind} {path} is no CSV: {error}", "rows could not be read", "save it as CSV") from error
-    header = [name.strip() for name in lines[0][1]]
-    for separator, name in (("\t", "tabs"), (";", "semicolons")):
-        if len(header) == 1 and separator in header[0]:
-            raise InputError(
-                f"{kind} {path}, line 1: columns are separated by {name}",
-                "the whole line would be read as one column",
-                "separate columns by commas",
-            )
-    table = Table(path, header, [])
+    header = lines[0][1]
+    table = Table(path, header, [], separator=separator)
     for column in required:
         if column not in header:
             close = difflib.get_close_matches(column, [name.lower() for name in header], 1, 0.75)
@@ -78,30 +70,18 @@ def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
         if not name:
             table.add(1, name, "a column has no name", "its values could not be used", "name it or remove it")
     for line, values in lines[1:]:
-        if not any(value.strip() for value in values):
-            continue
         if len(values) != len(header):
             table.add(
                 line,
                 header[0],
                 f"{len(values)} values where the header has {len(header)}",
                 "values would slip into the wrong columns",
-                "give one value a column; quote values with commas",
+                f"give one value a column; quote values with {_CALLED.get(separator, separator)}",
             )
             continue
-        table.rows.append((line, dict(zip(header, (value.strip() for value in values)))))
+        table.rows.append((line, dict(zip(header, values))))
     if not table.rows and not table.problems:
         table.problems.append(
             InputError(f"{path.name} has a header and no row", "there is nothing to work on", "add one row each")
         )
     return table
-
-
-def _records(text: str) -> list[tuple[int, list[str]]]:
-    """CSV records with the number of the line on which each starts (quoted values may span lines)."""
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
-    records, start = [], 1
-    for record in reader:
-        records.append((start, record))
-        start = reader.line_num + 1
-    return records

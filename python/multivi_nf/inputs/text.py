@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.text import decoded
 
 
 def read_text(path: Path) -> list[str]:
@@ -27,26 +28,3 @@ def read_text(path: Path) -> list[str]:
             "copy or download it again; compare its checksum",
         ) from error
     return decoded(raw, path).splitlines()
-
-
-def decoded(raw: bytes, path: Path) -> str:
-    """Decode text as tools and spreadsheets write it: UTF-8, UTF-16 with its mark, else Latin-1 (Windows-1252).
-
-    Raises
-    ------
-    InputError
-        Bytes that are no text.
-    """
-    for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig"), (b"", "cp1252")):
-        if raw.startswith(mark):
-            try:
-                text = raw.decode(encoding)
-            except UnicodeDecodeError:
-                continue
-            if encoding != "cp1252" or "\0" not in text:
-                return text
-    raise InputError(
-        f"{path} cannot be read as text (it starts with {raw[:8]!r})",
-        "names are read from it",
-        "save it as CSV or TSV in UTF-8; spreadsheets (.xlsx) must be exported",
-    )

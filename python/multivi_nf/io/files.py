@@ -54,5 +54,5 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as gzipped TSV with the same bytes every time (no time stamp, six digits)."""
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-        with io.TextIOWrapper(packed, encoding="ascii", newline="\n") as text:
+        with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text:
             table.to_csv(text, sep="\t", float_format="%.6g", na_rep="NA", lineterminator="\n")
