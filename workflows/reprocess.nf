@@ -93,7 +93,7 @@ workflow REPROCESS {
     //
     RNA_QC(
         ch_samples.filter { row -> row.rna }.map { row -> [meta_of(row), path_or_none(row.rna), path_or_none(row.barcodes)] },
-        chosen(settings, ['rna_min_genes', 'rna_min_counts', 'rna_max_mito', 'rna_mad'], 'rna_') + chosen(settings, ['seed']),
+        chosen(settings, ['rna_min_genes', 'rna_min_counts', 'rna_max_mito', 'rna_mad'], 'rna_') + chosen(settings, ['ambient', 'ambient_share', 'seed']),
     )
     PROTEIN_QC(
         ch_samples.filter { row -> row.protein }.map { row -> [meta_of(row), path_or_none(row.protein), path_or_none(row.barcodes)] },

@@ -19,6 +19,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--max-mito", type=click.FloatRange(0, 100), help="Largest mitochondrial percentage.  [default: off]")
 @click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
 @click.option("--mito-genes", help="Mitochondrial genes, by commas; a beginning with * too.  [default: by name and id]")
+@click.option("--ambient", type=click.Choice(["none", "soup"]), default="none", help="soup: take ambient counts out.")
+@click.option("--ambient-share", type=click.FloatRange(0, 0.9), help="Share of ambient counts.  [default: estimated]")
 @click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
 @click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
 @click.option("--qc", type=_FILE, required=True, help="Folder for rna.tsv.gz and rna.json.")
@@ -32,6 +34,8 @@ def command(
     max_mito: float | None,
     mad: float,
     mito_genes: str | None,
+    ambient: str,
+    ambient_share: float | None,
     seed: int,
     output: Path,
     qc: Path,
@@ -53,6 +57,8 @@ def command(
         max_mito=max_mito,
         mad=mad,
         mito_genes=mito_genes,
+        ambient=ambient,
+        ambient_share=ambient_share,
         seed=seed,
     )
     write_checked(checked, output, qc)

@@ -7,6 +7,7 @@ import numpy as np
 
 from multivi_nf.counts.mitochondria import mitochondrial
 from multivi_nf.errors import InputError
+from multivi_nf.qc.ambient import estimate_ambient, tell_ambient
 from multivi_nf.qc.checked import Checked, finish, per_cell, used
 from multivi_nf.qc.doublets import score_rna
 from multivi_nf.qc.rules import at_least, at_most, judge, within_mads
@@ -24,6 +25,8 @@ def qc_rna(
     max_mito: float | None = None,
     mad: float = 5.0,
     mito_genes: str | None = None,
+    ambient: str = "none",
+    ambient_share: float | None = None,
     seed: int = 0,
 ) -> Checked:
     """Filter the RNA cells of one sample and score doublets.
@@ -41,11 +44,17 @@ def qc_rna(
         the mitochondrial percentage are removed; 0 is off.
     mito_genes
         Which genes are mitochondrial, where :func:`~multivi_nf.counts.mitochondria.mitochondrial` does not know.
+    ambient
+        `none`: the ambient share is told. `soup`: ambient counts are also taken out of the cells that stay, by seeded
+        binomial draws, where the share can be estimated or is given.
+    ambient_share
+        The ambient share, where it is known from elsewhere.
 
     Returns
     -------
     Cells with `rna_n_counts`, `rna_n_genes`, `rna_pct_mito` (NaN where no mitochondrial gene is among the features),
-    `rna_doublet_score`, `rna_doublet`.
+    `rna_doublet_score`, `rna_doublet`; with `soup` also `rna_n_ambient`, the counts taken out. All other values are
+    those before.
     """
     total, genes = per_cell(counts)
     mito = mitochondrial(counts.var["symbol"].astype(str), counts.var_names, mito_genes)
@@ -85,4 +94,8 @@ def qc_rna(
     if mito_genes:
         parameters["mito_genes"] = mito_genes
     verdict.warnings.extend(warnings)
-    return finish(counts, values, verdict, doublets, sample, "rna", parameters, notes)
+    parameters |= {"ambient": ambient, "ambient_share": ambient_share}
+    found = estimate_ambient(counts.X[verdict.kept], seed)
+    checked = finish(counts, values, verdict, doublets, sample, "rna", parameters, notes)
+    tell_ambient(checked, found, sample, ambient, ambient_share, seed)
+    return checked
