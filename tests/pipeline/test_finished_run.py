@@ -39,7 +39,7 @@ def test_the_mosaic_has_truly_missing_rows(finished):
     assert kinds["rna_1"] == {"rna"} and kinds["atac_1"] == {"atac"}
     assert "rna+protein" in kinds["cite_1"]
     assert "rna+atac" in kinds["multiome_1"] and "rna+atac" in kinds["multiome_2"]  # the second by its barcode map
-    # Cells that fail QC in one modality stay with the other (--partial_cells keep).
+    # Cells that a modality does not hold stay with the other; those that fail its QC go (--partial_cells drop).
     assert kinds["cite_1"] <= {"rna", "protein", "rna+protein"} and kinds["multiome_1"] <= {"rna", "atac", "rna+atac"}
     assert mosaic.obs["donor"].notna().all()
     assert mosaic.obs_names.str.match(r"[\w.-]+:\S+").all()

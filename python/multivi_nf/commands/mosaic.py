@@ -20,7 +20,10 @@ _FILE = click.Path(path_type=Path)
 @click.option("--min-shared-genes", type=click.FloatRange(0, 1), default=0.5, help="Of the smallest sample's genes.")
 @click.option("--n-top-genes", type=click.IntRange(min=0), default=0, help="Most variable genes to keep; 0 = all.")
 @click.option(
-    "--partial-cells", type=click.Choice(["keep", "drop"]), default="keep", help="Cells not in all modalities."
+    "--partial-cells",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    help="Cells that one modality holds and fails.",
 )
 @click.option("--remove-doublets/--keep-doublets", default=False, help="Drop the cells that are flagged.")
 @click.option("--reference", type=_FILE, help="Trained model whose features are taken.")

@@ -455,7 +455,7 @@ class _Direction:
         No spread of z shows the decoder's error, and no log score of single counts can tell it from over-dispersion.
         But the residuals of two neighbours (in the latent space of the sources) have no noise in common: the mean of
         their products, over that of the products of their expected counts, is the variance of the relative error of
-        both. Features are weighted by the precision of that ratio.
+        both. Features are weighted by the precision of that ratio, scale^2 / var: `shared` by scale / var.
         """
         from sklearn.neighbors import NearestNeighbors
 
@@ -472,7 +472,7 @@ class _Direction:
         )
         mean = expected.mean(axis=0, dtype=np.float64) + 1e-6
         theta = POISSON_THETA if mixture is None else mixture.theta.mean(axis=0)
-        weight = 1 / (mean * (1 + mean / theta)) ** 2
+        weight = scale / (mean * (1 + mean / theta)) ** 2
         level = np.log(np.maximum(value.mean(axis=0), 1e-12))
         parts = np.array_split(np.argsort(level), min(DECILES, len(level)))
 

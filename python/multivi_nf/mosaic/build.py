@@ -35,7 +35,7 @@ def build_mosaic(
     min_cells_fraction: float = 0.01,
     min_shared_genes: float = 0.5,
     n_top_genes: int = 0,
-    partial_cells: str = "keep",
+    partial_cells: str = "drop",
     remove_doublets: bool = False,
     reference: Path | None = None,
     aliases: Path | None = None,

@@ -37,6 +37,8 @@ class Part:
         Bool per cell of the file: whether it enters the mosaic.
     owner, batch
         Text per cell of the file: the sample and the batch it belongs to (see :func:`name_cells`).
+    failed
+        Barcodes that the input holds and that QC removed.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Part:
     keep: np.ndarray
     owner: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
     batch: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
+    failed: list[str] = field(default_factory=list)
 
     def counts(self) -> sparse.csr_matrix:
         """Read the kept cells × all features, CSR int32."""
@@ -119,6 +122,7 @@ def _load(path: Path) -> Part:
         with h5py.File(path, "r") as file:
             facts = json.loads(read_elem(file["uns/multivi_nf"]))
             obs, var = read_elem(file["obs"]), read_elem(file["var"])
+            failed = [str(name) for name in read_elem(file["uns/failed"])] if "uns/failed" in file else []
         sample, modality = facts["sample"], facts["modality"]
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
@@ -127,7 +131,7 @@ def _load(path: Path) -> Part:
             "give the files that the QC steps wrote",
         ) from error
     obs.index, var.index = obs.index.astype(str), var.index.astype(str)
-    return Part(path, sample, modality, obs, var, facts, np.ones(len(obs), dtype=bool))
+    return Part(path, sample, modality, obs, var, facts, np.ones(len(obs), dtype=bool), failed=failed)
 
 
 def name_cells(parts: list[Part], samples: Sequence[Sample]) -> list[str]:
@@ -163,15 +167,17 @@ def name_cells(parts: list[Part], samples: Sequence[Sample]) -> list[str]:
 def _meet(parts: list[Part]) -> list[str]:
     """Rename barcodes of a sample's later modalities as its earlier ones have them, where a suffix or prefix lacks."""
     notes = []
-    known: list[str] = parts[0].obs.index.tolist()
+    known: list[str] = [*parts[0].obs.index, *parts[0].failed]
     for part in parts[1:]:
-        met = meeting(part.obs.index.tolist(), known, 0.05)
+        met = meeting([*part.obs.index, *part.failed], known, 0.05)
         if met is not None:
             part.obs.index = pd.Index([met[0].get(name, name) for name in part.obs.index], dtype=object)
+            part.failed = [met[0].get(name, name) for name in part.failed]
+            n_met = len(met[0].keys() - set(part.failed))
             notes.append(
-                f"{part.sample}: {len(met[0])} {part.modality} barcodes meet those of other modalities without {met[1]}"
+                f"{part.sample}: {n_met} {part.modality} barcodes meet those of other modalities without {met[1]}"
             )
-        known = list(dict.fromkeys([*known, *part.obs.index]))
+        known = list(dict.fromkeys([*known, *part.obs.index, *part.failed]))
     return notes
 
 
@@ -235,14 +241,17 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
     Parameters
     ----------
     partial_cells
-        Of a sample with several modalities, cells that are not in all of them: `keep` them as unpaired, or `drop` them.
+        Cells of a sample with several modalities that pass QC in some of them and fail it in another that holds them
+        (for fragments: as a candidate cell): `drop` them from all, or `keep` them as unpaired. A cell that another
+        modality does not hold was not measured there, and stays.
     remove_doublets
         Drop cells that any of their modalities flags.
 
     Returns
     -------
-    One row a sample: `sample`, `cells` (modality string → number, after dropping), `partial`, `partial_dropped`,
-    `doublets_flagged`, `doublets_removed`.
+    One row a sample: `sample`, `cells` (modality string → number, after dropping), `partial` (cells not in all of the
+    sample's modalities), of these `partial_failed` (in one of them) and `partial_not_held` (by those they lack),
+    `partial_dropped`, `doublets_flagged`, `doublets_removed`.
     """
     rows = []
     for sample in samples:
@@ -252,6 +261,7 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
         has = pd.DataFrame({part.modality: pd.Series(True, index=part.obs.index) for part in own})
         has = has.notna() & (has == True)  # noqa: E712  (outer join leaves NaN where absent)
         partial = ~has.all(axis=1)
+        failed = has.index.isin(sorted(set().union(*(part.failed for part in own)))) & partial
         doublet = pd.Series(False, index=has.index)
         for part in own:
             flag = f"{part.modality}_doublet"
@@ -259,7 +269,7 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
                 doublet |= part.obs[flag].astype(bool).reindex(has.index, fill_value=False)
         drop = pd.Series(False, index=has.index)
         if partial_cells == "drop":
-            drop |= partial
+            drop |= failed
         if remove_doublets:
             drop |= doublet
         for part in own:
@@ -267,10 +277,10 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
         left = has[~drop]
         if left.empty:
             raise InputError(
-                f"sample {sample.sample!r}: no cell is left of {len(has)} ({int(partial.sum())} are not in all of "
+                f"sample {sample.sample!r}: no cell is left of {len(has)} ({int(failed.sum())} fail QC in some of "
                 f"{', '.join(has.columns)}; {int(doublet.sum())} are flagged as doublets)",
                 "the sample would vanish from all results",
-                "use --partial_cells keep, or check whether the barcodes of its modalities match (barcode_map)",
+                "use --partial_cells keep, look at the rules of QC, or leave out --remove_doublets",
             )
         words = (
             left.apply(lambda row: "+".join(m for m in MODALITIES if row.get(m, False)), axis=1)
@@ -283,7 +293,9 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
                 "batch": sample.batch,
                 "cells": {str(k): int(v) for k, v in words.value_counts().sort_index().items()},
                 "partial": int(partial.sum()),
-                "partial_dropped": int(partial.sum()) if partial_cells == "drop" else 0,
+                "partial_failed": int(failed.sum()),
+                "partial_not_held": int((partial & ~failed).sum()),
+                "partial_dropped": int(failed.sum()) if partial_cells == "drop" else 0,
                 "doublets_flagged": int(doublet.sum()),
                 "doublets_removed": int((doublet & drop).sum()) if remove_doublets else 0,
             }

@@ -72,7 +72,9 @@ def finish(
     strategy = counts.uns.get("counting_strategy")
     if modality == "atac":
         facts["counting_strategy"] = str(strategy) if strategy is not None else "as in the matrix given"
-    cells.uns = {"multivi_nf": json.dumps(facts | {"notes": notes}, sort_keys=True)}
+    # the mosaic tells cells that failed from cells that were not measured by these
+    failed = counts.obs_names[~kept].to_numpy(str)
+    cells.uns = {"multivi_nf": json.dumps(facts | {"notes": notes}, sort_keys=True), "failed": failed}
     table["removed_by"] = verdict.removed_by
     medians = {name: float(np.nanmedian(v[kept])) for name, v in values.items() if np.isfinite(v[kept]).any()}
     summary = facts | {

@@ -199,6 +199,31 @@ def test_error_that_neighbours_share_is_found_from_their_residuals():
     assert found[1] < 0.2
 
 
+def test_error_of_means_is_pooled_by_precision_over_features_of_very_different_means():
+    """Counts without any error of the mean but for noise: rare features say little, and none of it may decide."""
+    n, m = 300, 400
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        level = np.concatenate([np.geomspace(0.003, 0.02, m - 40), np.full(20, 2.0), np.full(20, 50.0)])
+        value = np.broadcast_to(level, (n, m))
+        theta = np.where(level > 10, 1e6, 2.0)
+        counts = rng.poisson(value * rng.gamma(theta, 1 / theta, (n, m))).astype(float)
+        direction = object.__new__(_Direction)
+        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n), np.ones((n, m), bool))
+        direction.latent, direction.target = rng.normal(size=(n, 5)), "rna"
+        mixture = Mixture(value[None].astype(np.float32), np.ones((1, 1, 1), np.float32), np.zeros((n, m)),
+                          np.broadcast_to(theta, (n, m)))  # fmt: skip
+        found.append(direction._mean_error(value[None], mixture)["sd"])
+    # the floor of every decile is what frequent features say: no error
+    assert np.min(found, axis=1).max() < 0.05
+    # and an error of the frequent ones alone is found beside rare ones that say nothing
+    wrong = np.where(level > 10, np.exp(rng.normal(0, 0.3, (30, m)))[np.arange(n) % 30], 1.0)
+    direction.data.counts = rng.poisson(value * wrong).astype(float)
+    direction.latent = rng.normal(size=(30, 5))[np.arange(n) % 30] + rng.normal(0, 0.01, (n, 5))
+    assert direction._mean_error(value[None], mixture)["sd"][-1] == pytest.approx(0.31, abs=0.06)
+
+
 def test_few_pairs_are_said(paired):
     mosaic, model = paired
     few = make_model(mosaic, n_hidden=8)

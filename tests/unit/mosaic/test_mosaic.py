@@ -45,6 +45,7 @@ def part(
     obs=None,
     isotype=None,
     strategy="fragment",
+    failed=(),
 ):
     """One file as a QC step leaves it, and its dense counts."""
     rng = np.random.default_rng([seed, *map(ord, name + modality)])
@@ -59,6 +60,7 @@ def part(
     if modality == "atac":
         facts["counting_strategy"] = strategy
     data.uns["multivi_nf"] = json.dumps(facts)
+    data.uns["failed"] = np.array(failed, dtype=str)
     path = folder / f"{name}.{modality}.h5ad"
     data.write_h5ad(path)
     return path, pd.DataFrame(dense, index=[f"{name}:{cell}" for cell in cells], columns=list(features))
@@ -159,19 +161,36 @@ def test_other_readers_open_it(three):
     assert atac.shape == (30, 40)
 
 
-def test_partial_cells_are_kept_or_dropped_and_counted(three):
-    folder, files, _dense, samples = three
-    _kept, record = build(folder, list(files.values()), samples)
-    assert [(r["sample"], r["partial"], r["partial_dropped"]) for r in record["samples"]] == [
-        ("p", 20, 0),
-        ("r", 0, 0),
-        ("q", 5, 0),
-    ]
-    assert record["samples"][0]["cells"] == {"atac": 10, "rna": 10, "rna+atac": 20}
-    dropped, record = build(folder, list(files.values()), samples, partial_cells="drop")
-    assert record["samples"][0]["cells"] == {"rna+atac": 20}
-    assert dropped.n_obs == 20 + 25 + 15
-    assert (dropped.obs.loc[dropped.obs["sample"] == "p", "modality"] == "rna+atac").all()
+def test_cells_that_a_modality_fails_go_and_those_it_does_not_hold_stay(tmp_path):
+    cells = [f"c{i}" for i in range(40)]
+    # RNA holds c0-c29 and fails the last five; ATAC holds c10-c39 and fails c10-c12
+    rna, _ = part(tmp_path, "p", "rna", cells[:25], ENSG[:50], failed=cells[25:30])
+    atac, _ = part(tmp_path, "p", "atac", cells[13:], PEAKS, failed=cells[10:13])
+    alone, _ = part(tmp_path, "r", "rna", cells[:25], ENSG[:50], failed=cells[25:30])
+    files, samples = [rna, atac, alone], [sample("p", ["rna", "atac"]), sample("r", ["rna"])]
+    dropped, record = build(tmp_path, files, samples)
+    row, other = record["samples"]
+    # 10 + 10 cells are held by one side only, 3 + 5 fail in the other
+    assert (row["partial"], row["partial_failed"], row["partial_not_held"], row["partial_dropped"]) == (28, 8, 20, 8)
+    assert row["cells"] == {"atac": 10, "rna": 10, "rna+atac": 12}
+    assert other["cells"] == {"rna": 25} and other["partial"] == 0
+    gone = {f"p:c{i}" for i in (10, 11, 12, 25, 26, 27, 28, 29)}
+    assert not gone & set(dropped.obs_names) and dropped.n_obs == 32 + 25
+    kept, record = build(tmp_path, files, samples, partial_cells="keep")
+    assert record["samples"][0]["partial_dropped"] == 0 and record["samples"][0]["partial_failed"] == 8
+    assert gone <= set(kept.obs_names) and kept.n_obs == 40 + 25
+
+
+def test_failed_barcodes_meet_under_another_spelling(tmp_path):
+    rng = np.random.default_rng(0)
+    barcodes = ["".join(rng.choice(list("ACGT"), 16)) for _ in range(40)]
+    rna, _ = part(
+        tmp_path, "p", "rna", [f"{b}-1" for b in barcodes[:30]], ENSG[:50], failed=[f"{b}-1" for b in barcodes[30:]]
+    )
+    atac, _ = part(tmp_path, "p", "atac", barcodes[5:], PEAKS, failed=barcodes[:5])
+    found, record = build(tmp_path, [rna, atac], [sample("p", ["rna", "atac"])])
+    assert record["samples"][0]["cells"] == {"rna+atac": 25} and record["samples"][0]["partial_dropped"] == 15
+    assert found.n_obs == 25
 
 
 def test_doublets_go_only_when_asked(tmp_path):
@@ -361,11 +380,15 @@ def test_what_does_not_fit_is_refused(three):
     assert [p.name for p in folder.iterdir() if "h5mu" in p.name] == []
 
 
-def test_disjoint_barcodes_and_drop_are_refused(tmp_path):
+def test_disjoint_halves_stay_and_a_sample_that_fails_altogether_is_refused(tmp_path):
     rna, _ = part(tmp_path, "a", "rna", [f"c{i}" for i in range(20)], ENSG)
     atac, _ = part(tmp_path, "a", "atac", [f"d{i}" for i in range(20)], PEAKS)
-    with pytest.raises(InputError, match="no cell is left of 40"):
-        build(tmp_path, [rna, atac], [sample("a", ["rna", "atac"])], partial_cells="drop")
+    found, record = build(tmp_path, [rna, atac], [sample("a", ["rna", "atac"])])
+    assert found.n_obs == 40 and record["samples"][0]["partial_not_held"] == 40
+    rna, _ = part(tmp_path, "a", "rna", [f"c{i}" for i in range(20)], ENSG, failed=[f"d{i}" for i in range(20)])
+    atac, _ = part(tmp_path, "a", "atac", [f"d{i}" for i in range(20)], PEAKS, failed=[f"c{i}" for i in range(20)])
+    with pytest.raises(InputError, match="no cell is left of 40 \\(40 fail QC in some of rna, atac"):
+        build(tmp_path, [rna, atac], [sample("a", ["rna", "atac"])])
 
 
 def test_reference_features_in_the_models_order(tmp_path):

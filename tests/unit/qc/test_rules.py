@@ -97,6 +97,7 @@ def test_rna_values_by_hand():
     np.testing.assert_array_equal(checked.table["rna_n_genes"], (x > 0).sum(1))
     np.testing.assert_allclose(checked.table["rna_pct_mito"], 100 * x[:, :2].sum(1) / x.sum(1))
     assert (checked.table["removed_by"] == np.where(kept, "", "rna_min_counts")).all()
+    assert checked.cells.uns["failed"].tolist() == checked.table.index[~kept].tolist() and (~kept).any()
     assert sum(row["removed"] for row in checked.summary["rules"]) == (~kept).sum()
     assert checked.cells.X.dtype == np.int32
 
