@@ -182,7 +182,9 @@ workflow REPROCESS {
             [samples: settings.posterior_samples] + (settings.impute_features == 'all' ? [features: 'all'] : [:]),
     )
     GATHER(
-        IMPUTE.out.imputed.groupTuple().map { modality, chunks -> [modality, chunks.sort { chunk -> chunk.name }] }
+        IMPUTE.out.imputed.groupTuple().map { modality, chunks -> [modality, chunks.sort { chunk -> chunk.name }] },
+        EMBED.out.embedding,
+        chosen(settings, ['zarr_format']),
     )
     DIFFERENTIAL(
         CHECK_SAMPLESHEET.out.samples.flatMap { json -> contrasts_of(json) }.combine(EMBED.out.embedding).combine(CALIBRATE.out.model),

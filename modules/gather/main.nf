@@ -1,3 +1,5 @@
+include { options } from '../shell'
+
 // The chunks of one modality in one store, in the mosaic's order of cells
 process GATHER {
     tag "${modality}"
@@ -6,20 +8,25 @@ process GATHER {
 
     input:
     tuple val(modality), path(chunks, stageAs: 'chunks/*')
+    path embedding
+    val settings // [ zarr_format ]
 
     output:
     tuple val(modality), path("imputed/*.zarr"), emit: imputed
+    path 'imputed/*.vitessce.json', emit: view
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
 
     script:
     """
-    multivi-nf-gather-imputed --resources ${modality}.gather.resources.json ${chunks} --output=imputed/${modality}.zarr
+    multivi-nf-gather-imputed --resources ${modality}.gather.resources.json ${chunks} --embedding=${embedding} \\
+        ${options(settings)} --output=imputed/${modality}.zarr
     """
 
     stub:
     """
     mkdir -p imputed/${modality}.zarr
+    touch imputed/${modality}.vitessce.json
     echo '{}' > ${modality}.gather.resources.json
     """
 }

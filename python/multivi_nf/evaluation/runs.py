@@ -270,7 +270,9 @@ def evaluate_run(
 
 def read_run(mosaic: Path, imputed: Path | None) -> tuple[mudata.MuData, dict[str, anndata.AnnData] | None]:
     """Read a run's multivi.h5mu and its imputed RNA, where there is any."""
-    return mudata.read_h5mu(mosaic), None if imputed is None else {"rna": anndata.read_zarr(imputed)}
+    with mudata.set_options(pull_on_update=False):
+        cells = mudata.read_h5mu(mosaic)
+    return cells, None if imputed is None else {"rna": anndata.read_zarr(imputed)}
 
 
 def held_out_cells(model: Path | None) -> pd.Index | None:

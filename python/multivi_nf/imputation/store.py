@@ -40,6 +40,10 @@ class Store:
         float32 or float16.
     rows
         Rows of a zarr chunk: as many as are written at a time.
+    obsm
+        Arrays by cell, as the UMAP.
+    zarr_format
+        2, which anndata 0.10 to 0.13 and Vitessce open, or 3.
     """
 
     def __init__(
@@ -51,9 +55,13 @@ class Store:
         layers: list[str],
         dtype: str = "float32",
         rows: int = BLOCK,
+        obsm: dict[str, np.ndarray] | None = None,
+        zarr_format: int = 2,
     ) -> None:
-        skeleton = ad.AnnData(obs=obs, var=var, uns=uns)
-        with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+        skeleton = ad.AnnData(obs=obs, var=var, uns=uns, obsm=obsm or {})
+        # anndata warns of the coming default at every store in format 2
+        with ad.settings.override(zarr_write_format=zarr_format, auto_shard_zarr_v3=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             skeleton.write_zarr(path)
         self.group = zarr.open_group(path, mode="r+")
         shape = (len(obs), len(var))
@@ -113,8 +121,20 @@ def new_store(path: Path, n_bytes: int, advice: str) -> Iterator[Path]:
         ) from problem
 
 
-def gather(chunks: list[Path], output: Path) -> None:
+def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr_format: int = 2) -> None:
     """Join chunks of `impute` into one store, in the order of the mosaic's cells, holding one block in memory.
+
+    Parameters
+    ----------
+    chunks
+        Stores of `impute`.
+    output
+        Store to write; must not exist.
+    embedding
+        `multivi.h5mu` of `embed`: its columns of words (cluster, sample, labels), UMAP, latent space and colours are
+        written too, and `<output>.vitessce.json` beside the store.
+    zarr_format
+        2 or 3.
 
     Raises
     ------
@@ -153,7 +173,8 @@ def gather(chunks: list[Path], output: Path) -> None:
     with new_store(
         output, n_bytes, "free space, or impute fewer features (--features) or with --dtype float16"
     ) as path:
-        store = Store(path, obs, var, uns, layers, dtype, rows)
+        obs, obsm, colours = _embedded(obs, embedding) if embedding is not None else (obs, {}, {})
+        store = Store(path, obs, var, uns | colours, layers, dtype, rows, obsm, zarr_format)
         row = 0
         for _, group, cells, _ in parts:
             for start in range(0, len(cells), rows):
@@ -161,6 +182,66 @@ def gather(chunks: list[Path], output: Path) -> None:
                 values = {n: group[n if n == "X" else f"layers/{n}"][start:stop] for n in layers}
                 store.write(slice(row + start, row + stop), **values)
             row += len(cells)
+    if embedding is not None:
+        groups = [c for c in obs.columns if isinstance(obs[c].dtype, pd.CategoricalDtype)]
+        with written_whole(output.with_suffix(".vitessce.json")) as temporary:
+            temporary.write_text(json.dumps(vitessce_view(output.name, groups), indent=1) + "\n")
+
+
+def _embedded(obs: pd.DataFrame, embedding: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict]:
+    """`obs` with the embedding's columns of words, its arrays by cell, and its colours; counts are not read."""
+    import h5py
+    import pandas as pd
+
+    with h5py.File(embedding) as file:
+        known = ad.io.read_elem(file["obs"])
+        rows = known.index.get_indexer(obs.index)
+        if (rows < 0).any():
+            raise InputError(
+                f"{embedding} lacks {int((rows < 0).sum())} of the imputed cells, as {obs.index[rows < 0][0]}",
+                "they would have no place on the map",
+                "give the multivi.h5mu that was made of the same mosaic",
+            )
+        obsm = {key: np.asarray(file["obsm"][key])[rows] for key in ("X_umap", "X_multivi") if key in file["obsm"]}
+        words = [c for c in known if isinstance(known[c].dtype, pd.CategoricalDtype) and c not in obs]
+        keys = [f"{c}_colors" for c in words if f"{c}_colors" in file["uns"]]
+        colours = {key: ad.io.read_elem(file["uns"][key]) for key in keys}
+    return pd.concat([obs, known[words].iloc[rows]], axis=1), obsm, colours
+
+
+def vitessce_view(store: str, groups: list[str]) -> dict:
+    """Vitessce's view of a store: map, groups, features; the address is that of `npx http-server --cors -p 8000`.
+
+    Parameters
+    ----------
+    store
+        Its name; served from the folder that it lies in.
+    groups
+        Columns of obs with categories; `cluster` comes first.
+    """
+    groups = sorted(groups, key=lambda column: column != "cluster")
+    options = {
+        "obsFeatureMatrix": {"path": "X"},
+        "obsEmbedding": [{"path": "obsm/X_umap", "dims": [0, 1], "embeddingType": "UMAP"}],
+        "obsSets": [{"name": column, "path": f"obs/{column}"} for column in groups],
+        "featureLabels": {"path": "var/symbol"},
+    }
+    file = {"fileType": "anndata.zarr", "url": f"http://localhost:8000/{store}", "options": options}
+    scopes = {"dataset": "A", "embeddingType": "A"}
+    parts = [("scatterplot", 0, 8, 12), ("obsSets", 8, 4, 6), ("featureList", 8, 4, 6)]
+    layout = [
+        {"component": name, "coordinationScopes": scopes, "x": x, "y": 6 * (k == 2), "w": w, "h": h}
+        for k, (name, x, w, h) in enumerate(parts)
+    ]
+    return {
+        "version": "1.0.16",
+        "name": store.removesuffix(".zarr"),
+        "description": "imputed by multivi-nf",
+        "datasets": [{"uid": "A", "name": store, "files": [file]}],
+        "coordinationSpace": {"dataset": {"A": "A"}, "embeddingType": {"A": "UMAP"}},
+        "layout": layout,
+        "initStrategy": "auto",
+    }
 
 
 def _settings(group: zarr.Group) -> dict:

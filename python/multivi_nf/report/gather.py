@@ -87,7 +87,8 @@ def read_results(outdir: Path) -> Results:
             "the report draws the embedding that EMBED wrote into it",
             "give the --outdir of a finished run, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` first",
         )
-    mosaic = mudata.read_h5mu(path, backed="r")
+    with mudata.set_options(pull_on_update=False):  # the modalities' own tables would come in again, with prefixes
+        mosaic = mudata.read_h5mu(path, backed="r")
     try:
         results = Results(
             outdir=outdir,

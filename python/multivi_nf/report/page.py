@@ -267,7 +267,8 @@ def _markers(results: Results) -> list[dict[str, Any]]:
     drawn = []
     if not results.imputed or "cluster" not in results.cells:
         return drawn
-    mosaic = mudata.read_h5mu(results.outdir / "multivi.h5mu", backed="r")
+    with mudata.set_options(pull_on_update=False):
+        mosaic = mudata.read_h5mu(results.outdir / "multivi.h5mu", backed="r")
     try:
         for modality, path in results.imputed.items():
             if modality not in mosaic.mod:

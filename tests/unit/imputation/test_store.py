@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import warnings
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from multivi_nf.errors import InputError
+from multivi_nf.imputation.store import Store, gather
+
+
+@pytest.fixture
+def chunks(tmp_path):
+    """Two chunks of 3 and 2 cells whose values are the cell's and the feature's number."""
+    paths = []
+    for k, cells in enumerate((["s:0", "s:1", "s:2"], ["s:3", "s:4"])):
+        obs = pd.DataFrame({"measured": [True] * len(cells), "out_of_support": False}, index=cells)
+        uns = {"calibrated": True, "multivi_nf": json.dumps({"modality": "rna", "first_cell": 3 * k})}
+        var = pd.DataFrame({"symbol": ["A", "B"]}, index=["g0", "g1"])
+        store = Store(tmp_path / f"{k}.zarr", obs, var, uns, ["X", "sd"], rows=2)
+        values = np.array([[int(c[2:]), int(c[2:]) + 0.5] for c in cells], np.float32)
+        store.write(slice(0, len(cells)), X=values, sd=values / 10)
+        paths.append(tmp_path / f"{k}.zarr")
+    return paths
+
+
+@pytest.fixture
+def embedding(tmp_path):
+    """The same cells in another order, and one more."""
+    cells = ["s:4", "s:2", "s:0", "s:1", "s:3", "s:9"]
+    data = ad.AnnData(np.ones((6, 1), np.int32), pd.DataFrame(index=cells), pd.DataFrame(index=["g0"]))
+    mosaic = mudata.MuData({"rna": data})
+    mosaic.obs["cluster"] = pd.Categorical([c[2:] for c in cells], categories=list("012349"))
+    mosaic.obs["depth"] = 1.0
+    mosaic.obsm["X_umap"] = np.array([[float(c[2:]), 0] for c in cells], np.float32)
+    mosaic.uns["cluster_colors"] = np.array(list("abcdef"), dtype=object)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mosaic.write_h5mu(tmp_path / "m.h5mu")
+    return tmp_path / "m.h5mu"
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_clusters_and_map_go_along(chunks, embedding, tmp_path, form):
+    gather(chunks[::-1], tmp_path / "rna.zarr", embedding, form)
+    assert zarr.open_group(tmp_path / "rna.zarr", mode="r").metadata.zarr_format == form
+    assert (tmp_path / "rna.zarr" / (".zmetadata" if form == 2 else "zarr.json")).is_file()
+    consolidated = zarr.open_consolidated(tmp_path / "rna.zarr")
+    assert {"X", "layers/sd", "obs/cluster/codes", "obsm/X_umap"} <= set(dict(consolidated.members(max_depth=None)))
+    found = ad.read_zarr(tmp_path / "rna.zarr")
+    assert found.obs_names.tolist() == [f"s:{k}" for k in range(5)]
+    assert found.obs["cluster"].tolist() == list("01234") and "depth" not in found.obs
+    np.testing.assert_array_equal(found.obsm["X_umap"][:, 0], np.arange(5))
+    np.testing.assert_array_equal(np.asarray(found.X[:])[:, 1], np.arange(5) + 0.5)
+    assert list(found.uns["cluster_colors"])[:2] == ["a", "b"]
+    view = json.loads((tmp_path / "rna.vitessce.json").read_text())
+    options = view["datasets"][0]["files"][0]["options"]
+    for path in (options["obsEmbedding"][0]["path"], options["featureLabels"]["path"], options["obsSets"][0]["path"]):
+        assert path in zarr.open_group(tmp_path / "rna.zarr", mode="r")
+    assert options["obsSets"][0]["name"] == "cluster"
+
+
+def test_an_embedding_of_other_cells_is_refused(chunks, embedding, tmp_path):
+    mosaic = mudata.read_h5mu(embedding)
+    mosaic[mosaic.obs_names != "s:3"].copy().write_h5mu(tmp_path / "less.h5mu")
+    with pytest.raises(InputError, match="lacks 1 of the imputed cells, as s:3"):
+        gather(chunks, tmp_path / "rna.zarr", tmp_path / "less.h5mu")
+    assert not (tmp_path / "rna.zarr").exists()
