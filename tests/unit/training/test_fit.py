@@ -145,7 +145,7 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
 
     def validate(self: loop.Trainer) -> dict[str, float]:
         weights.append({k: v.clone() for k, v in self.model.state_dict().items()})
-        return {"elbo_loss": next(losses), "alignment": 0.0}
+        return {"elbo_loss": next(losses), "alignment": 0.0, "integration": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     model = fitted(mosaic, {"kl_warmup": 2, "alignment_weight": 1.0}, max_epochs=8)
@@ -157,7 +157,7 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
 
 def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, monkeypatch):
     def validate(self: loop.Trainer) -> dict[str, float]:
-        return {"elbo_loss": 5.0 + self.state.epoch, "alignment": 0.0}
+        return {"elbo_loss": 5.0 + self.state.epoch, "alignment": 0.0, "integration": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     model = fitted(mosaic, {"kl_warmup": 0}, max_epochs=60)
@@ -168,7 +168,7 @@ def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, m
 
 def test_a_run_interrupted_while_it_anneals_gives_the_same_bytes(mosaic, tmp_path, monkeypatch):
     def validate(self: loop.Trainer) -> dict[str, float]:
-        return {"elbo_loss": 5.0 + abs(self.state.epoch - 2), "alignment": 0.0}
+        return {"elbo_loss": 5.0 + abs(self.state.epoch - 2), "alignment": 0.0, "integration": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     how = {"architecture": {"kl_warmup": 0}, "max_epochs": 30}
