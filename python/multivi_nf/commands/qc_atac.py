@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._qc import hashtag_options
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -29,6 +31,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--min-frip", type=click.FloatRange(0, 1), default=0.0, help="Smallest fraction of fragments in peaks.")
 @click.option("--max-blacklist", type=click.FloatRange(0, 1), help="Largest fraction in the blacklist.  [default: off]")
 @click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
+@hashtag_options
 @click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
 @click.option("--qc", type=_FILE, required=True, help="Folder for atac.tsv.gz and atac.json.")
 def command(
@@ -43,11 +46,13 @@ def command(
     min_frip: float,
     max_blacklist: float | None,
     seed: int,
+    hto: Path | None,
+    hto_features: str,
     output: Path,
     qc: Path,
 ) -> None:
     """Filter the cells of COUNTS (of count-peaks, or a matrix of peaks) by every ATAC threshold and flag doublets."""
-    from multivi_nf.commands._qc import tell
+    from multivi_nf.commands._qc import tell, tell_hashtags
     from multivi_nf.counts.given import add_tables
     from multivi_nf.counts.read import read_counts
     from multivi_nf.fragments.cells import to_atac
@@ -73,5 +78,6 @@ def command(
         max_blacklist=max_blacklist,
         seed=seed,
     )
+    tell_hashtags(checked, hto, hto_features, barcodes, sample)
     write_checked(checked, output, qc)
     tell(checked)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._qc import hashtag_options
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -16,6 +18,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
 @click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
 @click.option("--seed", type=int, default=0, help="Taken like the other QC steps' and not used: nothing is random.")
+@hashtag_options
 @click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
 @click.option("--qc", type=_FILE, required=True, help="Folder for protein.tsv.gz and protein.json.")
 def command(
@@ -25,11 +28,13 @@ def command(
     cells: Path | None,
     mad: float,
     seed: int,
+    hto: Path | None,
+    hto_features: str,
     output: Path,
     qc: Path,
 ) -> None:
     """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their protein; isotype controls are marked."""
-    from multivi_nf.commands._qc import tell
+    from multivi_nf.commands._qc import tell, tell_hashtags
     from multivi_nf.counts.given import add_tables
     from multivi_nf.counts.read import read_counts
     from multivi_nf.inputs.barcodes import read_barcodes
@@ -38,5 +43,6 @@ def command(
 
     matrix = read_counts(counts, "protein", None if barcodes is None else read_barcodes(barcodes))
     checked = qc_protein(add_tables(matrix, [barcodes, cells], sample), sample, mad=mad)
+    tell_hashtags(checked, hto, hto_features, barcodes, sample)
     write_checked(checked, output, qc)
     tell(checked)

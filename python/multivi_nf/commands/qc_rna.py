@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._qc import hashtag_options
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -22,6 +24,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--ambient", type=click.Choice(["none", "soup"]), default="none", help="soup: take ambient counts out.")
 @click.option("--ambient-share", type=click.FloatRange(0, 0.9), help="Share of ambient counts.  [default: estimated]")
 @click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
+@hashtag_options
 @click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
 @click.option("--qc", type=_FILE, required=True, help="Folder for rna.tsv.gz and rna.json.")
 def command(
@@ -37,11 +40,13 @@ def command(
     ambient: str,
     ambient_share: float | None,
     seed: int,
+    hto: Path | None,
+    hto_features: str,
     output: Path,
     qc: Path,
 ) -> None:
     """Filter the cells of COUNTS (10x .h5, mtx folder, .h5ad) by their RNA and flag doublets."""
-    from multivi_nf.commands._qc import tell
+    from multivi_nf.commands._qc import tell, tell_hashtags
     from multivi_nf.counts.given import add_tables
     from multivi_nf.counts.read import read_counts
     from multivi_nf.inputs.barcodes import read_barcodes
@@ -61,5 +66,6 @@ def command(
         ambient_share=ambient_share,
         seed=seed,
     )
+    tell_hashtags(checked, hto, hto_features, barcodes, sample)
     write_checked(checked, output, qc)
     tell(checked)

@@ -99,7 +99,9 @@ def whole_numbers(values: np.ndarray, source: str) -> np.ndarray:
     off = np.abs(values - rounded) > NEAR_INTEGER
     if off.any():
         raise InputError(
-            f"{source}: {off.mean():.1%} of the values are not whole numbers, e.g. {values[off][0]:.6g}", why, remedy
+            f"{source}: {off.mean():.1%} of the values are not whole numbers, e.g. {values[off][0]:.6g}",
+            why,
+            f"{remedy}; SoupX: adjustCounts(sc, roundToInt=TRUE)",
         )
     return rounded.astype(np.int32)
 

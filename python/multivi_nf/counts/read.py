@@ -76,7 +76,7 @@ def read_counts(path: str | Path, modality: str, barcodes: list[str] | None = No
     if modality not in MODALITIES:
         msg = f"modality {modality!r} is not one of {', '.join(MODALITIES)}"
         raise ValueError(msg)
-    raw = _read(path, modality, barcodes)
+    raw = read_raw(path, modality, barcodes)
     raw = _of_type(raw, modality, path)
     _drop_counters(raw)
     if barcodes is not None:
@@ -103,7 +103,8 @@ def read_counts(path: str | Path, modality: str, barcodes: list[str] | None = No
     return adata
 
 
-def _read(path: Path, modality: str, cells: list[str] | None) -> RawMatrix:
+def read_raw(path: Path, modality: str, cells: list[str] | None) -> RawMatrix:
+    """Read a matrix as its file has it; readers of files by kinds give the columns of `modality` only."""
     if not path.exists():
         raise InputError(
             f"{path} does not exist", f"it was named in the column {modality}", "correct the path in the samplesheet"

@@ -16,6 +16,7 @@ LEAST_CELLS = 100
 
 _SIMULATED = 2  # simulated doublets per cell, as in Scrublet
 _COMPONENTS = 30
+_FEWEST_COMPONENTS = 5
 _LSI_COMPONENTS = 15
 _DEPTH_WEIGHT = 0.25
 """Share of the spread of the LSI space that log depth gets: chosen by `benchmarks/doublets.py`. Without it, cells of
@@ -35,7 +36,7 @@ class Doublets:
     threshold
         Smallest flagged score; NaN where nothing was scored.
     note
-        Why nothing was scored, else empty.
+        Why nothing was scored, or what was done otherwise than usual; else empty.
     """
 
     score: np.ndarray
@@ -87,21 +88,30 @@ def score_rna(counts: sparse.csr_matrix, seed: int) -> Doublets:
     import anndata as ad
     import scanpy as sc
 
-    data = ad.AnnData(counts[:, detected].astype(np.float32))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sc.pp.scrublet(
-            data,
-            sim_doublet_ratio=_SIMULATED,
-            expected_doublet_rate=max(expected_rate(n), 0.01),
-            n_prin_comps=_COMPONENTS,
-            use_approx_neighbors=False,
-            threshold=1.0,
-            random_state=seed,
-            verbose=False,
-        )
-    score = data.obs["doublet_score"].to_numpy(float)
-    return _flagged(score, np.asarray(data.uns["scrublet"]["doublet_scores_sim"], dtype=float))
+    # scrublet keeps only the variable genes of these, of a panel of a few dozen fewer than it has components
+    for components in (_COMPONENTS, _COMPONENTS // 2, _FEWEST_COMPONENTS):
+        data = ad.AnnData(counts[:, detected].astype(np.float32))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                sc.pp.scrublet(
+                    data,
+                    sim_doublet_ratio=_SIMULATED,
+                    expected_doublet_rate=max(expected_rate(n), 0.01),
+                    n_prin_comps=components,
+                    use_approx_neighbors=False,
+                    threshold=1.0,
+                    random_state=seed,
+                    verbose=False,
+                )
+            except ValueError:  # "n_components=30 must be between 1 and min(n_samples, n_features)"
+                continue
+        score = data.obs["doublet_score"].to_numpy(float)
+        found = _flagged(score, np.asarray(data.uns["scrublet"]["doublet_scores_sim"], dtype=float))
+        if components < _COMPONENTS:
+            found.note = f"scored in {components} dimensions instead of {_COMPONENTS}: few of its genes vary"
+        return found
+    return _unscored(n, f"not scored: fewer than {_FEWEST_COMPONENTS} of its genes vary")
 
 
 def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
