@@ -45,9 +45,17 @@ class SetupError(Exception):
 
 
 def cache_root():
-    """Give the folder that clones share; MULTIVI_NF_CACHE moves it."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multivi-nf"
-    return Path(os.environ.get("MULTIVI_NF_CACHE") or default).absolute()
+    """Give the folder that clones share; MULTIVI_NF_CACHE moves it. Without a writable home: one in the clone."""
+    if os.environ.get("MULTIVI_NF_CACHE"):
+        return Path(os.environ["MULTIVI_NF_CACHE"]).absolute()
+    home = os.environ.get("HOME")
+    user = os.environ.get("XDG_CACHE_HOME") or (home and Path(home) / ".cache")
+    shared = Path(user or "/nowhere").absolute() / "multivi-nf"
+    place = shared
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    usable = bool(user) and place.is_dir() and os.access(place, os.W_OK | os.X_OK) and place != Path("/")
+    return shared if usable or (shared / f"env-{TAG}-{digest(LOCKS / 'test.lock')}").exists() else CLONE / ".cache"
 
 
 def check_machine():
@@ -225,20 +233,28 @@ def on_path(name):
     return shutil.which(name, path=os.pathsep.join(places))
 
 
-def nextflow_on_path():
-    """Give a Nextflow of the user's that is new enough, or None."""
+def nextflow_on_path(cache):
+    """Give the text of a launcher of the user's Nextflow, if that is new enough and starts as the launcher starts it.
+
+    The official launcher keeps the program itself in NXF_HOME: moved elsewhere it would want to fetch it again.
+    """
     found = on_path("nextflow")
     if not found:
         return None
-    try:
-        quiet = dict(os.environ, NXF_DISABLE_CHECK_LATEST="true")
-        said = subprocess.run([found, "-version"], stdout=subprocess.PIPE, text=True, timeout=120, env=quiet).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    text = LAUNCHER.format(cache=cache, start=f'exec {shlex.quote(found)} "$@"')
+    with tempfile.TemporaryDirectory(prefix="multivi_nf_") as folder:
+        probe = Path(folder) / "nextflow"
+        probe.write_text(text)
+        try:
+            command = ["bash", str(probe), "-version"]
+            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            said = ""
     version = re.search(r"version (\d+)\.(\d+)", said)
     if version and tuple(map(int, version.groups())) >= OLDEST_NEXTFLOW:
-        return found
-    print(f"set-up: {found} is older than 25.04, so it is not used", flush=True)
+        return text
+    why = "is older than 25.04" if version else "does not start without network"
+    print(f"set-up: {found} {why}, so it is not used", flush=True)
     return None
 
 
@@ -279,7 +295,7 @@ here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
 export PATH="$here:$PATH"
 # Java reads file names by the locale; in that of no language it cannot even ask for a name with an umlaut
 case "${{LC_ALL:-${{LC_CTYPE:-${{LANG:-}}}}}}" in *[Uu][Tt][Ff]*) ;; *) export LC_ALL=C.UTF-8 ;; esac
-export NXF_HOME="${{NXF_HOME:-{home}}}" NXF_OFFLINE="${{NXF_OFFLINE:-true}}" NXF_DISABLE_CHECK_LATEST=true
+export NXF_OFFLINE="${{NXF_OFFLINE:-true}}" NXF_DISABLE_CHECK_LATEST=true
 export NUMBA_CACHE_DIR="${{NUMBA_CACHE_DIR:-{cache}/numba}}" MPLCONFIGDIR="${{MPLCONFIGDIR:-{cache}/matplotlib}}"
 {start}
 """
@@ -296,15 +312,15 @@ done
 
 def launcher(cache):
     """Give the text of `.venv/bin/nextflow`."""
-    found = nextflow_on_path()
-    if found:
-        start = f'exec {shlex.quote(found)} "$@"'
-    else:
-        jar, java = nextflow_jar(), find_java()
-        opens = " \\\n    ".join(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENS)
-        options = "-Djava.awt.headless=true -XX:+TieredCompilation -XX:TieredStopAtLevel=1 $NXF_OPTS"
-        start = f'exec {shlex.quote(java)} \\\n    {opens} \\\n    {options} -jar {shlex.quote(str(jar))} "$@"'
-    return LAUNCHER.format(home=cache / "nextflow-home", cache=cache, start=start)
+    text = nextflow_on_path(cache)
+    if text:
+        return text
+    jar, java = nextflow_jar(), find_java()
+    opens = " \\\n    ".join(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENS)
+    options = "-Djava.awt.headless=true -XX:+TieredCompilation -XX:TieredStopAtLevel=1 $NXF_OPTS"
+    start = f'exec {shlex.quote(java)} \\\n    {opens} \\\n    {options} -jar {shlex.quote(str(jar))} "$@"'
+    home = f'export NXF_HOME="${{NXF_HOME:-{cache / "nextflow-home"}}}"'
+    return LAUNCHER.format(cache=cache, start=f"{home}\n{start}")
 
 
 def write_script(name, text):
@@ -333,8 +349,9 @@ def make_venv(packages):
         lines = [str(CLONE / "python"), f"import site; site.addsitedir({str(cached)!r})"]
         (site / "multivi_nf.pth").write_text("\n".join(lines) + "\n")
         here = 'here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"'
-        for name, module in (("multivi-nf", "multivi_nf"), ("pytest", "pytest")):
-            write_script(name, f'#!/bin/bash\n{here}\nexec "$here/python" -m {module} "$@"\n')
+        # -I: no PYTHONPATH or PYTHONHOME of a site's modules, no current folder, no user's packages
+        for name, module in (("multivi-nf", "-I -m multivi_nf"), ("pytest", "-m pytest")):
+            write_script(name, f'#!/bin/bash\n{here}\nexec "$here/python" {module} "$@"\n')
         write_script("ruff", f'#!/bin/bash\nexec {shlex.quote(str(packages))}/bin/ruff "$@"\n')
         write_script("nextflow", launcher(cache))
         if not on_path("ps"):

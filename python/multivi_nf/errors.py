@@ -1,10 +1,12 @@
-"""The two ways a step may end early, and how each is told to the user."""
+"""The ways a step may end early, and how each is told to the user."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
     """Something the user gave is wrong; the step stops with exit code 2.
+
+    Subclasses for what the machine did (:mod:`multivi_nf.commands._trouble`) may have another `code`.
 
     Parameters
     ----------
@@ -15,6 +17,8 @@ class InputError(Exception):
     remedy
         What to do, with the exact option, column or command.
     """
+
+    code = 2
 
     def __init__(self, what: str, why: str, remedy: str) -> None:
         self.what = what
@@ -33,4 +37,8 @@ class InputError(Exception):
 
 
 class Interrupted(Exception):
-    """The step saved a checkpoint and stopped on purpose (time limit or SIGTERM); exit code 75."""
+    """The step saved a checkpoint and stopped on purpose: exit code 75 (time limit, SIGTERM) or 130 (Ctrl-C)."""
+
+    def __init__(self, message: str, code: int = 75) -> None:
+        self.code = code
+        super().__init__(message)

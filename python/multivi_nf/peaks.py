@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.fragments.cuts import WINDOW, write_cut_sites
 from multivi_nf.inputs.genome import Genome, harmonise, merge_intervals, read_bed_fields
 from multivi_nf.inputs.text import read_text
+from multivi_nf.io.caches import isolated_environment
 from multivi_nf.io.files import written_whole
 
 MAPPABLE = 0.87
@@ -105,8 +107,11 @@ def _run_macs3(macs3: str, group: str, cuts: Path, size: float, q_value: float, 
         macs3, "callpeak", "-t", str(cuts), *MACS3_OPTIONS, "-q", f"{q_value:g}", "-g", f"{max(size, 1):.0f}",
         "-n", name, "--outdir", str(folder), "--tempdir", str(folder), "--verbose", "1",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=isolated_environment())
     result = folder / f"{name}_peaks.narrowPeak"
+    if done.returncode == -signal.SIGKILL or "MemoryError" in done.stderr:
+        msg = f"macs3 on group {group!r} was ended for its memory"
+        raise MemoryError(msg)
     if done.returncode or not result.is_file():
         tail = " / ".join(done.stderr.strip().splitlines()[-3:])
         raise InputError(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multivi_nf.calibration.checks import impossible
 from multivi_nf.calibration.support import Support
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.outputs import check_file
+from multivi_nf.io.seals import file_digest, is_intact, sealed
+from multivi_nf.training.model_folder import weights_digest
 
 if TYPE_CHECKING:
     from multivi_nf.data.mosaic_data import MosaicData
@@ -21,6 +26,9 @@ MINIMUM_PAIRS = 100
 KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
 ARRAYS = ("support", "rates")
 """Fields that are not in calibration.json."""
+
+FILES = ("rates.safetensors", "support.safetensors")
+"""Where these are."""
 
 
 @dataclass
@@ -121,6 +129,8 @@ class Calibration:
         d~ of the training mosaic.
     notes
         Sentences for the user.
+    weights
+        Digest of the weights that it was measured on (:func:`multivi_nf.training.model_folder.weights_digest`).
     support
         References of the out-of-support score by direction.
     rates
@@ -134,6 +144,7 @@ class Calibration:
     directions: dict[str, dict[str, Any]] = field(default_factory=dict)
     atac_depth: float | None = None
     notes: list[str] = field(default_factory=list)
+    weights: str = ""
     support: Support | None = None
     rates: np.ndarray | None = None
 
@@ -143,48 +154,74 @@ class Calibration:
         return cls(notes=["the model was not calibrated"])
 
     @classmethod
-    def load(cls, folder: Path) -> Calibration:
-        """Read a model folder's calibration; without one, `none`."""
-        path = Path(folder) / "calibration.json"
-        if not path.is_file():
-            return cls.none()
-        try:
-            values = json.loads(path.read_text())
-            found = cls(**{k: values[k] for k in values if k in cls.__dataclass_fields__ and k not in ARRAYS})
-        except (ValueError, TypeError) as problem:
-            raise InputError(
-                f"{path} cannot be read: {problem}",
-                "error bars would silently go without their calibration",
-                "run `multivi-nf calibrate` again",
-            ) from problem
-        found.support = Support.load(Path(folder) / "support.safetensors")
-        rates = Path(folder) / "rates.safetensors"
-        if rates.is_file():
-            from safetensors.numpy import load_file
+    def load(cls, folder: Path, model: MultiVI | None = None) -> Calibration:
+        """Read a model folder's calibration; without one, `none`.
 
-            found.rates = load_file(rates)["atac"]
-        elif any(entry.get("shrinkage") for entry in found.directions.values()):
-            raise InputError(
-                f"{rates} is missing beside {path.name}",
+        Parameters
+        ----------
+        folder
+            Holds calibration.json and the arrays beside it.
+        model
+            The model that it will be applied to: one that was measured on other weights is refused.
+
+        Raises
+        ------
+        InputError
+            A file is damaged, missing or of another calibration, a value is impossible, or the weights are others.
+        """
+        folder = Path(folder)
+        path = folder / "calibration.json"
+        if not path.is_file():
+            stray = [name for name in FILES if (folder / name).is_file()]
+            if stray:
+                raise _unusable(folder / stray[0], "there is no calibration.json beside it")
+            return cls.none()
+        values = _read(path)
+        found = cls(**{k: values[k] for k in values if k in cls.__dataclass_fields__ and k not in ARRAYS})
+        _check_weights(found, path, model)
+        _check_arrays(values, folder)
+        found.support = Support.load(folder / "support.safetensors")
+        found.rates = _read_rates(folder / "rates.safetensors")
+        if found.rates is None and any(entry.get("shrinkage") for entry in found.directions.values()):
+            raise _unusable(
+                folder / "rates.safetensors",
+                "it is missing",
                 "imputed accessibility cannot be drawn towards the rates of its peaks",
-                "copy the whole folder, or run `multivi-nf calibrate` again",
+            )
+        if found.support is None and found.n_pairs:
+            raise _unusable(
+                folder / "support.safetensors",
+                "it is missing",
+                "cells that no pair resembles would pass for supported ones",
             )
         return found
 
     def save(self, folder: Path) -> None:
-        """Write calibration.json and, where there are pairs, both safetensors files into a folder."""
+        """Write calibration.json and, where there are pairs, both safetensors files into a folder.
+
+        calibration.json comes last and holds the digests of the others: a mixture of two calibrations, as a process
+        that is killed between two files would leave it, is refused when it is read.
+        """
         folder = Path(folder)
+        check_file(folder / "calibration.json", "json")
+        parts = {"rates.safetensors": None, "support.safetensors": None}
         if self.rates is not None:
             from safetensors.numpy import save
 
+            # not save_file, which makes files that only their owner reads
+            content = save({"atac": self.rates.astype(np.float32)}, metadata={"weights": self.weights})
             with written_whole(folder / "rates.safetensors") as temporary:
-                # not save_file, which makes files that only their owner reads
-                temporary.write_bytes(save({"atac": self.rates.astype(np.float32)}))
+                temporary.write_bytes(content)
         if self.support is not None:
-            self.support.save(folder / "support.safetensors")
-        content = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ARRAYS}
+            self.support.save(folder / "support.safetensors", self.weights)
+        for name in parts:
+            present = getattr(self, name.split(".")[0]) is not None
+            parts[name] = file_digest(folder / name) if present else None
+            if not present:
+                (folder / name).unlink(missing_ok=True)  # of a former calibration
+        content = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ARRAYS} | {"files": parts}
         with written_whole(folder / "calibration.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+            temporary.write_text(json.dumps(sealed(content), indent=1, sort_keys=True) + "\n")
 
     def direction(self, sources: str, target: str) -> dict[str, Any] | None:
         """Entry of a direction that was calibrated, else None."""
@@ -259,6 +296,70 @@ class Calibration:
             else:
                 lines.append(f"  {name}: {entry['n_cells']} pairs, too few")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def _unusable(path: Path, how: str, why: str = "error bars would silently go without their calibration") -> InputError:
+    return InputError(
+        f"{path} cannot be used: {how}", why, "copy the whole folder again, or run `multivi-nf calibrate` again"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as problem:
+        raise _unusable(path, str(problem)) from problem
+    wrong = impossible(values) or (
+        "" if is_intact(values) in (True, None) else "its entries are not as they were written"
+    )
+    if wrong:
+        raise _unusable(path, wrong)
+    return values
+
+
+def _check_weights(found: Calibration, path: Path, model: MultiVI | None) -> None:
+    """Refuse a calibration of other weights; one that does not name its weights is let pass with a warning."""
+    if not isinstance(found.weights, str):
+        raise _unusable(path, f"'weights' is {found.weights!r}")
+    if model is None:
+        return
+    if not found.weights:
+        warnings.warn(
+            f"{path} was written by an earlier version: whether it belongs to this model is not verified", stacklevel=4
+        )
+    elif found.weights != weights_digest(model):
+        raise InputError(
+            f"{path} was measured on another model",
+            "its error bars would be those of the other model",
+            "run `multivi-nf calibrate` with this model, or give the model that was calibrated",
+        )
+
+
+def _check_arrays(values: dict[str, Any], folder: Path) -> None:
+    """Compare the arrays with the digests in calibration.json; those of an earlier version have none."""
+    for name, known in (values.get("files") or {}).items():
+        if name not in FILES:
+            raise _unusable(folder / "calibration.json", f"it names the file {name!r}")
+        path = folder / name
+        if known is not None and not path.is_file():
+            raise _unusable(path, "it is missing", "what calibration.json was written with is not complete")
+        if path.is_file() and known != file_digest(path):
+            raise _unusable(path, "it is not the one that calibration.json was written with")
+
+
+def _read_rates(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        rates = load_file(path)["atac"]
+    except (SafetensorError, OSError, ValueError, KeyError) as problem:
+        raise _unusable(path, str(problem)) from problem
+    if rates.ndim != 1 or not np.isfinite(rates).all() or (rates < 0).any() or (rates > 1).any():
+        raise _unusable(path, "it holds what is no rate")
+    return rates
 
 
 def patterns(data: MosaicData, index: np.ndarray) -> dict[str, np.ndarray]:

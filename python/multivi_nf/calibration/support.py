@@ -17,6 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from multivi_nf.data.draws import blocks, cell_keys
+from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 
 if TYPE_CHECKING:
@@ -248,8 +249,8 @@ class Support:
 
     # ------------------------------------------------------------------------------------------------ files
 
-    def save(self, path: Path) -> None:
-        """Write all arrays as safetensors."""
+    def save(self, path: Path, weights: str = "") -> None:
+        """Write all arrays as safetensors, with the digest of the weights that they were measured on."""
         from safetensors.numpy import save
 
         arrays = {}
@@ -262,16 +263,39 @@ class Support:
                 arrays[f"shift/{name}/{batch}"] = shift
         arrays = {k: np.ascontiguousarray(v, dtype=np.float32) for k, v in sorted(arrays.items())}
         with written_whole(path) as temporary:
-            temporary.write_bytes(save(arrays))
+            temporary.write_bytes(save(arrays, metadata={"weights": weights}))
 
     @classmethod
     def load(cls, path: Path) -> Support | None:
-        """Read what `save` wrote; None where there is no file."""
+        """Read what `save` wrote; None where there is no file.
+
+        Raises
+        ------
+        InputError
+            The file is damaged, an array is missing, or a value is not finite.
+        """
         if not path.is_file():
             return None
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        found, parts = cls({}, {}), load_file(path)
+        try:
+            parts = load_file(path)
+            bad = [name for name, array in parts.items() if not np.isfinite(array).all()]
+            if bad:
+                msg = f"the array {bad[0]!r} holds values that are not finite"
+                raise ValueError(msg)
+            return cls._of(parts)
+        except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError) as problem:
+            raise InputError(
+                f"{path} cannot be used: {problem}",
+                "cells that no pair resembles would pass for supported ones",
+                "copy the whole folder again, or run `multivi-nf calibrate` again",
+            ) from problem
+
+    @classmethod
+    def _of(cls, parts: dict[str, np.ndarray]) -> Support:
+        found = cls({}, {})
         for name in {key.split("/")[1] for key in parts if key.startswith("view/")}:
             found.views[name] = View(name, parts[f"view/{name}/components"], parts[f"view/{name}/idf"])
         for name in {key.split("/")[1] for key in parts if key.startswith("reference/")}:
@@ -279,6 +303,9 @@ class Support:
             reference = Reference(*(parts[f"reference/{name}/{key}"] for key in fields))
             prefix = f"shift/{name}/"
             reference.shift = {key[len(prefix) :]: value for key, value in parts.items() if key.startswith(prefix)}
+            if name.split("->")[0] not in found.views or not len(reference.paired) or not len(reference.held_distance):
+                msg = f"the reference {name!r} is not complete"
+                raise ValueError(msg)
             found.references[name] = reference
         return found
 

@@ -5,20 +5,28 @@ Modules are imported when their step is called, so that steps before TRAIN never
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from multivi_nf import __version__
+from multivi_nf.commands._trouble import is_memory, trouble_of
 from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.io.caches import writable_caches
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.outputs import check_file
+from multivi_nf.io.streams import forgiven
 
 STEPS = {
     "simulate": "a mosaic with known truth",
@@ -75,6 +83,8 @@ class Steps(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, resources: Path | None) -> None:
     """MultiVI from raw fragments and count matrices to imputation and differential analysis."""
+    if resources is not None:
+        check_file(resources, "json", "--resources")
     ctx.obj = resources
 
 
@@ -92,29 +102,62 @@ def write_resources(path: Path, step: str, seconds: float) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one step and leave with its exit code: 0 done, 2 wrong input, 1 a bug, 75 stopped after a checkpoint."""
-    started = time.monotonic()
+    """Run one step and leave with its exit code, see :func:`exit_code`."""
     # Between two loops torch's threads wait by spinning, which on a machine that others use too made training take four
     # times the time; asleep at once, they made two threads slower than one on an idle machine. So they spin briefly.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    writable_caches()
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)
+    with forgiven(), ended_by_sigterm():
+        code = exit_code(sys.argv[1:] if arguments is None else arguments)
+    if code:
+        sys.exit(code)
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Run one step, tell what went wrong on stderr, and give the exit code.
+
+    0 done; 1 a bug (the exception is raised); 2 wrong input, or the machine is in the way and more memory would not
+    help; 75 stopped after a checkpoint; 130 Ctrl-C; 137 out of memory.
+    """
+    started = time.monotonic()
     try:
-        with cli.make_context("multivi-nf", sys.argv[1:] if arguments is None else arguments) as context:
+        with cli.make_context("multivi-nf", arguments) as context:
             cli.invoke(context)
             if context.obj is not None:
                 write_resources(context.obj, context.invoked_subcommand, time.monotonic() - started)
-    except InputError as error:
+    except (InputError, Interrupted) as error:
+        # a reader may have taken a lack of memory for a damaged file
+        error = trouble_of(error.__cause__) if error.__cause__ and is_memory(error.__cause__) else error
         click.echo(str(error), err=True)
-        sys.exit(2)
-    except Interrupted as stop:
-        click.echo(str(stop), err=True)
-        sys.exit(75)
+        return error.code
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        return 2
     except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
-    except click.Abort:
-        sys.exit(130)
+        return leave.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped by Ctrl-C; nothing half-written was left under a final name", err=True)
+        return 130
+    except Exception as error:
+        trouble = trouble_of(error)
+        if trouble is None:
+            raise
+        click.echo(str(trouble), err=True)
+        return trouble.code
+    return 0
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the step as an exception does, so that nothing half-written stays; TRAIN has its own handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,20 +6,24 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Whole
+from multivi_nf.commands._outputs import OutputPlace, Step
+from multivi_nf.io.outputs import check_file
 
-@click.command()
+
+@click.command(cls=Step)
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputPlace(),
     help="Folder for calibration.json and the arrays beside it.  [default: MODEL]",
 )
-@click.option("--samples", type=click.IntRange(min=8), default=40, help="Posterior draws per cell.")
+@click.option("--samples", type=Whole(min=8), default=40, help="Posterior draws per cell.")
 @click.option(
     "--conformal/--no-conformal", default=False, help="Also store split-conformal widths per decile of feature mean."
 )
-@click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
+@click.option("--seed", type=SEED, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(
     mosaic: Path, model: Path, output: Path | None, samples: int, conformal: bool, seed: int, device: str
@@ -32,6 +36,7 @@ def command(
     from multivi_nf.commands._inference import load
     from multivi_nf.held_out.calibrate import calibrate
 
+    check_file((output or model) / "calibration.json", "json", "--output")
     trained, cells = load(mosaic, model, device)
     calibration = calibrate(trained, cells, n_samples=samples, conformal=conformal, seed=seed)
     calibration.save(output or model)

@@ -8,17 +8,19 @@ from typing import Any
 import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options, say
+from multivi_nf.commands._numbers import Finite
+from multivi_nf.commands._outputs import OutputFile, Step
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Step)
 @click.argument("fragments", type=_FILE, nargs=-1, required=True)
 @genome_options
 @click.option("--barcodes", type=_FILE, multiple=True, help="The cells of each of FRAGMENTS.  [default: all]")
 @click.option("--groups", type=_FILE, multiple=True, help="Barcode, group (TSV) of each of FRAGMENTS.")
-@click.option("--qvalue", type=click.FloatRange(0, 1, min_open=True), default=0.05, help="Largest FDR of a peak.")
-@click.option("--output", type=_FILE, required=True, help="BED of summits with scores, for merge-peaks.")
+@click.option("--qvalue", type=Finite(0, 1, min_open=True), default=0.05, help="Largest FDR of a peak.")
+@click.option("--output", type=OutputFile("bed"), required=True, help="BED of summits with scores, for merge-peaks.")
 def command(
     fragments: tuple[Path, ...],
     barcodes: tuple[Path, ...],

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import Finite
+from multivi_nf.commands._outputs import OutputFile, Step
+
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(name="check-inputs")
+@click.command(name="check-inputs", cls=Step)
 @click.argument("checked", type=_FILE, nargs=-1, required=True)
 @click.option("--samples", type=_FILE, required=True, help="samples.json of check-samplesheet.")
 @click.option("--peaks", type=_FILE, help="Peaks of the run (BED).")
 @click.option("--peak-source", type=click.Choice(["macs3", "samples"]), help="Where peaks come from without --peaks.")
 @click.option("--reference", type=_FILE, help="Trained model whose features are used.")
 @click.option("--feature-aliases", type=_FILE, help="Two columns: a name in the data, the name that is meant.")
-@click.option("--min-shared-genes", type=click.FloatRange(0, 1), default=0.5, help="Of the smallest sample's genes.")
-@click.option("--output", type=_FILE, required=True, help="plan.json.")
-@click.option("--peaks-output", type=_FILE, help="BED of the peak set, where it is known by now.")
+@click.option("--min-shared-genes", type=Finite(0, 1), default=0.5, help="Of the smallest sample's genes.")
+@click.option("--output", type=OutputFile("json"), required=True, help="plan.json.")
+@click.option("--peaks-output", type=OutputFile("bed"), help="BED of the peak set, where it is known by now.")
 def command(
     checked: tuple[Path, ...],
     samples: Path,

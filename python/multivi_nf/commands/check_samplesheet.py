@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.contrasts import read_contrasts
 from multivi_nf.inputs.samplesheet import read_samplesheet
 from multivi_nf.io.files import written_whole
 
 
-@click.command(name="check-samplesheet")
+@click.command(name="check-samplesheet", cls=Step)
 @click.argument("samplesheet", type=click.Path(path_type=Path))
 @click.option("--base-dir", help="Folder or URI that relative paths are relative to [default: the sheet's folder].")
 @click.option(
@@ -26,9 +27,7 @@ from multivi_nf.io.files import written_whole
 @click.option("--replicate", help="Column whose values are replicates.")
 @click.option("--peak-group", help="Column by whose values peaks are called.")
 @click.option("--labels", help="Column of labels to transfer (it may also be in the obs of .h5ad inputs).")
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="JSON: samples in sheet order, contrasts."
-)
+@click.option("--output", required=True, type=OutputFile("json"), help="JSON: samples in sheet order, contrasts.")
 def command(
     samplesheet: Path,
     base_dir: str | None,

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options, say, tell_renamed
+from multivi_nf.commands._outputs import OutputFile, Step
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Step)
 @click.argument("fragments", type=_FILE)
 @click.option("--peaks", type=_FILE, required=True, help="BED of peaks: the columns, in this order.")
 @click.option("--barcodes", type=_FILE, required=True, help="The cells, one barcode a line: the rows, in this order.")
@@ -24,7 +25,7 @@ _FILE = click.Path(path_type=Path)
     default="fragment",
     help="fragment: once per overlapped peak; insertion: each cut site in the peak; pic: once if a cut site is in it.",
 )
-@click.option("--output", type=_FILE, required=True, help="h5ad to write.")
+@click.option("--output", type=OutputFile("hdf5"), required=True, help="h5ad to write.")
 def command(
     fragments: Path,
     peaks: Path,

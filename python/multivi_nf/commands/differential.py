@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._outputs import OutputFile, Step
 
-@click.command()
+
+@click.command(cls=Step)
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--modality", type=click.Choice(["rna", "atac", "protein"]), help="What to compare.")
@@ -22,15 +25,13 @@ import click
 )
 @click.option("--contrasts", type=click.Path(path_type=Path), help="contrasts.csv, instead of the five options above.")
 @click.option("--contrast", metavar="NAME", help="Its row to compute.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Table to write (.tsv.gz).")
+@click.option("--output", type=OutputFile("gzip"), required=True, help="Table to write (.tsv.gz).")
 @click.option("--replicate", metavar="COLUMN", default="batch", help="Column of obs with the biological replicates.")
-@click.option("--delta", type=click.FloatRange(min=0), help="Smallest effect that counts.  [default: from the data]")
-@click.option(
-    "--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, help="Level of `significant`."
-)
+@click.option("--delta", type=Finite(min=0), help="Smallest effect that counts.  [default: from the data]")
+@click.option("--fdr", type=Finite(0, 1, min_open=True, max_open=True), default=0.05, help="Level of `significant`.")
 @click.option(
     "--samples",
-    type=click.IntRange(min=2),
+    type=Whole(min=2),
     default=1000,
     help="Posterior samples of a group; at least two of every cell.",
 )
@@ -44,7 +45,7 @@ import click
     help="Warn and write a table without rows, where fewer than two groups have cells enough; for contrasts that "
     "nobody asked for.",
 )
-@click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
+@click.option("--seed", type=SEED, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(
     mosaic: Path,
@@ -95,7 +96,7 @@ def command(
             fdr=fdr,
             n_samples=samples,
             mode=mode,
-            calibration=Calibration.load(calibration or model),
+            calibration=Calibration.load(calibration or model, trained),
             seed=seed,
         )
     except NothingToCompare as nothing:

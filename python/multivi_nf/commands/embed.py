@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._outputs import OutputFile, OutputFolder, Step
+from multivi_nf.io.outputs import CHUNKS
 
-@click.command()
+
+@click.command(cls=Step)
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The mosaic with the embedding (.h5mu).")
-@click.option(
-    "--cluster-resolution", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Leiden resolution."
-)
+@click.option("--output", type=OutputFile("hdf5"), required=True, help="The mosaic with the embedding (.h5mu).")
+@click.option("--cluster-resolution", type=Finite(min=0, min_open=True), default=1.0, help="Leiden resolution.")
 @click.option("--labels", metavar="COLUMN", help="Column of obs to transfer to the cells that have no value in it.")
 @click.option("--marker-sets", type=click.Path(path_type=Path), help="Table type, gene, sign: names for clusters.")
 @click.option("--genome", help="Assembly whose genes the package knows: peaks get their nearest gene.")
@@ -27,13 +29,11 @@ import click
 )
 @click.option(
     "--chunks",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(CHUNKS),
     help="Also write lists of cells here, one file a chunk, for `impute --cells`.",
 )
-@click.option(
-    "--chunk-size", type=click.IntRange(min=1), default=20480, help="Cells a chunk; rounded up to whole blocks."
-)
-@click.option("--seed", type=int, default=0, help="Seed of UMAP and clustering.")
+@click.option("--chunk-size", type=Whole(min=1), default=20480, help="Cells a chunk; rounded up to whole blocks.")
+@click.option("--seed", type=SEED, default=0, help="Seed of UMAP and clustering.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(
     mosaic: Path,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation.runs import (
     evaluate_run,
@@ -23,13 +24,13 @@ from multivi_nf.simulate import read_truth
 EXISTING = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Step)
 @click.option("--mosaic", type=EXISTING, required=True, help="multivi.h5mu of `multivi-nf embed`.")
 @click.option("--truth", type=EXISTING, help="truth/ of `multivi-nf simulate`.")
 @click.option("--labels", help="Column of obs with cell types, where there is no truth.")
 @click.option("--model", type=EXISTING, help="The run's model/: cells that did not train it are scored apart.")
 @click.option("--imputed", type=EXISTING, help="The run's imputed/rna.zarr, scored against the truth.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+@click.option("--output", type=OutputFile("json"), required=True, help="JSON to write.")
 def command(
     mosaic: Path, truth: Path | None, labels: str | None, model: Path | None, imputed: Path | None, output: Path
 ) -> None:

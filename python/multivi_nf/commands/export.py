@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._outputs import OutputPlace, Step
 
-@click.command()
+
+@click.command(cls=Step)
 @click.argument("embedding", type=click.Path(path_type=Path))
 @click.argument("imputed", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
+@click.option("--output", type=OutputPlace(), required=True, help="Folder to write to.")
 @click.option(
     "--h5ad",
     type=click.Choice(["auto", "true", "false"]),

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.io.outputs import STORE
 
-@click.command()
+
+@click.command(cls=Step)
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--modality", type=click.Choice(["rna", "atac", "protein"]), required=True, help="What to impute.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="AnnData zarr to write; must not exist.")
+@click.option("--output", type=OutputFolder(STORE), required=True, help="AnnData zarr to write.")
 @click.option(
     "--cells", type=click.Path(path_type=Path), help="Names of the cells to impute, one a line.  [default: all]"
 )
@@ -21,10 +25,10 @@ import click
     help="Names of the features to impute, one a line in a file, or `all`.  "
     "[default: 2,000 variable genes; all proteins; atac has no default]",
 )
-@click.option("--samples", type=click.IntRange(min=1), default=80, help="Posterior draws per cell.")
+@click.option("--samples", type=Whole(min=1), default=80, help="Posterior draws per cell.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Finite(0, 1, min_open=True, max_open=True),
     default=0.95,
     help="Coverage of lower-upper.",
 )
@@ -37,7 +41,7 @@ import click
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", help="float16 halves the disk space."
 )
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of calibration.json.  [default: MODEL]")
-@click.option("--seed", type=int, default=0, help="Seed of the posterior draws.")
+@click.option("--seed", type=SEED, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(
     mosaic: Path,
@@ -80,6 +84,6 @@ def command(
         predictive=predictive,
         library=read_library(library),
         dtype=dtype,
-        calibration=Calibration.load(calibration or model),
+        calibration=Calibration.load(calibration or model, trained),
         seed=seed,
     )

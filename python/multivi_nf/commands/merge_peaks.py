@@ -8,16 +8,18 @@ from typing import Any
 import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options, say
+from multivi_nf.commands._numbers import Whole
+from multivi_nf.commands._outputs import OutputFile, Step
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Step)
 @click.argument("beds", type=_FILE, nargs=-1, required=True)
 @genome_options
-@click.option("--width", type=int, default=501, help="Width of every peak, odd.")
+@click.option("--width", type=Whole(), default=501, help="Width of every peak, odd.")
 @click.option("--union", is_flag=True, help="Keep the peaks' own extents and unite overlapping ones instead.")
-@click.option("--output", type=_FILE, required=True, help="BED of the consensus.")
+@click.option("--output", type=OutputFile("bed"), required=True, help="BED of the consensus.")
 def command(beds: tuple[Path, ...], width: int, union: bool, output: Path, **options: Any) -> None:
     """Merge the peaks or summits of BEDS: fixed width, the best score first, no two overlapping."""
     from multivi_nf.peaks import merge_peaks, read_summits, unite_peaks, write_peaks

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._outputs import OutputFile, Step
+
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(name="mosaic")
+@click.command(name="mosaic", cls=Step)
 @click.option("--samples", type=_FILE, required=True, help="samples.json of check-samplesheet.")
 @click.option(
     "--inputs", type=_FILE, multiple=True, required=True, help="S.<modality>.h5ad of QC; give it once a file."
 )
 @click.argument("more_inputs", type=_FILE, nargs=-1)
-@click.option("--min-cells-fraction", type=click.FloatRange(0, 1), default=0.01, help="Of the cells with the modality.")
-@click.option("--min-shared-genes", type=click.FloatRange(0, 1), default=0.5, help="Of the smallest sample's genes.")
-@click.option("--n-top-genes", type=click.IntRange(min=0), default=0, help="Most variable genes to keep; 0 = all.")
+@click.option("--min-cells-fraction", type=Finite(0, 1), default=0.01, help="Of the cells with the modality.")
+@click.option("--min-shared-genes", type=Finite(0, 1), default=0.5, help="Of the smallest sample's genes.")
+@click.option("--n-top-genes", type=Whole(min=0), default=0, help="Most variable genes to keep; 0 = all.")
 @click.option(
     "--partial-cells",
     type=click.Choice(["drop", "keep"]),
@@ -28,8 +31,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--remove-doublets/--keep-doublets", default=False, help="Drop the cells that are flagged.")
 @click.option("--reference", type=_FILE, help="Trained model whose features are taken.")
 @click.option("--feature-aliases", type=_FILE, help="Two columns: a name in the data, the name that is meant.")
-@click.option("--seed", type=int, default=0, help="Recorded with the result; nothing here is random.")
-@click.option("--output", type=_FILE, required=True, help="mosaic.h5mu.")
+@click.option("--seed", type=SEED, default=0, help="Recorded with the result; nothing here is random.")
+@click.option("--output", type=OutputFile("hdf5"), required=True, help="mosaic.h5mu.")
 def command(
     samples: Path,
     inputs: tuple[Path, ...],

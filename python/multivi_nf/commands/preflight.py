@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options
+from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.io.files import written_whole
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(name="preflight")
+@click.command(name="preflight", cls=Step)
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--rna", type=_FILE, help="RNA matrix.")
 @click.option("--fragments", type=_FILE, help="Fragments file.")
@@ -30,7 +31,7 @@ _FILE = click.Path(path_type=Path)
 @genome_options
 @click.option("--all-peaks", type=_FILE, help="Peaks of the whole run (BED), to compare fragments with.")
 @click.option("--reference", type=_FILE, help="Trained model; compared by check-inputs.")
-@click.option("--output", type=_FILE, required=True, help="JSON with problems, warnings and facts.")
+@click.option("--output", type=OutputFile("json"), required=True, help="JSON with problems, warnings and facts.")
 def command(
     sample: str,
     rna: Path | None,

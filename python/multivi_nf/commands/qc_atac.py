@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
 from multivi_nf.commands._qc import hashtag_options
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(name="qc-atac")
+@click.command(name="qc-atac", cls=Step)
 @click.argument("counts", type=_FILE)
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--fragments-qc", type=_FILE, help="Folder of qc-fragments, where COUNTS comes from count-peaks.")
@@ -20,20 +22,20 @@ _FILE = click.Path(path_type=Path)
 @click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode: cells carry the RNA barcode afterwards.")
 @click.option(
     "--min-fragments",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     help="Fewest fragments a cell.  [default: 1000 where cells were called from raw fragments, else 0]",
 )
 @click.option(
     "--min-tsse",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     help="Smallest TSS enrichment.  [default: 4 where cells were called and TSS are known, else off]",
 )
-@click.option("--min-frip", type=click.FloatRange(0, 1), default=0.0, help="Smallest fraction of fragments in peaks.")
-@click.option("--max-blacklist", type=click.FloatRange(0, 1), help="Largest fraction in the blacklist.  [default: off]")
-@click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
+@click.option("--min-frip", type=Finite(0, 1), default=0.0, help="Smallest fraction of fragments in peaks.")
+@click.option("--max-blacklist", type=Finite(0, 1), help="Largest fraction in the blacklist.  [default: off]")
+@click.option("--seed", type=SEED, default=0, help="Of the doublet simulation.")
 @hashtag_options
-@click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
-@click.option("--qc", type=_FILE, required=True, help="Folder for atac.tsv.gz and atac.json.")
+@click.option("--output", type=OutputFile("hdf5"), required=True, help="Kept cells (.h5ad).")
+@click.option("--qc", type=OutputPlace(), required=True, help="Folder for atac.tsv.gz and atac.json.")
 def command(
     counts: Path,
     sample: str,

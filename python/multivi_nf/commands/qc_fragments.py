@@ -8,11 +8,14 @@ from typing import Any
 import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options, say, tell_renamed
+from multivi_nf.commands._numbers import Finite, Whole
+from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.io.outputs import FRAGMENTS
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Step)
 @click.argument("fragments", type=_FILE)
 @genome_options
 @click.option("--sample", default="", help="Name of the sample, for the report.")
@@ -20,9 +23,14 @@ _FILE = click.Path(path_type=Path)
 @click.option("--rna", type=_FILE, help="RNA matrix of the same cells: its barcodes are the cells, if no --barcodes.")
 @click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode; translates a list of RNA barcodes.")
 @click.option("--peaks", type=_FILE, help="BED of peaks, to add the fraction of fragments in peaks.")
-@click.option("--min-fragments", type=click.IntRange(min=0), help="Least fragments.  [default: 1000 if called, else 0]")
-@click.option("--min-tsse", type=click.FloatRange(min=0), help="Least TSS enrichment.  [default: not applied here]")
-@click.option("--output", type=_FILE, required=True, help="Folder: fragments.tsv.gz, candidates.txt, fragments.json.")
+@click.option("--min-fragments", type=Whole(min=0), help="Least fragments.  [default: 1000 if called, else 0]")
+@click.option("--min-tsse", type=Finite(min=0), help="Least TSS enrichment.  [default: not applied here]")
+@click.option(
+    "--output",
+    type=OutputFolder(FRAGMENTS),
+    required=True,
+    help="Folder: fragments.tsv.gz, candidates.txt, fragments.json.",
+)
 def command(
     fragments: Path,
     sample: str,

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite
+from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
 from multivi_nf.commands._qc import hashtag_options
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(name="qc-protein")
+@click.command(name="qc-protein", cls=Step)
 @click.argument("counts", type=_FILE)
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
 @click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
-@click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
-@click.option("--seed", type=int, default=0, help="Taken like the other QC steps' and not used: nothing is random.")
+@click.option("--mad", type=Finite(min=0), default=5, help="MADs from the sample's median; 0 = off.")
+@click.option("--seed", type=SEED, default=0, help="Taken like the other QC steps' and not used: nothing is random.")
 @hashtag_options
-@click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
-@click.option("--qc", type=_FILE, required=True, help="Folder for protein.tsv.gz and protein.json.")
+@click.option("--output", type=OutputFile("hdf5"), required=True, help="Kept cells (.h5ad).")
+@click.option("--qc", type=OutputPlace(), required=True, help="Folder for protein.tsv.gz and protein.json.")
 def command(
     counts: Path,
     sample: str,

@@ -6,27 +6,29 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
 from multivi_nf.commands._qc import hashtag_options
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(name="qc-rna")
+@click.command(name="qc-rna", cls=Step)
 @click.argument("counts", type=_FILE)
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
 @click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
-@click.option("--min-genes", type=click.IntRange(min=0), default=0, help="Fewest genes a cell.")
-@click.option("--min-counts", type=click.IntRange(min=0), default=0, help="Fewest counts a cell.")
-@click.option("--max-mito", type=click.FloatRange(0, 100), help="Largest mitochondrial percentage.  [default: off]")
-@click.option("--mad", type=click.FloatRange(min=0), default=5, help="MADs from the sample's median; 0 = off.")
+@click.option("--min-genes", type=Whole(min=0), default=0, help="Fewest genes a cell.")
+@click.option("--min-counts", type=Whole(min=0), default=0, help="Fewest counts a cell.")
+@click.option("--max-mito", type=Finite(0, 100), help="Largest mitochondrial percentage.  [default: off]")
+@click.option("--mad", type=Finite(min=0), default=5, help="MADs from the sample's median; 0 = off.")
 @click.option("--mito-genes", help="Mitochondrial genes, by commas; a beginning with * too.  [default: by name and id]")
 @click.option("--ambient", type=click.Choice(["none", "soup"]), default="none", help="soup: take ambient counts out.")
-@click.option("--ambient-share", type=click.FloatRange(0, 0.9), help="Share of ambient counts.  [default: estimated]")
-@click.option("--seed", type=int, default=0, help="Of the doublet simulation.")
+@click.option("--ambient-share", type=Finite(0, 0.9), help="Share of ambient counts.  [default: estimated]")
+@click.option("--seed", type=SEED, default=0, help="Of the doublet simulation.")
 @hashtag_options
-@click.option("--output", type=_FILE, required=True, help="Kept cells (.h5ad).")
-@click.option("--qc", type=_FILE, required=True, help="Folder for rna.tsv.gz and rna.json.")
+@click.option("--output", type=OutputFile("hdf5"), required=True, help="Kept cells (.h5ad).")
+@click.option("--qc", type=OutputPlace(), required=True, help="Folder for rna.tsv.gz and rna.json.")
 def command(
     counts: Path,
     sample: str,

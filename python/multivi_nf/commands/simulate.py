@@ -6,22 +6,24 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Whole
+from multivi_nf.commands._outputs import OutputFolder, Step
 from multivi_nf.simulate import PRESETS, simulate
 
 
-@click.command()
-@click.option("--outdir", type=click.Path(path_type=Path), required=True, help="A folder to make.")
+@click.command(cls=Step)
+@click.option("--outdir", type=OutputFolder(None), required=True, help="A folder to make.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="Sizes to start from.")
-@click.option("--cells", type=int, help="Cells over all seven samples.")
-@click.option("--genes", type=int, help="Genes, five mitochondrial ones included.")
-@click.option("--peaks", type=int, help="Peaks; the toy genome has 4,000 bases for each.")
-@click.option("--proteins", type=int, help="Surface proteins, two isotype controls included.")
+@click.option("--cells", type=Whole(), help="Cells over all seven samples.")
+@click.option("--genes", type=Whole(), help="Genes, five mitochondrial ones included.")
+@click.option("--peaks", type=Whole(), help="Peaks; the toy genome has 4,000 bases for each.")
+@click.option("--proteins", type=Whole(), help="Surface proteins, two isotype controls included.")
 @click.option(
     "--fragments/--no-fragments",
     default=True,
     help="Write fragments, or a 10x h5 of peaks for each sample (faster).",
 )
-@click.option("--seed", type=int, default=0, help="The same seed and sizes give the same bytes.")
+@click.option("--seed", type=SEED, default=0, help="The same seed and sizes give the same bytes.")
 def command(
     outdir: Path,
     preset: str,

@@ -15,7 +15,12 @@ from typing import Any
 
 import click
 
+from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.commands._trouble import trouble_of
 from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.io.caches import isolated_environment
+from multivi_nf.io.outputs import MODEL
 
 CHECKPOINTS = "MULTIVI_NF_CHECKPOINT_DIR"
 EXIT_FILE = "MULTIVI_NF_EXIT_FILE"
@@ -34,7 +39,6 @@ ARCHITECTURE = (
     ("--adversary", ("modality", "batch", "both", "none"), "What the adversary must not be able to tell [modality]."),
     ("--adversary-weight", float, "Weight of the adversary [1]."),
     ("--cross-reconstruction", float, "Share of single-view ELBOs in the objective; 0 is the paper's [0.5]."),
-    ("--batch-integration", float, "Strength with which batches are brought together; 0 leaves them as they lie [1]."),
     ("--kl-warmup", int, "Epochs over which the weight of the KL rises to 1 [50, a quarter of all at most]."),
     ("--model-compat", ("none", "scvi"), "scvi: the formulas of scvi-tools 1.4.2 [none]."),
 )
@@ -43,24 +47,24 @@ ARCHITECTURE = (
 def architecture_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each part of the architecture; None leaves the model's default."""
     for name, kind, text in reversed(ARCHITECTURE):
-        parsed = click.Choice(kind) if isinstance(kind, tuple) else kind
+        parsed = click.Choice(kind) if isinstance(kind, tuple) else Whole() if kind is int else Finite()
         command = click.option(name, type=parsed, default=None, show_default=False, help=text)(command)
     return command
 
 
-@click.command()
+@click.command(cls=Step)
 @click.argument("mosaic", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the trained model.")
+@click.option("--output", type=OutputFolder(MODEL), required=True, help="Folder of the trained model.")
 @architecture_options
 @click.option("--categorical-covariates", default="", help="Columns of obs, separated by commas.")
 @click.option("--continuous-covariates", default="", help="Columns of obs, separated by commas.")
-@click.option("--max-epochs", type=int, help="Epochs at most [from the number of cells].")
-@click.option("--batch-size", type=int, help="Cells per step over all devices [from the number of cells].")
-@click.option("--learning-rate", type=float, help="[from the batch size]")
+@click.option("--max-epochs", type=Whole(), help="Epochs at most [from the number of cells].")
+@click.option("--batch-size", type=Whole(), help="Cells per step over all devices [from the number of cells].")
+@click.option("--learning-rate", type=Finite(), help="[from the batch size]")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto")
-@click.option("--n-devices", type=int, default=1, help="Processes that train together, one a device (torchrun).")
-@click.option("--seed", type=int, default=0)
+@click.option("--n-devices", type=Whole(), default=1, help="Processes that train together, one a device (torchrun).")
+@click.option("--seed", type=SEED, default=0)
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
@@ -72,7 +76,7 @@ def architecture_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help=f"Where checkpoints are kept [environment {CHECKPOINTS}, else OUTPUT.checkpoints].",
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same data and options.")
-@click.option("--time-limit", type=float, help="Minutes after which to save a checkpoint and leave with code 75.")
+@click.option("--time-limit", type=Finite(), help="Minutes after which to save a checkpoint and leave with code 75.")
 def command(mosaic: Path, output: Path, n_devices: int, **options: Any) -> None:
     """Train a model on MOSAIC (.h5mu)."""
     if n_devices < 1:
@@ -83,10 +87,12 @@ def command(mosaic: Path, output: Path, n_devices: int, **options: Any) -> None:
     try:
         _train(mosaic, output, **options)
     except (InputError, Interrupted) as error:
-        _note_exit_code(2 if isinstance(error, InputError) else 75)
-        if not _first():
-            time.sleep(5)  # torchrun ends all when one ends: let the first process say why and leave its code
-            sys.exit(2 if isinstance(error, InputError) else 75)
+        _leave_with(error.code)
+        raise
+    except Exception as error:
+        trouble = trouble_of(error)
+        if trouble is not None:
+            _leave_with(trouble.code)
         raise
 
 
@@ -152,11 +158,14 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _note_exit_code(code: int) -> None:
+def _leave_with(code: int) -> None:
     """Tell the process that started torchrun, which itself only knows success and failure."""
     path = os.environ.get(EXIT_FILE)
     if path and _first():
         Path(path).write_text(str(code))
+    if not _first():
+        time.sleep(5)  # torchrun ends all when one ends: let the first process say why and leave its code
+        sys.exit(code)
 
 
 def _with_torchrun(n_devices: int) -> None:
@@ -166,17 +175,28 @@ def _with_torchrun(n_devices: int) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(n_devices)]
-        launch += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "multivi_nf", *sys.argv[1:]]
+        own = [sys.executable, "-I", "-m"]  # isolated, as the launchers start Python
+        launch = [*own, "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(n_devices)]
+        launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+        launch += ["--no-python", *own, "multivi_nf", *sys.argv[1:]]
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_devices)))
-        environment = {**os.environ, EXIT_FILE: str(told), "OMP_NUM_THREADS": threads}
-        child = subprocess.Popen(launch, env=environment)
-        before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+        environment = isolated_environment() | {EXIT_FILE: str(told), "OMP_NUM_THREADS": threads}
+        # a session of its own, or Ctrl-C would reach torchrun, which ends its processes before they have saved
+        child = subprocess.Popen(launch, env=environment, start_new_session=True)
+        seen: list[int] = []
+
+        def forward(number: int, _: object) -> None:
+            seen.append(number)
+            child.send_signal(signal.SIGTERM)
+
+        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         try:
             code = child.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if told.exists():
-            sys.exit(int(told.read_text()))
+            code = int(told.read_text())
+            sys.exit(130 if code == 75 and signal.SIGINT in seen else code)
         if code:
             sys.exit(1)

@@ -17,19 +17,12 @@ from scipy import sparse
 
 from multivi_nf.counts.feature_types import kind_of, kinds_of, type_column
 from multivi_nf.counts.features import is_ensembl, parse_peak
-from multivi_nf.counts.matrix import (
-    RawMatrix,
-    check_structure,
-    listed_rows,
-    looks_raw,
-    open_hdf5,
-    raw_refused,
-    unread,
-    whole_numbers,
-)
+from multivi_nf.counts.matrix import RawMatrix, check_structure, listed_rows, looks_raw, raw_refused, whole_numbers
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import check_barcodes
 from multivi_nf.inputs.cell_table import truths
+from multivi_nf.io.hdf5 import open_hdf5, unread
+from multivi_nf.io.stores import check_store
 
 _COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis", "counts_raw", "umi_counts", "rawcounts",
                  "count_matrix", "x_counts", "fragment_counts", "soupx_counts", "cellbender_counts")  # fmt: skip
@@ -125,6 +118,7 @@ def _opened(path: Path) -> Iterator[Any]:
         return
     import zarr
 
+    check_store(path)
     try:
         root = zarr.open_group(str(path), mode="r")
     except Exception as error:  # zarr raises many kinds; the cause is kept

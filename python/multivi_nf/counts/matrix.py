@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -19,7 +16,6 @@ NEAR_INTEGER = 1e-3
 """Largest distance from a whole number that still counts as one (matrices corrected for ambient RNA and rounded)."""
 
 MAX_COUNT = np.iinfo(np.int32).max
-_DEFLATE_LIMIT = 1100  # deflate cannot compress better than 1032:1; anything beyond is declared, not stored
 
 
 @dataclass
@@ -122,124 +118,6 @@ def check_structure(matrix: sparse.csr_matrix | sparse.csc_matrix, source: str) 
             "counts would be given to the wrong cells or genes",
             "the file is damaged; write or copy it again",
         ) from error
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; anything that is not one, or is cut, is refused.
-
-    Sizes that are declared but cannot be stored in a file of this length are refused before they are allocated.
-    """
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes)", "there are no counts in it", "check how it was written")
-    with path.open("rb") as handle:
-        head = handle.read(2048)
-    # mudata writes 512 bytes of text before the HDF5 signature
-    if not any(head[offset : offset + 8] == b"\x89HDF\r\n\x1a\n" for offset in (0, 512, 1024)):
-        raise InputError(
-            f"{path} is not an HDF5 file (it starts with {head[:8]!r})",
-            "its name says .h5 or .h5ad",
-            "give a 10x .h5, an AnnData .h5ad or a folder with matrix.mtx",
-        )
-    try:
-        handle = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be opened as HDF5: {error}",
-            "it is damaged, most often cut while copying",
-            "copy or download it again; compare its checksum",
-        ) from error
-    limit = max(path.stat().st_size * _DEFLATE_LIMIT, 2**26)
-    filters: dict[int, str] = {}
-
-    def check(name: str, item: h5py.HLObject) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
-        foreign = foreign_filters(item)
-        filters.update(dict.fromkeys(foreign, name))
-        # zstd and others pack what repeats more tightly than deflate ever can
-        most = limit * 100 if foreign else limit
-        if item.size and item.size * item.dtype.itemsize > most:
-            msg = f"dataset {name!r} declares {item.shape} values of {item.dtype}"
-            raise InputError(
-                f"{path}: {msg} in a file of {path.stat().st_size} bytes",
-                "that much cannot be stored in it; reading it would only fill the memory",
-                "the file is damaged or forged; write it again",
-            )
-
-    try:
-        handle.visititems(check)
-        need_filters(filters, path)
-    except InputError:
-        handle.close()
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        handle.close()
-        raise unread(path, error) from error
-    return handle
-
-
-def foreign_filters(item: h5py.Dataset) -> dict[int, str]:
-    """Filters by which a dataset is packed and that HDF5 itself does not have: number → name in the file."""
-    plist = item.id.get_create_plist()
-    found = (plist.get_filter(i) for i in range(plist.get_nfilters()))
-    return {code: name.decode(errors="replace") for code, _flags, _values, name in found if code > LAST_OWN_FILTER}
-
-
-LAST_OWN_FILTER = 255
-"""HDF5 keeps numbers up to this for its own filters (deflate, shuffle, checksum, szip, ...)."""
-
-
-def need_filters(filters: dict[int, str], path: Path) -> None:
-    """Bring the plug-ins for filters (zstd of SnapATAC2 2.9, blosc, lz4, ...); refuse by name those nobody has.
-
-    Parameters
-    ----------
-    filters
-        Number of the filter → a dataset that is packed by it.
-    """
-    lacking = [code for code in filters if not h5py.h5z.filter_avail(code)]
-    if lacking:
-        import hdf5plugin  # noqa: F401  (registers its filters on import; a second of time, so only where needed)
-
-        lacking = [code for code in lacking if not h5py.h5z.filter_avail(code)]
-    if lacking:
-        raise InputError(
-            f"{path}: {filters[lacking[0]]!r} is packed by the HDF5 filter {lacking[0]}, which is not known here",
-            "its values cannot be unpacked; the file itself is healthy",
-            "write it again with gzip where it was written (adata.write_h5ad(..., compression='gzip')), or by "
-            "`h5repack -f GZIP=4 in.h5ad out.h5ad`",
-        )
-
-
-_DAMAGE = re.compile(
-    r"truncat|inflate|checksum|can't read data|unable to (synchronously )?(open|read)|addr overflow|end of file|eof"
-    r"|wrong (fractal|b-tree|object)|bad (symbol|local|global|object|heap|version)|crc|corrupt|incorrect data check"
-    r"|invalid (block|distance|code|stored)|signature|filter returned failure|file read failed|compressed",
-    re.IGNORECASE,
-)
-
-
-def unread(path: Path, error: Exception) -> InputError:
-    """Word the failure of a library in the middle of a file: damage only where bytes or checksums say so."""
-    by_bytes = isinstance(error, (OSError, EOFError, zlib.error, RuntimeError)) and _DAMAGE.search(str(error))
-    if by_bytes or isinstance(error, (EOFError, zlib.error)):
-        return damaged(path, error)
-    cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return InputError(
-        f"{path} is laid out in a way that is not understood here ({cause})",
-        "no byte of it is known to be damaged, but its counts and names could not be read",
-        "open it with the program that wrote it, or with anndata.read_h5ad, and write it again (write_h5ad); R: "
-        "anndataR::write_h5ad or an mtx folder by DropletUtils::write10xCounts",
-    )
-
-
-def damaged(path: Path, error: Exception) -> InputError:
-    """Word that bytes of a file are missing or changed."""
-    return InputError(
-        f"{path} cannot be read to its end: {error}",
-        "the file is damaged, most often cut while copying",
-        "copy or download it again; compare its checksum",
-    )
 
 
 def strings(values: np.ndarray, source: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import re
 import warnings
 from pathlib import Path
@@ -15,21 +15,13 @@ from pandas.errors import ParserWarning
 from scipy import sparse
 
 from multivi_nf.counts.feature_types import kinds_of
-from multivi_nf.counts.matrix import (
-    RawMatrix,
-    damaged,
-    listed_rows,
-    looks_raw,
-    open_hdf5,
-    raw_refused,
-    strings,
-    unread,
-    whole_numbers,
-)
+from multivi_nf.counts.matrix import RawMatrix, listed_rows, looks_raw, raw_refused, strings, whole_numbers
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import check_barcodes
 from multivi_nf.inputs.cell_table import read_cell_table
 from multivi_nf.inputs.text import read_text
+from multivi_nf.io.hdf5 import damaged, open_hdf5, unread
+from multivi_nf.io.limits import is_gzip, opened
 
 _BLOCK = 2**24  # stored values read at a time: 200 MB, whatever the size of the file
 _RAW_NAME = re.compile(r"raw_(feature|gene|peak)_bc_matri|raw_gene_bc_matrices|_raw_bc_matrix")
@@ -321,9 +313,9 @@ def _features(path: Path, shape: tuple[int, int]) -> tuple[list[str], list[str],
 
 def _mtx_header(path: Path) -> tuple[tuple[int, int], int]:
     """Read banner and sizes, so that forged sizes are refused before anything is allocated."""
-    gzipped = path.suffix == ".gz"
+    gzipped = is_gzip(path)
     try:
-        with gzip.open(path, "rt") if gzipped else path.open() as handle:
+        with opened(path) as binary, io.TextIOWrapper(binary, "utf-8") as handle:
             banner = handle.readline()
             line = handle.readline()
             while line.startswith("%") or (line and not line.strip()):
@@ -355,7 +347,8 @@ def _triplets(path: Path, shape: tuple[int, int], stored: int) -> tuple[np.ndarr
     """
     names = ["row", "column", "value"]
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle, warnings.catch_warnings():
+        # a line a value; the few more are comments and blanks
+        with opened(path, most_lines=stored + 10_000) as handle, warnings.catch_warnings():
             warnings.simplefilter("error", ParserWarning)  # a line of four values
             line = handle.readline()
             while line.startswith(b"%") or (line and not line.strip()):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.outputs import CHUNKS, check_folder, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,7 +91,9 @@ def write_chunks(folder: Path, names: Iterable[str], size: int) -> None:
     """Write lists of cells of `size` rounded up to whole blocks: cells_0001.txt, cells_0002.txt, ..."""
     names = list(names)
     size = -(-size // BLOCK) * BLOCK
+    check_folder(folder, CHUNKS, "--chunks")
     with written_whole(folder) as temporary:
         temporary.mkdir()
         for i, part in enumerate(blocks(len(names), size), start=1):
             (temporary / f"cells_{i:04d}.txt").write_text("".join(f"{name}\n" for name in names[part]))
+        note(temporary, CHUNKS.step)

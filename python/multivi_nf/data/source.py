@@ -22,6 +22,7 @@ from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.hdf5 import open_hdf5
 from multivi_nf.modalities import MODALITIES
 
 CHUNK = 1 << 24
@@ -249,6 +250,12 @@ def check_values(modality: str, values: np.ndarray) -> None:
 def check_names(modality: str, matrix: Matrix) -> None:
     """Refuse repeated names of cells or features, and a modality without features."""
     for what, names in (("cell", matrix.cells), ("feature", matrix.var.index)):
+        if any(not str(name).strip() for name in names):
+            raise InputError(
+                f"modality {modality!r} holds a {what} without a name",
+                f"{what}s are matched by name",
+                f"give every {what} a name",
+            )
         if not names.is_unique:
             name = names[names.duplicated()][0]
             raise InputError(
@@ -271,11 +278,7 @@ def check_names(modality: str, matrix: Matrix) -> None:
 
 def _from_file(path: Path, max_bytes: int) -> Source | None:
     """Read a mosaic of ours; None where the file is not one: `mosaic.read.read_mosaic` reads those."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError:
-        return None
-    with file:
+    with open_hdf5(path) as file:
         if "mod" not in file or "multivi_nf" not in file.get("uns", {}):
             return None
         groups = {m: file["mod"][m] for m in MODALITIES if m in file["mod"]}

@@ -14,6 +14,8 @@ import pandas as pd
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.spaces import lsi_space, pca_space
+from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.stores import check_store
 from multivi_nf.simulate.truth import Truth
 
 LATENT = "X_multivi"
@@ -270,6 +272,9 @@ def evaluate_run(
 
 def read_run(mosaic: Path, imputed: Path | None) -> tuple[mudata.MuData, dict[str, anndata.AnnData] | None]:
     """Read a run's multivi.h5mu and its imputed RNA, where there is any."""
+    check_hdf5(mosaic)
+    if imputed is not None:
+        check_store(imputed)
     with mudata.set_options(pull_on_update=False):
         cells = mudata.read_h5mu(mosaic)
     return cells, None if imputed is None else {"rna": anndata.read_zarr(imputed)}

@@ -12,6 +12,7 @@ import pandas as pd
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.count import scan
 from multivi_nf.inputs.genome import Genome
+from multivi_nf.io.hdf5 import check_hdf5
 
 
 def peak_names(peaks: pd.DataFrame) -> list[str]:
@@ -21,6 +22,7 @@ def peak_names(peaks: pd.DataFrame) -> list[str]:
 
 def read_matrix(path: str | Path) -> ad.AnnData:
     """Read a matrix that `multivi-nf count-peaks` wrote."""
+    check_hdf5(Path(path))
     return ad.read_h5ad(path)
 
 

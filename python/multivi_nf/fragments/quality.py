@@ -17,6 +17,7 @@ from multivi_nf.fragments.count import Scan
 from multivi_nf.fragments.stream import left_out_text
 from multivi_nf.inputs.barcodes import overlap
 from multivi_nf.io.files import write_table, written_whole
+from multivi_nf.io.outputs import FRAGMENTS, check_folder
 
 LEAST_FRAGMENTS = 1000
 """Least fragments of a cell that is called from raw fragments; a given list has no floor."""
@@ -184,6 +185,7 @@ def write_quality(folder: str | Path, scan: Scan, candidates: Candidates, summar
     table = scan.table.copy()
     table["candidate"] = candidates.mask.astype(int)
     table["removed_by"] = candidates.removed_by
+    check_folder(Path(folder), FRAGMENTS)
     with written_whole(folder) as temporary:
         temporary.mkdir()
         write_table(temporary / "fragments.tsv.gz", table)

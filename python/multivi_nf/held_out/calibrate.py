@@ -30,6 +30,7 @@ from multivi_nf.imputation.intervals import (
 )
 from multivi_nf.io.progress import progress
 from multivi_nf.latent.embed import cells_of, device_of, draw, posteriors, tempered
+from multivi_nf.training.model_folder import weights_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,10 @@ def calibrate(
     paired = held[sum(has[m][held].astype(int) for m in has) > 1]
     depth = median_depth(model, data) if "atac" in has and has["atac"].any() else None
     found = Calibration(
-        n_pairs=len(paired), batches=sorted(set(data.source.batch[paired].astype(str))), atac_depth=depth
+        n_pairs=len(paired),
+        batches=sorted(set(data.source.batch[paired].astype(str))),
+        atac_depth=depth,
+        weights=weights_digest(model),
     )
     rates = _rates(model, data, held, depth) if depth is not None and len(paired) else None
     directions = list(_directions(model.modalities))

@@ -27,6 +27,7 @@ from multivi_nf.imputation.features import choose_features
 from multivi_nf.imputation.intervals import Predictive
 from multivi_nf.imputation.moments import TINY, check_interval, moments, towards, with_mean_error
 from multivi_nf.imputation.store import Store, new_store
+from multivi_nf.io.outputs import STORE, check_folder
 from multivi_nf.io.progress import progress
 from multivi_nf.latent.embed import cells_of, device_of, draw, posteriors, tempered
 
@@ -378,12 +379,10 @@ def impute_to_zarr(
 ) -> None:
     """As :func:`impute`, written run by run to an AnnData zarr store that `anndata.read_zarr` opens.
 
-    The size on disk is said before it starts. Raises InputError where the store exists, the space does not suffice, or
-    the disk fills up (nothing half-written stays).
+    The size on disk is said before it starts. Raises InputError where anything but a store of this step is there,
+    the space does not suffice, or the disk fills up (nothing half-written stays).
     """
-    if output.exists():
-        with new_store(output, 0, ""):
-            pass
+    check_folder(output, STORE)
     calibration = calibration or Calibration.none()
     request = _request(
         model, mosaic, modality, cells, features, n_samples, interval, batch, predictive, library, calibration, seed

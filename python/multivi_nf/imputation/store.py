@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import warnings
@@ -17,7 +16,9 @@ import zarr
 
 from multivi_nf.data.draws import BLOCK
 from multivi_nf.errors import InputError
-from multivi_nf.io.files import written_whole
+from multivi_nf.io.files import DiskFull, written_whole
+from multivi_nf.io.outputs import STORE, check_folder
+from multivi_nf.io.stores import check_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,14 +93,10 @@ def new_store(path: Path, n_bytes: int, advice: str) -> Iterator[Path]:
     Raises
     ------
     InputError
-        `path` exists; `n_bytes` are more than the free space; the disk fills up while writing (nothing stays).
+        `path` holds anything but a store of this step; `n_bytes` are more than the free space; the disk fills up while
+        writing (nothing stays).
     """
-    if path.exists():
-        raise InputError(
-            f"{path} exists already",
-            "imputed values of two runs must not be mixed, and nothing is overwritten silently",
-            "remove it, or give another --output",
-        )
+    check_folder(path, STORE)
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if n_bytes > free:
@@ -111,14 +108,8 @@ def new_store(path: Path, n_bytes: int, advice: str) -> Iterator[Path]:
     try:
         with written_whole(path) as temporary:
             yield temporary
-    except OSError as problem:
-        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise InputError(
-            f"the disk filled up while {path} was written ({problem.strerror})",
-            "an incomplete store looks like a complete one; what was written has been removed",
-            advice,
-        ) from problem
+    except DiskFull as problem:
+        raise InputError(problem.what, problem.why, advice) from problem
 
 
 def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr_format: int = 2) -> None:
@@ -143,13 +134,8 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
     """
     if not chunks:
         raise InputError("no chunks were given", "there is nothing to join", "name the stores that `impute` wrote")
-    absent = [path for path in chunks if not (path / "zarr.json").is_file() and not (path / ".zgroup").is_file()]
-    if absent:
-        raise InputError(
-            f"{', '.join(map(str, absent[:3]))}: no zarr store",
-            "a chunk that is missing would leave its cells out",
-            "name the folders that `multivi-nf impute --output` wrote",
-        )
+    for path in chunks:
+        check_store(path)
     opened = [(path, zarr.open_group(path, mode="r")) for path in chunks]
     parts = [(path, group, ad.io.read_elem(group["obs"]), _settings(group)) for path, group in opened]
     parts.sort(key=lambda part: (part[3]["first_cell"], str(part[0])))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import zlib
 from pathlib import Path
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.limits import read_bytes
 from multivi_nf.io.text import decoded
 
 
@@ -15,12 +14,10 @@ def read_text(path: Path) -> list[str]:
     """Read the lines of a plain or gzip text file; damage is an :class:`InputError`."""
     if not path.is_file():
         raise InputError(f"{path} does not exist", "it was named as an input", "correct the path in the samplesheet")
-    raw = path.read_bytes()
-    if not raw:
+    if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes)", "an empty list would leave no cell", "check how it was written")
     try:
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read()
+        raw = read_bytes(path)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read to its end: {error}",

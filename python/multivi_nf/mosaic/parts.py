@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import read_elem
@@ -18,6 +17,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import meeting
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.inputs.samplesheet import Sample
+from multivi_nf.io.hdf5 import open_hdf5
 from multivi_nf.modalities import MODALITIES
 
 
@@ -54,7 +54,7 @@ class Part:
 
     def counts(self) -> sparse.csr_matrix:
         """Read the kept cells × all features, CSR int32."""
-        with h5py.File(self.path, "r") as file:
+        with open_hdf5(self.path) as file:
             matrix = sparse.csr_matrix(read_elem(file["X"]))
         return matrix if self.keep.all() else matrix[np.flatnonzero(self.keep)]
 
@@ -119,7 +119,7 @@ def _load(path: Path) -> Part:
     if not path.is_file():
         raise InputError(f"{path} does not exist", "it was named as an input", "correct the path")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             facts = json.loads(read_elem(file["uns/multivi_nf"]))
             obs, var = read_elem(file["obs"]), read_elem(file["var"])
             failed = [str(name) for name in read_elem(file["uns/failed"])] if "uns/failed" in file else []

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from multivi_nf.counts.matrix import check_structure, whole_numbers
 from multivi_nf.errors import InputError
+from multivi_nf.io.hdf5 import check_hdf5
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic.parts import _words
 from multivi_nf.mosaic.write import quiet
@@ -88,6 +89,7 @@ def _open(path: Path) -> mudata.MuData:
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file", "there is nothing to read",
                          "give the path of a mosaic .h5mu")  # fmt: skip
+    check_hdf5(path)
     try:
         with quiet(), mudata.set_options(pull_on_update=False):
             mosaic = mudata.read_h5mu(path)
@@ -107,6 +109,12 @@ def _open(path: Path) -> mudata.MuData:
 
 
 def _standard(data: ad.AnnData, modality: str, name: str) -> ad.AnnData:
+    _check_named(data, name)
+    if modality == "protein" and data.var_names.str.contains("/").any():
+        # a slash is a folder in HDF5, where proteins head the panel's columns; counts/ does the same
+        data = ad.AnnData(data.X, data.obs, data.var.rename(_plain), dict(data.uns), layers=dict(data.layers))
+        if isinstance(data.uns.get("panel"), pd.DataFrame):
+            data.uns["panel"] = data.uns["panel"].rename(columns=_plain)
     for what, names in (("cell", data.obs_names), ("feature", data.var_names)):
         if not names.is_unique:
             raise InputError(
@@ -133,6 +141,21 @@ def _standard(data: ad.AnnData, modality: str, name: str) -> ad.AnnData:
         ones = np.ones(counts.nnz, dtype=np.int8)
         result.X = sparse.csr_matrix((ones, counts.indices, counts.indptr), shape=counts.shape)
     return result
+
+
+def _plain(name: str) -> str:
+    return str(name).replace("/", "_")
+
+
+def _check_named(data: ad.AnnData, name: str) -> None:
+    for what, names in (("cell", data.obs_names), ("feature", data.var_names)):
+        blank = np.flatnonzero([not str(one).strip() for one in names])
+        if blank.size:
+            raise InputError(
+                f"modality {name!r}: {what} {blank[0] + 1} has no name",
+                f"{what}s are matched by name",
+                f"name it (mdata.mod[{name!r}].{'obs' if what == 'cell' else 'var'}_names), or leave it out",
+            )
 
 
 def _counts(data: ad.AnnData, name: str) -> sparse.csr_matrix:

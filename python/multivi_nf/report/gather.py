@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
 
 QC_ROWS = 20_000
@@ -87,6 +89,7 @@ def read_results(outdir: Path) -> Results:
             "the report draws the embedding that EMBED wrote into it",
             "give the --outdir of a finished run, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` first",
         )
+    check_hdf5(path)
     with mudata.set_options(pull_on_update=False):  # the modalities' own tables would come in again, with prefixes
         mosaic = mudata.read_h5mu(path, backed="r")
     try:
@@ -110,6 +113,8 @@ def read_results(outdir: Path) -> Results:
     for table in sorted((outdir / "differential").glob("*.tsv.gz")):
         results.contrasts[table.name.removesuffix(".tsv.gz")] = read_contrast(table)
     results.imputed = {p.stem: p for p in sorted((outdir / "imputed").glob("*.zarr"))}
+    for store in results.imputed.values():
+        check_store(store)
     _read_pipeline_info(results, outdir)
     return results
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.hdf5 import open_hdf5
 from multivi_nf.simulate.cells import SITES, SampleCells
 from multivi_nf.simulate.world import CELL_TYPES, PROGRAMMES, STATES, Features, World
 
@@ -140,7 +141,7 @@ def read_truth(folder: str | Path) -> Truth:
     cells = pd.read_csv(
         folder / "cells.tsv.gz", sep="\t", index_col=0, keep_default_na=False, na_values={"position": ""}
     )
-    with h5py.File(folder / "means.h5") as file:
+    with open_hdf5(folder / "means.h5") as file:
         features = {
             m: Features(*(file[f"{m}/{part}"][:] for part in ("base", "loadings", "site")))
             for m in ("rna", "atac", "protein")

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.outputs import check_folder
 from multivi_nf.simulate.cells import SampleCells, barcodes, draw_cells
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
 from multivi_nf.simulate.design import ISOTYPES, Options
@@ -52,6 +53,7 @@ def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = 
         `outdir` exists and is not empty.
     """
     outdir = Path(outdir)
+    check_folder(outdir, None, "--outdir")
     if outdir.exists() and (not outdir.is_dir() or any(outdir.iterdir())):
         raise InputError(
             f"--outdir {outdir} exists and is not an empty folder",
@@ -60,8 +62,6 @@ def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = 
         )
     with written_whole(outdir) as temporary:
         temporary.mkdir()
-        if outdir.is_dir():
-            outdir.rmdir()
         world = build_world(options)
         write_genome(temporary / "genome", world)
         groups = draw_cells(options)

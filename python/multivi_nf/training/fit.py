@@ -244,10 +244,10 @@ def _place(data: MosaicData, device: torch.device, reporter: Reporter) -> None:
     )
 
 
-def _stopper(deadline: float | None, signalled: Callable[[], bool]) -> Callable[[], str]:
+def _stopper(deadline: float | None, signalled: Callable[[], str]) -> Callable[[], str]:
     def stop() -> str:
         if signalled():
-            return "SIGTERM was received"
+            return f"{signalled()} was received"
         if deadline is not None and time.monotonic() >= deadline:
             return "the time limit is reached"
         return ""
@@ -256,17 +256,27 @@ def _stopper(deadline: float | None, signalled: Callable[[], bool]) -> Callable[
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Note SIGTERM instead of dying by it; only the main thread of a process can."""
-    seen = threading.Event()
+def _stop_signal() -> Iterator[Callable[[], str]]:
+    """Note SIGTERM and Ctrl-C instead of dying by them; only the main thread of a process can.
+
+    A second Ctrl-C ends the process as usual.
+    """
+    seen: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield seen.is_set
+        yield lambda: ""
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: seen.set())
+
+    def note(number: int, _: object) -> None:
+        if number == signal.SIGINT and "SIGINT" in seen:
+            raise KeyboardInterrupt
+        seen.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield seen.is_set
+        yield lambda: seen[0] if seen else ""
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,25 @@ import pandas as pd
 import torch
 from mudata import MuData
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from multivi_nf import __version__, model
 from multivi_nf.data.source import Source, digest, source_of
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.outputs import MODEL, check_folder
+from multivi_nf.io.seals import file_digest, is_intact, sealed
 from multivi_nf.model import ModelConfig
 from multivi_nf.training.describe import config_of
 from multivi_nf.training.history import History
 from multivi_nf.training.initialise import initialise
+from multivi_nf.training.split import ROLES
 
 SCHEMA = 1
 """Version of the model folder's layout."""
+
+TABLES = ("features.tsv", "split.tsv")
+"""Files whose digests config.json holds."""
 
 
 class MultiVI(model.MultiVI):
@@ -75,41 +83,59 @@ class MultiVI(model.MultiVI):
         return built
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json`, `weights.safetensors`, `features.tsv` and, once trained, `history.tsv`, `split.tsv`."""
+        """Write `config.json`, `weights.safetensors`, `features.tsv` and, once trained, `history.tsv`, `split.tsv`.
+
+        `config.json` holds digests of the weights, the features, the split and itself, so that a folder whose parts
+        were exchanged or changed is refused when it is read.
+
+        Raises
+        ------
+        InputError
+            The folder exists and holds anything but a model; a weight is not finite.
+        """
+        check_folder(Path(folder), MODEL)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        _check_finite(weights, "the model in memory")
         content = {
             "schema": SCHEMA,
             "multivi_nf": __version__,
             "model": json.loads(self.config.to_json()),
             "features": _features_digest(self.features),
             "training": self.training_settings,
+            "weights": weights_digest(self),
         }
         if self.history is not None:
             content["best_epoch"] = self.history.best_epoch
             content["stopped"] = self.history.stopped
         with written_whole(folder) as temporary:
             temporary.mkdir()
-            (temporary / "config.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-            save_file(weights, temporary / "weights.safetensors")
-            (temporary / "weights.safetensors").chmod((temporary / "config.json").stat().st_mode)
+            # not save_file, which makes files that only their owner reads
+            (temporary / "weights.safetensors").write_bytes(save(weights))
             _write_table(self.features, temporary / "features.tsv")
             if self.history is not None:
                 self.history.write(temporary / "history.tsv")
             if self.split is not None:
                 _write_table(self.split, temporary / "split.tsv")
+            # not of history.tsv: its seconds are no result
+            content["files"] = {name: file_digest(temporary / name) for name in TABLES if (temporary / name).is_file()}
+            text = json.dumps(sealed(content), indent=1, sort_keys=True)
+            (temporary / "config.json").write_text(text + "\n")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> MultiVI:
         """Read a model folder.
 
+        A folder without digests, as earlier versions wrote it, is read with a warning that says so.
+
         Raises
         ------
         InputError
-            If a file is missing or damaged, the layout is newer than this version, or the parts do not fit.
+            If a file is missing, damaged or not the one that the model was saved with, a weight is not finite, the
+            layout is newer than this version, or the parts do not fit.
         """
         folder = Path(folder)
         content = _read_config(folder)
-        config = ModelConfig.from_json(json.dumps(content["model"]))
+        config = _model_config(folder, content)
         features = _read_features(folder, config)
         if _features_digest(features) != content.get("features"):
             raise InputError(
@@ -117,27 +143,32 @@ class MultiVI(model.MultiVI):
                 "weights belong to features by position; under other names every result would be wrong",
                 "restore features.tsv, or train the model again",
             )
+        _check_files(folder, content)
+        weights = _read_weights(folder, config)
         loaded = cls(config, features)
-        try:
-            weights = load_file(_present(folder, "weights.safetensors"))
-        except (SafetensorError, OSError) as error:
-            raise _damaged(folder / "weights.safetensors", str(error)) from error
         have = loaded.state_dict()
         wrong = [name for name in have if name not in weights or weights[name].shape != have[name].shape]
-        wrong += [name for name in weights if name not in have]
+        wrong += [name for name in weights if name not in have or weights[name].dtype != have[name].dtype]
         if wrong:
             raise _damaged(folder / "weights.safetensors", f"{len(wrong)} tensors do not fit, first {wrong[0]!r}")
         loaded.load_state_dict(weights)
+        if "weights" in content and content["weights"] != weights_digest(loaded):
+            raise _damaged(folder / "weights.safetensors", "it is not the one that config.json was written with")
         loaded.training_settings = content.get("training", {})
-        if (folder / "history.tsv").is_file():
-            rows = pd.read_csv(folder / "history.tsv", sep="\t").to_dict("records")
-            for row in rows:
-                row.pop("best", None)
-            loaded.history = History(rows, int(content.get("best_epoch", 0)), content.get("stopped", ""))
-        if (folder / "split.tsv").is_file():
-            loaded.split = pd.read_csv(folder / "split.tsv", sep="\t", dtype=str, keep_default_na=False)
+        loaded.history = _read_history(folder, content)
+        loaded.split = _read_split(folder)
         loaded.eval()
         return loaded
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all weights: what calibration and support belong to."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        total.update(values.reshape(-1).view(torch.uint8).numpy().data if values.numel() else b"")
+    return total.hexdigest()
 
 
 def _features_digest(features: pd.DataFrame) -> str:
@@ -162,8 +193,9 @@ def _present(folder: Path, name: str) -> Path:
 def _damaged(path: Path, how: str) -> InputError:
     return InputError(
         f"{path} is damaged: {how}",
-        "a model read in part gives wrong values without a sign",
-        "copy the model folder again, or train the model again",
+        "a model read in part, or put together from several, gives wrong values without a sign",
+        "copy the model folder again, or train the model again; in a Nextflow run that keeps taking it from its cache, "
+        "delete TRAIN's folder below work/ (its path leads to the link) and run with -resume",
     )
 
 
@@ -173,7 +205,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
         schema = int(content["schema"])
         content["model"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from error
     if schema != SCHEMA:
         raise InputError(
@@ -181,20 +213,116 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "the meaning of its entries may differ",
             f"use multivi-nf {content.get('multivi_nf', 'of the version that wrote it')}, or train the model again",
         )
+    intact = is_intact(content)
+    if intact is False:
+        raise _damaged(path, "its entries are not those that it was written with")
+    if intact is None:
+        warnings.warn(
+            f"{folder} was written by an earlier version, without digests: whether its files belong together is not "
+            "verified",
+            stacklevel=3,
+        )
     return content
+
+
+def _model_config(folder: Path, content: dict[str, Any]) -> ModelConfig:
+    path = folder / "config.json"
+    try:
+        return ModelConfig.from_json(json.dumps(content["model"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error.what}", error.why, error.remedy) from error
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise _damaged(path, f"the model's entries cannot be used ({error})") from error
+
+
+def _check_files(folder: Path, content: dict[str, Any]) -> None:
+    """Compare the tables with the digests in config.json."""
+    known = content.get("files", {})
+    for name in TABLES if "files" in content else ():
+        present = (folder / name).is_file()
+        if name in known and not present:
+            raise _damaged(folder / name, "it is missing")
+        if present and known.get(name) != file_digest(folder / name):
+            raise _damaged(folder / name, "it is not the one that config.json was written with")
+
+
+def _read_weights(folder: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
+    path = _present(folder, "weights.safetensors")
+    # every first and last layer has a weight for each feature and hidden unit: a larger model was not written here
+    hidden, size = config.n_hidden, path.stat().st_size
+    least = hidden * (2 * sum(config.n_features.values()) + config.n_latent + (config.n_layers - 1) * hidden)
+    if 4 * least > size:
+        raise _damaged(path, f"its {size} bytes cannot hold a model of the size that config.json describes")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _damaged(path, str(error)) from error
+    _check_finite(weights, str(path))
+    return weights
+
+
+def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = tensor[~torch.isfinite(tensor)]
+            raise InputError(
+                f"{where}: {bad.numel()} value(s) of the tensor {name!r} are {bad.flatten()[0].item()}",
+                "every value made with them would be without meaning",
+                "copy the model folder again, or train the model again (perhaps with a lower --learning-rate)",
+            )
+
+
+def _table(path: Path, columns: tuple[str, ...], **how: Any) -> pd.DataFrame:
+    """Read a table of the folder that must have some columns."""
+    try:
+        table = pd.read_csv(path, sep="\t", **how)
+    except (OSError, ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        raise _damaged(
+            path, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        ) from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise _damaged(path, f"column {missing[0]!r} is missing")
+    return table
 
 
 def _read_features(folder: Path, config: ModelConfig) -> pd.DataFrame:
     path = _present(folder, "features.tsv")
-    features = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    missing = {"modality", "feature", "symbol"} - set(features.columns)
-    if missing:
-        raise _damaged(path, f"column {sorted(missing)[0]!r} is missing")
+    features = _table(path, ("modality", "feature", "symbol"), dtype=str, keep_default_na=False)
     for modality, n in config.n_features.items():
-        found = int((features["modality"] == modality).sum())
-        if found != n:
-            raise _damaged(path, f"{found} {modality} features are listed, the model has {n}")
+        named = features.loc[features["modality"] == modality, "feature"]
+        if len(named) != n:
+            raise _damaged(path, f"{len(named)} {modality} features are listed, the model has {n}")
+        if (named == "").any() or named.duplicated().any():
+            raise _damaged(path, f"a {modality} feature has no name, or the name of another")
     return features
+
+
+def _read_history(folder: Path, content: dict[str, Any]) -> History | None:
+    path = folder / "history.tsv"
+    if not path.is_file():
+        return None
+    table = _table(path, ("epoch", "train_loss", "validation_loss"))
+    best = content.get("best_epoch", 0)
+    if not isinstance(best, int) or isinstance(best, bool) or best < 0:
+        raise _damaged(folder / "config.json", f"best_epoch is {best!r}")
+    text = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    if text:
+        raise _damaged(path, f"column {text[0]!r} does not hold numbers")
+    rows = table.drop(columns="best", errors="ignore").to_dict("records")
+    return History(rows, best, str(content.get("stopped", "")))
+
+
+def _read_split(folder: Path) -> pd.DataFrame | None:
+    path = folder / "split.tsv"
+    if not path.is_file():
+        return None
+    split = _table(path, ("cell", "split"), dtype=str, keep_default_na=False)
+    unknown = sorted(set(split["split"]) - set(ROLES))
+    if unknown or split["cell"].duplicated().any() or not len(split):
+        how = f"it holds {unknown[0]!r}" if unknown else "a cell is named twice" if len(split) else "it names no cell"
+        raise _damaged(path, how)
+    return split
 
 
 def load_model(folder: Path, device: str = "auto") -> MultiVI:

@@ -170,7 +170,7 @@ class Trainer:
                 f"stopped in epoch {self.state.epoch + 1}, step {self.state.step} of {self.n_steps}: {reason}. "
                 "A checkpoint is saved; run the same command with --resume to go on"
             )
-        raise Interrupted(msg)
+        raise Interrupted(msg, 130 if reason.startswith("SIGINT") else 75)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 

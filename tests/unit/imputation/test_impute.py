@@ -120,7 +120,7 @@ def test_gather_refuses_what_does_not_belong_together(model, mosaic, tmp_path):
         gather([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "out.zarr")
     with pytest.raises(InputError, match="differ in seed"):
         gather([tmp_path / "a.zarr", tmp_path / "c.zarr"], tmp_path / "out.zarr")
-    with pytest.raises(InputError, match="no zarr store"):
+    with pytest.raises(InputError, match="nothing.zarr does not exist"):
         gather([tmp_path / "nothing.zarr"], tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
 
@@ -179,7 +179,8 @@ def test_other_features_are_refused(model):
 
 def test_existing_store_and_full_disk(model, mosaic, tmp_path, monkeypatch):
     (tmp_path / "there.zarr").mkdir()
-    with pytest.raises(InputError, match="exists already"):
+    (tmp_path / "there.zarr/thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"holds 'thesis.tex', which `impute` did not write"):
         impute_to_zarr(model, mosaic, tmp_path / "there.zarr", modality="rna")
     usage = gathering_module.shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:

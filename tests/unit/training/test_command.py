@@ -117,10 +117,13 @@ def test_two_processes_train_as_one(file, tmp_path):
 @pytest.mark.parametrize("code", [0, 1, 2, 75])
 def test_the_exit_code_comes_through_torchrun(monkeypatch, code):
     """torchrun itself only tells success and failure; the first process leaves its code in a file."""
+    monkeypatch.setenv("PYTHONPATH", "/lent")
 
     class Child:
-        def __init__(self, launch: list[str], env: dict[str, str]) -> None:
-            assert launch[1:3] == ["-m", "torch.distributed.run"]
+        def __init__(self, launch: list[str], env: dict[str, str], start_new_session: bool) -> None:
+            assert launch[1:4] == ["-I", "-m", "torch.distributed.run"] and start_new_session
+            assert launch[launch.index("--no-python") + 1 :][1:4] == ["-I", "-m", "multivi_nf"]
+            assert "PYTHONPATH" not in env
             if code in (2, 75):
                 Path(env["MULTIVI_NF_EXIT_FILE"]).write_text(str(code))
 

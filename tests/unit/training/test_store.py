@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.seals import sealed
 from multivi_nf.training import MultiVI, train
 
 
@@ -77,18 +78,19 @@ def test_shuffled_feature_names_are_refused(folder):
 
 def test_what_cannot_be_read_is_refused_by_name(folder):
     content = json.loads((folder / "config.json").read_text())
+    content.pop("digest")
     for change, message in (
         ({"schema": 7}, "layout version 7"),
         ({"model": {**content["model"], "sparkle": 1}}, "sparkle"),
         ({"model": {**content["model"], "n_hidden": 9}}, "do not fit"),
     ):
-        (folder / "config.json").write_text(json.dumps({**content, **change}))
+        (folder / "config.json").write_text(json.dumps(sealed(content | change)))
         with pytest.raises(InputError, match=message):
             MultiVI.load(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         MultiVI.load(folder)
-    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "config.json").write_text(json.dumps(sealed(content)))
     (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-8])
     with pytest.raises(InputError, match="weights.safetensors is damaged"):
         MultiVI.load(folder)

@@ -1,0 +1,132 @@
+"""What a machine may do to a step: full disks, missing rights, vanished files, too little memory; and how it is told.
+
+The exit codes are documented in docs/usage.md; conf/base.config tries 137 again with more memory, and not 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from multivi_nf.errors import InputError
+from multivi_nf.io.files import is_full
+
+MEMORY = 137
+"""Out of memory: what a process ends with that the kernel stops for it (128 + SIGKILL)."""
+
+
+class Trouble(InputError):
+    """Something on the machine is in the way; `code` is the exit code."""
+
+    def __init__(self, what: str, why: str, remedy: str, code: int = 2) -> None:
+        super().__init__(what, why, remedy)
+        self.code = code
+
+
+_MEMORY_WORDS = re.compile(
+    r"out of memory|std::bad_alloc|bad_array_new_length|[Cc]annot allocate memory|can't allocate memory|"
+    r"[Uu]nable to allocate|memory allocation failed|allocation failed|"
+    r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|"
+    r"not enough memory|malloc failed|unable to mmap"
+)
+_MEMORY_NAMES = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError", "ArrowMemoryError")
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """The trouble that an exception, or one it was raised from, tells of; None where it tells of none (a bug)."""
+    for one in _chain(error):
+        found = _memory(one) or _system(one)
+        if found is not None:
+            return found
+    return None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return chain
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an exception, or one it was raised from, says that memory ran out."""
+    return any(_memory(one) is not None for one in _chain(error))
+
+
+def _memory(error: BaseException) -> Trouble | None:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    worded = isinstance(error, (RuntimeError, OSError, ValueError)) and _MEMORY_WORDS.search(str(error))
+    if not (names & set(_MEMORY_NAMES) or worded or getattr(error, "errno", None) == errno.ENOMEM):
+        return None
+    device = "CUDA" in str(error) or "CUBLAS" in str(error)
+    said = _first_line(error)
+    return Trouble(
+        f"the {'GPU has' if device else 'step ran'} {'too little' if device else 'out of'} memory"
+        + (f" ({said})" if said else ""),
+        "nothing of a result was written",
+        "the pipeline tries again with more; from the shell, run it where more memory is free"
+        + (" or with --device cpu" if device else ", or with fewer cells or features"),
+        MEMORY,
+    )
+
+
+def _system(error: BaseException) -> Trouble | None:
+    if is_full(error):
+        return Trouble(
+            f"the disk, or your share of it, is full{_at(error)}",
+            "what was to be written would be cut",
+            "free space there (TMPDIR names the place of scratch files), then run the same again",
+        )
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return Trouble(
+            "no further thread can be started",
+            "your number of processes is limited here (ulimit -u)",
+            "raise the limit, end other processes, or set OMP_NUM_THREADS=1",
+        )
+    if not isinstance(error, OSError) or error.errno not in _SYSTEM:
+        return None
+    what, why, remedy = _SYSTEM[error.errno]
+    return Trouble(f"{what}{_at(error)}", why, remedy)
+
+
+_LOST = ("the input has changed under the step; what it read so far cannot be trusted",
+         "see that nothing moves or deletes it, then run the same again")  # fmt: skip
+_RIGHTS = (
+    "the step can go on only where it may read and write",
+    "change the permissions (chmod, chown), or give another place",
+)
+_SYSTEM = {
+    errno.EACCES: ("permission is denied", *_RIGHTS),
+    errno.EPERM: ("the operation is not permitted", *_RIGHTS),
+    errno.EROFS: ("the file system is read-only", *_RIGHTS),
+    errno.ENOENT: ("a file or folder is not there (any more)", *_LOST),
+    errno.ENOTDIR: ("a part of the path is no folder", *_LOST),
+    errno.ESTALE: ("the file vanished from its server (stale file handle)", *_LOST),
+    errno.ENODEV: ("the device is gone", *_LOST),
+    errno.EISDIR: ("a folder stands where a file is meant", "nothing can be read or written there", "name a file"),
+    errno.EIO: ("the disk or its server cannot be read or written (I/O error)",
+                "a result made from it could be wrong",
+                "have the disk checked, or copy the files; then run the same again"),
+    errno.ETIMEDOUT: ("the file server does not answer", "the result is not complete", "run the same again later"),
+    errno.ENAMETOOLONG: ("a name is too long", "the file system takes 255 bytes a name", "give a shorter one"),
+    errno.EMFILE: ("too many files are open", "their number is limited (ulimit -n)", "ulimit -n 4096"),
+    errno.ENFILE: ("too many files are open on this machine", "their number is limited", "run the same again later"),
+    errno.EAGAIN: ("no further process can be started", "their number is limited here (ulimit -u)", "raise the limit"),
+    errno.ELOOP: ("the path is a loop of symbolic links", "nothing can be read or written there", "correct the link"),
+}  # fmt: skip
+
+
+def _at(error: BaseException) -> str:
+    name = getattr(error, "filename", None)
+    if not name or isinstance(name, int):
+        said = _first_line(error)
+        return f" ({said})" if said else ""
+    return f": {os.fsdecode(name)}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else ""

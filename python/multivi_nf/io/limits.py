@@ -1,0 +1,130 @@
+"""Text of strangers: lines without end, and archives that unpack without end, are refused before the memory is full."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from multivi_nf.errors import InputError
+
+LONGEST_LINE = 1 << 16
+"""Bytes; as in fragments."""
+
+LARGEST_TABLE = 1 << 28
+"""Bytes of a list or table that is read as a whole, unpacked: ten million barcodes."""
+
+BLOCK = 1 << 20
+DAMAGED = (OSError, EOFError, zlib.error, UnicodeDecodeError)
+
+
+class Guarded(io.RawIOBase):
+    """A stream of text that ends in an :class:`InputError` where a line, the whole or the number of lines is too long.
+
+    Parameters
+    ----------
+    source
+        Bytes, unpacked.
+    name
+        The file, for the message.
+    longest_line, most_bytes, most_lines
+        The limits; None: none.
+    """
+
+    def __init__(
+        self,
+        source: BinaryIO,
+        name: str,
+        *,
+        longest_line: int | None = LONGEST_LINE,
+        most_bytes: int | None = None,
+        most_lines: int | None = None,
+    ) -> None:
+        self.source = source
+        self.name = name
+        self.longest_line = longest_line
+        self.most_bytes = most_bytes
+        self.most_lines = most_lines
+        self.n_bytes = self.n_lines = self._open = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer with the next bytes."""
+        block = self.source.read(min(len(buffer), BLOCK))
+        self._look(block)
+        buffer[: len(block)] = block
+        return len(block)
+
+    def _look(self, block: bytes) -> None:
+        self.n_bytes += len(block)
+        if self.most_bytes is not None and self.n_bytes > self.most_bytes:
+            raise _too_much(self.name, f"unpacks to more than {self.most_bytes:,} bytes")
+        if self.longest_line is not None:
+            self._measure(block)
+        if self.most_lines is not None:
+            self.n_lines += block.count(b"\n")
+            if self.n_lines > self.most_lines:
+                raise _too_much(self.name, f"has more than {self.most_lines:,} lines")
+
+    def _measure(self, block: bytes) -> None:
+        """Find a line longer than allowed: it spans every place that many bytes apart without an end between two."""
+        first = block.find(b"\n")
+        if first < 0:
+            self._open += len(block)
+            longest = self._open
+        else:
+            longest = self._open + first
+            last = block.rfind(b"\n")
+            start = first
+            while longest <= self.longest_line and last - start > self.longest_line:
+                end = block.rfind(b"\n", start + 1, start + self.longest_line + 2)
+                if end < 0:
+                    longest = self.longest_line + 1
+                    break
+                start = end
+            self._open = len(block) - last - 1
+            longest = max(longest, self._open)
+        if longest > self.longest_line:
+            raise _too_much(self.name, f"has a line of more than {self.longest_line:,} bytes")
+
+
+def is_gzip(path: Path) -> bool:
+    """Tell by its first bytes whether a file is gzip."""
+    with path.open("rb") as handle:
+        return handle.read(2) == b"\x1f\x8b"
+
+
+@contextmanager
+def opened(
+    path: Path,
+    *,
+    longest_line: int | None = LONGEST_LINE,
+    most_bytes: int | None = None,
+    most_lines: int | None = None,
+) -> Iterator[io.BufferedReader]:
+    """Open a plain or gzip text file as bytes within limits, see :class:`Guarded`."""
+    path = Path(path)
+    with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as source:
+        limits = {"longest_line": longest_line, "most_bytes": most_bytes, "most_lines": most_lines}
+        yield io.BufferedReader(Guarded(source, str(path), **limits), BLOCK)
+
+
+def read_bytes(path: Path, *, longest_line: int | None = LONGEST_LINE, most_bytes: int = LARGEST_TABLE) -> bytes:
+    """Read a whole plain or gzip text file within limits."""
+    with opened(path, longest_line=longest_line, most_bytes=most_bytes) as handle:
+        return handle.read()
+
+
+def _too_much(name: str, what: str) -> InputError:
+    return InputError(
+        f"{name} {what}",
+        "no list or table of this kind does; reading on would only fill the memory",
+        "give the file as the tool wrote it, or write it again; a forged or damaged file cannot be used",
+    )

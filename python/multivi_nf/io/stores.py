@@ -1,0 +1,116 @@
+"""zarr stores of strangers: a store is a plain folder of plain files, and leads nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from multivi_nf.errors import InputError
+
+_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+_LARGEST_METADATA = 1 << 27
+_LARGEST_CHUNK = 1 << 31
+_REFERENCES = ("refs", "templates", "gen")
+
+
+def check_store(path: Path) -> None:
+    """Refuse a zarr store that is no folder, holds links or special files, or whose metadata lead out of it.
+
+    Raises
+    ------
+    InputError
+        Names the store, the file in it and what is wrong with it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise InputError(
+            f"{path} {what}; a zarr store is a folder",
+            "a file that lists addresses of chunks would make this step read whatever they name",
+            "give the folder of the store",
+        )
+    if not any((path / name).is_file() for name in _METADATA):
+        raise InputError(
+            f"{path} is no zarr store (no zarr.json, no .zgroup)",
+            "there is nothing to read",
+            "give the folder of a store",
+        )
+    for folder, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            _check_entry(path, Path(folder) / name)
+        for name in names:
+            if name in _METADATA:
+                _check_metadata(path, Path(folder) / name)
+
+
+def _check_entry(store: Path, entry: Path) -> None:
+    mode = entry.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        raise _leads_out(store, f"{entry.relative_to(store)} is a link to {entry.readlink()}")
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise _leads_out(store, f"{entry.relative_to(store)} is neither a file nor a folder")
+
+
+def _check_metadata(store: Path, file: Path) -> None:
+    where = file.relative_to(store)
+    if file.stat().st_size > _LARGEST_METADATA:
+        raise InputError(
+            f"{store}: {where} has {file.stat().st_size:,} bytes",
+            "no description of a store is that long; reading it would only fill the memory",
+            "write the store again",
+        )
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{store}: {where} is not JSON ({error})", "the store cannot be read", "copy the store again"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{store}: {where} is not a JSON object", "the store cannot be read", "copy the store again")
+    if content.get("storage_transformers") or (file.name != ".zattrs" and set(_REFERENCES) & set(content)):
+        raise _leads_out(store, f"{where} takes chunks from elsewhere")
+    _check_chunks(store, where, content)
+    for key, part in _consolidated(content).items():
+        if key.startswith("/") or ".." in key.split("/") or "://" in key:
+            raise _leads_out(store, f"{where} describes {key!r}")
+        if isinstance(part, dict):
+            if part.get("storage_transformers"):
+                raise _leads_out(store, f"{where} takes chunks of {key!r} from elsewhere")
+            _check_chunks(store, where, part)
+
+
+def _consolidated(content: dict[str, Any]) -> dict[str, Any]:
+    held = content.get("consolidated_metadata")
+    held = held if isinstance(held, dict) else content
+    metadata = held.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _check_chunks(store: Path, where: Path, content: dict[str, Any]) -> None:
+    """Refuse a chunk that is larger than anyone writes: it is allocated as soon as one value of it is asked for."""
+    grid = content.get("chunk_grid")
+    shape = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else content.get("chunks")
+    if not isinstance(shape, list):
+        return
+    size = 1
+    for n in shape:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+            raise InputError(f"{store}: {where} has the chunk shape {shape}", "it is none", "copy the store again")
+        size *= n
+    if size > _LARGEST_CHUNK:
+        raise InputError(
+            f"{store}: {where} declares chunks of {shape} values",
+            "reading one value would fill the memory",
+            "write the store with smaller chunks",
+        )
+
+
+def _leads_out(store: Path, what: str) -> InputError:
+    return InputError(
+        f"the zarr store {store} refers to something outside: {what}",
+        "whoever made it could so bring any file that you can read into results that are shared; nothing was read",
+        "ask for a store that holds its data itself; if it is your own, copy it with its links followed (cp -rL)",
+    )

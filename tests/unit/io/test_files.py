@@ -1,0 +1,139 @@
+"""Results appear whole, at once, and whatever a killed process left is cleared by the next one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from multivi_nf.errors import InputError
+from multivi_nf.io import files, processes
+from multivi_nf.io.files import DiskFull, written_whole
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from multivi_nf.io import files
+where, when = Path(sys.argv[1]), sys.argv[2]
+if when == "renames":
+    files.exchanged = lambda one, other: False
+    rename = Path.rename
+    def killed(self, target):
+        rename(self, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path.rename = killed
+with files.written_whole(where) as temporary:
+    temporary.mkdir()
+    (temporary / "part").write_text("new")
+    if when == "half":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_writer(path: Path, when: str) -> None:
+    done = subprocess.run([sys.executable, "-c", WRITER, path, when], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def write(path: Path, text: str) -> None:
+    with written_whole(path) as temporary:
+        temporary.mkdir()
+        (temporary / "part").write_text(text)
+
+
+def test_a_folder_changes_places_with_the_one_that_was_there(tmp_path, monkeypatch):
+    """At no moment is there nothing under the final name: no rename away from it is ever called."""
+    write(tmp_path / "model", "old")
+    moved = []
+    monkeypatch.setattr(Path, "rename", lambda self, target: moved.append(self))
+    write(tmp_path / "model", "new")
+    assert (tmp_path / "model/part").read_text() == "new"
+    assert moved == [] and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_where_the_file_system_cannot_exchange_a_kill_between_the_renames_is_mended(tmp_path):
+    write(tmp_path / "model", "old")
+    killed_writer(tmp_path / "model", "renames")
+    assert not (tmp_path / "model").exists(), "else this test shows nothing"
+    files.sweep(tmp_path / "model")
+    assert (tmp_path / "model/part").read_text() == "old"
+    write(tmp_path / "model", "new")
+    assert (tmp_path / "model/part").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_halves_of_killed_processes_are_swept_and_others_are_not(tmp_path):
+    for _ in range(2):
+        killed_writer(tmp_path / "x.zarr", "half")
+    killed_writer(tmp_path / "other.zarr", "half")
+    assert len(list(tmp_path.glob(".*.x.zarr"))) == 1, "each sweeps its predecessor's"
+    alive = tmp_path / f".new-{processes.mark()}-77.x.zarr"
+    alive.mkdir()
+    foreign = tmp_path / ".new-00000000-1-1-0.x.zarr"  # of another machine, which may still be writing
+    foreign.mkdir()
+    (tmp_path / ".mine.x.zarr").write_text("a user's")
+    write(tmp_path / "x.zarr", "whole")
+    left = {path.name for path in tmp_path.iterdir() if path.name.endswith("x.zarr")}
+    assert left == {"x.zarr", ".mine.x.zarr", alive.name, foreign.name}
+    assert len(list(tmp_path.glob(".*.other.zarr"))) == 1
+    os.utime(foreign, (0, 0))
+    write(tmp_path / "x.zarr", "whole")
+    assert not foreign.exists(), "nothing happened in it for an hour"
+
+
+def test_files_and_folders_are_on_the_disk_before_they_take_their_name(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: (calls.append("renamed"), replace(self, target)))
+    write(tmp_path / "model", "x")
+    renamed = calls.index("renamed")
+    synced = [Path(name).name.split(".")[-1] for name in calls[:renamed]]
+    assert synced == ["part", "model"], "its file, then itself"
+    assert calls[renamed + 1 :] == [str(tmp_path)], "then the folder that holds the name"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError("Can't synchronously write data (errno = 28, error message = 'No space left on device')"),
+    ],
+)
+def test_a_full_disk_is_told_with_what_was_written_and_what_is_free(tmp_path, error):
+    with pytest.raises(DiskFull, match=r"x.h5ad was written: 1,234 bytes were written, [\d,]+ are free"):
+        with written_whole(tmp_path / "x.h5ad") as temporary:
+            temporary.write_bytes(b"0" * 1234)
+            raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_stays_a_bug(tmp_path):
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "x") as temporary:
+        temporary.write_text("x")
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_and_folders_are_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "folder").mkdir()
+    for name, what in (("link", "a symbolic link to target"), ("folder", "a folder, and a file")):
+        with pytest.raises(InputError, match=what), written_whole(tmp_path / name) as temporary:
+            temporary.write_text("x")
+    assert (tmp_path / "target").read_text() == "precious" and (tmp_path / "link").is_symlink()
+
+
+def test_the_longest_name_that_there_is_can_be_written(tmp_path):
+    name = "a" * 250 + ".json"
+    with written_whole(tmp_path / name) as temporary:
+        temporary.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,0 +1,268 @@
+"""Files of strangers: nothing outside of them is read, and nothing in them fills the memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from multivi_nf.counts.read import read_counts
+from multivi_nf.data.source import source_of
+from multivi_nf.errors import InputError
+from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.limits import Guarded, opened
+from multivi_nf.io.stores import check_store
+from multivi_nf.mosaic.read import read_mosaic
+
+SECRET = "PRIVATE-KEY-"
+
+
+@pytest.fixture
+def secret(tmp_path) -> Path:
+    """What must never be read: an HDF5 file, and the same bytes for external storage."""
+    path = tmp_path / "secret.h5"
+    with h5py.File(path, "w") as file:
+        file["names"] = np.array([f"{SECRET}{i}" for i in range(30)], "S20")
+    return path
+
+
+def tenx(path: Path) -> Path:
+    """A 10x file without the names of its features."""
+    counts = np.random.default_rng(0).poisson(3, (60, 30))
+    rows, columns = np.nonzero(counts)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        group["data"], group["indices"] = counts[rows, columns].astype("i4"), columns.astype("i8")
+        group["indptr"] = np.concatenate([[0], np.cumsum((counts > 0).sum(axis=1))])
+        group["shape"] = np.array([30, 60], "i4")
+        group["barcodes"] = np.array([f"AAAC{i:06d}-1" for i in range(60)], "S")
+        features = group.create_group("features")
+        features["id"] = np.array([f"ENSG{i:011d}" for i in range(30)], "S")
+        features["feature_type"] = np.array(["Gene Expression"] * 30, "S")
+        features["genome"] = np.array(["GRCh38"] * 30, "S")
+    return path
+
+
+def external_storage(group: h5py.Group, secret: Path) -> None:
+    group.create_dataset("name", shape=(30,), dtype="S20", external=[(str(secret), 0, 600)])
+
+
+def external_link(group: h5py.Group, secret: Path) -> None:
+    group["name"] = h5py.ExternalLink(str(secret), "/names")
+
+
+def virtual(group: h5py.Group, secret: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(30,), dtype="S20")
+    layout[:] = h5py.VirtualSource(str(secret), "names", shape=(30,))
+    group.create_virtual_dataset("name", layout)
+
+
+def link_through_a_link(group: h5py.Group, secret: Path) -> None:
+    group.file["away"] = h5py.ExternalLink(str(secret), "/")
+    group["name"] = h5py.SoftLink("/away/names")
+
+
+def deep(group: h5py.Group, secret: Path) -> None:
+    """Far from what a reader asks for."""
+    group["name"] = np.array(["G"] * 30, "S")
+    external_link(group.file.create_group("uns/a/b/c"), secret)
+
+
+WAYS = [external_storage, external_link, virtual, link_through_a_link, deep]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_matrix_that_leads_out_of_its_file_is_refused(tmp_path, secret, way):
+    path = tenx(tmp_path / "public.h5")
+    with h5py.File(path, "r+") as file:
+        way(file["matrix/features"], secret)
+    with pytest.raises(InputError, match=r"refers to another file") as refused:
+        read_counts(path, "rna")
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_so_is_a_mosaic_by_every_reader(tmp_path, secret, way):
+    path = tenx(tmp_path / "public.h5mu")
+    with h5py.File(path, "r+") as file:
+        way(file["matrix/features"], secret)
+    for read in (read_mosaic, source_of, check_hdf5):
+        with pytest.raises(InputError, match="refers to another file"):
+            read(path)
+
+
+def test_links_within_a_file_are_no_harm(tmp_path):
+    path = tenx(tmp_path / "own.h5")
+    with h5py.File(path, "r+") as file:
+        file["matrix/features/name"] = h5py.SoftLink("/matrix/features/id")
+        file["again"] = h5py.SoftLink("/matrix/features/name")
+        file["matrix/up"] = file["/"]
+    assert read_counts(path, "rna").n_vars == 30
+
+
+@pytest.mark.parametrize("target", ["/nowhere", "/loop", "/matrix/data/x"])
+def test_a_link_that_ends_nowhere_is_refused(tmp_path, target):
+    path = tenx(tmp_path / "own.h5")
+    with h5py.File(path, "r+") as file:
+        file["loop"] = h5py.SoftLink(target)
+    with pytest.raises(InputError, match="refers to another file"):
+        check_hdf5(path)
+
+
+def test_what_cannot_be_stored_is_not_allocated(tmp_path):
+    path = tenx(tmp_path / "own.h5mu")
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("big", shape=(10**12,), dtype="i4", chunks=(1000,))
+    for read in (read_mosaic, source_of):
+        with pytest.raises(InputError, match="declares"):
+            read(path)
+
+
+# -- zarr -------------------------------------------------------------------------------------------------------------
+
+
+def a_store(path: Path) -> Path:
+    group = zarr.open_group(path, mode="w")
+    group.create_array("X", shape=(4, 4), dtype="f4", chunks=(2, 2))[:] = np.ones((4, 4))
+    return path
+
+
+def test_a_plain_store_passes(tmp_path):
+    check_store(a_store(tmp_path / "x.zarr"))
+    (tmp_path / "staged.zarr").symlink_to("x.zarr")  # as Nextflow stages it
+    check_store(tmp_path / "staged.zarr")
+
+
+def edited(path: Path, name: str, **entries: object) -> None:
+    content = json.loads((path / name).read_text())
+    (path / name).write_text(json.dumps(content | entries))
+
+
+def chunk_link(path: Path, secret: Path) -> None:
+    (path / "X/c/0/0").unlink()
+    (path / "X/c/0/0").symlink_to(secret)
+
+
+def folder_link(path: Path, secret: Path) -> None:
+    (path / "away").symlink_to(secret.parent)
+
+
+def pipe(path: Path, secret: Path) -> None:
+    os.mkfifo(path / "X/c/0/9")
+
+
+def transformer(path: Path, secret: Path) -> None:
+    edited(path, "X/zarr.json", storage_transformers=[{"name": "http"}])
+
+
+def references(path: Path, secret: Path) -> None:
+    (path / ".zmetadata").write_text(json.dumps({"version": 1, "refs": {"X/0.0": ["http://host/x", 0, 64]}}))
+
+
+def consolidated(path: Path, secret: Path) -> None:
+    edited(path, "zarr.json", consolidated_metadata={"metadata": {"../secret": {}}})
+
+
+def bomb(path: Path, secret: Path) -> None:
+    grid = {"name": "regular", "configuration": {"chunk_shape": [10**6, 10**6]}}
+    edited(path, "X/zarr.json", chunk_grid=grid)
+
+
+@pytest.mark.parametrize(
+    "way", [chunk_link, folder_link, pipe, transformer, references, consolidated, bomb], ids=lambda way: way.__name__
+)
+def test_a_store_that_leads_out_is_refused(tmp_path, secret, way):
+    path = a_store(tmp_path / "x.zarr")
+    way(path, secret)
+    with pytest.raises(InputError, match=r"something outside|declares chunks"):
+        check_store(path)
+
+
+def test_a_file_of_references_is_no_store(tmp_path):
+    (tmp_path / "x.zarr").write_text(json.dumps({"refs": {}}))
+    with pytest.raises(InputError, match="is a file"):
+        check_store(tmp_path / "x.zarr")
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_line_is_measured_across_blocks(seed):
+    """By the plain definition: the longest piece between two line ends."""
+    chance = random.Random(seed)
+    data = bytes(chance.choice(b"aaaaaab\n") for _ in range(chance.randint(1, 60)))
+    limit = chance.randint(1, 12)
+    stream = Guarded(io.BytesIO(data), "x", longest_line=limit)
+    too_long = max(map(len, data.split(b"\n"))) > limit
+    read = b""
+    try:
+        while block := stream.read(chance.randint(1, 25)):
+            read += block
+    except InputError:
+        assert too_long
+    else:
+        assert not too_long and read == data
+
+
+def test_limits_of_bytes_and_lines(tmp_path):
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"1 1 1\n" * 1000))
+    with opened(path, most_lines=1000, most_bytes=6000) as handle:
+        assert len(pd.read_csv(handle, sep=" ", header=None)) == 1000
+    for limit in ({"most_lines": 999}, {"most_bytes": 5999}):
+        with pytest.raises(InputError, match="more than"), opened(path, **limit) as handle:
+            pd.read_csv(handle, sep=" ", header=None)
+
+
+BOMBS = {
+    "line in the matrix": ("matrix.mtx.gz", b"%%MatrixMarket matrix coordinate integer general\n", b" " * (1 << 22)),
+    "line in its head": ("matrix.mtx.gz", b"", b"%" * (1 << 22)),
+    "lines": ("matrix.mtx.gz", b"%%MatrixMarket matrix coordinate integer general\n30 60 9\n", b"1 1 1\n" * (1 << 19)),
+    "empty lines": ("matrix.mtx.gz", b"%%MatrixMarket matrix coordinate integer general\n30 60 9\n", b"\n" * (1 << 22)),
+    "barcode": ("barcodes.tsv.gz", b"", b"A" * (1 << 22)),
+    "barcodes": ("barcodes.tsv.gz", b"", b"AAAC-1\n" * (1 << 19)),
+    "features": ("features.tsv.gz", b"", b"ENSG0\tG\tGene Expression\n" * (1 << 17)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_an_mtx_folder_that_unpacks_without_end_is_refused(tmp_path, name):
+    """A gigabyte or more in a few megabytes, read under 2 GB of memory."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    parts = {
+        "matrix.mtx.gz": b"%%MatrixMarket matrix coordinate integer general\n30 60 1\n1 1 1\n",
+        "barcodes.tsv.gz": "".join(f"A{i}-1\n" for i in range(60)).encode(),
+        "features.tsv.gz": "".join(f"ENSG{i:011d}\tG{i}\tGene Expression\n" for i in range(30)).encode(),
+    }
+    for part, text in parts.items():
+        (folder / part).write_bytes(gzip.compress(text))
+    part, head, block = BOMBS[name]
+    with gzip.open(folder / part, "wb", 6) as file:
+        file.write(head)
+        for _ in range(300):
+            file.write(block)
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "from multivi_nf.commands import main\n"
+        "main(['qc-rna', 'm', '--sample', 's', '--output', 's.h5ad', '--qc', 'qc'])"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "no list or table of this kind does" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "s.h5ad").exists()
