@@ -223,8 +223,9 @@ class _Engine:
             variance = combined_variance(error["cell"], error["between"], int(error["freedom"][0]), error["count"])
             one, other = (self._mean(centres, pair, name) for name in pair)
             log_ratio, counted = np.log(one / other), Counted.join(list(error["counted"]))
-            sd = settled_error(log_ratio, variance, error["extra"], counted)
-            summary = self._summary(target[0], reference[0], log_ratio, sd, floors[-1])
+            sd = settled_error(log_ratio, variance, counted)
+            beyond = np.sqrt(INFLATION * error["extra"])
+            summary = self._summary(target[0], reference[0], log_ratio, sd, beyond, floors[-1])
             out.append(summary | {"unmeasured": (counted.size == 0).any(axis=0)})
         if self.given is None:
             unit = "of probability" if self.difference else "log2 units"
@@ -254,10 +255,21 @@ class _Engine:
         return 0.5 * float(np.quantile(np.concatenate(apart), 0.95))
 
     def _summary(
-        self, target: np.ndarray, reference: np.ndarray, log_ratio: np.ndarray, sd: np.ndarray, floor: float
+        self,
+        target: np.ndarray,
+        reference: np.ndarray,
+        log_ratio: np.ndarray,
+        sd: np.ndarray,
+        beyond: np.ndarray,
+        floor: float,
     ) -> dict[str, np.ndarray]:
-        """Posterior of the effect, on its scale, around the common level of both means."""
-        posterior = shrink(log_ratio, sd)
+        """Posterior of the effect, on its scale, around the common level of both means.
+
+        Errors of two kinds. What counts and replicates show (`sd`) scatters estimates around the truth: estimates are
+        drawn to where effects lie. What imputation misses (`beyond`) scatters the truth around its prediction: that is
+        an expectation already, drawn to the mean by the model, and would be shrunk twice (Berkson 1950).
+        """
+        posterior = shrink(log_ratio, sd).widened(beyond)
         level = (target + reference) / 2
         center = posterior.expectation()
         mean_target, mean_reference = _split(level, center)
@@ -280,8 +292,8 @@ class _Engine:
         return {
             "mean_target": mean_target, "mean_reference": mean_reference,
             "effect": self._effect(mean_target, mean_reference), "effect_lower": lower, "effect_upper": upper,
-            "log2_fold_change": center / np.log(2), "delta": delta, "probability": np.clip(probability, 0, 1),
-            "evidence": (np.abs(center) - threshold) / sd,
+            "log2_fold_change": log_ratio / np.log(2), "delta": delta, "probability": np.clip(probability, 0, 1),
+            "evidence": (np.abs(center) - threshold) / np.hypot(sd, beyond),
         }  # fmt: skip
 
     def _effect(self, target: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -322,21 +334,19 @@ class _Engine:
         return np.concatenate(rows)
 
 
-def settled_error(log_ratio: np.ndarray, variance: np.ndarray, extra: np.ndarray, counted: Counted) -> np.ndarray:
+def settled_error(log_ratio: np.ndarray, variance: np.ndarray, counted: Counted) -> np.ndarray:
     """(n_features,) standard error of log ratios, at the counts expected at the ratios that these errors lead to.
 
     Parameters
     ----------
     log_ratio, variance
         Estimates, and their variance by the counts that each side happened to show.
-    extra
-        Variance that no count shows (imputed).
     counted
         Counts behind the variance.
     """
     ratio = np.zeros(len(log_ratio))
     for _ in range(2):
-        sd = np.sqrt(INFLATION * (variance * counted.factor(ratio) + extra))
+        sd = np.sqrt(INFLATION * variance * counted.factor(ratio))
         ratio = shrink(log_ratio, sd).expectation()
     return sd
 

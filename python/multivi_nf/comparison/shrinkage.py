@@ -33,6 +33,10 @@ class Shrunk:
     mean: np.ndarray
     sd: np.ndarray
 
+    def widened(self, sd: np.ndarray) -> Shrunk:
+        """Posterior of effects that differ from these by an error of (n_features,) standard deviations."""
+        return Shrunk(self.weight, self.mean, np.hypot(self.sd, sd[:, None]))
+
     def expectation(self) -> np.ndarray:
         """(n_features,) posterior mean."""
         return (self.weight * self.mean).sum(axis=1)

@@ -285,6 +285,41 @@ def test_shrunk_effects_are_calibrated_whether_few_or_many_differ():
         assert len(called) > 0.3 * (np.abs(truth) > 0.3).sum()
 
 
+def test_truth_that_scatters_around_its_prediction_is_covered_without_shrinking_it():
+    """Predictions are expectations: their error is independent of them, not of the truth (Berkson)."""
+    rng = np.random.default_rng(7)
+    n = 6000
+    predicted = np.where(rng.random(n) < 0.3, rng.normal(0, 0.3, n), 0.0)
+    missed = np.full(n, 0.8)
+    truth = predicted + rng.normal(0, missed)
+    estimate = predicted + rng.normal(0, 0.05, n)
+    found = shrink(estimate, np.full(n, 0.05)).widened(missed)
+    inside = (truth >= found.quantile(0.025)) & (truth <= found.quantile(0.975))
+    assert 0.94 < inside.mean() < 0.96
+    assert np.polyfit(predicted, found.expectation(), 1)[0] > 0.9
+    assert np.polyfit(found.expectation(), truth, 1)[0] == pytest.approx(1, abs=0.07)
+    twice = shrink(estimate, np.hypot(0.05, missed))
+    inside = (truth >= twice.quantile(0.025)) & (truth <= twice.quantile(0.975))
+    assert inside.mean() < 0.5, "with all of the error shrunk by, the interval covers few"
+
+
+@pytest.mark.parametrize("modality", ["rna", "atac"])
+def test_error_of_imputation_widens_intervals_and_leaves_effects(model, mosaic, modality):
+    tables = []
+    for sd in (0.0, 0.6):
+        entry = {"calibrated": True, "temperature": 1.0, "effect_sd": {"log_mean": [-20.0, 20.0], "sd": [sd, sd]}}
+        sources = ("rna", "atac", "protein", "rna+protein", "atac+protein")
+        known = Calibration(calibrated=True, directions={f"{s}->{modality}": entry for s in sources}, atac_depth=0.5)
+        tables.append(
+            differential(model, mosaic, modality, cells="imputed", calibration=known, **PAIR).set_index("feature")
+        )
+    sure, unsure = tables[0].sort_index(), tables[1].sort_index()
+    np.testing.assert_allclose(unsure["effect"], sure["effect"], rtol=1e-6)
+    assert (unsure["effect_upper"] - unsure["effect_lower"] > sure["effect_upper"] - sure["effect_lower"]).all()
+    np.testing.assert_allclose(sure["log2_fold_change"], unsure["log2_fold_change"])
+    assert unsure["probability"].max() < 0.75, "nothing is sure beside an error of 0.6"
+
+
 def test_a_few_differences_that_only_counts_show_stay_in_the_centre():
     """A tenth of the features is thinned twofold, which the decoder does not know: one normal spread would lose it."""
     count = np.full(400, 100.0)
@@ -324,7 +359,7 @@ def test_rare_features_are_ranked_by_what_they_are_expected_to_show(mean):
     own = 1 / (count + 0.5)
     estimate = np.log(count[0] + 0.5) - np.log(count[1] + 0.5)
     differs, precision = np.abs(truth) > 0.3, []
-    for sd in (np.sqrt(own.sum(0)), settled_error(estimate, own.sum(0), 0.0, Counted(own, count, np.ones((2, n))))):
+    for sd in (np.sqrt(own.sum(0)), settled_error(estimate, own.sum(0), Counted(own, count, np.ones((2, n))))):
         found = shrink(estimate, sd)
         probability = np.maximum(found.above(threshold), found.below(-threshold))
         precision.append(average_precision_score(differs, probability))
