@@ -59,7 +59,8 @@ def checked_parameters(given) {
 def together(settings) {
     def architecture = [
         'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight', 'adversary',
-        'adversary_weight', 'cross_reconstruction', 'kl_warmup', 'categorical_covariates', 'continuous_covariates', 'model_compat',
+        'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup', 'categorical_covariates', 'continuous_covariates',
+        'model_compat',
     ].findAll { name -> settings[name] != null }
     def rules = [
         [settings.impute.tokenize(',').contains('atac') && !settings.impute_features, "--impute ${settings.impute} without --impute_features",

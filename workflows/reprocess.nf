@@ -161,8 +161,8 @@ workflow REPROCESS {
         MOSAIC.out.mosaic, reference,
         chosen(settings, [
             'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight',
-            'adversary', 'adversary_weight', 'cross_reconstruction', 'kl_warmup', 'categorical_covariates',
-            'continuous_covariates', 'model_compat', 'max_epochs', 'batch_size', 'learning_rate', 'precision', 'device',
+            'adversary', 'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup',
+            'categorical_covariates', 'continuous_covariates', 'model_compat', 'max_epochs', 'batch_size', 'learning_rate', 'precision', 'device',
             'n_devices', 'seed',
         ]),
     )

@@ -39,6 +39,7 @@ ARCHITECTURE = (
     ("--adversary", ("modality", "batch", "both", "none"), "What the adversary must not be able to tell [modality]."),
     ("--adversary-weight", float, "Weight of the adversary [1]."),
     ("--cross-reconstruction", float, "Share of single-view ELBOs in the objective; 0 is the paper's [0.5]."),
+    ("--batch-integration", float, "Strength with which batches are brought together; 0 leaves them as they lie [1]."),
     ("--kl-warmup", int, "Epochs over which the weight of the KL rises to 1 [50, a quarter of all at most]."),
     ("--model-compat", ("none", "scvi"), "scvi: the formulas of scvi-tools 1.4.2 [none]."),
 )

@@ -42,7 +42,9 @@ def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
 
 
-def alignment(posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compat: bool = False) -> torch.Tensor:
+def alignment(
+    posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compat: bool = False, leader: int | None = None
+) -> torch.Tensor:
     """Sum over cells of the penalty over all pairs of present modalities; a scalar.
 
     Parameters
@@ -57,6 +59,8 @@ def alignment(posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compa
     compat
         scvi-tools 1.4.2: standard deviations v^(1/4) in the divergence; in place of the MMD the length of the
         difference of means, summed over the minibatch and then charged to every cell of it.
+    leader
+        Modality that the others follow: no gradient of a pair reaches its posterior. None: both meet half-way.
     """
     total = posteriors.mean.new_zeros(())
     if rule == "none":
@@ -65,7 +69,9 @@ def alignment(posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compa
         pair = posteriors.present[:, a] & posteriors.present[:, b]
         if rule == "symmetric-kl":
             v = posteriors.variance.sqrt() if compat else posteriors.variance
-            value = symmetric_kl(posteriors.mean[:, a], v[:, a], posteriors.mean[:, b], v[:, b])
+            q = [(posteriors.mean[:, m], v[:, m]) for m in (a, b)]
+            q = [(mean.detach(), var.detach()) if m == leader else (mean, var) for m, (mean, var) in zip((a, b), q)]
+            value = symmetric_kl(*q[0], *q[1])
             total = total + torch.where(pair, value, 0.0).sum()
             continue
         rows = pair.nonzero().squeeze(1)
@@ -75,5 +81,6 @@ def alignment(posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compa
             length = torch.linalg.norm(posteriors.mean[rows, a] - posteriors.mean[rows, b], dim=1)
             total = total + posteriors.present.shape[0] * length.sum()
         else:
-            total = total + rows.numel() * mmd(samples[rows, a], samples[rows, b])
+            pick = [samples[rows, m].detach() if m == leader else samples[rows, m] for m in (a, b)]
+            total = total + rows.numel() * mmd(*pick)
     return total

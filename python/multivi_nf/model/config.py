@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 ALIGNMENT_WEIGHT = 5.0
 """Of the alignment, where none is given. Only paired cells pay it and every cell gains from what it forbids, so the
 paper's 1 is too little where few cells are paired (docs/model.md)."""
+
+MODALITY_INTEGRATION = 0.1
+"""Strength of the penalty between modalities measured, where none is given."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ class ModelConfig:
         ``compat="scvi"``.
     adversary, adversary_cells, adversary_weight
         What the adversary tells apart, in which cells, and its weight.
+    batch_integration
+        Strength with which batches are brought together where they have counterparts (`multivi_nf.model.local_mixing`):
+        at 1 the penalty is worth a tenth of the reconstruction. 0 leaves batches as they lie; None is 1, and 0 with
+        ``compat="scvi"``.
+    modality_integration
+        The same between cells by the modalities measured.
     kl_warmup
         Epochs over which the weight of the KL rises from 0 to 1 (used by training).
     deep_injection
@@ -96,6 +106,8 @@ class ModelConfig:
     adversary_cells: str = "paired"
     adversary_weight: float = 1.0
     cross_reconstruction: float = 0.5
+    batch_integration: float | None = None
+    modality_integration: float | None = None
     kl_warmup: int = 50
     deep_injection: bool = False
     batch_dropout: float = 0.1
@@ -105,6 +117,9 @@ class ModelConfig:
         freeze = object.__setattr__
         if self.alignment_weight is None:
             freeze(self, "alignment_weight", 1.0 if self.compat == "scvi" else ALIGNMENT_WEIGHT)
+        for name, strength in (("batch_integration", 1.0), ("modality_integration", MODALITY_INTEGRATION)):
+            if getattr(self, name) is None:
+                freeze(self, name, 0.0 if self.compat == "scvi" else strength)
         freeze(self, "n_features", {m: int(self.n_features[m]) for m in MODALITIES if m in self.n_features})
         freeze(self, "batches", tuple(str(name) for name in self.batches))
         freeze(self, "batch_cells", {m: tuple(int(n) for n in cells) for m, cells in self.batch_cells.items()})
@@ -144,8 +159,8 @@ class ModelConfig:
             problems.append(_problem("input_dropout", self.input_dropout, "give rates from 0 to below 1"))
         if not 0 <= self.cross_reconstruction <= 1:
             problems.append(_problem("cross_reconstruction", self.cross_reconstruction, "give a weight from 0 to 1"))
-        for name in ("alignment_weight", "adversary_weight", "kl_warmup"):
-            if getattr(self, name) < 0:
+        for name in ("alignment_weight", "adversary_weight", "batch_integration", "modality_integration", "kl_warmup"):
+            if not 0 <= getattr(self, name) < math.inf:
                 problems.append(_problem(name, getattr(self, name), "give a number of at least 0"))
         if not self.n_features or min(self.n_features.values()) < 1:
             problems.append(_problem("n_features", self.n_features, "give at least one modality with a feature"))
@@ -180,5 +195,6 @@ class ModelConfig:
 
 
 def _problem(name: str, value: Any, remedy: str) -> InputError:
-    option = "--" + name.replace("_", "-") if name in {"n_hidden", "n_latent", "n_layers", *CHOICES} else name
+    options = {"n_hidden", "n_latent", "n_layers", "batch_integration", *CHOICES}
+    option = "--" + name.replace("_", "-") if name in options else name
     return InputError(f"{option} is {value!r}", "no model can be built from it", remedy)

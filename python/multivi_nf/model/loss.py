@@ -12,9 +12,13 @@ from multivi_nf.data.minibatch import Minibatch, ModalityRows
 from multivi_nf.model.adversary import Contest, batch_contest, modality_contest
 from multivi_nf.model.alignment import alignment
 from multivi_nf.model.config import ModelConfig
-from multivi_nf.model.fusion import Gaussian, Posteriors, fuse, kl_standard, subsets
+from multivi_nf.model.fusion import Gaussian, Posteriors, fuse, joint, kl_standard, subsets
 from multivi_nf.model.generative import Observed
+from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.sparse import Tiles, select_rows, tiles_of
+
+INTEGRATION_SHARE = 0.1
+"""Nats of a mixing penalty, at a strength of 1, for each nat of reconstruction."""
 
 
 @dataclass
@@ -27,8 +31,10 @@ class LossTerms:
         Scalar with gradient, nats per cell.
     terms
         Detached parts, per cell of the minibatch: ``rna``, ``atac``, ``protein`` (reconstruction),
-        ``protein_background`` (KL), ``kl`` (of z, at weight 1), ``alignment``, ``adversary`` (the encoders' side)
-        and ``elbo_loss`` (reconstruction + KLs at weight 1). Modalities without a row here are left out.
+        ``protein_background`` (KL), ``kl`` (of z, at weight 1), ``alignment``, ``adversary`` (the encoders' side),
+        ``elbo_loss`` (reconstruction + KLs at weight 1) and, where groups are brought together, ``batch_mixing`` and
+        ``modality_mixing`` (penalties, unweighted) and ``integration`` (what they cost at full KL weight). Modalities
+        without a row here are left out.
     n_rows
         Modality to number of measured rows.
     contests
@@ -50,6 +56,21 @@ class Encoded(Protocol):
     training: bool
     generative: nn.ModuleDict
     adversaries: nn.ModuleDict
+
+    @property
+    def integrates_batches(self) -> bool:
+        """Whether batches are brought together."""
+        ...
+
+    @property
+    def leading(self) -> int:
+        """Index of the modality that most batches measured."""
+        ...
+
+    @property
+    def leader(self) -> int | None:
+        """Index of the modality that the others are aligned to, if there is one."""
+        ...
 
     def measured(self, minibatch: Minibatch) -> dict[str, ModalityRows]:
         """Rows by modality, of modalities with any."""
@@ -133,6 +154,7 @@ def objective(
     alignment_weight: float | None,
     adversary_weight: float | None,
     denominator: float | None,
+    mixing: LocalMixing | None = None,
 ) -> LossTerms:
     """Cost of a minibatch; see `MultiVI.loss` for the arguments."""
     tiles: dict[str, Tiles] = {}
@@ -162,8 +184,13 @@ def objective(
             for name, value in model.generative[m].loss(z_m, seen, generator).items():
                 parts[name] = parts.get(name, zero) + value
         z_joint = z if view.cells is None else z_joint.index_copy(0, view.cells, z)
-    aligned = alignment(posteriors, samples, model.config.alignment, compat=model.scvi)
+    aligned = alignment(posteriors, samples, model.config.alignment, compat=model.scvi, leader=model.leader)
     parts["alignment"] = per_cell * aligned
+    pull = None
+    if mixing is not None:
+        whole = minibatch.n_cells * per_cell
+        found, pull = mixing_terms(model, minibatch, posteriors, mixing)
+        parts |= {name: whole * value for name, value in found.items()}
     contests = {}
     if "modality" in model.adversaries:
         contests["modality"] = modality_contest(samples, posteriors.present, model.config.adversary_cells)
@@ -175,12 +202,64 @@ def objective(
         model.config.alignment_weight if alignment_weight is None else alignment_weight,
         model.config.adversary_weight if adversary_weight is None else adversary_weight,
     )
-    return _add_up(model, parts, contests, weights, {m: r.cells.numel() for m, r in rows.items()})
+    return _add_up(model, parts, pull, contests, weights, {m: r.cells.numel() for m, r in rows.items()})
+
+
+def comparisons(model: Encoded) -> dict[str, tuple[int, int]]:
+    """What `mixing_terms` compares for this model: name to numbers of strata and groups; {} is nothing."""
+    found, several, n_batches = {}, len(model.modalities) > 1, len(model.config.batches)
+    if model.integrates_batches:
+        found |= dict.fromkeys(("joint", "leading") if several else ("joint",), (1, n_batches))
+    if model.config.modality_integration > 0 and several:
+        found["measured"] = (n_batches, 1 << len(model.modalities))
+    return found
+
+
+def mixing_terms(
+    model: Encoded, minibatch: Minibatch, posteriors: Posteriors, mixing: LocalMixing
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """How much less than expected groups mix in posterior means (`multivi_nf.model.local_mixing`).
+
+    Returns
+    -------
+    Penalties, nats a cell, and what is charged of them for each nat of reconstruction: in training at the strength at
+    which each acts, in evaluation what exceeds that with which a penalty is content, at full strength, so that epochs
+    can be compared. ``batch_mixing`` is the mean of two penalties, of the joint means and of those of the modality that
+    leads, each with sides of its own. ``modality_mixing`` asks the joint means in which modalities a cell was measured,
+    beyond what its neighbours' batches make expected: otherwise batches that differ in modalities would be charged
+    twice.
+    """
+    config, present, note = model.config, posteriors.present, model.training
+    mean = joint(posteriors, config.fusion, compat=model.scvi).mean
+    costs = {}
+    if "joint" in mixing.shapes:
+        costs["joint"] = mixing.charge("joint", mean, minibatch.batch, note=note)
+    if "leading" in mixing.shapes:
+        rows = present[:, model.leading].nonzero().squeeze(1)
+        own = posteriors.mean[rows, model.leading]
+        costs["leading"] = mixing.charge("leading", own, minibatch.batch[rows], note=note)
+    if "measured" in mixing.shapes:
+        bit = torch.arange(present.shape[1], device=present.device)
+        pattern = (present.long() << bit).sum(1)
+        costs["measured"] = mixing.charge("measured", mean, pattern, minibatch.batch, note=note)
+    strength = dict.fromkeys(("joint", "leading"), config.batch_integration / (1 + ("leading" in costs)))
+    strength["measured"] = config.modality_integration
+    charged = mean.new_zeros(())
+    for name, (cost, content) in costs.items():
+        acting = cost * mixing.strength(name).to(cost.dtype) if note else (cost - content).clamp(min=0)
+        charged = charged + INTEGRATION_SHARE * strength[name] * acting
+    found = {}
+    if "joint" in costs:
+        found["batch_mixing"] = (costs["joint"][0] + costs.get("leading", costs["joint"])[0]) / 2
+    if "measured" in costs:
+        found["modality_mixing"] = costs["measured"][0]
+    return found, charged
 
 
 def _add_up(
     model: Encoded,
     parts: dict[str, torch.Tensor],
+    pull: torch.Tensor | None,
     contests: dict[str, Contest],
     weights: tuple[float, float, float],
     n_rows: dict[str, int],
@@ -189,6 +268,11 @@ def _add_up(
     reconstruction = sum((parts[m] for m in model.modalities if m in parts), torch.zeros_like(kl))
     total = reconstruction + weights[0] * kl + weights[1] * parts["alignment"]
     terms = {name: value.detach() for name, value in parts.items()}
+    if pull is not None:
+        # nats of mixing for nats of reconstruction: the same strength with 500 genes and with 20,000
+        integration = reconstruction.detach() * pull
+        total = total + weights[0] * integration
+        terms["integration"] = integration.detach()
     terms["elbo_loss"] = (reconstruction + kl).detach()
     fool = sum((model.adversaries[k].fool(v, compat=model.scvi) for k, v in contests.items()), torch.zeros_like(kl))
     terms["adversary"] = fool.detach()

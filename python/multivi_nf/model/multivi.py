@@ -24,6 +24,7 @@ from multivi_nf.model.adversary import Classifier
 from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.fusion import Gaussian, Joint, Posteriors, joint
 from multivi_nf.model.generative import GENERATIVE
+from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.loss import LossTerms, objective
 from multivi_nf.model.networks import CodeTable, Encoder, FullSizeEncoder, SizeHead
 from multivi_nf.model.sparse import Tiles, binary, first_layers, log1p_rows, row_sums, select_rows, tiles_of
@@ -111,6 +112,25 @@ class MultiVI(nn.Module):
             if m in self.size_encoders and not self.scvi:
                 log_total = means[m].sum().clamp(min=1).log()
                 self.size_encoders[m].start_at(log_total, level=log_total if m == "rna" else None)
+
+    @property
+    def integrates_batches(self) -> bool:
+        """Whether there are batches to bring together, and this is asked for."""
+        return self.config.batch_integration > 0 and len(self.config.batches) > 1
+
+    @property
+    def leading(self) -> int:
+        """Index of the modality that most batches measured, the first of them on ties."""
+        measured = [sum(n > 0 for n in self.config.batch_cells[m]) for m in self.modalities]
+        return measured.index(max(measured))
+
+    @property
+    def leader(self) -> int | None:
+        """The modality that the others are aligned to: `leading` where batches are brought together, else None.
+
+        What batches share must not be dragged towards what each has of its own.
+        """
+        return self.leading if self.integrates_batches and len(self.modalities) > 1 else None
 
     # ------------------------------------------------------------------ encoding
 
@@ -236,6 +256,7 @@ class MultiVI(nn.Module):
         alignment_weight: float | None = None,
         adversary_weight: float | None = None,
         denominator: float | None = None,
+        mixing: LocalMixing | None = None,
     ) -> LossTerms:
         """Objective of a minibatch, nats per cell (`multivi_nf.model.loss`).
 
@@ -252,8 +273,10 @@ class MultiVI(nn.Module):
             since posteriors that say nothing agree.
         denominator
             Divide by this many cells rather than by the minibatch's (gradient accumulation, several devices).
+        mixing
+            Running sums of the local mixing penalties; None leaves these out.
         """
-        return objective(self, minibatch, kl_weight, generator, alignment_weight, adversary_weight, denominator)
+        return objective(self, minibatch, kl_weight, generator, alignment_weight, adversary_weight, denominator, mixing)
 
     def adversary_loss(self, losses: LossTerms) -> torch.Tensor | None:
         """The classifiers' own loss on what `loss` showed them; None where there is nothing to tell apart.

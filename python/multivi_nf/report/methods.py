@@ -7,7 +7,7 @@ from multivi_nf.report.gather import Results
 
 ARCHITECTURE = (
     *("n_latent", "n_hidden", "n_layers", "rna_likelihood", "dispersion", "fusion", "alignment", "alignment_weight"),
-    *("adversary", "adversary_weight", "cross_reconstruction"),
+    *("adversary", "adversary_weight", "cross_reconstruction", "batch_integration"),
 )
 TRAINING = ("max_epochs", "batch_size", "learning_rate", "precision", "device", "processes", "seed")
 

@@ -22,7 +22,13 @@ SCALE = 1e4
 """Of tf-idf, as in Signac's RunTFIDF, method 1."""
 
 
-def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+N_BETWEEN = 10
+"""Directions between batches' means that are left out at most: of many batches the means span cell types as well."""
+
+
+def first_layer(
+    matrix: Matrix, n_hidden: int, *, seed: int = 0, batch: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Weight and bias that make a first hidden layer a rotation of the data's leading components.
 
     Counts become log(1 + count at the median total) and 0/1 peaks tf x log(1 + 10^4 idf / median total): the linear
@@ -39,6 +45,9 @@ def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.nda
         Width of the layer.
     seed
         Of the cells drawn, the decomposition and the rotation.
+    batch
+        (n_cells,) batch of each cell: what separates the batches' means is left out as well, so that encoders start
+        blind to it. None keeps it.
 
     Returns
     -------
@@ -52,6 +61,7 @@ def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.nda
     some = np.arange(n_cells) if n_cells <= N_CELLS else np.sort(random.choice(n_cells, N_CELLS, replace=False))
     counts = matrix.rows(some)
     total = np.asarray(counts.sum(1)).ravel()
+    group = None if batch is None else np.asarray(batch)[some][total > 0]
     counts, total = counts[total > 0], total[total > 0]
     n = min(N_DIRECTIONS, n_hidden, min(counts.shape) - 2)
     if n < 1:
@@ -62,6 +72,9 @@ def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.nda
     mean = np.asarray(normalised.mean(0)).ravel()
     mean /= np.linalg.norm(mean)
     directions = directions - np.outer(mean, mean @ directions)
+    if group is not None and len(set(group)) > 1:
+        between = _between(normalised, group, mean)
+        directions = directions - between @ (between.T @ directions)
     spread = (normalised @ directions).std(0)
     kept = spread > 1e-6 * max(spread.max(), 1e-12)
     if not kept.any():
@@ -71,6 +84,20 @@ def first_layer(matrix: Matrix, n_hidden: int, *, seed: int = 0) -> tuple[np.nda
     units = (counts if binary else counts.log1p()) @ layer
     scale = units.std(0).mean()
     return (layer / scale).astype(np.float32), (-units.mean(0) / scale).astype(np.float32)
+
+
+def _between(normalised: sp.csr_matrix, group: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(n_features, k) orthonormal: the leading directions between the groups' means, without that of `mean`."""
+    names, code = np.unique(group.astype(str), return_inverse=True)
+    size = np.bincount(code)
+    member = sp.csr_matrix((1 / size[code], (code, np.arange(code.size))), shape=(names.size, code.size))
+    means = np.asarray((member @ normalised).todense(), dtype=np.float64)
+    scale = np.linalg.norm(means)
+    means -= size @ means / size.sum()
+    means -= np.outer(means @ mean, mean)
+    _, spread, directions = np.linalg.svd(means * np.sqrt(size / size.sum())[:, None], full_matrices=False)
+    kept = spread > 1e-6 * scale
+    return directions[kept][:N_BETWEEN].T
 
 
 def _normalise(counts: sp.csr_matrix, total: np.ndarray, *, binary: bool) -> tuple[sp.csr_matrix, np.ndarray]:

@@ -29,12 +29,18 @@ def initialise(model: MultiVI, source: Source, seed: int = 0) -> None:
     means = {m: torch.from_numpy(feature_means(matrix)) for m, matrix in source.matrices.items() if m != "protein"}
     model.initialise_from_means(means)
     for m in means if not model.scvi else ():
-        start = first_layer(source.matrices[m], model.config.n_hidden, seed=seed)
+        batch = batch_of(source, m) if model.integrates_batches else None
+        start = first_layer(source.matrices[m], model.config.n_hidden, seed=seed, batch=batch)
         if start is not None:
             model.encoders[m].start_at(*map(torch.from_numpy, start))
     if "protein" in source.matrices:
         mean, sd = protein_background(source, model.config.batches)
         model.initialise_background(torch.from_numpy(mean), torch.from_numpy(np.log(sd)))
+
+
+def batch_of(source: Source, modality: str) -> np.ndarray:
+    """(n_rows,) batch of each cell of a modality."""
+    return source.batch[source.obs.index.get_indexer(source.matrices[modality].cells)]
 
 
 def protein_background(source: Source, batches: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +55,7 @@ def protein_background(source: Source, batches: tuple[str, ...]) -> tuple[np.nda
     (n_batches, n_proteins) means and standard deviations of the log background.
     """
     matrix = source.matrices["protein"]
-    cell_batch = source.batch[source.obs.index.get_indexer(matrix.cells)]
+    cell_batch = batch_of(source, "protein")
     n = matrix.n_features
     mean, sd = np.full((len(batches), n), np.nan), np.full((len(batches), n), np.nan)
     for i, name in enumerate(batches):

@@ -12,6 +12,8 @@ from torch.optim import AdamW
 
 from multivi_nf.data.minibatch import Minibatch
 from multivi_nf.model import MultiVI
+from multivi_nf.model.local_mixing import LocalMixing
+from multivi_nf.model.loss import comparisons
 from multivi_nf.training.device import World
 from multivi_nf.training.settings import Settings
 
@@ -20,6 +22,7 @@ FLOOR = 0.01
 
 PEAK_LOADINGS = "generative.atac.output.weight"
 DISPERSION = re.compile(r"generative\.\w+\.(batch_)?log_dispersion")
+PROTEIN = "generative.protein."
 PACE = "pace"
 
 GRADIENT = "gradient_norm"
@@ -51,7 +54,12 @@ class Objective:
         self.generator = torch.Generator(device)
         modalities = list(model.config.modalities)
         background = ["protein_background"] if "protein" in modalities else []
-        self.terms = [*modalities, *background, "kl", "alignment", "adversary", "elbo_loss"]
+        compared = comparisons(model) if trainable is None else {}
+        self.mixing = LocalMixing(compared, device) if compared else None
+        mixed = ["batch_mixing"] if "joint" in compared else []
+        mixed += ["modality_mixing"] if "measured" in compared else []
+        mixed += ["integration"] if compared else []
+        self.terms = [*modalities, *background, "kl", "alignment", "adversary", *mixed, "elbo_loss"]
         self.names = [LOSS, *self.terms, GRADIENT, "cells"]
         named = [(n, p) for n, p in model.named_parameters() if trainable is None or n in trainable]
         own = [(n, p) for n, p in named if not n.startswith("adversaries.")]
@@ -137,6 +145,7 @@ class Objective:
                 generator=self.generator,
                 alignment_weight=self._alignment_weight,
                 adversary_weight=self._adversary_weight,
+                mixing=self.mixing,
             )
             rival = self.model.adversary_loss(losses) if self.rival_parameters else None
         if losses.total.requires_grad:
@@ -157,12 +166,23 @@ class Objective:
     def update(self, world: World, n_cells: int) -> None:
         """Take the step: sum gradients over processes, clip, and move."""
         world.sum_gradients(self.parameters + self.rival_parameters)
+        if self.mixing is not None:
+            self._share_mixing(world)
+            self.mixing.step()
         norm = self._clip()
         self._partial[-2] += norm.double() * n_cells / world.size
         self._sums += self._partial
         for optimiser, _ in self._optimisers.values():
             optimiser.step()
         self.forget()
+
+    def _share_mixing(self, world: World) -> None:
+        """Sum what the processes saw of each other's groups, so that all of them find the same sides."""
+        names = list(self.mixing.pending)
+        parts = [self.mixing.pending[name] for name in names]
+        flat = world.sum(torch.cat([part.reshape(-1) for part in parts]))
+        split = flat.split([part.numel() for part in parts])
+        self.mixing.pending = {name: one.view_as(part) for name, one, part in zip(names, split, parts)}
 
     def _clip(self) -> torch.Tensor:
         """Scale the gradients down to the norm allowed; their norm before."""
@@ -176,6 +196,8 @@ class Objective:
     def forget(self) -> None:
         """Drop gradients and reports of a step that was not taken."""
         self._partial = self._zeros()
+        if self.mixing is not None:
+            self.mixing.forget()
         for optimiser, _ in self._optimisers.values():
             optimiser.zero_grad(set_to_none=True)
 
@@ -195,7 +217,7 @@ class Objective:
         torch.manual_seed(seed)
         self.generator.manual_seed(seed)
         with self._autocast():
-            losses = self.model.loss(minibatch, kl_weight=1.0, generator=self.generator)
+            losses = self.model.loss(minibatch, kl_weight=1.0, generator=self.generator, mixing=self.mixing)
         self._measured.add(losses.terms, n_cells)
         if losses.contests:
             name = next(iter(losses.contests))
@@ -293,12 +315,15 @@ def _fall(progress: float) -> float:
 def _grouping(model: MultiVI, settings: Settings) -> Callable[[str, torch.nn.Parameter], tuple[float, float]]:
     """Weight decay of a parameter, and its pace: the factor on the learning rate."""
     ours = model.config.compat != "scvi"
+    codes = {name for name in model.batch_tables() if name.startswith(PROTEIN) and model.integrates_batches}
 
     def group(name: str, parameter: torch.nn.Parameter) -> tuple[float, float]:
         if DISPERSION.match(name):
             return 0.0, settings.dispersion_pace if ours else 1.0
         if name == PEAK_LOADINGS and ours:
             return settings.peak_decay, 1.0
+        if name in codes:
+            return 0.0, settings.protein_code_pace
         return settings.weight_decay if parameter.dim() >= 2 else 0.0, 1.0
 
     return group

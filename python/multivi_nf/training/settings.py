@@ -38,6 +38,10 @@ class Settings:
         Factor on the learning rate of the dispersions of RNA and protein. Adam moves a parameter by about its learning
         rate a step: in 600 steps a logarithm gets no further than 0.6, and dispersions of 10 stay near the 1 that
         they start from. Not with ``compat="scvi"``, nor in mapping.
+    protein_code_pace
+        The same for the codes of batches in the protein decoder, which then do not decay, where there are batches to
+        bring together: panels and stainings differ by more than a code comes in 600 steps, and what codes do not say
+        the latent space has to.
     max_norm
         Gradients are scaled down to this norm.
     patience
@@ -71,6 +75,7 @@ class Settings:
     weight_decay: float = 1e-3
     peak_decay: float = PEAK_DECAY
     dispersion_pace: float = 10.0
+    protein_code_pace: float = 10.0
     max_norm: float = 50.0
 
     def __post_init__(self) -> None:

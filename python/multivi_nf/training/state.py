@@ -35,8 +35,8 @@ class State:
     anneal
         The epoch from which the learning rate falls for good, since the validation loss no longer does; or None.
     best
-        Weights of the epoch, after the warm-ups, with the lowest −ELBO plus weighted alignment on the validation
-        cells; None before one.
+        Weights of the epoch, after the warm-ups, with the lowest −ELBO plus weighted alignment and mixing on the
+        validation cells; None before one.
     """
 
     def __init__(self, objective: Objective, settings: Settings) -> None:
@@ -71,7 +71,9 @@ class State:
         self.sums = [0.0] * len(self.objective.names)
         self.seconds = 0.0
         # The ELBO alone would prefer the first weights after the warm-up, which the alignment hardly touched.
+        # Nor does it know whether batches and modalities meet.
         loss = row["validation_loss"] + row["alignment_weight"] * row.get("validation_alignment", 0.0)
+        loss += row.get("validation_integration", 0.0)
         if validated and self.epoch > self.settings.full_from and loss < self.best_loss:
             self.best, self.best_loss = weights(), loss
             self.history.best_epoch = self.epoch
@@ -92,6 +94,8 @@ class State:
         tensors = {f"weight.{k}": v for k, v in copy_weights(self.objective.model).items()}
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         tensors |= {f"optimiser.{k}": v for k, v in self.objective.optimiser_state().items()}
+        if self.objective.mixing is not None:
+            tensors |= {f"mixing.{k}": v for k, v in self.objective.mixing.pack().items()}
         info = {
             "epoch": self.epoch,
             "step": self.step,
@@ -111,12 +115,14 @@ class State:
     def unpack(self, packed: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> None:
         """Go back to what :meth:`pack` gave."""
         tensors, info = packed
-        parts: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}, "optimiser": {}}
+        parts: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}, "optimiser": {}, "mixing": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
             parts[group][rest] = tensor
         self.objective.model.load_state_dict(parts["weight"])
         self.objective.load_optimiser_state(parts["optimiser"])
+        if self.objective.mixing is not None:
+            self.objective.mixing.unpack(parts["mixing"])
         self.best = parts["best"] or None
         self.best_loss = math.inf if info["best_loss"] is None else info["best_loss"]
         for name in ("epoch", "step", "seconds", "rate", "recovered", "anneal"):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import anndata
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,3 +87,21 @@ def test_every_fusion_draws_from_its_posterior(fusion):
         z = draw(joint, noise)
     np.testing.assert_allclose(z.mean(0), joint.mean, atol=0.1)
     np.testing.assert_allclose(z.var(0), joint.variance, rtol=0.25)
+
+
+def test_the_neighbour_graph_is_stored_as_scanpy_makes_it(model, mosaic, tmp_path):
+    import scanpy as sc
+
+    annotate(mosaic, embed(model, mosaic), seed=3).write(tmp_path / "x.h5mu")
+    stored = mudata.read_h5mu(tmp_path / "x.h5mu")
+    fresh = anndata.AnnData(obs=stored.obs[[]].copy(), obsm={"X_multivi": stored.obsm["X_multivi"]})
+    sc.pp.neighbors(fresh, use_rep="X_multivi", n_neighbors=15, random_state=3)
+    for name in ("distances", "connectivities"):
+        assert abs(stored.obsp[name] - fresh.obsp[name]).max() < 1e-6
+        assert stored.obsp[name].nnz == fresh.obsp[name].nnz > 0
+    told = stored.uns["neighbors"]
+    assert (told["distances_key"], told["connectivities_key"]) == ("distances", "connectivities")
+    assert told["params"]["use_rep"] == "X_multivi" and told["params"]["n_neighbors"] == 15
+    sc.tl.leiden(fresh, flavor="igraph", n_iterations=2, directed=False, random_state=3)
+    sizes = [sorted(table.value_counts().tolist()) for table in (fresh.obs["leiden"], stored.obs["cluster"])]
+    assert sizes[0] == sizes[1], "clusters are those of the stored graph"

@@ -103,3 +103,21 @@ def test_scvis_mmd_is_a_length_charged_to_every_cell():
     q = posteriors([[True, True], [True, False], [True, True]])
     lengths = sum((q.mean[c, 0] - q.mean[c, 1]).square().sum().sqrt() for c in (0, 2))
     assert torch.isclose(alignment(q, q.mean, "mmd", compat=True), 3 * lengths)
+
+
+@pytest.mark.parametrize("rule", ["symmetric-kl", "mmd"])
+def test_no_gradient_reaches_the_leader_and_the_value_is_the_same(rule):
+    torch.manual_seed(0)
+    q = posteriors([[True, True, True], [True, True, False], [True, False, True], [True, True, True]])
+    noise = torch.randn(q.mean.shape, dtype=torch.float64)
+
+    def pulled(leader: int | None) -> tuple[float, torch.Tensor]:
+        q.mean.grad = None
+        total = alignment(q, q.mean + q.variance.sqrt() * noise, rule, leader=leader)
+        total.backward()
+        return float(total.detach()), q.mean.grad.clone()
+
+    (plain, both), (same, led) = pulled(None), pulled(0)
+    assert same == pytest.approx(plain)
+    assert bool((led[:, 0] == 0).all()) and float(both[:, 0].abs().sum()) > 0
+    assert torch.allclose(led[:, 1:], both[:, 1:]), "the others are drawn as before"

@@ -100,9 +100,49 @@ def test_models_start_there_and_the_reference_s_formulas_do_not(mosaic):
     from multivi_nf.training import MultiVI
 
     assert isinstance(mosaic["rna"], anndata.AnnData)
-    expected = first_layer(source_of(mosaic).matrices["rna"], 16, seed=3)
+    source = source_of(mosaic)
+    batch = source.batch[source.obs.index.get_indexer(source.matrices["rna"].cells)]
+    expected = first_layer(source.matrices["rna"], 16, seed=3, batch=batch)
     model = MultiVI.from_mosaic(mosaic, seed=3, n_hidden=16)
     assert np.array_equal(model.encoders["rna"].weight.detach().numpy(), expected[0])
     assert np.array_equal(model.encoders["rna"].bias.detach().numpy(), expected[1])
+    apart = MultiVI.from_mosaic(mosaic, seed=3, n_hidden=16, batch_integration=0)
+    kept = first_layer(source.matrices["rna"], 16, seed=3)
+    assert np.array_equal(apart.encoders["rna"].weight.detach().numpy(), kept[0])
+    assert not np.array_equal(kept[0], expected[0])
     plain = MultiVI.from_mosaic(mosaic, seed=3, n_hidden=16, compat="scvi")
     assert not np.allclose(plain.encoders["rna"].weight.detach().numpy(), expected[0])
+
+
+def with_a_batch_shift(n: int = 400, features: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two types, and two batches that differ in a quarter of the features more than types do."""
+    random = np.random.default_rng(1)
+    kind, batch = np.arange(n) % 2, np.arange(n) // (n // 2)
+    profile = np.where(np.arange(features) < features // 2, 3.0, 1.5)
+    shift = np.where(np.arange(features) % 4 == 0, 6.0, 1.0)
+    counts = random.poisson(np.stack([profile, profile[::-1]])[kind] * np.where(batch[:, None] == 1, shift, 1.0))
+    return counts, kind, batch
+
+
+def test_what_separates_the_means_of_batches_is_left_out():
+    counts, kind, batch = with_a_batch_shift()
+    seen = np.log1p(counts)
+    blind = leading_unit(first_layer(matrix_of(counts), 16, batch=batch.astype(str)), seen)
+    assert abs(np.corrcoef(blind, kind)[0, 1]) > 0.8
+    assert abs(np.corrcoef(blind, batch)[0, 1]) < 0.2
+    sighted = leading_unit(first_layer(matrix_of(counts), 16), seen)
+    assert abs(np.corrcoef(sighted, batch)[0, 1]) > 0.5, "control: the first direction holds the batch"
+
+
+def test_one_batch_leaves_the_directions_as_they_are():
+    counts, _ = two_types(binary=True)
+    matrix = matrix_of(counts, binary=True)
+    plain, one = first_layer(matrix, 8), first_layer(matrix, 8, batch=np.full(400, "a"))
+    assert plain[0].tobytes() == one[0].tobytes() and plain[1].tobytes() == one[1].tobytes()
+
+
+def test_of_many_batches_only_the_leading_directions_are_left_out(monkeypatch):
+    """40 batches of 60 features would leave little: what remains still tells the types."""
+    counts, kind = two_types(binary=False)
+    unit = leading_unit(first_layer(matrix_of(counts), 16, batch=np.arange(400) // 10), np.log1p(counts))
+    assert abs(np.corrcoef(unit, kind)[0, 1]) > 0.8

@@ -145,7 +145,7 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
 
     def validate(self: loop.Trainer) -> dict[str, float]:
         weights.append({k: v.clone() for k, v in self.model.state_dict().items()})
-        return {"elbo_loss": next(losses), "alignment": 0.0}
+        return {"elbo_loss": next(losses), "alignment": 0.0, "integration": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     model = fitted(mosaic, {"kl_warmup": 2, "alignment_weight": 1.0}, max_epochs=8)
@@ -157,7 +157,7 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
 
 def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, monkeypatch):
     def validate(self: loop.Trainer) -> dict[str, float]:
-        return {"elbo_loss": 5.0 + self.state.epoch, "alignment": 0.0}
+        return {"elbo_loss": 5.0 + self.state.epoch, "alignment": 0.0, "integration": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     model = fitted(mosaic, {"kl_warmup": 0}, max_epochs=60)
@@ -168,7 +168,7 @@ def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, m
 
 def test_a_run_interrupted_while_it_anneals_gives_the_same_bytes(mosaic, tmp_path, monkeypatch):
     def validate(self: loop.Trainer) -> dict[str, float]:
-        return {"elbo_loss": 5.0 + abs(self.state.epoch - 2), "alignment": 0.0}
+        return {"elbo_loss": 5.0 + abs(self.state.epoch - 2), "alignment": 0.0, "integration": 0.0}
 
     monkeypatch.setattr(loop.Trainer, "_validate", validate)
     how = {"architecture": {"kl_warmup": 0}, "max_epochs": 30}
@@ -417,3 +417,67 @@ def test_the_history_file_holds_what_the_run_did(mosaic, tmp_path):
     model = fitted(mosaic, output=tmp_path / "model")
     table = pd.read_csv(Path(tmp_path) / "model" / "history.tsv", sep="\t")
     np.testing.assert_allclose(table["validation_loss"], model.history["validation_loss"], rtol=1e-8)
+
+
+CELLS = {"n_cells": 240, "modalities": ("rna", "atac", "protein")}
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 14, 30])
+def test_what_was_seen_of_batches_goes_through_a_checkpoint(mosaic_maker, tmp_path, monkeypatch, stop_at):
+    """The running sums of the mixing penalties are part of where a run is: the same bytes, also between two looks."""
+    mosaic = mosaic_maker(**CELLS, batches=("a", "b", "c", "d"))
+    undisturbed = fitted(mosaic)
+    assert max(undisturbed.history["batch_mixing"]) > 0 and max(undisturbed.history["modality_mixing"]) > 0
+    stop_after(monkeypatch, stop_at + 1)
+    with pytest.raises(Interrupted):
+        fitted(mosaic, checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    again = fitted(mosaic, checkpoint_dir=tmp_path, resume=True)
+    assert same_bytes(again, undisturbed)
+    assert rows_without_seconds(again) == rows_without_seconds(undisturbed)
+
+
+def test_with_one_batch_its_strength_changes_nothing(mosaic_maker):
+    mosaic = mosaic_maker(**CELLS, batches=("a",))
+    with_it, without = fitted(mosaic), fitted(mosaic, {"batch_integration": 0})
+    assert same_bytes(with_it, without)
+    assert "batch_mixing" not in with_it.history.rows[0]
+
+
+def test_without_strength_nothing_is_looked_at(mosaic_maker, monkeypatch):
+    from multivi_nf.model import local_mixing
+
+    def never(*_: object) -> None:
+        pytest.fail("a penalty was computed")
+
+    monkeypatch.setattr(local_mixing, "neighbourhood", never)
+    model = fitted(mosaic_maker(**CELLS), {"batch_integration": 0, "modality_integration": 0})
+    assert not {"batch_mixing", "modality_mixing", "integration"} & set(model.history.rows[0])
+    fitted(mosaic_maker(**CELLS), {"compat": "scvi"})
+
+
+def test_the_kept_epoch_is_told_how_batches_mix(mosaic, monkeypatch):
+    mixed = iter([9.0, 9.0, 9.0, 0.5, 0.1, 0.2])
+
+    def validate(self: loop.Trainer) -> dict[str, float]:
+        return {"elbo_loss": 5.0 + 0.1 * self.state.epoch, "alignment": 0.0, "integration": next(mixed)}
+
+    monkeypatch.setattr(loop.Trainer, "_validate", validate)
+    assert fitted(mosaic, {"kl_warmup": 0}).history.best_epoch == 5
+
+
+@pytest.mark.parametrize(("given", "pace"), [({}, 10.0), ({"batch_integration": 0}, 1.0), ({"compat": "scvi"}, 1.0)])
+def test_batch_codes_of_the_protein_decoder_learn_fast_and_do_not_decay(mosaic_maker, given, pace):
+    model = MultiVI.from_mosaic(mosaic_maker(**CELLS), n_hidden=16, n_latent=4, **given)
+    objective = Objective(model, settings_for(600, kl_warmup=5), torch.device("cpu"))
+    objective.schedule(3, 0, 5, 1.0)
+    optimiser, names = objective._optimisers["model"]
+    groups = dict(zip(names, [group for group in optimiser.param_groups for _ in group["params"]], strict=True))
+    codes = [name for name in model.batch_tables() if name.startswith("generative.protein.")]
+    assert len(codes) == 12
+    usual = groups["generative.rna.output.weight"]
+    for name in codes:
+        assert groups[name]["lr"] == pytest.approx(pace * usual["lr"])
+        assert (groups[name]["weight_decay"] == 0) == (pace > 1)
+    others = [name for name in names if name not in codes and "log_dispersion" not in name]
+    assert all(groups[name]["lr"] == usual["lr"] for name in others)

@@ -1,0 +1,312 @@
+"""What brings groups of cells together where they have counterparts: a local penalty on posterior means.
+
+Samples of z mix long before its means do: what tells two labs apart lies below the posterior's own standard deviation,
+where a KL, an adversary or a penalty on samples hardly see it, and users look at means. So the neighbours of a cell's
+*mean* are asked which side they come from. Sides are the two groups of batches (or of patterns of measured modalities)
+that mix least; they are found while training, from running sums of who neighbours whom. Evidence and what else was
+tried: docs/decisions/batch-integration.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+RANK = 5
+"""The squared distance of a cell's neighbour of this rank is the width of its kernel."""
+
+FLOOR = 0.3
+"""Share of the expected other side's part of a neighbourhood below which a cell is left alone: it has no counterpart.
+0.15 where sides are equal; relative, since of a side of 95 % nobody can ask for 15 % of the others."""
+
+DECAY = 0.95
+"""Of the running sums, a step: they remember about 20 steps."""
+
+REFRESH = 10
+"""Steps between two looks at which groups make up the sides."""
+
+CANDIDATES = 4
+"""Ways of splitting the groups that are compared, the slowest to mix first."""
+
+
+CONTENT = 1.6
+"""A penalty is content at this many times what it costs where groups mix as chance would have it (`chance`)."""
+
+DUAL_RATE = 0.02
+"""How fast, a step, a penalty's strength falls below the full one while it is under its target, and comes back."""
+
+
+@dataclass
+class Sums:
+    """Running sums of one comparison.
+
+    Attributes
+    ----------
+    flow
+        (n_groups, n_groups) float64 weight that cells of group b give to neighbours of group c.
+    expected
+        (n_groups, n_groups) the same if neighbours kept their stratum and drew their group within it.
+    table
+        (n_strata, n_groups) cells.
+    side
+        (n_groups,) bool: the side of each group; all False before there is a split.
+    dual
+        (2,) the running mean of the penalty over what it is content with, and the share of the full strength that acts.
+    """
+
+    flow: torch.Tensor
+    expected: torch.Tensor
+    table: torch.Tensor
+    side: torch.Tensor
+    dual: torch.Tensor
+
+    @classmethod
+    def empty(cls, n_strata: int, n_groups: int, device: torch.device) -> Sums:
+        """Nothing seen yet, at full strength."""
+        options = {"dtype": torch.float64, "device": device}
+        square = torch.zeros(n_groups, n_groups, **options)
+        side = torch.zeros(n_groups, dtype=torch.bool, device=device)
+        table = torch.zeros(n_strata, n_groups, **options)
+        return cls(square, square.clone(), table, side, torch.ones(2, **options))
+
+    def to(self, device: torch.device) -> Sums:
+        """The same on a device."""
+        return Sums(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+class LocalMixing:
+    """The running sums of a training, by what is compared and whose means are looked at.
+
+    What a step saw is added by `step`, after `pending` was summed over processes: a step uses the sides and strengths
+    of the steps before it, which therefore are the same in every process and do not depend on how a step is cut into
+    parts.
+
+    Parameters
+    ----------
+    shapes
+        Name of a comparison to its numbers of strata and of groups.
+    device
+        Where the means are.
+
+    Attributes
+    ----------
+    sums
+        By name.
+    pending
+        By name, what the step that runs saw: flow, expected and table, one below the other, and last a row of the sum
+        over cells of the penalty over what it is content with, and the number of cells.
+    steps
+        Steps taken.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, int]], device: torch.device | str = "cpu") -> None:
+        self.shapes = shapes
+        self.device = torch.device(device)
+        self.steps = 0
+        self.sums = {name: Sums.empty(*shape, self.device) for name, shape in shapes.items()}
+        self.forget()
+
+    def charge(
+        self,
+        name: str,
+        mean: torch.Tensor,
+        group: torch.Tensor,
+        stratum: torch.Tensor | None = None,
+        *,
+        note: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean penalty of the cells whose group is known, and what it is content with, nats a cell.
+
+        Parameters
+        ----------
+        name
+            Which comparison.
+        mean
+            (n, K) posterior means.
+        group
+            (n,) index of each cell's group, below 0 unknown: such cells neither pay nor count as neighbours.
+        stratum
+            (n,) index of a part of the cells inside which groups are compared, below 0 unknown: what follows from a
+            neighbour's stratum is expected. None is one stratum.
+        note
+            Add what was seen to the running sums (training).
+        """
+        stratum = torch.zeros_like(group) if stratum is None else stratum
+        known = ((group >= 0) & (stratum >= 0)).nonzero().squeeze(1)
+        if known.numel() < 3:
+            return mean.new_zeros(()), mean.new_zeros(())
+        mean, group, stratum = mean[known], group[known], stratum[known]
+        sums = self.sums[name]
+        with torch.autocast(mean.device.type, enabled=False):
+            weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float())
+            expected = None
+            if self.shapes[name][0] > 1:
+                one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
+                expected = weight @ one[stratum].to(weight.dtype)
+            cost, content = penalty(weight, sums.side[group], expected).mean(), CONTENT * chance(weight)
+            if note:
+                self._note(name, weight.detach().double(), group, stratum, (cost.detach() / content).double())
+        return cost, content
+
+    def _note(
+        self, name: str, weight: torch.Tensor, group: torch.Tensor, stratum: torch.Tensor, ratio: torch.Tensor
+    ) -> None:
+        n_strata, n_groups = self.shapes[name]
+        # products, not index_add: the same bytes on a GPU
+        of, inside = functional.one_hot(group, n_groups).double(), functional.one_hot(stratum, n_strata).double()
+        table = inside.T @ of
+        drawn = inside @ (table / table.sum(1, keepdim=True).clamp(min=1))
+        last = torch.zeros_like(table[:1])
+        last[0, 0], last[0, 1] = ratio * group.numel(), group.numel()
+        self.pending[name] += torch.cat([of.T @ weight @ of, of.T @ weight @ drawn, table, last])
+
+    def strength(self, name: str) -> torch.Tensor:
+        """Scalar: the share of the full strength at which a comparison's penalty acts."""
+        return self.sums[name].dual[1]
+
+    def forget(self) -> None:
+        """Drop what was seen in a step that was not taken."""
+        options = {"dtype": torch.float64, "device": self.device}
+        shapes = self.shapes.items()
+        self.pending = {
+            name: torch.zeros(2 * groups + strata + 1, groups, **options) for name, (strata, groups) in shapes
+        }
+
+    def step(self) -> None:
+        """Add what the step saw, move the strengths, and look anew, now and then, which groups mix least."""
+        self.steps += 1
+        for name, sums in self.sums.items():
+            n_strata, n = self.shapes[name]
+            flow, expected, table, last = self.pending[name].split([n, n, n_strata, 1])
+            sums.flow, sums.expected = DECAY * sums.flow + flow, DECAY * sums.expected + expected
+            sums.table = DECAY * sums.table + table
+            ratio = DECAY * sums.dual[0] + (1 - DECAY) * last[0, 0] / last[0, 1].clamp(min=1)
+            moved = (sums.dual[1] + DUAL_RATE * (ratio - 1)).clamp(0.0, 1.0)
+            sums.dual = torch.where(last[0, 1] > 0, torch.stack([ratio, moved]), sums.dual)
+            if self.steps <= 2 or self.steps % REFRESH == 0:
+                sums.side = sides(sums.flow.cpu(), sums.table.sum(0).cpu(), sums.expected.cpu()).to(self.device)
+        self.forget()
+
+    def pack(self) -> dict[str, torch.Tensor]:
+        """Everything, as named tensors; copies on the host."""
+        found = {"steps": torch.tensor([self.steps])}
+        for name, sums in self.sums.items():
+            found |= {f"{name}.{part}": tensor.to("cpu", copy=True) for part, tensor in vars(sums).items()}
+        return found
+
+    def unpack(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Set what :meth:`pack` gave."""
+        self.forget()
+        self.steps = int(tensors["steps"])
+        for name, sums in self.sums.items():
+            self.sums[name] = Sums(*(tensors[f"{name}.{part}"].clone() for part in vars(sums))).to(self.device)
+
+
+def neighbourhood(mean: torch.Tensor) -> torch.Tensor:
+    """(n, n) weights W_ij = softmax over j != i of -|mu_i - mu_j|^2 / s_i, s_i the square of the `RANK`-th neighbour.
+
+    Gradients flow through both ends of a distance, none through its scale.
+    """
+    n = mean.shape[0]
+    itself = torch.eye(n, dtype=torch.bool, device=mean.device)
+    norm = mean.square().sum(1)
+    square = (norm.unsqueeze(1) + norm - 2 * mean @ mean.T).clamp(min=0)
+    others = square.detach().masked_fill(itself, math.inf)
+    scale = others.kthvalue(min(RANK, n - 1), dim=1).values.clamp(min=1e-6)
+    return torch.softmax((-square / scale.unsqueeze(1)).masked_fill(itself, -math.inf), 1)
+
+
+def chance(weight: torch.Tensor) -> torch.Tensor:
+    """Mean penalty, nats, where sides are drawn at random: to second order sum_j W_ij^2 / 4, whatever their shares.
+
+    p_i then has variance pi (1 - pi) sum_j W_ij^2, L is (p - pi)^2 / (2 pi (1 - pi)), and half of the cells pay.
+    """
+    return weight.detach().square().sum(1).mean() / 4
+
+
+def penalty(weight: torch.Tensor, side: torch.Tensor, expected: torch.Tensor | None = None) -> torch.Tensor:
+    """(n,) L_i, nats: how much more of a cell's neighbourhood than expected is of its own side.
+
+    With p_i = sum_j W_ij [side_j = side_i] and pi_i the share of i's side among the other cells:
+    L_i = pi ln(pi / p) + (1 - pi) ln((1 - pi) / q), q = max(1 - p_i, FLOOR (1 - pi_i)), p = 1 - q, where p > pi, else
+    0: the divergence of the neighbourhood's two shares from the expected ones. Below the floor it is constant, so that
+    cells without counterparts on the other side are not pulled.
+
+    Parameters
+    ----------
+    weight
+        (n, n) neighbourhoods, rows sum to 1, diagonal 0.
+    side
+        (n,) bool.
+    expected
+        (n,) share of the side True that a cell's neighbourhood should have; None: that among the other cells.
+    """
+    same = (side.unsqueeze(1) == side).to(weight.dtype)
+    own = (weight * same).sum(1)
+    if expected is None:
+        return divergence(own, (same.sum(1) - 1) / (side.numel() - 1))
+    return divergence(own, torch.where(side, expected, 1 - expected))
+
+
+def divergence(own: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """L of `penalty` from the share of the own side in neighbourhoods and the share expected."""
+    acts = (own > expected + 1e-6) & (expected < 1 - 1e-6)
+    pi, p = torch.where(acts, expected, 0.5), torch.where(acts, own, 0.5)
+    q = torch.maximum(1 - p, FLOOR * (1 - pi))
+    own_part = torch.xlogy(pi, pi) - pi * (1 - q).log()
+    return torch.where(acts, own_part + torch.xlogy(1 - pi, 1 - pi) - (1 - pi) * q.log(), torch.zeros_like(own))
+
+
+def sides(flow: torch.Tensor, mass: torch.Tensor, expected: torch.Tensor | None = None) -> torch.Tensor:
+    """(n_groups,) bool: the split of the groups into two sides that mix least.
+
+    R, the rows of `flow` made to sum to 1, is a walk from neighbour to neighbour, and E the expected one; the leading
+    eigenvector of sqrt(pi_b) (R_bc - E_bc) / pi_c sqrt(pi_c), symmetrised, over sqrt(pi) tells by its sign the two
+    sets of groups that the walk leaves least often (Shi and Malik 2000). One odd group of few cells can be that set for
+    good, so the first `CANDIDATES` eigenvectors are compared by the penalty that their split would cost all cells, and
+    the dearest is taken.
+
+    Parameters
+    ----------
+    flow
+        (n_groups, n_groups) weight that cells of group b give to neighbours of group c.
+    mass
+        (n_groups,) cells of each group.
+    expected
+        (n_groups, n_groups) the flow if groups mixed; None: neighbours in proportion to `mass`.
+    """
+    side = torch.zeros_like(mass, dtype=torch.bool)
+    expected = flow.sum(1, keepdim=True) * mass / mass.sum().clamp(min=1e-300) if expected is None else expected
+    seen = ((mass > 0) & (flow.sum(1) > 0)).nonzero().squeeze(1)
+    if seen.numel() < 2 or not bool(flow.isfinite().all()):
+        return side
+    flow, expected, share = flow[seen][:, seen], expected[seen][:, seen], mass[seen] / mass[seen].sum()
+    root = share.sqrt()
+    excess = root.unsqueeze(1) * (flow - expected) / flow.sum(1, keepdim=True).clamp(min=1e-300) / root
+    excess = (excess + excess.T) / 2
+    # what stays where everything is mixed is known, sqrt(pi), and no split
+    level = torch.eye(seen.numel(), dtype=excess.dtype) - torch.outer(root, root)
+    _, vectors = torch.linalg.eigh(level @ excess @ level)
+    best, cost = None, 1e-9
+    for k in range(min(CANDIDATES, seen.numel())):
+        split = vectors[:, -1 - k] / root > 1e-9
+        price = _cost(flow, expected, share, split)
+        if price > cost:
+            best, cost = split, price
+    if best is not None:
+        side[seen] = best
+    return side
+
+
+def _cost(flow: torch.Tensor, expected: torch.Tensor, share: torch.Tensor, split: torch.Tensor) -> float:
+    """Penalty per cell if every cell of a side had its side's average neighbourhood."""
+    if split.all() or not split.any():
+        return 0.0
+    total = 0.0
+    for part in (split, ~split):
+        own, usual = (f[part][:, part].sum() / f[part].sum().clamp(min=1e-300) for f in (flow, expected))
+        total += float(share[part].sum() * divergence(own, usual))
+    return total

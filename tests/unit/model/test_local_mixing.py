@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from multivi_nf.model.local_mixing import (
+    FLOOR,
+    REFRESH,
+    LocalMixing,
+    chance,
+    divergence,
+    neighbourhood,
+    penalty,
+    sides,
+)
+from multivi_nf.model.loss import comparisons, objective
+
+
+def two_clouds(n: int, gap: float, *, share: float = 0.5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 3) float64 means of two groups at a distance, and the group of each."""
+    generator = torch.Generator().manual_seed(seed)
+    group = (torch.arange(n) < share * n).long()
+    return torch.randn(n, 3, generator=generator, dtype=torch.float64) + gap * group.unsqueeze(1), group
+
+
+def by_hand(mean: torch.Tensor, side: torch.Tensor) -> list[float]:
+    """L_i with loops, from the page: p_i, pi_i and the floor."""
+    n, found = len(mean), []
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        d = {j: float((mean[i] - mean[j]).square().sum()) for j in others}
+        s = sorted(d.values())[min(5, n - 1) - 1]
+        w = {j: math.exp(-d[j] / s) for j in others}
+        p = sum(w[j] for j in others if side[j] == side[i]) / sum(w.values())
+        pi = sum(bool(side[j] == side[i]) for j in others) / (n - 1)
+        if p <= pi or pi == 1:
+            found.append(0.0)
+            continue
+        q = max(1 - p, FLOOR * (1 - pi))
+        own = pi * math.log(pi / (1 - q)) if pi else 0.0
+        found.append(own + (1 - pi) * math.log((1 - pi) / q))
+    return found
+
+
+@pytest.mark.parametrize(("n", "share"), [(9, 0.4), (4, 0.5), (30, 0.1), (6, 1 / 6)])
+def test_the_penalty_is_that_of_the_page(n, share):
+    mean, group = two_clouds(n, 0.8, share=share)
+    found = penalty(neighbourhood(mean), group.bool())
+    assert found.tolist() == pytest.approx(by_hand(mean, group.bool()), rel=1e-9, abs=1e-12)
+    assert float(found.max()) > 0
+
+
+def test_three_points_on_a_line():
+    """Points at 0, 1 and 3 of sides A, A, B: d^2 1, 9, 4; the width is the second neighbour's."""
+    weight = neighbourhood(torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64))
+    near = math.exp(-1 / 9) / (math.exp(-1 / 9) + math.exp(-1))
+    assert weight[0].tolist() == pytest.approx([0, near, 1 - near])
+    found = penalty(weight, torch.tensor([True, True, False]))
+    expected = 0.5 * math.log(0.5 / near) + 0.5 * math.log(0.5 / (1 - near))
+    assert float(found[0]) == pytest.approx(expected)
+    assert float(found[2]) == 0, "whoever is alone on its side has only others around it"
+
+
+def test_gradients_agree_with_finite_differences_through_both_ends():
+    mean, group = two_clouds(14, 0.6)
+    scale = neighbourhood_scale(mean)
+
+    def value(z: torch.Tensor) -> torch.Tensor:
+        square = torch.cdist(z, z).square()
+        itself = torch.eye(len(z), dtype=torch.bool)
+        weight = torch.softmax((-square / scale).masked_fill(itself, -math.inf), 1)
+        return penalty(weight, group.bool()).mean()
+
+    z = mean.clone().requires_grad_()
+    (ours,) = torch.autograd.grad(penalty(neighbourhood(z), group.bool()).mean(), z)
+    for i, k in [(0, 0), (3, 1), (9, 2), (13, 0)]:
+        step = torch.zeros_like(mean)
+        step[i, k] = 1e-6
+        slope = float(value(mean + step) - value(mean - step)) / 2e-6
+        assert float(ours[i, k]) == pytest.approx(slope, rel=1e-4, abs=1e-9)
+    assert float(ours.abs().sum()) > 0
+
+
+def neighbourhood_scale(mean: torch.Tensor) -> torch.Tensor:
+    """(n, 1) squared distance of the fifth neighbour, which the gradient takes as given."""
+    return torch.cdist(mean, mean).square().sort(1).values[:, 5:6]
+
+
+def test_gradcheck_of_the_divergence():
+    own = torch.tensor([0.5, 0.7, 0.9, 0.96], dtype=torch.float64, requires_grad=True)
+    expected = torch.tensor([0.6, 0.5, 0.8, 0.95], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p: divergence(p, expected), own)
+
+
+def test_who_has_no_counterpart_is_left_alone():
+    """Far apart all neighbours are of the own side: the penalty is at its height and pulls nobody."""
+    mean, group = two_clouds(40, 30.0)
+    z = mean.requires_grad_()
+    cost = penalty(neighbourhood(z), group.bool())
+    assert float(cost.detach().min()) > 0.3
+    (pull,) = torch.autograd.grad(cost.mean(), z)
+    assert float(pull.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_step_down_the_gradient_mixes_sides_also_of_5_and_95_per_cent(share):
+    torch.manual_seed(0)
+    mean, group = two_clouds(200, 1.0, share=share)
+    start = float(penalty(neighbourhood(mean), group.bool()).mean())
+    z = mean.clone().requires_grad_()
+    for _ in range(60):
+        (pull,) = torch.autograd.grad(penalty(neighbourhood(z), group.bool()).mean(), z)
+        z = (z - 20 * pull).detach().requires_grad_()
+    assert float(penalty(neighbourhood(z), group.bool()).mean().detach()) < 0.6 * start
+
+
+def test_a_side_of_95_per_cent_is_not_below_its_floor_when_mixed():
+    """An absolute floor of 0.15 would never let cells of a large side feel anything: 5 % is all they can have."""
+    own, expected = torch.tensor([0.97]).requires_grad_(), torch.tensor([0.95])
+    divergence(own, expected).sum().backward()
+    assert float(own.grad) > 0
+
+
+def test_one_side_costs_and_pulls_nothing():
+    mean, _ = two_clouds(20, 1.0)
+    z = mean.requires_grad_()
+    cost = penalty(neighbourhood(z), torch.ones(20, dtype=torch.bool)).sum()
+    (pull,) = torch.autograd.grad(cost, z)
+    assert float(cost) == 0 and bool((pull == 0).all())
+
+
+def test_equal_means_are_finite():
+    z = torch.zeros(12, 3, requires_grad=True)
+    cost = penalty(neighbourhood(z), torch.arange(12) % 2 == 0).mean()
+    (pull,) = torch.autograd.grad(cost, z)
+    assert math.isfinite(float(cost)) and bool(pull.isfinite().all())
+
+
+def planted(labs: list[int], sizes: list[float], within: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flow of batches that mix fully inside their lab and leave it with probability 1 - `within`."""
+    lab, mass = torch.tensor(labs), torch.tensor(sizes, dtype=torch.float64)
+    rows = []
+    for b in range(len(labs)):
+        own = torch.where(lab == lab[b], mass, 0.0)
+        every = mass / mass.sum()
+        rows.append(mass[b] * (within * own / own.sum() + (1 - within) * every))
+    return torch.stack(rows), mass
+
+
+@pytest.mark.parametrize("sizes", [[1.0] * 16, [1.0 + i for i in range(16)], [30.0] + [0.5] * 15])
+def test_the_two_labs_of_many_batches_are_the_sides(sizes):
+    labs = [0, 1] * 8
+    side = sides(*planted(labs, sizes))
+    assert len({(lab, bool(s)) for lab, s in zip(labs, side)}) == 2, "each lab lies on one side"
+
+
+def test_two_batches_are_their_own_sides_and_mixed_ones_have_none():
+    assert sides(*planted([0, 1], [3.0, 1.0])).sum() == 1
+    assert sides(*planted([0, 1], [3.0, 1.0], within=0.0)).sum() == 0
+    assert sides(torch.zeros(3, 3), torch.zeros(3)).sum() == 0
+
+
+def test_a_small_odd_batch_does_not_hide_two_labs_that_mix_little():
+    """Batch 0 of 1 % never mixes, which may be right for good; the labs of the others mix a little."""
+    labs = [2] + [0] * 5 + [1] * 5
+    flow, mass = planted(labs, [0.1] + [1.0] * 10, within=0.8)
+    flow[0] = 0
+    flow[0, 0] = 0.1
+    side = sides(flow, mass)
+    assert len(set(side[1:6].tolist())) == len(set(side[6:].tolist())) == 1
+    assert side[1] != side[6]
+
+
+def test_running_sums_find_planted_labs_from_means():
+    """Six batches of two labs a distance apart, one of them 3 % of the cells; cells of unknown batch are not there."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = LocalMixing({"joint": (1, 6)})
+    share = torch.tensor([0.3, 0.2, 0.03, 0.2, 0.17, 0.1])
+    for _ in range(2 * REFRESH):
+        batch = torch.multinomial(share, 128, replacement=True, generator=generator)
+        mean = torch.randn(128, 3, generator=generator) + 2.0 * (batch % 2).unsqueeze(1)
+        batch[:10] = -1
+        mixing.charge("joint", mean, batch, note=True)
+        mixing.step()
+    side = mixing.sums["joint"].side.tolist()
+    assert side[0] == side[2] == side[4] != side[1] == side[3] == side[5]
+    assert float(mixing.sums["joint"].table.sum()) == pytest.approx(118 * (1 - 0.95**20) / 0.05)
+
+
+def test_unknown_batches_neither_pay_nor_count():
+    mean, group = two_clouds(40, 1.0)
+    mixing = LocalMixing({"joint": (1, 2)})
+    mixing.sums["joint"].side = torch.tensor([False, True])
+    known, _ = mixing.charge("joint", mean, group, note=False)
+    stray = torch.cat([mean, mean[:7] + 0.1])
+    code = torch.cat([group, torch.full((7,), -1)])
+    z = stray.clone().requires_grad_()
+    cost, _ = mixing.charge("joint", z, code, note=False)
+    assert float(cost) == pytest.approx(float(known), rel=1e-12) and float(cost) > 0
+    (pull,) = torch.autograd.grad(cost, z)
+    assert bool((pull[40:] == 0).all()) and float(pull[:40].abs().sum()) > 0
+
+
+def test_the_sums_go_through_a_checkpoint_and_a_step_not_taken_leaves_none():
+    mean, group = two_clouds(40, 1.0)
+    shapes = {"joint": (1, 2), "measured": (3, 4)}
+    mixing, again = LocalMixing(shapes), LocalMixing(shapes)
+    mixing.charge("joint", mean, group, note=True)
+    mixing.forget()
+    mixing.step()
+    assert float(mixing.sums["joint"].flow.sum()) == 0
+    mixing.charge("joint", mean, group, note=True)
+    mixing.charge("measured", mean, group + 1, torch.arange(40) % 3, note=True)
+    mixing.step()
+    assert float(mixing.sums["joint"].flow.sum()) == pytest.approx(40)
+    again.unpack(mixing.pack())
+    one, two = mixing.pack(), again.pack()
+    assert list(one) == list(two) and all(torch.equal(one[k], two[k]) for k in one)
+    assert bool(one["joint.side"].any()) and int(one["steps"]) == 2
+
+
+def test_parts_of_a_step_add_up_before_it_is_taken():
+    mixing = LocalMixing({"joint": (1, 2)})
+    for seed in (1, 2):
+        mixing.charge("joint", *two_clouds(20, 1.0, seed=seed), note=True)
+    assert float(mixing.sums["joint"].table.sum()) == 0
+    mixing.step()
+    assert float(mixing.sums["joint"].table.sum()) == 40
+
+
+def charged(made, minibatch, generator, mixing):
+    return objective(made, minibatch, 1.0, generator(3), None, 0.0, None, mixing)
+
+
+def test_what_is_compared(model, config):
+    assert comparisons(model()) == {"joint": (1, 3), "leading": (1, 3), "measured": (3, 8)}
+    assert comparisons(model(("rna",))) == {"joint": (1, 3)}
+    assert comparisons(model(batch_integration=0)) == {"measured": (3, 8)}
+    assert comparisons(model(batch_integration=0, modality_integration=0)) == {}
+    assert comparisons(model(compat="scvi")) == {}
+
+
+def test_one_batch_has_nothing_to_integrate(model, config):
+    cells = dict.fromkeys(("rna", "atac", "protein"), (30,))
+    made = model(batches=("a",), batch_cells=cells)
+    assert comparisons(made) == {"measured": (1, 8)}
+    assert made.leader is None and not made.integrates_batches
+
+
+def test_the_modality_that_most_batches_measured_leads(model):
+    assert model().leader == 0
+    cells = {"rna": (20, 0, 0), "atac": (20, 10, 5), "protein": (0, 10, 5)}
+    assert model(batch_cells=cells).leader == 1
+    assert model(batch_integration=0).leader is None
+
+
+def test_the_strength_is_a_share_of_the_reconstruction(model, minibatch, generator):
+    everyone = list(range(24))
+    cells = minibatch({"rna": everyone, "atac": everyone[::2]}, 24)
+    made = model(("rna", "atac"), dropout=0.0, modality_integration=0.5, batch_integration=2.0).double().eval()
+    mixing = LocalMixing(comparisons(made))
+    for sums in mixing.sums.values():
+        sums.side = torch.arange(len(sums.side)) % 3 == 1
+        sums.table += 1
+    with torch.no_grad():
+        without, with_it = charged(made, cells, generator, None), charged(made, cells, generator, mixing)
+    t = with_it.terms
+    assert float(t["batch_mixing"]) > 0 and float(t["modality_mixing"]) > 0
+    q = made.encode(cells)
+    posteriors = made.stack(cells.n_cells, cells, q)
+    joint = mixing.charge("joint", made.fuse(cells, q).mean, cells.batch, note=False)
+    leading = mixing.charge("leading", posteriors.mean[:, 0], cells.batch, note=False)
+    pattern = torch.where(torch.arange(24) % 2 == 0, 3, 1)
+    measured = mixing.charge("measured", made.fuse(cells, q).mean, pattern, cells.batch, note=False)
+    assert torch.isclose(t["batch_mixing"], (joint[0] + leading[0]) / 2)
+    assert torch.isclose(t["modality_mixing"], measured[0])
+    over = [float((cost - content).clamp(min=0)) for cost, content in (joint, leading, measured)]
+    expected = 0.1 * (t["rna"] + t["atac"]) * (over[0] + over[1] + 0.5 * over[2])
+    assert torch.isclose(t["integration"], expected) and float(expected) > 0
+    assert torch.isclose(with_it.total, without.total + expected)
+    assert torch.equal(without.terms["elbo_loss"], t["elbo_loss"])
+    with torch.no_grad():
+        warming = objective(made, cells, 0.25, generator(3), None, 0.0, None, mixing)
+        plain = objective(made, cells, 0.25, generator(3), None, 0.0, None, None)
+    assert torch.isclose(warming.total - plain.total, 0.25 * expected)
+
+
+def test_a_step_pays_at_the_strength_that_acts(model, minibatch, generator):
+    cells = minibatch({"rna": list(range(24))}, 24)
+    made = model(("rna",), dropout=0.0, batch_dropout=0.0).double().train()
+    mixing = LocalMixing(comparisons(made))
+    mixing.sums["joint"].side = torch.tensor([True, False, False])
+    mixing.sums["joint"].dual[1] = 0.3
+    t = charged(made, cells, generator, mixing).terms
+    assert torch.isclose(t["integration"], 0.3 * 0.1 * t["rna"] * t["batch_mixing"])
+    assert float(t["integration"]) > 0
+
+
+def test_strength_falls_where_groups_mix_and_comes_back_where_they_part():
+    mixing = LocalMixing({"joint": (1, 2)})
+    seen = []
+    for gap in (0.0, 3.0):
+        for step in range(150):
+            mixing.charge("joint", *two_clouds(200, gap, seed=step), note=True)
+            mixing.step()
+        seen.append(float(mixing.strength("joint")))
+    assert seen[0] < 0.7 and seen[1] == 1.0
+
+
+def test_what_follows_from_the_batch_is_not_charged_to_modalities():
+    """Batch a measured RNA only, batch b RNA and ATAC: patterns differ as batches do, and nothing is to be mixed."""
+    mean, batch = two_clouds(60, 2.0)
+    mixing = LocalMixing({"measured": (2, 4)})
+    mixing.sums["measured"].side = torch.tensor([False, False, False, True])
+    mixing.sums["measured"].table = torch.tensor([[0, 30, 0, 0], [0, 0, 0, 30.0]], dtype=torch.float64)
+    z = mean.clone().requires_grad_()
+    cost, _ = mixing.charge("measured", z, 1 + 2 * batch, 1 - batch, note=True)
+    assert float(cost.detach()) > 0.3, "control: with the batches' tables exchanged it is"
+    cost, _ = mixing.charge("measured", z, 1 + 2 * batch, batch, note=True)
+    (pull,) = torch.autograd.grad(cost, z)
+    assert float(cost.detach()) == 0 and bool((pull == 0).all())
+    flow = mixing.pending["measured"][:4] / 2
+    assert sides(flow, flow.sum(1), flow).sum() == 0, "as expected: no sides"
+    # control: patterns that part inside a batch are charged
+    pattern = 1 + 2 * (mean[:, 0] - 2.0 * batch > 0).long()
+    mixing.unpack(LocalMixing({"measured": (2, 4)}).pack())
+    for _ in range(2):
+        cost, _ = mixing.charge("measured", mean, pattern, batch, note=True)
+        mixing.step()
+    assert float(cost) > 0.02
+
+
+def test_only_encoders_learn_from_it(model, minibatch, generator):
+    everyone = list(range(24))
+    cells = minibatch({"rna": everyone, "atac": everyone[::2]}, 24)
+    made = model(("rna", "atac"), dropout=0.0, alignment="none", adversary="none").double().eval()
+    mixing = LocalMixing(comparisons(made))
+    mixing.sums["joint"].side = mixing.sums["leading"].side = torch.tensor([True, False, False])
+    gradients = []
+    for given in (None, mixing):
+        made.zero_grad()
+        charged(made, cells, generator, given).total.backward()
+        gradients.append({n: p.grad.clone() for n, p in made.named_parameters() if p.grad is not None})
+    changed = {n for n in gradients[0] if not torch.allclose(gradients[0][n], gradients[1][n], rtol=1e-12, atol=1e-14)}
+    assert changed and all(name.startswith("encoders.") for name in changed)
+
+
+def test_evaluation_leaves_the_running_sums_alone(model, minibatch, generator):
+    cells = minibatch({"rna": list(range(24))}, 24)
+    made = model(("rna",)).eval()
+    mixing = LocalMixing(comparisons(made))
+    charged(made, cells, generator, mixing)
+    assert float(mixing.pending["joint"].sum()) == 0
+    charged(made.train(), cells, generator, mixing)
+    assert float(mixing.pending["joint"][-1].sum()) == 24
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_chance_is_what_random_sides_cost(share):
+    mean = torch.randn(400, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = neighbourhood(mean)
+    generator = torch.Generator().manual_seed(1)
+    costs = [penalty(weight, torch.rand(400, generator=generator) < share).mean() for _ in range(20)]
+    assert float(torch.stack(costs).mean()) == pytest.approx(float(chance(weight)), rel=0.5)
