@@ -17,6 +17,7 @@ process REPORT {
 
     output:
     path 'report.html', emit: page
+    path 'multiqc/*', emit: multiqc, optional: true
     path 'qc/*/*.preflight.json' // what CHECK_INPUTS saw is published by a run that went through
     path 'report.resources.json', emit: resources
 
@@ -34,7 +35,8 @@ process REPORT {
     """
     mkdir -p qc
     cp -r parts/*/kept/stub qc/
-    touch report.html
+    mkdir multiqc
+    touch report.html multiqc/multivi_nf_qc_mqc.tsv
     echo '{}' > report.resources.json
     """
 }

@@ -67,6 +67,8 @@ class Store:
         self.group = zarr.open_group(path, mode="r+")
         shape = (len(obs), len(var))
         chunks = (max(1, min(rows, shape[0])), max(1, min(CHUNK_COLUMNS, shape[1])))
+        if "raw" in self.group:
+            del self.group["raw"]  # written as null, which anndata before 0.12 cannot read
         self.arrays = {}
         for name in layers:
             where = name if name == "X" else f"layers/{name}"

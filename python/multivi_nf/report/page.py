@@ -25,6 +25,7 @@ from multivi_nf.report.gather import (
     read_results,
 )
 from multivi_nf.report.methods import methods_text
+from multivi_nf.report.multiqc import write_multiqc
 from multivi_nf.report.verdict import best_epoch, verdict
 
 TOP = 12
@@ -47,12 +48,13 @@ def write_report(outdir: Path, output: Path) -> None:
     outdir
         The run's results (docs/output.md); parts that are missing are left out of the page and named there.
     output
-        The HTML file.
+        The HTML file. Beside it, `multiqc/` gets tables for MultiQC.
     """
     results = read_results(outdir)
     page = _environment().get_template("report.html.j2").render(**_context(results))
     with written_whole(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    write_multiqc(results, verdict(results), output.parent / "multiqc")
 
 
 def _environment() -> jinja2.Environment:

@@ -52,6 +52,8 @@ def test_clusters_and_map_go_along(chunks, embedding, tmp_path, form):
     assert (tmp_path / "rna.zarr" / (".zmetadata" if form == 2 else "zarr.json")).is_file()
     consolidated = zarr.open_consolidated(tmp_path / "rna.zarr")
     assert {"X", "layers/sd", "obs/cluster/codes", "obsm/X_umap"} <= set(dict(consolidated.members(max_depth=None)))
+    kinds = [node.attrs.get("encoding-type") for _, node in consolidated.members(max_depth=None)]
+    assert "null" not in kinds and "raw" not in consolidated, "anndata 0.10 and 0.11 know no null"
     found = ad.read_zarr(tmp_path / "rna.zarr")
     assert found.obs_names.tolist() == [f"s:{k}" for k in range(5)]
     assert found.obs["cluster"].tolist() == list("01234") and "depth" not in found.obs
