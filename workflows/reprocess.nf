@@ -3,9 +3,9 @@
  *
  *   samplesheet ─┬─ RNA_QC ──────────────────────────────┐
  *                ├─ PROTEIN_QC ──────────────────────────┤
- *                ├─ FRAGMENTS_QC ─ peaks ─ COUNT_PEAKS ──┤                                ┌─ IMPUTE ─ GATHER ─┐
- *                └─ ATAC_QC (matrix or counts) ──────────┴─ MOSAIC ─ TRAIN ─ EMBED ───────┼─ DIFFERENTIAL ────┼─ REPORT
- *                                                                        └─ CALIBRATE ────┘                   └─ EXPORT
+ *                ├─ FRAGMENTS_QC ─ peaks ─ COUNT_PEAKS ──┤                                         ┌─ IMPUTE ─ GATHER ─┐
+ *                └─ ATAC_QC (matrix or counts) ──────────┴─ MOSAIC ─ TRAIN ─ CALIBRATE ─ EMBED ────┼─ DIFFERENTIAL ────┼─ REPORT
+ *                                                                                                                      └─ EXPORT
  */
 
 include { CHECK_SAMPLESHEET } from '../modules/check_samplesheet'
@@ -168,7 +168,7 @@ workflow REPROCESS {
     )
     CALIBRATE(MOSAIC.out.mosaic, TRAIN.out.model, seeded)
     EMBED(
-        MOSAIC.out.mosaic, TRAIN.out.model, contrasts, marker_sets, tss, gtf,
+        MOSAIC.out.mosaic, CALIBRATE.out.model, contrasts, marker_sets, tss, gtf,
         chosen(settings, ['cluster_resolution', 'labels']) + genome + seeded,
     )
     ch_imputed = CHECK_SAMPLESHEET.out.samples

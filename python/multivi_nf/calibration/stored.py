@@ -93,6 +93,8 @@ class Assessment:
         Every imputed cell's direction was calibrated.
     n_uncalibrated
         Imputed cells whose direction was not.
+    cell_calibrated
+        (n_cells,) the cell's own direction was calibrated, or the target was measured.
     mean_error
         Rows of cells with the error of the log mean that neighbours share: (rows, log means, standard deviations) for
         each calibrated direction.
@@ -107,6 +109,7 @@ class Assessment:
     mean_error: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
     shrinkage: list[tuple[np.ndarray, float]] = field(default_factory=list)
     n_uncalibrated: int = 0
+    cell_calibrated: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
 
 @dataclass
@@ -256,12 +259,14 @@ class Calibration:
         """Temperature, support and calibration of the cells at `index` when `target` is asked for."""
         n = len(index)
         found = Assessment(np.ones(n), np.zeros(n, bool), np.full(n, np.nan), self.calibrated)
+        found.cell_calibrated = np.ones(n, bool)
         for sources, rows in patterns(data, index).items():
             if target in sources.split("+"):
                 continue
             entry = self.direction(sources, target)
             if entry is None:
                 found.n_uncalibrated += len(rows)
+                found.cell_calibrated[rows] = False
             else:
                 found.temperature[rows] = float(entry["temperature"])
                 if entry.get("shrinkage"):

@@ -55,8 +55,11 @@ def command(
     """Embed all cells of MOSAIC with MODEL, cells of batches that the model never saw included.
 
     obsm: X_multivi, X_multivi_variance, X_multivi_<modality>, X_umap; obs: cluster, COLUMN_transferred,
-    cell_type_by_markers. Each modality gets the same for its own cells; peaks the gene that starts nearest.
+    COLUMN_probability, out_of_support, support_p, calibrated, cell_type_by_markers. Each modality gets the same for its
+    own cells; peaks the gene that starts nearest.
     """
+    from multivi_nf.calibration.per_cell import support_columns
+    from multivi_nf.calibration.stored import Calibration
     from multivi_nf.data.draws import write_chunks
     from multivi_nf.export.marker_sets import name_clusters, read_marker_sets
     from multivi_nf.export.modalities import fill_modalities
@@ -64,7 +67,7 @@ def command(
     from multivi_nf.inputs.contrasts import check_contrasts, read_contrasts
     from multivi_nf.io.files import written_whole
     from multivi_nf.latent.annotate import annotate
-    from multivi_nf.latent.embed import embed
+    from multivi_nf.latent.embed import cells_of, embed
     from multivi_nf.mosaic.read import read_mosaic
     from multivi_nf.training.model_folder import load_model
 
@@ -79,7 +82,8 @@ def command(
     for name, values in embedding.unseen_categories.items():
         told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
         click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
-    annotated = annotate(cells, embedding, resolution=cluster_resolution, labels=labels, seed=seed)
+    support = support_columns(Calibration.load(model), trained, cells_of(trained, cells))
+    annotated = annotate(cells, embedding, resolution=cluster_resolution, labels=labels, support=support, seed=seed)
     if sets is not None:
         named = name_clusters(annotated, sets, seed)
         click.echo(f"{named['cell_type'].notna().sum()} of {len(named)} clusters named by their markers", err=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from multivi_nf.errors import InputError
+from multivi_nf.latent.label_transfer import transfer_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,23 +30,26 @@ def annotate(
     *,
     resolution: float = 1.0,
     labels: str | None = None,
+    support: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> MuData:
     """Add to `mosaic` what the model says about its cells, in place.
 
     obsm: X_multivi, X_multivi_variance, X_multivi_<modality> (NaN rows where absent), X_umap. obs: cluster (Leiden,
-    "0" the largest) and, with `labels`, <labels>_transferred and <labels>_transferred_probability. uns["multivi_nf"]
-    gains "embed": batches the model never saw, active dimensions (mean KL > 0.05 nats), share of paired cells whose
-    joint variance exceeds their smallest single one. obsp and uns["neighbors"]: the graph, as scanpy writes it.
+    "0" the largest); with `labels`, <labels>_transferred (missing where unknown) and <labels>_probability; with
+    `support` (of :func:`multivi_nf.calibration.per_cell.support_columns`) its columns. uns["multivi_nf"] gains "embed":
+    batches the model never saw, active dimensions (mean KL > 0.05 nats), share of paired cells whose joint variance
+    exceeds their smallest single one; and "labels", what transferred labels are worth. obsp and uns["neighbors"]: the
+    graph, as scanpy writes it.
     """
     mosaic.obsm["X_multivi"] = embedding.mean
     mosaic.obsm["X_multivi_variance"] = embedding.variance
     for modality, mean in embedding.by_modality.items():
         mosaic.obsm[f"X_multivi_{modality}"] = mean
-    if labels is not None:
-        name, probability = transfer_labels(embedding.mean, mosaic.obs, labels)
-        mosaic.obs[f"{labels}_transferred"] = pd.Categorical(name)
-        mosaic.obs[f"{labels}_transferred_probability"] = probability
+    if support is not None:
+        for column in support:
+            mosaic.obs[column] = support[column].array
+    transferred = None if labels is None else _transfer(mosaic, embedding, labels, seed)
     umap, cluster, graph = umap_and_clusters(embedding.mean, resolution, seed)
     mosaic.obsm["X_umap"] = umap
     for key in graph.obsp:
@@ -64,8 +67,21 @@ def annotate(
         "cluster_resolution": resolution,
         "seed": seed,
     }
+    if transferred is not None:
+        record["labels"] = transferred
     mosaic.uns["multivi_nf"] = json.dumps(record, sort_keys=True)
     return mosaic
+
+
+def _transfer(mosaic: MuData, embedding: Embedding, column: str, seed: int) -> dict[str, Any]:
+    """Write transferred labels into obs; what they are worth is returned, and said where it is little."""
+    outside = mosaic.obs["out_of_support"].fillna(False).to_numpy(bool) if "out_of_support" in mosaic.obs else None
+    found = transfer_labels(embedding.mean, mosaic.obs, column, embedding.by_modality, outside, seed)
+    mosaic.obs[f"{column}_transferred"] = pd.Categorical(found.label, categories=found.record["labels"])
+    mosaic.obs[f"{column}_probability"] = found.probability
+    for note in found.record["notes"]:
+        print(note, file=sys.stderr)
+    return found.record
 
 
 def kl_per_dimension(embedding: Embedding) -> np.ndarray:
@@ -119,51 +135,3 @@ def umap_and_clusters(latent: np.ndarray, resolution: float, seed: int) -> tuple
         # spectral initialisation needs more cells than eigenvectors, and connected graphs
         sc.tl.umap(graph, random_state=seed, init_pos="spectral" if n > 50 else "random")
     return graph.obsm["X_umap"].astype(np.float32), graph.obs["leiden"].astype(str).tolist(), graph
-
-
-def transfer_labels(latent: np.ndarray, obs: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of unlabelled cells from their nearest labelled cells in the latent space.
-
-    Each of the 15 nearest labelled cells votes with exp(-d^2 / (2 s^2)), s its distance to the third of them; the
-    probability is the winner's share of (votes + one vote spread by the labels' frequency), so that it is never 1. A
-    labelled cell keeps its label with probability 1.
-
-    Raises
-    ------
-    InputError
-        No such column, or no cell with a label.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    from multivi_nf.inputs.contrasts import group_labels
-    from multivi_nf.inputs.labels import unlabelled
-
-    given = group_labels(obs, column)
-    known = ~unlabelled(given)
-    if not known.any():
-        raise InputError(
-            f"no cell has a value in obs[{column!r}]",
-            "labels can only be transferred from cells that have one",
-            "fill the column for some samples in the samplesheet, or leave --labels out",
-        )
-    names, codes = np.unique(given[known].to_numpy(str), return_inverse=True)
-    label = given.to_numpy(object).copy()
-    probability = np.ones(len(given))
-    if known.all():
-        print(
-            f"every cell has a value in {column!r} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): no "
-            "label was transferred; cells without one are empty, Unknown, NA or unassigned",
-            file=sys.stderr,
-        )
-        return label.astype(str), probability
-    neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, int(known.sum()))).fit(latent[known])
-    distance, index = neighbours.kneighbors(latent[~known])
-    scale = np.maximum(distance[:, min(2, distance.shape[1] - 1)], 1e-6)[:, None]
-    weight = np.exp(-0.5 * (distance / scale) ** 2)
-    votes = np.zeros((len(index), len(names)))
-    np.add.at(votes, (np.arange(len(index))[:, None], codes[index]), weight)
-    votes += np.bincount(codes, minlength=len(names)) / len(codes)
-    votes /= votes.sum(axis=1, keepdims=True)
-    label[~known] = names[votes.argmax(axis=1)]
-    probability[~known] = votes.max(axis=1)
-    return label.astype(str), probability

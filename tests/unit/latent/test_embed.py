@@ -5,13 +5,11 @@ import json
 import anndata
 import mudata
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from trained import make_model, make_mosaic
 
-from multivi_nf.errors import InputError
-from multivi_nf.latent.annotate import annotate, transfer_labels
+from multivi_nf.latent.annotate import annotate
 from multivi_nf.latent.embed import draw, embed, tempered
 from multivi_nf.model.fusion import Joint
 
@@ -48,22 +46,6 @@ def test_annotated_mosaic(model, mosaic, tmp_path):
     one.write_h5mu(tmp_path / "one.h5mu")
     two.write_h5mu(tmp_path / "two.h5mu")
     assert (tmp_path / "one.h5mu").read_bytes() == (tmp_path / "two.h5mu").read_bytes()
-
-
-def test_labels_go_to_the_nearest_labelled_cells():
-    rng = np.random.default_rng(0)
-    latent = np.concatenate([rng.normal(0, 0.3, (60, 4)), rng.normal(3, 0.3, (60, 4))])
-    truth = np.repeat(["B", "T"], 60)
-    known = rng.random(120) < 0.3
-    obs = pd.DataFrame({"type": np.where(known, truth, None)})
-    label, probability = transfer_labels(latent, obs, "type")
-    assert (label == truth).all()
-    assert (probability[known] == 1).all() and (probability[~known] > 0.7).all() and (probability[~known] < 1).all()
-    middle = np.vstack([latent, np.full((1, 4), 1.5)])
-    _, unsure = transfer_labels(middle, pd.DataFrame({"type": [*obs["type"], None]}), "type")
-    assert unsure[-1] < probability[~known].mean()
-    with pytest.raises(InputError, match="no cell has a value"):
-        transfer_labels(latent, pd.DataFrame({"type": [None] * 120}), "type")
 
 
 def test_temperature_scales_variance_up_to_the_prior():

@@ -1,0 +1,317 @@
+"""Labels for unlabelled cells from labelled ones near them, with probabilities checked on labels that were hidden.
+
+Votes of the 15 nearest labelled cells become probabilities by two numbers, a power and a share of the labels'
+frequencies, fitted where the truth is known: labelled cells of batches (or of folds) whose labels are hidden, seen
+through the modalities that the unlabelled cells show. A cell gets no label where this cannot be checked, where it does
+no better than the labels' frequencies, out of support, or among cells of which none has a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from multivi_nf.data.draws import cell_keys
+from multivi_nf.errors import InputError
+from multivi_nf.modalities import MODALITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NEIGHBOURS = 15
+FOLDS = 5
+LEAST_CHECKED = 30
+"""Cells of known label below which probabilities are not fitted."""
+MOST_CHECKED = 4000
+POWERS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+PRIOR_SHARES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4)
+BINS = 10
+ALONE = (30, 200)
+"""Least and most neighbours of any kind among which labelled cells are looked for."""
+EXPECTED_LABELLED = 10
+
+
+@dataclass
+class Transferred:
+    """Labels of all cells.
+
+    Attributes
+    ----------
+    label
+        (n_cells,) text, None where unknown.
+    probability
+        (n_cells,) of the label; 1 where it was given, NaN where unknown.
+    record
+        For the report: `column`, `n_labelled`, `n_transferred`, `n_unknown` by reason, and by what cells show
+        `checked` ("atac": `n`, `brier`, `brier_prior`, `ece`, `reliability`); `notes`.
+    """
+
+    label: np.ndarray
+    probability: np.ndarray
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def transfer_labels(
+    latent: np.ndarray,
+    obs: pd.DataFrame,
+    column: str,
+    by_modality: Mapping[str, np.ndarray] | None = None,
+    outside: np.ndarray | None = None,
+    seed: int = 0,
+) -> Transferred:
+    """Label the cells that have no value in a column.
+
+    Parameters
+    ----------
+    latent
+        (n_cells, n_latent) joint means.
+    obs
+        Their table; `batch` and `has_<modality>` are used where there.
+    column
+        Its labels; empty, Unknown, nan, NA and unassigned are none.
+    by_modality
+        Modality to (n_cells, n_latent) means of its own view, NaN where not measured.
+    outside
+        (n_cells,) out of support.
+    seed
+        Of the folds.
+
+    Raises
+    ------
+    InputError
+        No such column, or no cell with a label.
+    """
+    from multivi_nf.inputs.contrasts import group_labels
+    from multivi_nf.inputs.labels import unlabelled
+
+    given = group_labels(obs, column)
+    known = ~unlabelled(given)
+    if not known.any():
+        raise InputError(
+            f"no cell has a value in obs[{column!r}]",
+            "labels can only be transferred from cells that have one",
+            "fill the column for some samples in the samplesheet, or leave --labels out",
+        )
+    names, codes = np.unique(given[known].to_numpy(str), return_inverse=True)
+    found = Transferred(np.where(known, given.to_numpy(object), None), np.where(known, 1.0, np.nan))
+    found.record = {
+        "column": column, "labels": names.tolist(), "n_labelled": int(known.sum()), "n_transferred": 0,
+        "n_unknown": {}, "checked": {}, "notes": [],
+    }  # fmt: skip
+    if known.all():
+        found.record["notes"].append(
+            f"every cell has a value in {column!r}: no label was transferred; cells without one are empty, Unknown, NA "
+            "or unassigned"
+        )
+        return found
+    if len(names) < 2 or known.sum() < 2:
+        what = f"one label ({names[0]})" if known.sum() > 1 else "one labelled cell"
+        found.record["notes"].append(
+            f"{column!r} has {what} only: whatever is transferred would be this one, so none is"
+        )
+        found.record["n_unknown"]["one label only"] = int((~known).sum())
+        return found
+    code = np.full(len(obs), -1)
+    code[known] = codes
+    _Transfer(latent, obs, code, names, by_modality or {}, outside, seed).fill(found)
+    return found
+
+
+class _Transfer:
+    """One column's labelled cells, and the unlabelled ones by what they show."""
+
+    def __init__(
+        self,
+        latent: np.ndarray,
+        obs: pd.DataFrame,
+        code: np.ndarray,
+        names: np.ndarray,
+        by_modality: Mapping[str, np.ndarray],
+        outside: np.ndarray | None,
+        seed: int,
+    ) -> None:
+        self.latent, self.code, self.names, self.views = latent, code, names, by_modality
+        self.known = code >= 0
+        self.outside = np.zeros(len(code), bool) if outside is None else outside
+        self.shown = _shown(obs)
+        self.batch = obs["batch"].astype(str).to_numpy() if "batch" in obs else np.full(len(obs), "")
+        self.key = cell_keys(obs.index.astype(str), seed, "labels")
+        self.prior = np.bincount(code[self.known], minlength=len(names)) / self.known.sum()
+
+    def fill(self, found: Transferred) -> None:
+        """Labels and probabilities of all unlabelled cells, and why others stay unknown."""
+        record, lost = found.record, found.record["n_unknown"]
+        strange = ~self.known & self._without_labelled()
+        for kind in np.unique(self.shown[~self.known]):
+            cells = np.flatnonzero(~self.known & (self.shown == kind))
+            fit = self._fit(kind)
+            if fit is None or fit["brier"] >= fit["brier_prior"]:
+                why = "not checked" if fit is None else "at chance"
+                lost[why] = lost.get(why, 0) + len(cells)
+                record["notes"].append(_why_not(str(kind), fit))
+            if fit is not None:
+                record["checked"][str(kind)] = {k: v for k, v in fit.items() if k not in ("power", "share")}
+            if fit is None or fit["brier"] >= fit["brier_prior"]:
+                continue
+            for reason, gone in (("out of support", self.outside), ("no labelled cell like them", strange)):
+                n = int(gone[cells].sum())
+                if n:
+                    lost[reason] = lost.get(reason, 0) + n
+                cells = cells[~gone[cells]]
+            p = self._sharpened(self._votes(self.latent[cells], self.known), fit["power"], fit["share"])
+            found.label[cells], found.probability[cells] = self.names[p.argmax(axis=1)], p.max(axis=1)
+            record["n_transferred"] += len(cells)
+
+    # ------------------------------------------------------------------------------------------------ votes
+
+    def _votes(self, places: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """(n, n_labels) shares of votes: each of the nearest labelled cells votes exp(-d^2 / (2 s^2)).
+
+        s is the distance to the third of them; one vote is spread by the labels' frequencies.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        votes = np.tile(self.prior, (len(places), 1))
+        rows = np.flatnonzero(among)
+        if len(places):
+            near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows))).fit(self.latent[rows])
+            distance, index = near.kneighbors(places)
+            scale = np.maximum(distance[:, min(2, distance.shape[1] - 1)], 1e-6)[:, None]
+            weight = np.exp(-0.5 * (distance / scale) ** 2)
+            np.add.at(votes, (np.arange(len(places))[:, None], self.code[rows[index]]), weight)
+        return votes / votes.sum(axis=1, keepdims=True)
+
+    def _sharpened(self, votes: np.ndarray, power: float, share: float) -> np.ndarray:
+        p = votes**power
+        return (1 - share) * p / p.sum(axis=1, keepdims=True) + share * self.prior
+
+    def _without_labelled(self) -> np.ndarray:
+        """(n_cells,) fewer than a tenth of the labelled cells expected among a cell's neighbours of any kind."""
+        from sklearn.neighbors import NearestNeighbors
+
+        share = self.known.mean()
+        k = int(np.clip(np.ceil(EXPECTED_LABELLED / share), *ALONE))
+        k = min(k, len(self.latent) // 4)
+        if k * share < EXPECTED_LABELLED / 2:
+            return np.zeros(len(self.latent), bool)
+        index = NearestNeighbors(n_neighbors=k).fit(self.latent).kneighbors(return_distance=False)
+        return self.known[index].mean(axis=1) < 0.1 * share
+
+    # ------------------------------------------------------------------------------------------------ checking
+
+    def _fit(self, kind: str) -> dict[str, Any] | None:
+        """Power and share of one kind of cells, and scores on cells that took no part in fitting them."""
+        votes, truth, key = self._checked(kind)
+        if len(truth) < LEAST_CHECKED:
+            return None
+        odd = key % np.uint64(2) == 1
+        p = np.empty_like(votes)
+        for mine in (odd, ~odd):
+            p[mine] = self._sharpened(votes[mine], *self._best(votes[~mine], truth[~mine]))
+        power, share = self._best(votes, truth)
+        hit, top = p.argmax(axis=1) == truth, p.max(axis=1)
+        one_hot = np.eye(len(self.names))[truth]
+        own = one_hot.mean(axis=0)
+        reliability, ece = _reliability(top, hit)
+        return {
+            "n": len(truth), "brier": float(((p - one_hot) ** 2).sum(axis=1).mean()),
+            "brier_prior": float(((own - one_hot) ** 2).sum(axis=1).mean()), "accuracy": float(hit.mean()), "ece": ece,
+            "reliability": reliability, "power": power, "share": share,
+        }  # fmt: skip
+
+    def _best(self, votes: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+        def loss(power: float, share: float) -> float:
+            return -float(np.log(self._sharpened(votes, power, share)[np.arange(len(truth)), truth] + 1e-12).mean())
+
+        return min(((p, s) for p in POWERS for s in PRIOR_SHARES), key=lambda pair: loss(*pair))
+
+    def _checked(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Votes on cells of known label as if they had none and showed only `kind`; their labels and keys."""
+        places, truth = self._seen_as(kind)
+        cells = np.flatnonzero(truth >= 0)
+        cells = cells[np.argsort(self.key[cells], kind="stable")[:MOST_CHECKED]]
+        votes, kept = [], []
+        for hidden in self._folds(cells):
+            among = self.known & ~np.isin(np.arange(len(self.code)), hidden)
+            if self._by_batch(cells):
+                among &= ~np.isin(self.batch, np.unique(self.batch[hidden]))
+            there = np.isin(truth[hidden], np.unique(self.code[among]))
+            hidden = hidden[there]
+            if len(hidden) and among.sum() >= 2:
+                votes.append(self._votes(places[hidden], among))
+                kept.append(hidden)
+        if not kept:
+            return np.zeros((0, len(self.names))), np.zeros(0, int), np.zeros(0, np.uint64)
+        joined = np.concatenate(kept)
+        return np.concatenate(votes), truth[joined], self.key[joined]
+
+    def _seen_as(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Places of cells by `kind` alone, and their labels (-1: none, or not measured so).
+
+        Unlabelled cells that show `kind` and what labelled cells show have, by the latter, a label to compare with.
+        """
+        wanted = set(kind.split("+"))
+        shows = np.array([wanted <= set(one.split("+")) for one in self.shown], bool)
+        places, truth = self.latent, np.where(shows, self.code, -1)
+        if len(wanted) == 1 and kind in self.views:
+            view = np.asarray(self.views[kind])
+            there = shows & np.isfinite(view).all(axis=1)
+            places, truth = np.where(there[:, None], view, self.latent), np.where(there, truth, -1)
+        else:
+            truth = np.where(self.shown == kind, truth, -1)
+            return places, truth
+        if (truth >= 0).sum() < LEAST_CHECKED:
+            labelled = set().union(*(set(one.split("+")) for one in np.unique(self.shown[self.known])))
+            bridge = there & np.array([bool((set(one.split("+")) - wanted) & labelled) for one in self.shown])
+            cells = np.flatnonzero(bridge & ~self.known)
+            other = sorted(labelled - wanted)
+            if len(cells) >= LEAST_CHECKED and other[0] in self.views:
+                other_view = np.asarray(self.views[other[0]])[cells]
+                seen = np.isfinite(other_view).all(axis=1)
+                truth[cells[seen]] = self._votes(other_view[seen], self.known).argmax(axis=1)
+        return places, truth
+
+    def _by_batch(self, cells: np.ndarray) -> bool:
+        labelled = cells[self.known[cells]]
+        sizes = pd.Series(self.batch[labelled]).value_counts()
+        return len(labelled) == len(cells) and (sizes >= LEAST_CHECKED).sum() >= 2
+
+    def _folds(self, cells: np.ndarray) -> Iterator[np.ndarray]:
+        """Batch by batch where two or more have labels, else five folds by the hash of the cells' names."""
+        if self._by_batch(cells):
+            for name in np.unique(self.batch[cells]):
+                yield cells[self.batch[cells] == name]
+            return
+        fold = (self.key[cells] // np.uint64(2)) % np.uint64(FOLDS)
+        for k in range(FOLDS):
+            yield cells[fold == k]
+
+
+def _shown(obs: pd.DataFrame) -> np.ndarray:
+    """(n_cells,) "rna", "rna+atac", ...; "" where the table does not say."""
+    has = {m: obs[f"has_{m}"].astype(bool).to_numpy() for m in MODALITIES if f"has_{m}" in obs}
+    return np.array(["+".join(m for m in has if has[m][i]) for i in range(len(obs))], dtype=object)
+
+
+def _why_not(kind: str, fit: dict[str, Any] | None) -> str:
+    seen = f"cells with {kind} only" if kind else "unlabelled cells"
+    if fit is None:
+        return (
+            f"{seen} got no label: no {LEAST_CHECKED} cells of known label show {kind or 'what they show'}, so that "
+            "nothing tells whether labels reach them; pairs would"
+        )
+    return (
+        f"{seen} got no label: on {fit['n']:,} cells of known label their transfer is no better than the labels' "
+        f"frequencies (Brier score {fit['brier']:.2f}, frequencies {fit['brier_prior']:.2f})"
+    )
+
+
+def _reliability(top: np.ndarray, hit: np.ndarray) -> tuple[list[list[float]], float]:
+    """(mean probability, share right, cells) of bins of equal size, and the expected calibration error."""
+    rows = [part for part in np.array_split(np.argsort(top, kind="stable"), BINS) if len(part)]
+    bins = [[float(top[part].mean()), float(hit[part].mean()), len(part)] for part in rows]
+    return bins, float(sum(abs(p - right) * n for p, right, n in bins) / len(top))
