@@ -141,7 +141,7 @@ def local_run(
 ) -> Run:
     """The undisturbed run of `-profile test` on this machine, without containers: what others are compared with."""
     folder = tmp_path_factory.mktemp("local")
-    arguments = ["run", str(REPOSITORY), "-profile", "test", *SMALL]
+    arguments = ["run", str(REPOSITORY), "-profile", "test", "--save_intermediates", *SMALL]
     nextflow(*arguments, "--outdir", "results", cwd=folder)
     return Run(folder, folder / "results", arguments)
 

@@ -26,7 +26,6 @@ TREE = [
     "model/history.tsv",
     "model/split.tsv",
     "model/weights.safetensors",
-    "mosaic/mosaic.h5mu",
     "multiqc/multivi_nf_qc_mqc.tsv",
     "multivi.h5mu",
     "peaks/consensus.bed",
