@@ -183,7 +183,7 @@ workflow REPROCESS {
     )
     GATHER(
         IMPUTE.out.imputed.groupTuple().map { modality, chunks -> [modality, chunks.sort { chunk -> chunk.name }] },
-        EMBED.out.embedding,
+        EMBED.out.embedding.first(), // a value: every modality reads it
         chosen(settings, ['zarr_format']),
     )
     DIFFERENTIAL(
