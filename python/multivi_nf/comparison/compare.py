@@ -13,7 +13,12 @@ from multivi_nf.calibration.stored import Calibration
 from multivi_nf.comparison.design import MAX_CELLS, Design, make_design, replicate_names
 from multivi_nf.comparison.effects import TINY, Counted, Track, combined_variance, pair_variance, side
 from multivi_nf.comparison.group_means import SPAN, Means
-from multivi_nf.comparison.pseudobulk import false_discovery_rate, pseudobulks, replicate_test
+from multivi_nf.comparison.pseudobulk import (
+    cells_of_pseudobulks,
+    false_discovery_rate,
+    pseudobulks,
+    replicate_test,
+)
 from multivi_nf.comparison.shrinkage import shrink
 from multivi_nf.errors import InputError
 from multivi_nf.imputation.decode import TILE, Decoder, median_depth
@@ -365,12 +370,17 @@ class _Replicates:
         self.design = design
         self.sums = {g.name: pseudobulks(data, g.everyone, names, modality) for g in design.groups.values()}
         self.names = {g.name: set(names[g.everyone]) for g in design.groups.values()}
+        self.cells = None
+        if modality == "protein":
+            self.cells = {
+                g.name: cells_of_pseudobulks(data, g.everyone, names, modality) for g in design.groups.values()
+            }
 
-    def side(self, name: str, against: str) -> dict[str, np.ndarray]:
-        """Replicate to summed counts of a side."""
-        total: dict[str, np.ndarray] = {}
+    def side(self, name: str, against: str, of: dict[str, dict]) -> dict:
+        """Replicate to summed counts, or number of cells, of a side."""
+        total: dict = {}
         for group in self.design.members(name, against):
-            for replicate, counts in self.sums[group.name].items():
+            for replicate, counts in of[group.name].items():
                 total[replicate] = total.get(replicate, 0) + counts
         return total
 
@@ -381,7 +391,8 @@ class _Replicates:
         members = [self.design.members(name, target) for name in (target, reference)]
         if any(group.imputed for side in members for group in side):
             return None
-        return replicate_test(self.side(target, target), self.side(reference, target))
+        n_cells = None if self.cells is None else [self.side(one, target, self.cells) for one in (target, reference)]
+        return replicate_test(*(self.side(one, target, self.sums) for one in (target, reference)), n_cells)
 
 
 def _confounded(design: Design, pair: tuple[str, str]) -> tuple[bool, bool]:

@@ -46,6 +46,13 @@ def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, moda
     return sums
 
 
+def cells_of_pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, modality: str) -> dict[str, int]:
+    """Replicate to the number of cells that :func:`pseudobulks` summed."""
+    cells = cells[data.has[modality][cells]]
+    names, n = np.unique(replicate[cells].astype(str), return_counts=True)
+    return {str(name): int(k) for name, k in zip(names, n, strict=True) if k >= MINIMUM_CELLS}
+
+
 def comparable(target: set[str], reference: set[str]) -> str | None:
     """Say "blocked" where both sides have the same replicates, "independent" where they share none (two or more)."""
     if min(len(target), len(reference)) >= 2 and target == reference:
@@ -56,31 +63,47 @@ def comparable(target: set[str], reference: set[str]) -> str | None:
     return "blocked" if len(shared) >= MINIMUM else None
 
 
-def replicate_test(target: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray | None:
+def replicate_test(
+    target: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
+    n_cells: tuple[dict[str, int], dict[str, int]] | None = None,
+) -> np.ndarray | None:
     """(n_features,) two-sided p-values of the sides' difference in pseudobulks; None where replicates are too few.
 
     Replicates that both sides have are blocks of the design, and others are then left out. Proteins that only some
     replicates measured are tested on these, p NaN where they are too few.
+
+    Parameters
+    ----------
+    target, reference
+        Replicate to (n_features,) summed counts.
+    n_cells
+        Replicate to cells of the target and of the reference: counts a cell are compared, as effects of proteins are
+        (a panel is no library: its total rises with the very proteins that differ). None: shares of all counts.
     """
     bulks = [*target.values(), *reference.values()]
     absent = np.isnan(np.stack(bulks)) if target and reference else np.zeros((0, 0), bool)
     if not absent.any():
-        return _tested(target, reference)
+        return _tested(target, reference, n_cells)
     patterns, which = np.unique(absent, axis=1, return_inverse=True)
     which, p = which.ravel(), np.full(absent.shape[1], np.nan)
     for i, gone in enumerate(patterns.T):
         if gone.all():
             continue
-        # offsets are sums over all that these replicates measured
+        # without cells, offsets are sums over all that these replicates measured
         shared = ~absent[~gone].any(axis=0)
         sides = (zip(target, bulks, gone), zip(reference, bulks[len(target) :], gone[len(target) :]))
-        found = _tested(*({name: bulk[shared] for name, bulk, out in side if not out} for side in sides))
+        found = _tested(*({name: bulk[shared] for name, bulk, out in side if not out} for side in sides), n_cells)
         if found is not None:
             p[which == i] = found[which[shared] == i]
     return None if np.isnan(p).all() else p
 
 
-def _tested(target: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray | None:
+def _tested(
+    target: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
+    n_cells: tuple[dict[str, int], dict[str, int]] | None,
+) -> np.ndarray | None:
     kind = comparable(set(target), set(reference))
     if kind is None:
         return None
@@ -88,7 +111,10 @@ def _tested(target: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> 
     counts = np.stack([side[name] for side, mine in zip((target, reference), names, strict=True) for name in mine])
     side = np.repeat([1, 0], [len(mine) for mine in names])
     block = np.tile(np.arange(len(names[0])), 2) if kind == "blocked" else np.zeros(len(side), int)
-    return quasi_likelihood_test(counts.astype(float), side, block)
+    size = None
+    if n_cells is not None:
+        size = np.array([of[name] for of, mine in zip(n_cells, names, strict=True) for name in mine], dtype=float)
+    return quasi_likelihood_test(counts.astype(float), side, block, size)
 
 
 def false_discovery_rate(p: np.ndarray) -> np.ndarray:

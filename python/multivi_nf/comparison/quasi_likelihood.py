@@ -19,7 +19,9 @@ UPPER = 0.5 + 0.5 * (np.arange(500) + 0.5) / 500
 """Levels that stand for the upper half of a distribution."""
 
 
-def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarray) -> np.ndarray:
+def quasi_likelihood_test(
+    counts: np.ndarray, side: np.ndarray, block: np.ndarray, size: np.ndarray | None = None
+) -> np.ndarray:
     """Two-sided p-values of the difference between two sides, each block at a level of its own.
 
     One negative-binomial dispersion for all features, by the median of Pearson's statistic; a factor on each feature's
@@ -31,11 +33,14 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
     Parameters
     ----------
     counts
-        (n_replicates, n_features). The offset is the logarithm of each row's sum.
+        (n_replicates, n_features).
     side
         (n_replicates,) 1 or 0.
     block
         (n_replicates,) from 0; all 0 without blocks.
+    size
+        (n_replicates,) whose logarithm is the offset: cells, where amounts a cell are compared. None: each row's sum,
+        for shares.
 
     Returns
     -------
@@ -47,12 +52,13 @@ def quasi_likelihood_test(counts: np.ndarray, side: np.ndarray, block: np.ndarra
     told = counts.sum(axis=1) > 0
     if block.max() > 0:
         told &= np.bincount(block, told)[block] > 1
+    size = (counts.sum(axis=1) if size is None else size)[told]
     counts, side = counts[told], side[told]
     levels, block = np.unique(block[told], return_inverse=True)
     n_blocks = len(levels)
     if not 0 < side.sum() < len(side) or len(side) - n_blocks < 2:
         return p
-    fit = _Fit(side.astype(float), np.eye(n_blocks)[block].T, np.log(counts.sum(axis=1)))
+    fit = _Fit(side.astype(float), np.eye(n_blocks)[block].T, np.log(size))
     # counts in a single block are fitted exactly, however far replicates differ
     seen = np.flatnonzero((fit.blocks @ counts > 0).sum(axis=0) >= min(2, n_blocks))
     if not len(seen):

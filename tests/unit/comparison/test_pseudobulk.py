@@ -66,3 +66,24 @@ def test_pseudobulks_count_measured_cells_only(model, mosaic):
     assert set(sums) == {"s0", "s1", "s3"}
     rows = mosaic["rna"].obs_names.str.startswith("s1")
     np.testing.assert_array_equal(sums["s1"], np.asarray(mosaic["rna"].X[rows].sum(0)).ravel())
+
+
+@pytest.mark.parametrize("differ", [0, 3])
+def test_proteins_are_compared_per_cell_not_as_shares_of_the_panel(differ):
+    """Ten proteins, three of them fivefold in the target: as shares the other seven would seem to fall."""
+    rng = np.random.default_rng(3)
+    mean, change = np.full(10, 20.0), np.ones(10)
+    change[:differ] = 5.0
+    cells = {f"r{k}": 100 + 20 * k for k in range(8)}
+    level = {name: rng.lognormal(0, 0.05, 10) for name in cells}
+    bulk = {
+        name: rng.poisson(mean * (change if k < 4 else 1) * level[name] * cells[name]).astype(float)
+        for k, name in enumerate(cells)
+    }
+    sides = [{n: bulk[n] for n in list(cells)[half]} for half in (slice(4), slice(4, 8))]
+    n_cells = tuple({n: cells[n] for n in side} for side in sides)
+    called = false_discovery_rate(replicate_test(*sides, n_cells)) <= 0.05
+    assert called[:differ].all() and not called[differ:].any()
+    if differ:
+        shares = false_discovery_rate(replicate_test(*sides)) <= 0.05
+        assert shares[differ:].all(), "totals of the panel made no difference"
