@@ -39,6 +39,13 @@ def modalities_of(rows) {
         .collect { modality, _columns -> modality }
 }
 
+// A row with what its h5mu gives, as CHECK_INPUTS found: the file stands in the columns of those modalities
+def with_held(row, plan) {
+    def planned = new groovy.json.JsonSlurper().parse(plan.toFile())
+    def held    = row.h5mu ? (planned.samples?.get(row.sample)?.h5mu ?: []) : []
+    return row + held.collectEntries { modality -> [modality, row.h5mu] }
+}
+
 // Where peaks come from; MACS3 is looked for here, before any heavy step
 def peak_set_of(plan) {
     def planned  = new groovy.json.JsonSlurper().parse(plan.toFile())
@@ -57,30 +64,30 @@ def peak_set_of(plan) {
 }
 
 // [ contrast ] of --contrasts, or by default every cluster against the rest in every modality, where there are two
-def contrasts_of(json) {
+def contrasts_of(json, modalities) {
     def given = new groovy.json.JsonSlurper().parse(json.toFile()).contrasts
-    return given ?: modalities_of(samples_of(json)).collect { modality ->
+    return given ?: modalities.collect { modality ->
         [contrast: "cluster_${modality}", modality: modality, groupby: 'cluster', target: 'each', reference: 'rest', cells: 'observed', optional: true]
     }
 }
 
 // [ column, path ] of every file that a row names
 def files_of(row) {
-    return ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map']
+    return ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells']
         .findAll { column -> row[column] }
         .collect { column -> [column, row[column]] }
 }
 
 // The same of the files that parameters name
 def run_files(settings) {
-    return ['input', 'contrasts', 'chrom_sizes', 'gtf', 'tss', 'blacklist', 'peaks', 'impute_features', 'reference']
+    return ['input', 'contrasts', 'chrom_sizes', 'gtf', 'tss', 'blacklist', 'peaks', 'impute_features', 'reference', 'feature_aliases']
         .findAll { name -> settings[name] && settings[name] != 'all' }
         .collect { name -> [name, settings[name]] }
 }
 
 // Values as they stand in the samplesheet for which there is no file. Nextflow looks, since it can see object storage.
 def missing_files(sheet) {
-    def columns = ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map']
+    def columns = ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells']
     def rows    = csv_rows(decoded(sheet.bytes))
     def places  = columns.collect { column -> rows[0].indexOf(column) }.findAll { place -> place >= 0 }
     def values  = rows.drop(1).collectMany { row -> places.collect { place -> row[place] } }

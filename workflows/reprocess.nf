@@ -33,7 +33,7 @@ include { chosen                                                      } from '..
 include { contrasts_of ; files_of ; group_meta ; group_of             } from '../modules/samples'
 include { meta_of ; modalities_of                                     } from '../modules/samples'
 include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
-include { peak_set_of ; run_files ; samples_of                        } from '../modules/samples'
+include { peak_set_of ; run_files ; samples_of ; with_held             } from '../modules/samples'
 include { parameters_text ; versions_text ; write_info                } from '../modules/record'
 
 workflow REPROCESS {
@@ -42,7 +42,7 @@ workflow REPROCESS {
 
     main:
     sheet       = file(settings.input, glob: false)
-    genome      = chosen(settings, ['genome', 'chrom_style'])
+    genome      = chosen(settings, ['genome', 'chrom_style', 'mito_contig'])
     chrom_sizes = path_or_none(settings.chrom_sizes)
     tss         = path_or_none(settings.tss)
     gtf         = path_or_none(settings.gtf)
@@ -51,6 +51,7 @@ workflow REPROCESS {
     contrasts   = path_or_none(settings.contrasts)
     reference   = path_or_none(settings.reference)
     marker_sets = path_or_none(settings.marker_sets)
+    aliases     = path_or_none(settings.feature_aliases)
     features    = settings.impute_features == 'all' ? [] : path_or_none(settings.impute_features)
     seeded      = chosen(settings, ['seed', 'device'])
 
@@ -66,7 +67,7 @@ workflow REPROCESS {
 
     PREFLIGHT(
         ch_declared.map { row ->
-            [meta_of(row)] + ['rna', 'fragments', 'atac', 'protein', 'peaks', 'barcodes', 'barcode_map'].collect { column -> path_or_none(row[column]) }
+            [meta_of(row), row.naming ?: [:]] + ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells'].collect { column -> path_or_none(row[column]) }
         },
         genome, chrom_sizes, tss, gtf, blacklist, peaks,
     )
@@ -75,10 +76,13 @@ workflow REPROCESS {
         in_order(PREFLIGHT.out.checked, ch_names).filter { checked -> checked },
         peaks,
         reference,
+        aliases,
         chosen(settings, ['peak_source', 'min_shared_genes']),
     )
     ch_peak_set = CHECK_INPUTS.out.plan.map { json -> peak_set_of(json) }                // channel: word (value)
-    ch_samples  = ch_declared.combine(ch_peak_set).map { row, peak_set -> row + [peak_set: peak_set] } // channel: row
+    ch_samples  = ch_declared.combine(ch_peak_set).combine(CHECK_INPUTS.out.plan)
+        .map { row, peak_set, plan -> with_held(row, plan) + [peak_set: peak_set] }                     // channel: row
+    ch_measured = ch_samples.toList().map { rows -> modalities_of(rows) }.filter { found -> found }      // channel: [ modality ] (one)
 
     FINGERPRINT(
         ch_samples.map { row -> [meta_of(row), files_of(row)] }
@@ -92,11 +96,11 @@ workflow REPROCESS {
     // Cells of each sample, by what was measured in them
     //
     RNA_QC(
-        ch_samples.filter { row -> row.rna }.map { row -> [meta_of(row), path_or_none(row.rna), path_or_none(row.barcodes)] },
-        chosen(settings, ['rna_min_genes', 'rna_min_counts', 'rna_max_mito', 'rna_mad'], 'rna_') + chosen(settings, ['ambient', 'ambient_share', 'seed']),
+        ch_samples.filter { row -> row.rna }.map { row -> [meta_of(row), path_or_none(row.rna), path_or_none(row.barcodes), path_or_none(row.cells)] },
+        chosen(settings, ['rna_min_genes', 'rna_min_counts', 'rna_max_mito', 'rna_mad'], 'rna_') + chosen(settings, ['mito_genes', 'ambient', 'ambient_share', 'seed']),
     )
     PROTEIN_QC(
-        ch_samples.filter { row -> row.protein }.map { row -> [meta_of(row), path_or_none(row.protein), path_or_none(row.barcodes)] },
+        ch_samples.filter { row -> row.protein }.map { row -> [meta_of(row), path_or_none(row.protein), path_or_none(row.barcodes), path_or_none(row.cells)] },
         chosen(settings, ['seed']),
     )
     FRAGMENTS_QC(
@@ -137,12 +141,12 @@ workflow REPROCESS {
         genome + [strategy: settings.count_strategy], chrom_sizes,
     )
     ch_matrices = ch_samples.filter { row -> row.atac && !row.fragments }
-        .map { row -> [meta_of(row), path_or_none(row.atac), [], path_or_none(row.barcodes), path_or_none(row.barcode_map)] }
+        .map { row -> [meta_of(row), path_or_none(row.atac), [], path_or_none(row.barcodes), path_or_none(row.barcode_map), path_or_none(row.cells)] }
     ch_counted  = ch_samples.filter { row -> row.fragments }
-        .map { row -> [meta_of(row), path_or_none(row.barcodes), path_or_none(row.barcode_map)] }
+        .map { row -> [meta_of(row), path_or_none(row.barcodes), path_or_none(row.barcode_map), path_or_none(row.cells)] }
         .join(COUNT_PEAKS.out.counts)
         .join(FRAGMENTS_QC.out.qc_folder)
-        .map { meta, barcodes, barcode_map, counts, folder -> [meta, counts, folder, barcodes, barcode_map] }
+        .map { meta, barcodes, barcode_map, cells, counts, folder -> [meta, counts, folder, barcodes, barcode_map, cells] }
     ATAC_QC(
         ch_matrices.mix(ch_counted),
         chosen(settings, ['atac_min_fragments', 'atac_min_tsse', 'atac_min_frip', 'atac_max_blacklist'], 'atac_') + chosen(settings, ['seed']),
@@ -154,7 +158,7 @@ workflow REPROCESS {
     ch_cells = in_order(RNA_QC.out.cells.mix(ATAC_QC.out.cells, PROTEIN_QC.out.cells), ch_names)
         .filter { cells -> cells } // channel: [ h5ad ]; a run that is stopped closes its channels empty
     MOSAIC(
-        CHECK_SAMPLESHEET.out.samples, ch_cells, reference,
+        CHECK_SAMPLESHEET.out.samples, ch_cells, reference, aliases,
         chosen(settings, ['min_cells_fraction', 'min_shared_genes', 'n_top_genes', 'partial_cells', 'remove_doublets']),
     )
     TRAIN(
@@ -171,8 +175,8 @@ workflow REPROCESS {
         MOSAIC.out.mosaic, CALIBRATE.out.model, contrasts, marker_sets, tss, gtf,
         chosen(settings, ['cluster_resolution', 'labels']) + genome + seeded,
     )
-    ch_imputed = CHECK_SAMPLESHEET.out.samples
-        .flatMap { json -> modalities_of(samples_of(json)).intersect(settings.impute.tokenize(',')) }
+    ch_imputed = ch_measured
+        .flatMap { found -> found.intersect(settings.impute.tokenize(',')) }
         .combine(EMBED.out.chunks.flatten())
         .combine(MOSAIC.out.mosaic)
         .combine(CALIBRATE.out.model) // channel: [ modality, chunk, mosaic, model ]
@@ -187,7 +191,7 @@ workflow REPROCESS {
         chosen(settings, ['zarr_format']),
     )
     DIFFERENTIAL(
-        CHECK_SAMPLESHEET.out.samples.flatMap { json -> contrasts_of(json) }.combine(EMBED.out.embedding).combine(CALIBRATE.out.model),
+        CHECK_SAMPLESHEET.out.samples.combine(ch_measured.map { found -> [found] }).flatMap { json, found -> contrasts_of(json, found) }.combine(EMBED.out.embedding).combine(CALIBRATE.out.model),
         chosen(settings, ['replicate', 'delta', 'fdr']) + seeded,
     )
     EXPORT(

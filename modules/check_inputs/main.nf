@@ -10,6 +10,7 @@ process CHECK_INPUTS {
     path checked, stageAs: 'checked/*'            // [ S.preflight.json ] in samplesheet order
     path peaks, stageAs: 'peaks/*'                // the run's peaks (BED), or []
     path reference, stageAs: 'reference/*'        // trained model, or []
+    path aliases, stageAs: 'aliases/*'            // spellings of features, or []
     val settings                                  // [ peak_source, min_shared_genes, ... ]
 
     output:
@@ -22,7 +23,7 @@ process CHECK_INPUTS {
     script:
     """
     multivi-nf-check-inputs --resources check_inputs.resources.json ${words(checked)} --samples=${samples} \\
-        ${options(peaks: peaks, reference: reference)} ${options(settings)} \\
+        ${options(peaks: peaks, reference: reference, feature_aliases: aliases)} ${options(settings)} \\
         --output=plan.json --peaks-output=peaks.bed
     for file in checked/*.preflight.json; do
         sample="\$(basename "\$file" .preflight.json)"

@@ -10,6 +10,7 @@ process MOSAIC {
     path samples                       // samples.json
     path cells, stageAs: 'cells/*'     // [ S.modality.h5ad ] in samplesheet order, rna, atac, protein within a sample
     path reference, stageAs: 'reference/*'
+    path aliases, stageAs: 'aliases/*' // spellings of features, or []
     val settings                       // [ min_cells_fraction, ... ]
 
     output:
@@ -22,7 +23,7 @@ process MOSAIC {
     """
     ${threads(task.cpus)}
     multivi-nf-mosaic --resources mosaic.resources.json --samples=${samples} ${inputs} \\
-        ${options(reference: reference)} ${options(settings)} --output=mosaic.h5mu
+        ${options(reference: reference, feature_aliases: aliases)} ${options(settings)} --output=mosaic.h5mu
     """
 
     stub:

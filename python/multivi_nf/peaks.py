@@ -327,7 +327,7 @@ def _gathered(sources: Sequence[pd.DataFrame], genome: Genome, chrom_style: str)
 def _usable(peaks: pd.DataFrame, genome: Genome) -> pd.DataFrame:
     """Leave out mitochondrial peaks, those past the ends and those that overlap the blacklist."""
     length = peaks["chrom"].map(genome.chrom_sizes)
-    keep = ((peaks["start"] >= 0) & (peaks["end"] <= length) & (peaks["chrom"] != genome.mito)).to_numpy(bool)
+    keep = ((peaks["start"] >= 0) & (peaks["end"] <= length) & ~peaks["chrom"].map(genome.mitochondrial)).to_numpy(bool)
     if genome.blacklist is not None:
         for name, group in peaks.groupby("chrom", sort=False):
             black = genome.blacklist[genome.blacklist["chrom"] == name]

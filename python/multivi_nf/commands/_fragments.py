@@ -14,8 +14,9 @@ _FILE = click.Path(path_type=Path)
 
 
 def genome_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --genome, --chrom-sizes, --tss, --gtf, --blacklist and --chrom-style."""
+    """Add --genome, --chrom-sizes, --tss, --gtf, --blacklist, --chrom-style and --mito-contig."""
     for option in (
+        click.option("--mito-contig", help="Mitochondrial chromosomes, by commas.  [default: known by their names]"),
         click.option("--chrom-style", type=click.Choice(list(STYLES)), default="auto", help="auto: chr1 equals 1."),
         click.option("--blacklist", type=_FILE, help="BED of regions to leave out."),
         click.option("--gtf", type=_FILE, help="Gene annotation (GTF or GFF3) to take transcription start sites from."),
@@ -31,7 +32,7 @@ def genome_of(options: dict[str, Any]) -> tuple[Genome, str]:
     """Load the genome that the options describe; also give the chromosome style."""
     style = options["chrom_style"]
     sources = (options[name] for name in ("genome", "chrom_sizes", "tss", "gtf", "blacklist"))
-    genome = load_genome(*sources, chrom_style=style)
+    genome = load_genome(*sources, chrom_style=style, mito_contig=options.get("mito_contig"))
     for note in genome.notes:
         say(f"WARNING: {note}")
     return genome, style

@@ -222,7 +222,7 @@ def _look_at_enrichment(
     if peaks is not None and n >= _ENOUGH:
         facts["frip"] = round(float(found.table["n_in_peaks"].sum() / n), 4)
         located, _ = place_peaks(peaks, genome)
-        bases = sum(genome.chrom_sizes[name] for name in found.chroms_met if name != genome.mito)
+        bases = sum(genome.chrom_sizes[name] for name in found.chroms_met if not genome.mitochondrial(name))
         merged = merge_intervals(located[located["chrom"].isin(found.chroms_met)])
         length = float(np.average(np.arange(k.LONGEST + 1), weights=found.sizes))
         inside = (merged["end"] - merged["start"] + length).sum()

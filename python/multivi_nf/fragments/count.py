@@ -118,7 +118,7 @@ def scan(
         matrix = None if peaks is None else _Matrix(peaks, genome, len(barcodes), STRATEGIES[strategy], chrom_style)
         for batch in stream:
             sums.add(batch, len(stream.table))
-            if matrix is not None and genome.mito != sums.name:
+            if matrix is not None and not genome.mitochondrial(sums.name):
                 matrix.add(batch, sums)
         sums.resize(len(stream.table))
     names = stream.barcodes()
@@ -252,7 +252,7 @@ class _Sums:
             self.resize(max(n_barcodes, 2 * len(self.words), 1024))
         if self.names[batch.chrom] != self.name:
             self._enter(self.names[batch.chrom])
-        if self.name == self.genome.mito:
+        if self.genome.mitochondrial(self.name):
             n = len(self.words)
             self.sums[:, k.N_MITO] += np.bincount(batch.barcode, minlength=n).astype(np.int32)
             self.words[:, k.N_READS] += np.bincount(batch.barcode, batch.count, minlength=n).astype(np.int64)

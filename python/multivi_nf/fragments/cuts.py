@@ -107,7 +107,7 @@ def write_cut_sites(
                 out = np.empty(0, np.uint8)
                 for batch in stream:
                     name = chroms[batch.chrom]
-                    if name == genome.mito:
+                    if genome.mitochondrial(name):
                         continue
                     met[name] = None
                     if groups is None and len(stream.table) > len(group_of):

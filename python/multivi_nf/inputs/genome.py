@@ -72,7 +72,7 @@ class Genome:
     chrom_sizes
         Chromosome name → length in bp, in the order of the source.
     mito
-        Name of the mitochondrial chromosome among `chrom_sizes`, or None.
+        Name of the (first) mitochondrial chromosome among `chrom_sizes`, or None.
     tss
         Transcription start sites, columns `chrom`, `pos` (0-based), `strand` (`+` or `-`), sorted and unique, in the
         naming of `chrom_sizes`; None where none were given.
@@ -80,6 +80,8 @@ class Genome:
         Regions to leave out, columns `chrom`, `start`, `end`, sorted, overlapping ones merged; None where not given.
     renamed
         What was renamed on reading, `{source: {name in file: name here}}`; empty when all names agreed.
+    more_mito
+        Further mitochondrial chromosomes (two species); :meth:`mitochondrial` knows all.
     notes
         What the user should know of the files: entries left out, facts that do not fit.
     """
@@ -90,6 +92,11 @@ class Genome:
     blacklist: pd.DataFrame | None
     renamed: dict[str, dict[str, str]]
     notes: tuple[str, ...] = ()
+    more_mito: tuple[str, ...] = ()
+
+    def mitochondrial(self, name: str) -> bool:
+        """Tell whether a chromosome is mitochondrial."""
+        return name == self.mito or name in self.more_mito
 
 
 def canonical(name: str) -> str:
@@ -99,8 +106,15 @@ def canonical(name: str) -> str:
 
 
 def is_mitochondrial(name: str) -> bool:
-    """Tell whether a name is one of `chrM`, `chrMT`, `MT`, `M`."""
-    return canonical(name) == "M"
+    """Tell whether a name is a mitochondrion's: `chrM`, `MT`, `MtDNA` (worm), `mitochondrion_genome` (fly), `Mito`.
+
+    Also after the name of a genome: `GRCh38_chrM`.
+    """
+    bare = re.sub(r"^[A-Za-z]+[A-Za-z0-9.]*\d[A-Za-z0-9.]*_+", "", name)
+    return canonical(bare) == "M" or _MITO.fullmatch(bare) is not None
+
+
+_MITO = re.compile(r"(chr)?(mtdna|mito|mitochondria|mitochondrion([-_]genome)?|mt[-_]?genome)", re.IGNORECASE)
 
 
 def harmonise(names: Iterable[str], target_names: Iterable[str], style: str = "auto") -> dict[str, str]:
@@ -479,6 +493,7 @@ def load_genome(
     blacklist: str | Path | None = None,
     *,
     chrom_style: str = "auto",
+    mito_contig: str | None = None,
 ) -> Genome:
     """Gather what is known of the assembly.
 
@@ -495,6 +510,8 @@ def load_genome(
         BED of regions to leave out.
     chrom_style
         See :func:`harmonise`.
+    mito_contig
+        Mitochondrial chromosomes, separated by commas; None: those whose names say so.
 
     Raises
     ------
@@ -517,7 +534,7 @@ def load_genome(
             "the chromosomes' lengths are not known",
             f"give --genome one of {', '.join(SIZES)}, or --chrom_sizes FILE for any other",
         )
-    mito = next((chrom for chrom in sizes if is_mitochondrial(chrom)), None)
+    mitos = _mitochondria(sizes, mito_contig)
     changes: dict[str, dict[str, str]] = {}
     notes: list[str] = []
     given = {"tss": tss if tss is not None else gtf, "blacklist": blacklist}
@@ -539,7 +556,28 @@ def load_genome(
         notes += told
     if facts["tss"] is not None:
         facts["tss"] = facts["tss"].drop_duplicates().reset_index(drop=True)
-    return Genome(sizes, mito, facts["tss"], facts["blacklist"], changes, tuple(notes))
+    if not mitos:
+        notes.append(
+            f"no chromosome is known as mitochondrial by its name ({', '.join(list(sizes)[:4])}, ...): mitochondrial "
+            "fragments count as nuclear; name it by --mito_contig if there is one"
+        )
+    first = mitos[0] if mitos else None
+    return Genome(sizes, first, facts["tss"], facts["blacklist"], changes, tuple(notes), tuple(mitos[1:]))
+
+
+def _mitochondria(sizes: dict[str, int], given: str | None) -> list[str]:
+    if not given:
+        return [chrom for chrom in sizes if is_mitochondrial(chrom)]
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    absent = [name for name in names if name not in sizes]
+    if absent:
+        raise InputError(
+            f"--mito_contig names {', '.join(map(repr, absent))}, which the chromosome sizes have not "
+            f"({', '.join(list(sizes)[:5])}, ...)",
+            "no fragment would count as mitochondrial",
+            "spell it as in the chromosome sizes",
+        )
+    return names
 
 
 def _built_in(name: str, sizes: dict[str, int], style: str) -> tuple[dict[str, pd.DataFrame], list[str]]:
