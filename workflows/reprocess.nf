@@ -173,7 +173,7 @@ workflow REPROCESS {
     CALIBRATE(MOSAIC.out.mosaic, TRAIN.out.model, seeded)
     EMBED(
         MOSAIC.out.mosaic, CALIBRATE.out.model, contrasts, marker_sets, tss, gtf,
-        chosen(settings, ['cluster_resolution', 'labels']) + genome + seeded,
+        chosen(settings, ['cluster_resolution', 'labels', 'genome', 'chrom_style']) + seeded,
     )
     ch_imputed = ch_measured
         .flatMap { found -> found.intersect(settings.impute.tokenize(',')) }

@@ -24,7 +24,7 @@ from multivi_nf.inputs.cell_table import truths
 from multivi_nf.io.hdf5 import open_hdf5, unread
 from multivi_nf.io.stores import check_store
 
-_COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis", "counts_raw", "umi_counts", "rawcounts",
+COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis", "counts_raw", "umi_counts", "rawcounts",
                  "count_matrix", "x_counts", "fragment_counts", "soupx_counts", "cellbender_counts")  # fmt: skip
 _NO_COUNTS = re.compile(
     r"splic|ambig|matur|nascent|velo|log|norm|scal|denois|imput|smooth|moment|magic|binar", re.IGNORECASE
@@ -33,7 +33,7 @@ _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ensembl_ids", "f
                "gene_stable_id", "geneid", "ensg", "accession", "featurekey")  # fmt: skip
 _NAME_COLUMNS = ("symbol", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "name", "symbols",
                  "hgnc_symbol", "mgi_symbol", "gene_short_name", "gene", "genes")  # fmt: skip
-_PROTEIN_OBSM = re.compile(r"protein|antibod|(^|[^a-z])(adt|prot|cite)([^a-z]|$)", re.IGNORECASE)
+PROTEIN_OBSM = re.compile(r"protein|antibod|(^|[^a-z])(adt|prot|cite)([^a-z]|$)", re.IGNORECASE)
 _MODALITIES = {"rna": "rna", "gex": "rna", "gene expression": "rna", "atac": "atac", "peaks": "atac", "prot": "protein",
                "protein": "protein", "adt": "protein", "antibody capture": "protein"}  # fmt: skip
 
@@ -105,7 +105,7 @@ def modalities_of(path: Path) -> list[str]:
             )
         if "protein" not in found and "rna" in names:
             group = root["mod"][names["rna"]]
-            if "obsm" in group and any(_PROTEIN_OBSM.search(key) for key in group["obsm"]):
+            if "obsm" in group and any(PROTEIN_OBSM.search(key) for key in group["obsm"]):
                 found.append("protein")
         return found
 
@@ -257,7 +257,7 @@ def _read(slots: _Slots, source: str, path: Path, cells: list[str] | None, modal
 
 def _counts(slots: _Slots, source: str) -> tuple[sparse.csr_matrix, str, list[str]]:
     lower = {place.removeprefix("layers/").lower(): place for place in slots.matrices if place.startswith("layers/")}
-    named = [lower[name] for name in _COUNT_LAYERS if name in lower]
+    named = [lower[name] for name in COUNT_LAYERS if name in lower]
     others = [place for place in slots.matrices if place.startswith("layers/") and place not in named]
     places = named + [place for place in ("X", "raw/X") if place in slots.matrices]
     refusals = []
@@ -306,7 +306,7 @@ def _as_counts(matrix: Any, source: str) -> sparse.csr_matrix:
 def _protein_table(slots: _Slots, source: str) -> tuple[sparse.csr_matrix, str, list[str], pd.DataFrame] | None:
     """Protein counts of `obsm`, unless the features themselves are proteins; None where there are none."""
     keys = sorted(
-        (key for key in slots.obsm if _PROTEIN_OBSM.search(key) and not key.startswith(("X_pca", "X_umap"))),
+        (key for key in slots.obsm if PROTEIN_OBSM.search(key) and not key.startswith(("X_pca", "X_umap"))),
         key=lambda key: (key != "protein_expression", "count" not in key and "raw" not in key, key),
     )
     if not keys:
@@ -347,7 +347,7 @@ def _protein_names(slots: _Slots, key: str, table: Any, source: str) -> list[str
 
 
 def _unused_protein(slots: _Slots, source: str) -> list[str]:
-    keys = [key for key in slots.obsm if _PROTEIN_OBSM.search(key) and not key.startswith("X_")]
+    keys = [key for key in slots.obsm if PROTEIN_OBSM.search(key) and not key.startswith("X_")]
     if not keys:
         return []
     return [

@@ -22,6 +22,7 @@ from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.hdf5 import open_hdf5
 from multivi_nf.modalities import MODALITIES
 
@@ -93,7 +94,7 @@ class Source:
         """(n_cells,) batch name of each cell."""
         if "batch" not in self.obs:
             return np.full(len(self.obs), ALL_CELLS, dtype=object)
-        return self.obs["batch"].astype(str).to_numpy(dtype=object)
+        return label_text(self.obs["batch"]).fillna("unknown").to_numpy(dtype=object)
 
     def has(self, modality: str) -> np.ndarray:
         """(n_cells,) which cells were measured in a modality."""
@@ -189,7 +190,22 @@ def _from_mudata(mosaic: MuData) -> Source:
             values,
         )
     panel = mosaic.mod["protein"].uns.get("panel") if "protein" in matrices else None
-    return Source(_obs_of(mosaic), matrices, panel_table(panel, matrices))
+    source = Source(_obs_of(mosaic), matrices, panel_table(panel, matrices))
+    if "protein" in matrices and panel is None:
+        source.panel = _stained(source)
+    return source
+
+
+def _stained(source: Source) -> pd.DataFrame | None:
+    """Panel of data that has none: a protein without any count in a batch was not in its panel."""
+    from multivi_nf.mosaic.features import stained
+
+    protein = source.matrices["protein"]
+    batch = pd.Series(source.batch, index=source.obs.index).reindex(protein.cells).fillna("unknown").to_numpy(object)
+    found = stained(protein.rows(np.arange(len(protein.cells))), batch)
+    if all(seen.all() for seen in found.values()):
+        return None
+    return pd.DataFrame.from_dict(found, orient="index", columns=protein.var.index.astype(str)).astype(bool)
 
 
 def _obs_of(mosaic: MuData) -> pd.DataFrame:

@@ -6,20 +6,23 @@ import warnings
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import mudata
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from multivi_nf.counts.features import is_hashtag, is_isotype, is_no_feature
+from multivi_nf.counts.given import tidy
+from multivi_nf.counts.h5ad import COUNT_LAYERS, PROTEIN_OBSM, modality_named
 from multivi_nf.counts.matrix import check_structure, whole_numbers
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.hdf5 import check_hdf5
 from multivi_nf.modalities import MODALITIES
+from multivi_nf.mosaic.features import stained
 from multivi_nf.mosaic.parts import _words
 from multivi_nf.mosaic.write import quiet
-
-_OTHER_NAMES = {"gex": "rna", "gene expression": "rna", "peaks": "atac", "prot": "protein", "adt": "protein",
-                "antibody capture": "protein"}  # fmt: skip
 
 
 def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
@@ -51,13 +54,17 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
         return mosaic
     found: dict[str, ad.AnnData] = {}
     for name, data in mosaic.mod.items():
-        modality = _OTHER_NAMES.get(name.lower(), name.lower())
-        if modality not in MODALITIES:
+        modality = modality_named(name)
+        if modality is None:
             continue
         if modality in found:
             raise InputError(f"two modalities of the MuData both mean {modality!r} (one of them is {name!r})",
                              "which one holds the counts cannot be known", "keep one, named " + modality)  # fmt: skip
         found[modality] = _standard(data, modality, name)
+    if "protein" not in found and "rna" in found:
+        beside = _protein_beside(mosaic)
+        if beside is not None:
+            found["protein"] = beside
     if not found:
         raise InputError(
             f"the MuData has the modalities {', '.join(mosaic.mod) or 'none'}",
@@ -68,10 +75,9 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
     sample = _column(mosaic, "sample", None)
     with quiet(), mudata.set_options(pull_on_update=False):
         result = mudata.MuData({modality: found[modality] for modality in MODALITIES if modality in found})
-        keep = [c for c in mosaic.obs if ":" not in str(c)]
-        obs = mosaic.obs[keep].reindex(result.obs_names)
-        obs["batch"] = pd.Categorical(batch.reindex(result.obs_names).astype(str))
-        obs["sample"] = obs["batch"] if sample is None else pd.Categorical(sample.reindex(result.obs_names).astype(str))
+        obs = _annotation(mosaic, result.obs_names)
+        obs["batch"] = pd.Categorical(batch.reindex(result.obs_names))
+        obs["sample"] = obs["batch"] if sample is None else pd.Categorical(sample.reindex(result.obs_names))
         has = pd.DataFrame({m: np.zeros(result.n_obs, dtype=bool) for m in MODALITIES}, index=result.obs_names)
         for modality, data in found.items():
             has[modality] = result.obs_names.isin(data.obs_names)
@@ -81,8 +87,38 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
         result.obs = obs
         result.uns = dict(mosaic.uns)
     if "protein" in found and "panel" not in found["protein"].uns:
-        result.mod["protein"].uns["panel"] = _panel(result)
+        result = _with_panel(result)
     return result
+
+
+def _annotation(mosaic: mudata.MuData, cells: pd.Index) -> pd.DataFrame:
+    """`obs` of the whole and of the modalities; a column whose name the pipeline writes itself gets a suffix."""
+    whole = mosaic.obs[[c for c in mosaic.obs if ":" not in str(c)]].reindex(cells)
+    for data in mosaic.mod.values():
+        more = [c for c in data.obs if c not in whole and c not in ("batch", "sample")]
+        whole = whole.join(data.obs[more].reindex(cells)) if data.obs_names.is_unique else whole
+    own = whole[[c for c in whole if c not in ("batch", "sample")]]
+    tidied, notes = tidy(own, "obs")
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return tidied
+
+
+def _protein_beside(mosaic: mudata.MuData) -> ad.AnnData | None:
+    """Proteins in `obsm` of the RNA, as totalVI has them."""
+    rna = next(data for name, data in mosaic.mod.items() if modality_named(name) == "rna")
+    key = next((k for k in ("protein_expression", *rna.obsm) if k in rna.obsm and PROTEIN_OBSM.search(k)), None)
+    if key is None or key.startswith("X_"):
+        return None
+    table = rna.obsm[key]
+    names = (
+        table.columns if isinstance(table, pd.DataFrame) else rna.uns.get("protein_names", rna.uns.get(f"{key}_names"))
+    )
+    if names is None or len(names) != table.shape[1]:
+        return None
+    counts = sparse.csr_matrix(table.to_numpy() if isinstance(table, pd.DataFrame) else table)
+    data = ad.AnnData(counts, obs=pd.DataFrame(index=rna.obs_names), var=pd.DataFrame(index=pd.Index(map(str, names))))
+    return _standard(data, "protein", f"obsm[{key!r}]")
 
 
 def _open(path: Path) -> mudata.MuData:
@@ -99,12 +135,24 @@ def _open(path: Path) -> mudata.MuData:
             "cells and counts are taken from it",
             "give a MuData file (mudata.MuData.write); for single matrices write a samplesheet and run the pipeline",
         ) from error
-    # mudata turns whole float columns with gaps (counts of absent modalities) into nullable integers, which numpy
-    # reads as objects
+    return _own_types(mosaic, path)
+
+
+def _own_types(mosaic: mudata.MuData, path: Path) -> mudata.MuData:
+    """Give `obs` the types that it has in the file: mudata turns floats with gaps into nullable integers, and back."""
+    with h5py.File(path, "r") as file:
+        group = file["obs"]
+        nullable = {
+            name for name in group
+            if isinstance(group, h5py.Group) and str(group[name].attrs.get("encoding-type", "")).startswith("nullable")
+        }  # fmt: skip
     for column in mosaic.obs.columns:
-        dtype = mosaic.obs[column].dtype
-        if pd.api.types.is_extension_array_dtype(dtype) and pd.api.types.is_numeric_dtype(dtype):
-            mosaic.obs[column] = mosaic.obs[column].to_numpy(dtype=float, na_value=np.nan)
+        values = mosaic.obs[column]
+        kind = pd.api.types.is_bool_dtype(values.dtype), pd.api.types.is_numeric_dtype(values.dtype)
+        if column in nullable and any(kind):
+            mosaic.obs[column] = values.astype("boolean" if kind[0] else "Int64")
+        elif pd.api.types.is_extension_array_dtype(values.dtype) and kind[1] and not kind[0]:
+            mosaic.obs[column] = values.to_numpy(dtype=float, na_value=np.nan)
     return mosaic
 
 
@@ -123,6 +171,8 @@ def _standard(data: ad.AnnData, modality: str, name: str) -> ad.AnnData:
                 f"make the {what} names unique",
             )
     counts = _counts(data, name)
+    if modality == "protein" and "panel" not in data.uns:
+        data, counts = _antibodies(data, counts, name)
     empty = float((np.diff(counts.indptr) == 0).mean()) if counts.shape[0] else 0.0
     if empty > 0.5:
         warnings.warn(
@@ -158,9 +208,25 @@ def _check_named(data: ad.AnnData, name: str) -> None:
             )
 
 
+def _antibodies(data: ad.AnnData, counts: sparse.csr_matrix, name: str) -> tuple[ad.AnnData, sparse.csr_matrix]:
+    """Leave out what is no antibody of the panel: isotype controls, hashtags, rows of what was not assigned."""
+    names = data.var_names.astype(str)
+    out = np.array([is_isotype(n) or is_hashtag(n) or is_no_feature(n) for n in names], dtype=bool)
+    if not out.any() or out.all():
+        return data, counts
+    warnings.warn(
+        f"modality {name!r}: {int(out.sum())} isotype controls and tags are left out of the model "
+        f"({', '.join(names[out][:5])})",
+        stacklevel=4,
+    )
+    return data[:, ~out], counts[:, np.flatnonzero(~out)]
+
+
 def _counts(data: ad.AnnData, name: str) -> sparse.csr_matrix:
     refusal = None
-    for place, matrix in (("layers['counts']", data.layers.get("counts")), ("X", data.X)):
+    spelled = [(f"layers[{key!r}]", data.layers[key]) for key in data.layers if key.lower() in COUNT_LAYERS]
+    raw = [("raw.X", data.raw.X)] if data.raw is not None and data.raw.shape == data.shape else []
+    for place, matrix in (*spelled, ("X", data.X), *raw):
         if matrix is None:
             continue
         if sparse.issparse(matrix):
@@ -180,21 +246,58 @@ def _counts(data: ad.AnnData, name: str) -> sparse.csr_matrix:
     raise refusal or InputError(f"modality {name!r} has no X", "there are no counts", "put raw counts in X")
 
 
+UNNAMED = "unknown"
+"""Batch and sample of cells whose own column says nothing."""
+
+
 def _column(mosaic: mudata.MuData, column: str, default: str | None) -> pd.Series | None:
+    """A column of obs as text; cells without a value are named, and said."""
     if column in mosaic.obs:
-        return mosaic.obs[column]
-    found = [data.obs[column].astype(str) for data in mosaic.mod.values() if column in data.obs]
-    if found:
-        joined = pd.concat(found)
-        joined = joined[~joined.index.duplicated()]
-        return joined.reindex(mosaic.obs_names).fillna(default or "unknown")
-    return None if default is None else pd.Series(default, index=mosaic.obs_names)
+        found = label_text(mosaic.obs[column])
+    else:
+        parts = [label_text(data.obs[column]) for data in mosaic.mod.values() if column in data.obs]
+        if not parts:
+            return None if default is None else pd.Series(default, index=mosaic.obs_names)
+        joined = pd.concat([part.dropna() for part in parts])
+        found = joined[~joined.index.duplicated()].reindex(mosaic.obs_names)
+    gaps = found.isna()
+    if gaps.any():
+        warnings.warn(f"{int(gaps.sum())} cells have no {column} in obs: they are {column} {UNNAMED!r}", stacklevel=3)
+    return found.fillna(UNNAMED)
 
 
-def _panel(mosaic: mudata.MuData) -> pd.DataFrame:
-    """Panel of a file that has none: every protein in every batch that has protein cells."""
+def _with_panel(mosaic: mudata.MuData) -> mudata.MuData:
+    """Panel of a file that has none: a protein without any count in a batch was not in its panel.
+
+    Cells of a batch that has no protein count at all were not stained, and leave the modality.
+    """
     protein = mosaic.mod["protein"]
-    batch = mosaic.obs.loc[protein.obs_names, "batch"].astype(str)
-    batches = mosaic.obs["batch"].cat.categories
-    measured = np.isin(batches, batch.unique())
-    return pd.DataFrame(np.repeat(measured[:, None], protein.n_vars, axis=1), index=batches, columns=protein.var_names)
+    batch = mosaic.obs.loc[protein.obs_names, "batch"].astype(str).to_numpy(dtype=object)
+    found = stained(sparse.csr_matrix(protein.X), batch)
+    bare = [name for name, seen in found.items() if not seen.any()]
+    if bare:
+        warnings.warn(
+            f"batch(es) {', '.join(bare[:5])} have no count of any protein: their cells are taken as not stained",
+            stacklevel=3,
+        )
+        with quiet(), mudata.set_options(pull_on_update=False):
+            mods = dict(mosaic.mod) | {"protein": protein[~np.isin(batch, bare)].copy()}
+            result = mudata.MuData({m: data for m, data in mods.items() if data.n_obs})
+            result.obs, result.uns = mosaic.obs.loc[result.obs_names].copy(), dict(mosaic.uns)
+            result.obs["has_protein"] = result.obs_names.isin(mods["protein"].obs_names)
+            has = pd.DataFrame({m: result.obs[f"has_{m}"].to_numpy() for m in MODALITIES}, index=result.obs_names)
+            result.obs["modality"] = pd.Categorical(_words(has))
+        mosaic = result
+    if "protein" in mosaic.mod:
+        names, categories = mosaic.mod["protein"].var_names, mosaic.obs["batch"].cat.categories
+        table = pd.DataFrame(False, index=categories, columns=names)
+        for name, seen in found.items():
+            table.loc[name] = seen
+        lacking = [f"{name}: {int((~seen).sum())}" for name, seen in found.items() if seen.any() and not seen.all()]
+        if lacking:
+            warnings.warn(
+                f"proteins without any count in a batch are taken as not in its panel ({'; '.join(lacking[:5])})",
+                stacklevel=3,
+            )
+        mosaic.mod["protein"].uns["panel"] = table
+    return mosaic
