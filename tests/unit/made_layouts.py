@@ -45,7 +45,9 @@ def joint_10x(path: Path, types: tuple[str, str, str], more: tuple[str, ...] = (
     return path
 
 
-def mtx(folder: Path, matrix: sparse.spmatrix, files: dict[str, str], name: str, *, cells_in_rows: bool = False) -> Path:
+def mtx(
+    folder: Path, matrix: sparse.spmatrix, files: dict[str, str], name: str, *, cells_in_rows: bool = False
+) -> Path:
     """A matrix called `name` with lists beside it (file name → text); `.gz` names are packed."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = folder / "tmp.mtx"
@@ -141,7 +143,9 @@ def old_h5ad(path: Path) -> Path:
         group = file.create_group("X")
         group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", np.array(matrix.shape)
         group["data"], group["indices"], group["indptr"] = matrix.data, matrix.indices, matrix.indptr
-        file["obs"] = np.array([(c.encode(), i % 2) for i, c in enumerate(CELLS)], dtype=[("index", "S18"), ("kind", "i1")])
+        file["obs"] = np.array(
+            [(c.encode(), i % 2) for i, c in enumerate(CELLS)], dtype=[("index", "S18"), ("kind", "i1")]
+        )
         file["var"] = np.array([(s.encode(), g.encode()) for s, g in zip(SYMBOLS, GENES)],
                                dtype=[("index", "S10"), ("gene_ids", "S15")])  # fmt: skip
         file.create_group("uns")["kind_categories"] = np.array([b"B", b"T"])
@@ -162,8 +166,10 @@ def by_reference_h5ad(path: Path) -> Path:
             table.attrs["encoding-type"], table.attrs["encoding-version"] = "dataframe", "0.1.0"
             table.attrs["_index"], table.attrs["column-order"] = "_index", np.array(columns, dtype=object)
             table.create_dataset("_index", data=np.array(index, dtype=object), dtype=text)
-        kinds = file["obs"].create_group("__categories").create_dataset(
-            "kind", data=np.array(["B", "T"], dtype=object), dtype=text
+        kinds = (
+            file["obs"]
+            .create_group("__categories")
+            .create_dataset("kind", data=np.array(["B", "T"], dtype=object), dtype=text)
         )
         file["obs"].create_dataset("kind", data=np.arange(24, dtype=np.int8) % 2).attrs["categories"] = kinds.ref
         file["var"].create_dataset("gene_ids", data=np.array(GENES, dtype=object), dtype=text)

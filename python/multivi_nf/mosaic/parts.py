@@ -225,7 +225,8 @@ def _check_apart(parts: list[Part]) -> None:
         shared = set.intersection(*cells.values()) if len(names) > 1 else set()
         if shared:
             raise InputError(
-                f"sample {owner!r} is in the rows {', '.join(map(repr, names))}, {len(shared)} barcodes in common, "
+                f"sample {owner!r} is in the rows {', '.join(map(repr, names))}, with {len(shared)} barcodes in "
+                "common, "
                 f"e.g. {sorted(shared)[0]!r}",
                 "one sample and barcode is one cell; two would be mixed up",
                 "name the samples apart, or join the two rows if they hold modalities of the same cells",

@@ -75,7 +75,7 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
     sample = _column(mosaic, "sample", None)
     with quiet(), mudata.set_options(pull_on_update=False):
         result = mudata.MuData({modality: found[modality] for modality in MODALITIES if modality in found})
-        obs = _annotation(mosaic, result.obs_names)
+        obs, notes = _annotation(mosaic, result.obs_names)
         obs["batch"] = pd.Categorical(batch.reindex(result.obs_names))
         obs["sample"] = obs["batch"] if sample is None else pd.Categorical(sample.reindex(result.obs_names))
         has = pd.DataFrame({m: np.zeros(result.n_obs, dtype=bool) for m in MODALITIES}, index=result.obs_names)
@@ -86,22 +86,21 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
         obs["modality"] = pd.Categorical(_words(has))
         result.obs = obs
         result.uns = dict(mosaic.uns)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     if "protein" in found and "panel" not in found["protein"].uns:
         result = _with_panel(result)
     return result
 
 
-def _annotation(mosaic: mudata.MuData, cells: pd.Index) -> pd.DataFrame:
+def _annotation(mosaic: mudata.MuData, cells: pd.Index) -> tuple[pd.DataFrame, list[str]]:
     """`obs` of the whole and of the modalities; a column whose name the pipeline writes itself gets a suffix."""
     whole = mosaic.obs[[c for c in mosaic.obs if ":" not in str(c)]].reindex(cells)
     for data in mosaic.mod.values():
         more = [c for c in data.obs if c not in whole and c not in ("batch", "sample")]
         whole = whole.join(data.obs[more].reindex(cells)) if data.obs_names.is_unique else whole
     own = whole[[c for c in whole if c not in ("batch", "sample")]]
-    tidied, notes = tidy(own, "obs")
-    for note in notes:
-        warnings.warn(note, stacklevel=3)
-    return tidied
+    return tidy(own, "obs")
 
 
 def _protein_beside(mosaic: mudata.MuData) -> ad.AnnData | None:
@@ -142,16 +141,15 @@ def _own_types(mosaic: mudata.MuData, path: Path) -> mudata.MuData:
     """Give `obs` the types that it has in the file: mudata turns floats with gaps into nullable integers, and back."""
     with h5py.File(path, "r") as file:
         group = file["obs"]
-        nullable = {
-            name for name in group
-            if isinstance(group, h5py.Group) and str(group[name].attrs.get("encoding-type", "")).startswith("nullable")
-        }  # fmt: skip
+        columns = group if isinstance(group, h5py.Group) else {}
+        nullable = {n for n in columns if str(columns[n].attrs.get("encoding-type", "")).startswith("nullable")}
+        floats = {n for n in columns if isinstance(columns[n], h5py.Dataset) and columns[n].dtype.kind == "f"}
     for column in mosaic.obs.columns:
         values = mosaic.obs[column]
         kind = pd.api.types.is_bool_dtype(values.dtype), pd.api.types.is_numeric_dtype(values.dtype)
         if column in nullable and any(kind):
             mosaic.obs[column] = values.astype("boolean" if kind[0] else "Int64")
-        elif pd.api.types.is_extension_array_dtype(values.dtype) and kind[1] and not kind[0]:
+        elif kind[1] and not kind[0] and (column in floats or pd.api.types.is_extension_array_dtype(values.dtype)):
             mosaic.obs[column] = values.to_numpy(dtype=float, na_value=np.nan)
     return mosaic
 

@@ -1,4 +1,4 @@
-"""A sweep over what tools write: each file gives the counts that were put into it, or a sentence that names the fault."""
+"""A sweep over what tools write: each file gives the counts put into it, or a sentence that names the fault."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def test_types_in_a_column_of_another_name(tmp_path, column, modality):
     holds(read, modality)
 
 
-@pytest.mark.parametrize("more", ["Custom", "CUSTOM", "CRISPR Guide Capture", "Multiplexing Capture", "Antigen Capture"])
+@pytest.mark.parametrize(
+    "more", ["Custom", "CUSTOM", "CRISPR Guide Capture", "Multiplexing Capture", "Antigen Capture"]
+)
 def test_further_types_of_a_10x_file_never_become_genes_or_proteins(tmp_path, more):
     path = joint_10x(tmp_path / "m.h5", ("Gene Expression", "Peaks", "Antibody Capture"), (more,))
     for modality in ("rna", "atac", "protein"):
@@ -394,7 +396,8 @@ def test_isotype_controls(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["anti-mouse IgM", "anti-human IgD", "IgM", "IgD", "IgA", "IgG", "Hu.IgM", "anti-IgG Fc", "Ig light chain k"]
+    "name",
+    ["anti-mouse IgM", "anti-human IgD", "IgM", "IgD", "IgA", "IgG", "Hu.IgM", "anti-IgG Fc", "Ig kappa"],
 )
 def test_immunoglobulins_of_the_cell_are_targets(name):
     assert not is_isotype(name)

@@ -12,63 +12,14 @@ import scanpy as sc
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_parts import ENSG, PEAKS, build, part, sample
 from scipy import sparse
 
 from multivi_nf.commands.mosaic import command
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
 from multivi_nf.mosaic.build import build_mosaic
 from multivi_nf.mosaic.features import cells_needed, check_shared, reference_features
 from multivi_nf.mosaic.parts import Part
-from multivi_nf.mosaic.read import read_mosaic
-
-ENSG = [f"ENSG{n:011d}" for n in range(100)]
-PEAKS = [f"chr1:{n * 1000}-{n * 1000 + 500}" for n in range(40)]
-
-
-def sample(name, modalities, batch=None, **metadata):
-    columns = {"rna": "rna", "atac": "atac", "protein": "protein"}
-    files = dict.fromkeys(FILE_COLUMNS) | {columns[m]: "x" for m in modalities}
-    return Sample(name, batch or name, files, metadata)
-
-
-def part(
-    folder,
-    name,
-    modality,
-    cells,
-    features,
-    *,
-    symbols=None,
-    seed=0,
-    mean=1.0,
-    obs=None,
-    isotype=None,
-    strategy="fragment",
-    failed=(),
-):
-    """One file as a QC step leaves it, and its dense counts."""
-    rng = np.random.default_rng([seed, *map(ord, name + modality)])
-    dense = rng.poisson(mean, (len(cells), len(features))).astype(np.int32)
-    data = ad.AnnData(sparse.csr_matrix(dense), obs=pd.DataFrame(obs or {}, index=list(cells)))
-    data.obs[f"{modality}_n_counts"] = dense.sum(1)
-    data.var_names = list(features)
-    data.var["symbol"] = list(features) if symbols is None else list(symbols)
-    if isotype is not None:
-        data.var["isotype"] = isotype
-    facts = {"sample": name, "modality": modality, "notes": []}
-    if modality == "atac":
-        facts["counting_strategy"] = strategy
-    data.uns["multivi_nf"] = json.dumps(facts)
-    data.uns["failed"] = np.array(failed, dtype=str)
-    path = folder / f"{name}.{modality}.h5ad"
-    data.write_h5ad(path)
-    return path, pd.DataFrame(dense, index=[f"{name}:{cell}" for cell in cells], columns=list(features))
-
-
-def build(folder, inputs, samples, **options):
-    record = build_mosaic(inputs, samples, folder / "mosaic.h5mu", **options)
-    return read_mosaic(folder / "mosaic.h5mu"), record
 
 
 @pytest.fixture
