@@ -82,7 +82,7 @@ def command(
     for name, values in embedding.unseen_categories.items():
         told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
         click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
-    support = support_columns(Calibration.load(model), trained, cells_of(trained, cells))
+    support = support_columns(Calibration.load(model, trained), trained, cells_of(trained, cells))
     annotated = annotate(cells, embedding, resolution=cluster_resolution, labels=labels, support=support, seed=seed)
     if sets is not None:
         named = name_clusters(annotated, sets, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,10 @@ def preflight(
     warnings
         What the user should look at.
     facts
-        `size`, `compression`, `read` (`whole` or `sample`), `seconds`, `header`, `reference`, `columns`, `fragments`,
+        `size`, `compression`, `read` (`whole` or `sample`), `header`, `reference`, `columns`, `fragments`,
         `barcodes`, `sorted`, `renamed`, `other_chroms`, `left_out`, `frip`, `frip_random`, `tsse`, `listed_found`;
         those known.
     """
-    started = time.monotonic()
     path = Path(path)
     problems: list[InputError] = []
     warnings: list[str] = []
@@ -96,7 +94,6 @@ def preflight(
         problems.append(damaged(path, size, error))
     else:
         _look(found, genome, peaks, barcodes, path, whole, problems, warnings, facts)
-    facts["seconds"] = round(time.monotonic() - started, 2)
     return problems, warnings, facts
 
 

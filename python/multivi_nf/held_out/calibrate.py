@@ -17,6 +17,7 @@ import torch
 from multivi_nf.calibration.stored import MINIMUM_PAIRS, Calibration, Levels
 from multivi_nf.calibration.support import Support
 from multivi_nf.data.draws import blocks, cell_keys, normals, uniforms
+from multivi_nf.data.threads import one_thread
 from multivi_nf.errors import InputError
 from multivi_nf.held_out import scoring
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, median_depth
@@ -78,9 +79,14 @@ def calibrate(
 
     Returns
     -------
-    Calibration; directions with fewer than 100 pairs are not calibrated, which is said in it.
+    Calibration; directions with fewer than 100 pairs are not calibrated, which is said in it. The same bytes for any
+    number of threads, since sums in another order differ in their last bit: it works with one.
     """
-    data = cells_of(model, mosaic)
+    with one_thread():
+        return _calibrated(model, cells_of(model, mosaic), n_samples, conformal, seed)
+
+
+def _calibrated(model: MultiVI, data: MosaicData, n_samples: int, conformal: bool, seed: int) -> Calibration:
     model.eval()
     held = _held_out(model, data)
     has = {m: data.has[m] for m in model.modalities}

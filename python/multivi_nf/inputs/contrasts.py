@@ -11,7 +11,7 @@ import pandas as pd
 
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.labels import label_text, spelled
-from multivi_nf.inputs.samplesheet import NAME, OWN_COLUMNS, Sample, unknown_column, values_of
+from multivi_nf.inputs.samplesheet import LONGEST_NAME, NAME, OWN_COLUMNS, Sample, unknown_column, values_of
 from multivi_nf.inputs.table import Table, read_table
 from multivi_nf.modalities import MODALITIES
 
@@ -105,6 +105,14 @@ def _check_contrast(
             f"{name!r} is no name",
             "the result file is named by it",
             "use letters, digits, '.', '_' and '-' only",
+        )
+    elif len(name) > LONGEST_NAME:
+        table.add(
+            line,
+            "contrast",
+            f"{name[:20]!r}... has {len(name)} letters",
+            "the result file is named by it",
+            f"give a name of at most {LONGEST_NAME} letters",
         )
     elif name in seen:
         table.add(

@@ -42,6 +42,8 @@ RESERVED_PREFIXES = ("rna_", "atac_", "protein_", "rna:", "atac:", "protein:", "
 OWN_COLUMNS = ("sample", "batch", "modality", "has_rna", "has_atac", "has_protein")
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
+LONGEST_NAME = 100
+"""Letters of a sample's or contrast's name: file names are made of it and its step, and may have 255 bytes."""
 _METADATA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _UNSTAGED = re.compile(r"[$*?]")
@@ -227,6 +229,13 @@ def _check_header(table: Table) -> None:
             )
 
 
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # too long to be a path
+        return False
+
+
 def _check_name(table: Table, line: int, name: str, seen: dict[str, int]) -> None:
     if "sample" not in table.header:
         return
@@ -239,6 +248,14 @@ def _check_name(table: Table, line: int, name: str, seen: dict[str, int]) -> Non
             f"{name!r} is no sample name",
             "files and cells are named by it",
             "use letters, digits, '.', '_' and '-' only, not '.' or '..'",
+        )
+    elif len(name) > LONGEST_NAME:
+        table.add(
+            line,
+            "sample",
+            f"{name[:20]!r}... has {len(name)} letters",
+            "files are named by it, and their names have an end",
+            f"give a name of at most {LONGEST_NAME} letters",
         )
     elif name in seen:
         table.add(
@@ -279,7 +296,7 @@ def _check_files(
                 "rename the file or its folder (a link will do), and correct the sheet",
             )
             continue
-        gone = row[column] in absent if absent is not None else not _URI.match(resolved) and not Path(resolved).exists()
+        gone = row[column] in absent if absent is not None else not _URI.match(resolved) and not _is_there(resolved)
         if gone:
             table.add(
                 line,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 
-class Forgiving(io.TextIOBase):
-    """A text stream whose errors are swallowed; everything else is the stream's own."""
+class Forgiving:
+    """A text stream whose errors are swallowed; everything else, its encoding for one, is the stream's own."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -151,24 +151,24 @@ class Trainer:
         if self.vault is not None and self.vault.due():
             self._save()
 
-    def _save(self) -> None:
-        """Write a checkpoint here and now."""
+    def _save(self) -> bool:
+        """Write a checkpoint here and now; false where that was not possible."""
         state = self.state
         now = time.monotonic()
         state.seconds += now - self._clock
         self._clock = now
-        if self.vault is not None:
-            self.vault.save(state)
+        return self.vault is None or self.vault.save(state)
 
     def _leave(self, reason: str) -> None:
-        self._save()
+        saved = self._save()
         self.world.barrier()
         if self.vault is None:
             msg = f"stopped in epoch {self.state.epoch + 1}: {reason}; no checkpoint folder was given, nothing is saved"
         else:
-            msg = (
-                f"stopped in epoch {self.state.epoch + 1}, step {self.state.step} of {self.n_steps}: {reason}. "
+            msg = f"stopped in epoch {self.state.epoch + 1}, step {self.state.step} of {self.n_steps}: {reason}. " + (
                 "A checkpoint is saved; run the same command with --resume to go on"
+                if saved
+                else "No checkpoint could be written (see above): --resume goes on from the last one there is, if any"
             )
         raise Interrupted(msg, 130 if reason.startswith("SIGINT") else 75)
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from trained import make_model, make_mosaic, with_split
 
 from multivi_nf.calibration.stored import Calibration
@@ -289,3 +290,21 @@ def test_support_flags_a_type_that_has_no_pairs():
     assert (p[strange] <= support.level).mean() > 0.9
     assert (p[~strange] <= support.level).mean() < 0.12
     assert np.median(widening[strange]) > 1.2 and np.median(widening[~strange]) == 1
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(paired, tmp_path):
+    """calibration.json, support and rates with 1, 2 and 4 threads of torch and of the linear algebra."""
+    from threadpoolctl import threadpool_limits
+
+    mosaic, model = paired
+    for n in (1, 2, 4):
+        torch.set_num_threads(n)
+        with threadpool_limits(n):
+            calibrate(model, mosaic, n_samples=8).save(tmp_path / str(n))
+        assert torch.get_num_threads() == n, "the caller's number is given back"
+    torch.set_num_threads(1)
+    names = {path.name for path in (tmp_path / "1").iterdir()}
+    assert "support.safetensors" in names and "calibration.json" in names
+    for n in (2, 4):
+        for name in names:
+            assert (tmp_path / str(n) / name).read_bytes() == (tmp_path / "1" / name).read_bytes(), (n, name)

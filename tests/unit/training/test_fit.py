@@ -481,3 +481,55 @@ def test_batch_codes_of_the_protein_decoder_learn_fast_and_do_not_decay(mosaic_m
         assert (groups[name]["weight_decay"] == 0) == (pace > 1)
     others = [name for name in names if name not in codes and "log_dispersion" not in name]
     assert all(groups[name]["lr"] == usual["lr"] for name in others)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("No space left on device (os error 28)")]
+)
+def test_a_full_checkpoint_disk_costs_no_training(mosaic, tmp_path, monkeypatch, capsys, error):
+    """Said once; the weights are those of an undisturbed run, and the model is written."""
+    from multivi_nf.training.checkpoint import store
+
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setenv("MULTIVI_NF_CHECKPOINT_SECONDS", "0.000001")
+    how = {"checkpoint_dir": tmp_path / "k", "output": tmp_path / "model"}
+    disturbed = fitted(mosaic, quiet=False, **how)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("WARNING: checkpoints cannot be written to") == 1
+    assert (tmp_path / "model/weights.safetensors").is_file()
+    monkeypatch.undo()
+    assert same_bytes(disturbed, fitted(mosaic))
+
+
+def test_a_stop_that_could_not_be_saved_does_not_say_that_it_was(mosaic, tmp_path, monkeypatch):
+    from multivi_nf.training.checkpoint import store
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "save_file", full)
+    stop_after(monkeypatch, 7)
+    with pytest.raises(Interrupted, match="No checkpoint could be written"):
+        fitted(mosaic, checkpoint_dir=tmp_path)
+
+
+def test_ctrl_c_is_as_sigterm_with_code_130(mosaic, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    asked = fit._stopper
+
+    def stopper(deadline, signalled):
+        os.kill(os.getpid(), signal.SIGINT)
+        return asked(deadline, signalled)
+
+    monkeypatch.setattr(fit, "_stopper", stopper)
+    with pytest.raises(Interrupted, match="SIGINT was received.*--resume") as told:
+        fitted(mosaic, checkpoint_dir=tmp_path)
+    assert told.value.code == 130
+    assert list(tmp_path.glob("*/step-*/state.json")), "a checkpoint is there"
+    monkeypatch.undo()
+    assert same_bytes(fitted(mosaic, checkpoint_dir=tmp_path, resume=True), fitted(mosaic))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from multivi_nf.io.files import DiskFull
 from multivi_nf.training.checkpoint import store
 from multivi_nf.training.checkpoint.lease import Owner, make_writable, seconds_from_environment
 from multivi_nf.training.device import World
@@ -69,6 +70,7 @@ class Vault:
         self.folder = self.root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
         self._wanted = resume
         self._last = time.monotonic()
+        self._told = False
         self._owner: Owner | None = None
         if world.first:
             make_writable(self.root)
@@ -121,8 +123,14 @@ class Vault:
             self._owner.check()
         return time.monotonic() - self._last >= self.interval
 
-    def save(self, state: State) -> None:
-        """Write a checkpoint."""
+    def save(self, state: State) -> bool:
+        """Write a checkpoint; where that is not possible (a full disk) say so once, and let the training go on.
+
+        Returns
+        -------
+        Whether this process need not fear for its state: it was written, or another process writes it.
+        """
+        saved = True
         if self._owner is not None:
             self._owner.check()
             tensors, info = state.pack()
@@ -133,13 +141,29 @@ class Vault:
                 "processes": self.world.size,
             }
             number = state.epoch * 1_000_000 + state.step
-            store.save(self.folder, number, tensors, info)
+            saved = self._written(lambda: store.save(self.folder, number, tensors, info))
         self._last = time.monotonic()
+        return saved
 
     def history(self, history: History) -> None:
         """Keep `history.tsv` beside the checkpoint, so that one can see how a run does."""
         if self._owner is not None and not self._owner.lost:
-            history.write(self.folder / "history.tsv")
+            self._written(lambda: history.write(self.folder / "history.tsv"))
+
+    def _written(self, write: Callable[[], object]) -> bool:
+        """Write beside a healthy training: a disk that fails costs the checkpoint, not the training."""
+        try:
+            write()
+        except (OSError, DiskFull) as error:
+            if not self._told:
+                self._told = True
+                self.say(
+                    f"WARNING: checkpoints cannot be written to {self.folder}: {str(error).splitlines()[0]}. "
+                    "Training goes on; if it is stopped it starts again from the last checkpoint. Free space there, or "
+                    "name another folder with --checkpoint-dir next time"
+                )
+            return False
+        return True
 
     def finish(self, state: State) -> None:
         """Remove the checkpoints of a run that is done; leave the last one to a run that waits for it."""

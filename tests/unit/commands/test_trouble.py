@@ -1,0 +1,187 @@
+"""What the machine does to a step is told in three parts, with a code that the executor understands."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+
+import multivi_nf.commands as steps
+from multivi_nf.commands._trouble import trouble_of
+from multivi_nf.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def caused_by(cause: BaseException) -> InputError:
+    error = InputError("x is damaged", "y", "z")
+    error.__cause__ = cause
+    return error
+
+
+CASES = {
+    "memory": (MemoryError(), 137, "ran out of memory"),
+    "numpy": (np._core._exceptions._ArrayMemoryError((10,), np.dtype("f8")), 137, "ran out of memory"),
+    "gpu": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 137, "GPU has too little memory"),
+    "cublas": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), 137, "GPU has too little memory"),
+    "torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 137, "ran out of memory"),
+    "c++": (RuntimeError("std::bad_alloc"), 137, "ran out of memory"),
+    "fork": (OSError(errno.ENOMEM, "Cannot allocate memory"), 137, "ran out of memory"),
+    "taken for damage": (caused_by(MemoryError()), 137, "ran out of memory"),
+    "full": (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "is full: /x/y"),
+    "quota": (OSError(errno.EDQUOT, "Disk quota exceeded", "/x/y"), 2, "is full: /x/y"),
+    "rights": (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "permission is denied: /x/y"),
+    "read-only": (OSError(errno.EROFS, "Read-only file system", "/x/y"), 2, "read-only: /x/y"),
+    "vanished": (FileNotFoundError(errno.ENOENT, "No such file", "/x/y"), 2, "is not there (any more): /x/y"),
+    "stale": (OSError(errno.ESTALE, "Stale file handle", "/x/y"), 2, "vanished from its server"),
+    "i/o": (OSError(errno.EIO, "Input/output error", "/x/y"), 2, "cannot be read or written"),
+    "open files": (OSError(errno.EMFILE, "Too many open files", "/x/y"), 2, "too many files are open"),
+    "threads": (RuntimeError("can't start new thread"), 2, "no further thread"),
+    "ctrl-c": (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+}
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A step that raises what it is given."""
+
+    def make(error: BaseException) -> None:
+        @click.command()
+        def command() -> None:
+            raise error
+
+        monkeypatch.setattr(steps.Steps, "get_command", lambda self, ctx, name: command)
+
+    return make
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_trouble_has_three_parts_and_a_code(failing, capsys, name):
+    error, code, said = CASES[name]
+    failing(error)
+    with pytest.raises(SystemExit) as left:
+        steps.main(["merge-peaks"])
+    printed = capsys.readouterr().err
+    assert left.value.code == code and said in printed
+    assert "Traceback" not in printed
+    assert code == 130 or all(part in printed for part in ("ERROR: ", "Why it matters: ", "What to do: "))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("1 / 0"), KeyError("x"), RuntimeError("shape mismatch")])
+def test_a_bug_is_no_trouble(failing, error):
+    assert trouble_of(error) is None
+    failing(error)
+    with pytest.raises(type(error)):
+        steps.main(["merge-peaks"])
+
+
+def test_what_is_retried_is_what_more_memory_mends():
+    """conf/base.config tries 137 again and not 2."""
+    text = (REPOSITORY / "conf/base.config").read_text()
+    assert "(130..145)" in text and "'retry' : 'terminate'" in text
+
+
+SHEET = "sample,rna\ns1,x.h5\n"
+
+
+def step(folder: Path, redirections: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Check a samplesheet, by the launcher of the pipeline."""
+    (folder / "s.csv").write_text(SHEET)
+    (folder / "x.h5").write_text("x")
+    (folder / "exec.sh").write_text(
+        f'exec "{REPOSITORY}/bin/multivi-nf-check-samplesheet" s.csv --output s.json {" ".join(words)} {redirections}\n'
+    )
+    environment = os.environ | {"PATH": f"{REPOSITORY}/.venv/bin:{os.environ['PATH']}"}
+    return subprocess.run(["bash", "exec.sh"], cwd=folder, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full 2>&1", "2> /dev/full"])
+def test_closed_and_full_streams_do_not_cost_the_result(tmp_path, redirections):
+    done = step(tmp_path, redirections)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "s.json").read_text().startswith("{")
+    again = step(tmp_path, "")
+    assert again.returncode == 0
+
+
+def test_a_pipe_that_nobody_reads_does_not_cost_the_result(tmp_path):
+    """`multivi-nf ... | head -0`: what is said is lost, the code and the result are not."""
+    code = (
+        "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); os.dup2(w, 2)\n"
+        "from multivi_nf.io.streams import forgiven\n"
+        "with forgiven():\n"
+        "    print('x' * 100_000); print('y', file=sys.stderr); sys.stdout.flush()\n"
+        "open('done', 'w').write('whole')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert done.returncode == 0 and (tmp_path / "done").read_text() == "whole"
+
+
+def test_no_other_code_is_run(tmp_path):
+    """Neither PYTHONPATH nor the current folder nor PYTHONHOME lends a module; both launchers."""
+    (tmp_path / "click.py").write_text("raise SystemExit('another click was used')")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('another numpy was used')")
+    for name, words in (
+        ("bin/multivi-nf", ["merge-peaks", "--help"]),
+        (".venv/bin/multivi-nf", ["merge-peaks", "--help"]),
+    ):
+        for lent in ({"PYTHONPATH": str(tmp_path)}, {"PYTHONHOME": str(tmp_path)}, {}):
+            environment = os.environ | {"PATH": f"{REPOSITORY}/.venv/bin:{os.environ['PATH']}"} | lent
+            done = subprocess.run(
+                [REPOSITORY / name, *words], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+            )
+            assert done.returncode == 0, (name, lent, done.stderr)
+    plain = subprocess.run(
+        [REPOSITORY / ".venv/bin/python", "-c", "import click"],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    assert "another click was used" in plain.stderr, "the negative control"
+
+
+def test_images_start_python_isolated():
+    """containers/install adds -I to the first line of every program of an image, MACS3's too."""
+    text = (REPOSITORY / "containers/install").read_text()
+    assert text.count('isolate "$2"') == 2 and "s|$| -I|" in text
+
+
+def test_caches_are_ones_own(tmp_path, monkeypatch):
+    from multivi_nf.io.caches import own, writable_caches
+
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    assert not own(tmp_path / "open"), "another user could put code there"
+    assert not own(Path("relative")) and not own(Path("/proc/none"))
+    monkeypatch.setenv("HOME", "/proc")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "open"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "mine"))
+    writable_caches()
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "mine")
+    assert own(Path(os.environ["NUMBA_CACHE_DIR"])) and os.environ["NUMBA_CACHE_DIR"] != str(tmp_path / "open")
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    code = (
+        "import time, sys\nfrom pathlib import Path\nimport click\nimport multivi_nf.commands as steps\n"
+        "from multivi_nf.io.files import written_whole\n"
+        "@click.command()\ndef command():\n"
+        "    with written_whole(Path('x.json')) as temporary:\n"
+        "        temporary.write_text('half'); Path('started').touch(); time.sleep(60)\n"
+        "steps.Steps.get_command = lambda self, ctx, name: command\nsteps.main(['merge-peaks'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["started"]
