@@ -197,7 +197,7 @@ workflow REPROCESS {
     EXPORT(
         EMBED.out.embedding,
         by_path(GATHER.out.imputed.map { _modality, store -> store }),
-        [h5ad: settings.h5ad == null ? 'auto' : settings.h5ad.toString()],
+        chosen(settings, ['explorer_size', 'title']) + [h5ad: settings.h5ad == null ? 'auto' : settings.h5ad.toString()],
     )
 
     //

@@ -8,12 +8,13 @@ process EXPORT {
     input:
     path embedding
     path imputed, stageAs: 'imputed/*' // [ modality.zarr ] or []
-    val settings                       // [ h5ad ]
+    val settings                       // [ h5ad, explorer_size, title ]
 
     output:
     path 'h5ad/*', emit: h5ad, optional: true
     path '*.{tsv,tsv.gz}', emit: tables
     path 'markers/*', emit: markers
+    path 'explorer.html', emit: explorer, optional: true
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
 
@@ -25,7 +26,7 @@ process EXPORT {
     stub:
     """
     mkdir -p h5ad markers
-    touch cells.tsv.gz clusters.tsv markers/rna.tsv.gz h5ad/rna.h5ad
+    touch cells.tsv.gz clusters.tsv explorer.html markers/rna.tsv.gz h5ad/rna.h5ad
     echo '{}' > export.resources.json
     """
 }

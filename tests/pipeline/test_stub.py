@@ -16,6 +16,7 @@ TREE = [
     "differential/clusters_atac.tsv.gz",
     "differential/clusters_rna.tsv.gz",
     "differential/donor_1_against_2.tsv.gz",
+    "explorer.html",
     "h5ad/rna.h5ad",
     "imputed/protein.vitessce.json",
     "imputed/rna.vitessce.json",

@@ -19,8 +19,14 @@ from multivi_nf.commands._outputs import OutputPlace, Step
     default="auto",
     help="Write h5ad/<modality>.h5ad; auto: up to 50,000 cells.",
 )
-def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str) -> None:
-    """Write EMBEDDING (multivi.h5mu of `embed`) as h5ad, cells.tsv.gz, clusters.tsv and markers/<modality>.tsv.gz.
+@click.option(
+    "--explorer-size", type=click.FloatRange(min=0), default=25, help="Budget of explorer.html in MB; 0: no page."
+)
+@click.option("--title", default="multivi-nf", help="Heading of the page.")
+def command(
+    embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str, explorer_size: float, title: str
+) -> None:
+    """Write EMBEDDING (multivi.h5mu of `embed`) as h5ad, tables of cells, clusters and markers, and explorer.html.
 
     IMPUTED: stores <modality>.zarr, whose values stand beside the measured ones in the tables of markers.
     """
@@ -30,11 +36,16 @@ def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str)
     from multivi_nf.export.tables import cells_table, clusters_table
     from multivi_nf.io.tables import write_table
     from multivi_nf.mosaic.read import read_mosaic
+    from multivi_nf.report.explorer import write_explorer
 
     mosaic = fill_modalities(read_mosaic(embedding))
     write_table(cells_table(mosaic), output / "cells.tsv.gz")
     write_table(clusters_table(mosaic.obs), output / "clusters.tsv")
-    write_markers(mosaic, {path.stem: path for path in imputed}, output / "markers")
+    stores = {path.stem: path for path in imputed}
+    markers = write_markers(mosaic, stores, output / "markers")
+    if explorer_size > 0:
+        held = write_explorer(mosaic, stores, markers, output / "explorer.html", explorer_size, title)
+        click.echo(f"explorer.html: {held['cells']:,} cells, {held['features']:,} features", err=True)
     if h5ad == "auto" and mosaic.n_obs > MOST_CELLS:
         click.echo(f"no h5ad: {mosaic.n_obs:,} cells are more than {MOST_CELLS:,}; --h5ad writes them", err=True)
     elif h5ad != "false":

@@ -193,7 +193,9 @@ def imputed_runs(
     return at[own], runs
 
 
-def write_markers(mosaic: MuData, imputed: dict[str, Path], folder: Path) -> None:
-    """Write `<modality>.tsv.gz` of :func:`markers` for every modality of the mosaic."""
-    for modality in mosaic.mod:
-        write_table(markers(mosaic, modality, imputed.get(modality)), folder / f"{modality}.tsv.gz")
+def write_markers(mosaic: MuData, imputed: dict[str, Path], folder: Path) -> dict[str, pd.DataFrame]:
+    """Write `<modality>.tsv.gz` of :func:`markers` for every modality of the mosaic, and give the tables."""
+    tables = {modality: markers(mosaic, modality, imputed.get(modality)) for modality in mosaic.mod}
+    for modality, table in tables.items():
+        write_table(table, folder / f"{modality}.tsv.gz")
+    return tables

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from multivi_nf import __version__
 from multivi_nf.io.files import written_whole
 from multivi_nf.report import figures
+from multivi_nf.report.environment import environment as pages
 from multivi_nf.report.gather import (
     MODALITIES,
     Results,
@@ -58,14 +58,7 @@ def write_report(outdir: Path, output: Path) -> None:
 
 
 def _environment() -> jinja2.Environment:
-    folder = resources.files("multivi_nf.report") / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages()
     environment.filters["number"] = _number
     environment.filters["anchor"] = lambda name: re.sub(r"[^A-Za-z0-9]+", "-", str(name)).strip("-")
     environment.filters["duration"] = _duration

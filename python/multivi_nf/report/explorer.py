@@ -1,0 +1,266 @@
+"""One page with all cells that a browser opens from the file system: search, lasso, two views, no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from scipy import sparse
+
+from multivi_nf.export.markers import imputed_runs
+from multivi_nf.export.normalise import log_normalised
+from multivi_nf.io.files import written_whole
+from multivi_nf.palette import colours_of, natural
+from multivi_nf.report.environment import environment, template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mudata import MuData
+
+MOST_CELLS = 1_000_000
+MOST_CATEGORIES = 254
+MISSING = 255
+"""Code of a cell that has no value or in which a modality was not measured."""
+VARIABLE = 2_000
+HIDDEN_COLUMNS = ("has_rna", "has_atac", "has_protein")
+"""Said by `modality` already."""
+
+
+@dataclass
+class Page:
+    """What is put into the page: parts as base64 text, and what can be coloured by."""
+
+    budget: float
+    blobs: list[tuple[str, str]] = field(default_factory=list)
+    items: list[dict[str, Any]] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, data: bytes, item: dict[str, Any] | None = None) -> bool:
+        """Add one part if the budget still allows it; only features may be left out."""
+        text = _packed(data)
+        size = len(text) + (len(json.dumps(item)) if item else 0)
+        if item is not None and item["kind"] == "feature" and self.size + size > self.budget:
+            return False
+        name = f"b{len(self.blobs)}"
+        self.blobs.append((name, text))
+        self.size += size
+        if item is not None:
+            self.items.append(item | {"blob": name})
+        return True
+
+
+def write_explorer(
+    mosaic: MuData,
+    imputed: dict[str, Path],
+    markers: dict[str, pd.DataFrame],
+    output: Path,
+    size: float = 25,
+    title: str = "multivi-nf",
+) -> dict[str, int]:
+    """Write the page.
+
+    Parameters
+    ----------
+    mosaic
+        `multivi.h5mu`, after :func:`multivi_nf.export.modalities.fill_modalities`.
+    imputed
+        Modality to store of `impute`.
+    markers
+        Modality to the table of :func:`multivi_nf.export.markers.markers`.
+    output
+        The HTML file.
+    size
+        Budget in MB (10⁶ bytes) of the page. Map, names and columns always go in; then features until it is full: all
+        proteins, markers by rank, variable genes; each as measured and as imputed.
+    title
+        Heading.
+
+    Returns
+    -------
+    Numbers of `cells` and `features` in the page.
+    """
+    rows = _sampled(mosaic.n_obs)
+    page = Page(budget=size * 1e6)
+    names = mosaic.obs_names.astype(str)[rows]
+    places = scaled(np.asarray(mosaic.obsm["X_umap"])[rows])
+    page.blobs += [("xy", _packed(places.tobytes())), ("cells", _packed("\n".join(names).encode()))]
+    page.size = sum(len(text) for _, text in page.blobs)
+    for column in mosaic.obs.columns:
+        _add_column(page, str(column), mosaic.obs[column].iloc[rows])
+    wanted = _wanted(mosaic, markers, most=int(4 * page.budget / max(len(rows), 1)) + 50)
+    full = _add_features(page, mosaic, imputed, wanted, rows)
+    n_features = len({(item["group"].split(" ")[0], item["id"]) for item in page.items if item["kind"] == "feature"})
+    scope = f"{n_features:,} features" + (f", as many as fit into {size:g} MB (--explorer_size)" if full else "")
+    if len(rows) < mosaic.n_obs:
+        scope += f"; a random {len(rows):,} of {mosaic.n_obs:,} cells"
+    meta = {"n": len(rows), "n_features": n_features, "items": page.items}
+    html = (
+        environment()
+        .get_template("explorer.html.j2")
+        .render(
+            title=title,
+            lead=f"{len(rows):,} cells by UMAP of the joint latent space.",
+            scope=scope[0].upper() + scope[1:] + ".",
+            blobs=page.blobs,
+            meta=_script_json(meta),
+            style=Markup(template("explorer.css")),
+            script=Markup(template("explorer.js")),
+        )
+    )
+    with written_whole(output) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return {"cells": len(rows), "features": n_features}
+
+
+def _script_json(value: Any) -> Any:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 6)).decode()
+
+
+def _sampled(n: int) -> np.ndarray:
+    if n <= MOST_CELLS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, MOST_CELLS, replace=False))
+
+
+def scaled(umap: np.ndarray) -> np.ndarray:
+    """Coordinates as little-endian uint16 pairs, both axes on one scale, y downwards as on a screen.
+
+    A map of 65,536 steps a side is finer than any screen.
+    """
+    umap = np.nan_to_num(umap.astype(np.float64))
+    low, high = umap.min(axis=0), umap.max(axis=0)
+    extent = max(float((high - low).max()), 1e-9)
+    unit = (umap - (low + high) / 2) / extent + 0.5
+    unit[:, 1] = 1 - unit[:, 1]
+    return np.round(np.clip(unit, 0, 1) * 65535).astype("<u2")
+
+
+def quantised(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values as codes 0 (low and below) to 254 (high and above); 255 where there is none."""
+    share = (np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12)
+    codes = np.round(254 * np.clip(np.nan_to_num(share), 0, 1)).astype(np.uint8)
+    codes[~np.isfinite(values)] = MISSING
+    return codes
+
+
+def _add_column(page: Page, name: str, values: pd.Series) -> None:
+    item: dict[str, Any] = {"id": name, "name": name, "group": "obs"}
+    if isinstance(values.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(values.dtype):
+        if name in HIDDEN_COLUMNS:
+            return
+        if not isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.map({True: "yes", False: "no"}).astype(pd.CategoricalDtype(["no", "yes"]))
+        names = [str(value) for value in values.cat.categories]
+        if not names or len(names) > MOST_CATEGORIES:
+            return
+        codes = np.where(values.cat.codes < 0, MISSING, values.cat.codes).astype(np.uint8)
+        colours = list(colours_of(sorted(names, key=natural)).values())
+        of_name = dict(zip(sorted(names, key=natural), colours))
+        page.add(
+            codes.tobytes(), item | {"kind": "category", "categories": names, "colours": [of_name[n] for n in names]}
+        )
+    elif pd.api.types.is_numeric_dtype(values.dtype):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        finite = numbers[np.isfinite(numbers)]
+        if not len(finite):
+            return
+        low, high = (float(q) for q in np.quantile(finite, [0.01, 0.99]))
+        if high <= low:
+            low, high = float(finite.min()), float(finite.max())
+        about = "colours from the 1st to the 99th percentile" if len(finite) > 100 else ""
+        page.add(
+            quantised(numbers, low, high).tobytes(),
+            item | {"kind": "number", "low": low, "high": high, "unit": "", "about": about},
+        )
+
+
+def _wanted(mosaic: MuData, markers: dict[str, pd.DataFrame], most: int) -> list[tuple[str, int]]:
+    """Features (modality, place) in the order in which they should get into the page."""
+    order: list[tuple[str, int]] = []
+    if "protein" in mosaic.mod:
+        order += [("protein", k) for k in range(mosaic.mod["protein"].n_vars)]
+    ranked = [table.assign(modality=name) for name, table in markers.items() if len(table) and name != "protein"]
+    if ranked:
+        best = pd.concat(ranked).sort_values("rank", kind="stable").drop_duplicates(["modality", "feature"])
+        place = {name: mosaic.mod[name].var_names for name in mosaic.mod}
+        order += [(row.modality, place[row.modality].get_loc(row.feature)) for row in best.itertuples()]
+    if "rna" in mosaic.mod:
+        values = log_normalised(_counts(mosaic, "rna"), "rna")
+        mean = np.asarray(values.mean(axis=0)).ravel()
+        spread = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
+        order += [("rna", int(k)) for k in np.argsort(-spread, kind="stable")[:VARIABLE]]
+    return list(dict.fromkeys(order))[:most]
+
+
+def _counts(mosaic: MuData, modality: str) -> sparse.csr_matrix:
+    data = mosaic.mod[modality]
+    return sparse.csr_matrix(data.layers["counts"] if "counts" in data.layers else data.X)
+
+
+def _add_features(
+    page: Page, mosaic: MuData, imputed: dict[str, Path], wanted: list[tuple[str, int]], rows: np.ndarray
+) -> bool:
+    """Add features until the page is full; True if some had to stay out."""
+    observed, guessed = {}, {}
+    for modality in mosaic.mod:
+        places = [k for m, k in wanted if m == modality]
+        observed[modality] = dict(zip(places, _observed(mosaic, modality, places, rows)))
+        if modality in imputed and places:
+            guessed[modality] = _imputed(mosaic, imputed[modality], modality, places, rows)
+    for modality, place in wanted:
+        var = mosaic.mod[modality].var
+        feature = str(var.index[place])
+        symbol = str(var["symbol"].iloc[place]) if "symbol" in var else feature
+        item = {"kind": "feature", "id": feature, "name": symbol if symbol not in ("", "nan") else feature}
+        if "nearest_gene" in var and var["nearest_gene"].iloc[place]:
+            item["gene"] = str(var["nearest_gene"].iloc[place])
+        own = {"unit": "ln(1 + normalised)"}
+        if not _add_feature(page, observed[modality][place], item | own | {"group": modality}):
+            return True
+        values = guessed.get(modality, {}).get(place)
+        own = {"unit": "probability open" if modality == "atac" else "ln(1 + imputed)"}
+        if values is not None and not _add_feature(page, values, item | own | {"group": f"{modality} imputed"}):
+            return True
+    return False
+
+
+def _add_feature(page: Page, values: np.ndarray, item: dict[str, Any]) -> bool:
+    finite = values[np.isfinite(values)]
+    high = float(finite.max()) if len(finite) else 0.0
+    return page.add(quantised(values, 0.0, high).tobytes(), item | {"low": 0.0, "high": round(high, 4), "about": ""})
+
+
+def _observed(mosaic: MuData, modality: str, places: list[int], rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Normalised values of features for the cells of the page; NaN where the modality was not measured."""
+    values = log_normalised(_counts(mosaic, modality), modality).tocsc()
+    at = mosaic.mod[modality].obs_names.get_indexer(mosaic.obs_names[rows])
+    for place in places:
+        column = values[:, [place]].toarray().ravel()
+        yield np.where(at >= 0, column[at], np.nan)
+
+
+def _imputed(mosaic: MuData, store: Path, modality: str, places: list[int], rows: np.ndarray) -> dict[int, np.ndarray]:
+    """Posterior means of features of the store, ln(1 + x) but for atac, which are probabilities."""
+    features = mosaic.mod[modality].var_names
+    columns, runs = imputed_runs(store, features)
+    which = {place: k for k, place in enumerate(columns.tolist()) if place in set(places)}
+    found = {place: np.full(len(rows), np.nan, dtype=np.float32) for place in which}
+    cells = pd.Index(mosaic.obs_names[rows])
+    for names, _, values in runs():
+        at = cells.get_indexer(names)
+        for place, k in which.items():
+            found[place][at[at >= 0]] = values[at >= 0, k]
+    return {place: values if modality == "atac" else np.log1p(values) for place, values in found.items()}
