@@ -174,10 +174,10 @@ def test_hdf5_filter_plug_ins(tmp_path, name):
 
 
 def test_a_filter_that_nobody_has_is_named(tmp_path, monkeypatch):
-    from multivi_nf.counts import matrix
+    from multivi_nf.io import hdf5
 
     path = packed_h5ad(tmp_path / "a.h5ad", "Zstd")
-    monkeypatch.setattr(matrix.h5py.h5z, "filter_avail", lambda code: False)
+    monkeypatch.setattr(hdf5.h5py.h5z, "filter_avail", lambda code: False)
     with pytest.raises(InputError) as error:
         read_counts(path, "rna")
     assert "HDF5 filter 32015" in str(error.value)

@@ -321,7 +321,7 @@ def test_what_does_not_fit_is_refused(three):
         ([folder / "gone.h5ad"], samples, "does not exist"),
     ]
     (folder / "other.h5ad").write_bytes(b"nothing")
-    cases.append(([folder / "other.h5ad"], samples, "was not written by qc-rna"))
+    cases.append(([folder / "other.h5ad"], samples, "is not an HDF5 file"))
     for given_inputs, sheet, word in cases:
         with pytest.raises(InputError, match=word):
             build_mosaic(given_inputs, sheet, folder / "x.h5mu")
