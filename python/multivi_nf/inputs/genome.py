@@ -5,7 +5,7 @@ Coordinates are 0-based and half-open everywhere (BED); GTF's 1-based closed one
 
 from __future__ import annotations
 
-import gzip
+import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.limits import DAMAGED, opened
 
 STYLES = ("auto", "exact")
 
@@ -41,6 +42,9 @@ SIZES: dict[str, dict[str, int]] = {
         91455967, 16299])),
 }  # fmt: skip
 
+
+LONGEST_LINE = 1 << 20
+"""Bytes; attributes of a GTF are long."""
 
 MOST_OUTSIDE = 0.001
 """Share of a file's entries past their chromosomes' ends above which it must be of another assembly."""
@@ -177,15 +181,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} does not exist", "it was named as an input", "correct the path")
     with path.open("rb") as handle:
         start = handle.read(2)
-    gzipped = start == b"\x1f\x8b"
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        with (
-            gzip.open(path, "rt", encoding=encoding, errors="backslashreplace")
-            if gzipped
-            else path.open(encoding=encoding, errors="backslashreplace")
-        ) as handle:
-            for number, line in enumerate(handle, 1):
+        with opened(path, longest_line=LONGEST_LINE) as source:
+            text_of = io.TextIOWrapper(source, encoding=encoding, errors="backslashreplace")
+            for number, line in enumerate(text_of, 1):
                 text = line.rstrip("\r\n")
                 if "\0" in text:
                     raise InputError(
@@ -195,7 +195,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     )
                 if text.strip() and not text.startswith(("#", "track", "browser")):
                     yield number, text
-    except (OSError, EOFError, UnicodeError) as error:
+    except (*DAMAGED, UnicodeError) as error:
         raise InputError(
             f"{path} cannot be read as text: {error}",
             "the file is damaged or not what it is named as",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.limits import DAMAGED, read_bytes
 from multivi_nf.io.text import decoded, records
 
 _CALLED = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -42,7 +43,13 @@ def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
     """
     if not path.is_file():
         raise InputError(f"{kind} {path} does not exist", "nothing says what to work on", "correct the path")
-    text = decoded(path.read_bytes(), f"{kind} {path}")
+    try:
+        raw = read_bytes(path, longest_line=None)
+    except DAMAGED as error:
+        raise InputError(
+            f"{kind} {path} cannot be read: {error}", "nothing says what to work on", "give a readable CSV"
+        ) from error
+    text = decoded(raw, f"{kind} {path}")
     if not text.strip():
         raise InputError(
             f"{kind} {path} is empty", "nothing says what to work on", f"give columns {', '.join(required)}"

@@ -257,3 +257,19 @@ def test_one_short_line_of_an_annotation_is_left_out(tmp_path):
     path.write_text("\n".join([*lines[:9], "chr1\tbroken", *lines[9:]]) + "\n")
     genes = read_genes(path)
     assert len(genes) == 1499 and genes.attrs["note"] == "genes.gtf: 1 line(s) with fewer than 9 columns were left out"
+
+
+@pytest.mark.parametrize("read", [read_bed, read_chrom_sizes])
+def test_a_line_without_end_is_refused_before_the_memory_is_full(tmp_path, read):
+    with gzip.open(tmp_path / "bomb.gz", "wb", 1) as handle:
+        for _ in range(40):
+            handle.write(b"chr1" + b"0" * (1 << 20))
+    with pytest.raises(InputError, match="line of more than"):
+        read(tmp_path / "bomb.gz")
+
+
+def test_a_gzip_file_that_is_damaged_inside_is_named(tmp_path):
+    whole = gzip.compress(b"chr1\t1\t2\n" * 50_000)
+    (tmp_path / "bad.bed.gz").write_bytes(whole[:10] + b"\xff" * 40 + whole[50:])
+    with pytest.raises(InputError, match="cannot be read as text"):
+        read_bed(tmp_path / "bad.bed.gz")
