@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -207,7 +208,7 @@ def _check_header(table: Table) -> None:
                 name,
                 "this name is reserved for a column that the pipeline writes itself",
                 "the metadata would be overwritten, or hide a result",
-                f"rename it, e.g. to 'my_{name}'",
+                f"rename it, e.g. to {_free_name(f'my_{name}')!r}",
             )
             continue
         close = difflib.get_close_matches(name.lower(), KNOWN_COLUMNS, 1, 0.8)
@@ -225,7 +226,7 @@ def _check_header(table: Table) -> None:
                 name,
                 "metadata columns are named by letters, digits, '_', '.', '-' and single blanks",
                 "the name becomes a column of obs and part of file names",
-                "rename it",
+                f"rename it, e.g. to {_free_name(name)!r}",
             )
 
 
@@ -234,6 +235,13 @@ def _is_there(path: str) -> bool:
         return Path(path).exists()
     except OSError:  # too long to be a path
         return False
+
+
+def _free_name(name: str) -> str:
+    """Give a name that a metadata column may have, as near as can be."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", plain).strip("_")
+    return plain if plain[:1].isalpha() else f"my_{plain or 'column'}"
 
 
 def _check_name(table: Table, line: int, name: str, seen: dict[str, int]) -> None:

@@ -204,11 +204,14 @@ def _filter(
     if n_cells < feature_sets.LEAST_CELLS:
         notes.append(f"{modality} has {n_cells} cells only: features need 1 cell, not {feature_sets.LEAST_CELLS}")
     if not keep.any():
+        most, fewest = int(detected.max()), feature_sets.LEAST_CELLS
         raise InputError(
             f"no {modality} feature of {len(keep)} is detected in {int(least.max())} of {n_cells} cells; the most "
-            f"frequent one is in {int(detected.max())}",
+            f"frequent one is in {most}",
             "nothing of this modality would be left to model",
-            f"lower --min_cells_fraction ({fraction:g}); at least {feature_sets.LEAST_CELLS} cells are always needed",
+            f"lower --min_cells_fraction ({fraction:g}) to {most / n_cells:.2g}"
+            if most >= fewest
+            else f"a feature always needs {fewest} cells: give more cells or counts, or leave {modality} out",
         )
     found.facts |= {"cells_needed": int(least.max()), "removed_by_min_cells": int((~keep).sum())}
     ranked = any(np.isfinite(ranking["rank"]).any() for ranking in rankings)
