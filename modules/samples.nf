@@ -39,6 +39,12 @@ def modalities_of(rows) {
         .collect { modality, _columns -> modality }
 }
 
+// What tells a row's cells apart by hashtags: the file that holds them, and their names where the sheet gives those
+def hashtags_of(row) {
+    def names = row.hto_features
+    return [path_or_none(row.hto ?: names ? row.hto ?: row.protein ?: row.rna : null), names]
+}
+
 // A row with what its h5mu gives, as CHECK_INPUTS found: the file stands in the columns of those modalities
 def with_held(row, plan) {
     def planned = new groovy.json.JsonSlurper().parse(plan.toFile())
@@ -73,7 +79,7 @@ def contrasts_of(json, modalities) {
 
 // [ column, path ] of every file that a row names
 def files_of(row) {
-    return ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells']
+    return ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells', 'hto']
         .findAll { column -> row[column] }
         .collect { column -> [column, row[column]] }
 }
@@ -87,7 +93,7 @@ def run_files(settings) {
 
 // Values as they stand in the samplesheet for which there is no file. Nextflow looks, since it can see object storage.
 def missing_files(sheet) {
-    def columns = ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells']
+    def columns = ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells', 'hto']
     def rows    = csv_rows(decoded(sheet.bytes))
     def places  = columns.collect { column -> rows[0].indexOf(column) }.findAll { place -> place >= 0 }
     def values  = rows.drop(1).collectMany { row -> places.collect { place -> row[place] } }

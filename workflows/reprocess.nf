@@ -30,7 +30,7 @@ include { EXPORT            } from '../modules/export'
 include { REPORT            } from '../modules/report'
 
 include { chosen                                                      } from '../modules/shell'
-include { contrasts_of ; files_of ; group_meta ; group_of             } from '../modules/samples'
+include { contrasts_of ; files_of ; group_meta ; group_of ; hashtags_of } from '../modules/samples'
 include { meta_of ; modalities_of                                     } from '../modules/samples'
 include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
 include { peak_set_of ; run_files ; samples_of ; with_held             } from '../modules/samples'
@@ -67,7 +67,7 @@ workflow REPROCESS {
 
     PREFLIGHT(
         ch_declared.map { row ->
-            [meta_of(row), row.naming ?: [:]] + ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells'].collect { column -> path_or_none(row[column]) }
+            [meta_of(row), (row.naming ?: [:]) + [hto_features: row.hto_features]] + ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells', 'hto'].collect { column -> path_or_none(row[column]) }
         },
         genome, chrom_sizes, tss, gtf, blacklist, peaks,
     )
@@ -96,11 +96,11 @@ workflow REPROCESS {
     // Cells of each sample, by what was measured in them
     //
     RNA_QC(
-        ch_samples.filter { row -> row.rna }.map { row -> [meta_of(row), path_or_none(row.rna), path_or_none(row.barcodes), path_or_none(row.cells)] },
+        ch_samples.filter { row -> row.rna }.map { row -> [meta_of(row), path_or_none(row.rna), path_or_none(row.barcodes), path_or_none(row.cells)] + hashtags_of(row) },
         chosen(settings, ['rna_min_genes', 'rna_min_counts', 'rna_max_mito', 'rna_mad'], 'rna_') + chosen(settings, ['mito_genes', 'ambient', 'ambient_share', 'seed']),
     )
     PROTEIN_QC(
-        ch_samples.filter { row -> row.protein }.map { row -> [meta_of(row), path_or_none(row.protein), path_or_none(row.barcodes), path_or_none(row.cells)] },
+        ch_samples.filter { row -> row.protein }.map { row -> [meta_of(row), path_or_none(row.protein), path_or_none(row.barcodes), path_or_none(row.cells)] + hashtags_of(row) },
         chosen(settings, ['seed']),
     )
     FRAGMENTS_QC(
@@ -141,12 +141,12 @@ workflow REPROCESS {
         genome + [strategy: settings.count_strategy], chrom_sizes,
     )
     ch_matrices = ch_samples.filter { row -> row.atac && !row.fragments }
-        .map { row -> [meta_of(row), path_or_none(row.atac), [], path_or_none(row.barcodes), path_or_none(row.barcode_map), path_or_none(row.cells)] }
+        .map { row -> [meta_of(row), path_or_none(row.atac), [], path_or_none(row.barcodes), path_or_none(row.barcode_map), path_or_none(row.cells)] + hashtags_of(row) }
     ch_counted  = ch_samples.filter { row -> row.fragments }
-        .map { row -> [meta_of(row), path_or_none(row.barcodes), path_or_none(row.barcode_map), path_or_none(row.cells)] }
+        .map { row -> [meta_of(row), path_or_none(row.barcodes), path_or_none(row.barcode_map), path_or_none(row.cells)] + hashtags_of(row) }
         .join(COUNT_PEAKS.out.counts)
         .join(FRAGMENTS_QC.out.qc_folder)
-        .map { meta, barcodes, barcode_map, cells, counts, folder -> [meta, counts, folder, barcodes, barcode_map, cells] }
+        .map { meta, barcodes, barcode_map, cells, hto, tags, counts, folder -> [meta, counts, folder, barcodes, barcode_map, cells, hto, tags] }
     ATAC_QC(
         ch_matrices.mix(ch_counted),
         chosen(settings, ['atac_min_fragments', 'atac_min_tsse', 'atac_min_frip', 'atac_max_blacklist'], 'atac_') + chosen(settings, ['seed']),

@@ -7,7 +7,7 @@ process ATAC_QC {
     label 'image_cpu'
 
     input:
-    tuple val(meta), path(counts, stageAs: 'counts/*'), path(fragments_qc, stageAs: 'fragments_qc/*'), path(barcodes, stageAs: 'barcodes/*'), path(barcode_map, stageAs: 'barcode_map/*'), path(cells, stageAs: 'cells/*') // all but counts may be []
+    tuple val(meta), path(counts, stageAs: 'counts/*'), path(fragments_qc, stageAs: 'fragments_qc/*'), path(barcodes, stageAs: 'barcodes/*'), path(barcode_map, stageAs: 'barcode_map/*'), path(cells, stageAs: 'cells/*'), path(hto, stageAs: 'hto/*'), val(hto_features) // all but counts may be []
     val settings // thresholds and seed
 
     output:
@@ -21,7 +21,7 @@ process ATAC_QC {
     """
     ${threads(task.cpus)}
     multivi-nf-qc-atac --resources ${meta.sample}.atac_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
-        ${options(fragments_qc: fragments_qc, barcodes: barcodes, barcode_map: barcode_map, cells: cells)} \\
+        ${options(fragments_qc: fragments_qc, barcodes: barcodes, barcode_map: barcode_map, cells: cells, hto: hto, hto_features: hto_features)} \\
         ${options(settings)} --output=${meta.sample}.atac.h5ad --qc=qc/${meta.sample}
     cp -r qc kept
     """

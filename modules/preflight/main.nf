@@ -7,7 +7,7 @@ process PREFLIGHT {
     label 'image_cpu'
 
     input:
-    tuple val(meta), val(naming), path(rna, stageAs: 'rna/*'), path(fragments, stageAs: 'fragments/*'), path(atac, stageAs: 'atac/*'), path(protein, stageAs: 'protein/*'), path(h5mu, stageAs: 'h5mu/*'), path(peaks, stageAs: 'peaks/*'), path(barcodes, stageAs: 'barcodes/*'), path(barcode_map, stageAs: 'barcode_map/*'), path(cells, stageAs: 'cells/*') // naming: [ batch_column, sample_column ]; all files may be []
+    tuple val(meta), val(naming), path(rna, stageAs: 'rna/*'), path(fragments, stageAs: 'fragments/*'), path(atac, stageAs: 'atac/*'), path(protein, stageAs: 'protein/*'), path(h5mu, stageAs: 'h5mu/*'), path(peaks, stageAs: 'peaks/*'), path(barcodes, stageAs: 'barcodes/*'), path(barcode_map, stageAs: 'barcode_map/*'), path(cells, stageAs: 'cells/*'), path(hto, stageAs: 'hto/*') // naming: [ batch_column, sample_column, hto_features ], where given; all files may be []
     val settings     // [ genome, chrom_style, ... ]
     path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
     path tss, stageAs: 'genome/tss/*'
@@ -25,7 +25,7 @@ process PREFLIGHT {
     ${threads(task.cpus)}
     multivi-nf-preflight --resources ${meta.sample}.preflight.resources.json --sample=${meta.sample} \\
         ${options(rna: rna, fragments: fragments, atac: atac, protein: protein, h5mu: h5mu)} \\
-        ${options(peaks: peaks, barcodes: barcodes, barcode_map: barcode_map, cells: cells)} ${options(naming)} \\
+        ${options(peaks: peaks, barcodes: barcodes, barcode_map: barcode_map, cells: cells, hto: hto)} ${options(naming)} \\
         ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist, all_peaks: all_peaks)} \\
         ${options(settings)} --output=${meta.sample}.preflight.json
     """

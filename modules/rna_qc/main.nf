@@ -7,7 +7,7 @@ process RNA_QC {
     label 'image_cpu'
 
     input:
-    tuple val(meta), path(counts, stageAs: 'counts/*'), path(barcodes, stageAs: 'barcodes/*'), path(cells, stageAs: 'cells/*') // barcodes: its cells; cells: a table of them; or []
+    tuple val(meta), path(counts, stageAs: 'counts/*'), path(barcodes, stageAs: 'barcodes/*'), path(cells, stageAs: 'cells/*'), path(hto, stageAs: 'hto/*'), val(hto_features) // barcodes: its cells; cells: a table of them; or []
     val settings                                                                              // thresholds and seed
 
     output:
@@ -21,7 +21,7 @@ process RNA_QC {
     """
     ${threads(task.cpus)}
     multivi-nf-qc-rna --resources ${meta.sample}.rna_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
-        ${options(barcodes: barcodes, cells: cells)} ${options(settings)} \\
+        ${options(barcodes: barcodes, cells: cells, hto: hto, hto_features: hto_features)} ${options(settings)} \\
         --output=${meta.sample}.rna.h5ad --qc=qc/${meta.sample}
     cp -r qc kept
     """

@@ -10,6 +10,7 @@ import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options
 from multivi_nf.commands._outputs import OutputFile, Step
+from multivi_nf.commands._qc import hashtag_options
 from multivi_nf.io.files import written_whole
 
 _FILE = click.Path(path_type=Path)
@@ -31,6 +32,7 @@ _FILE = click.Path(path_type=Path)
 @genome_options
 @click.option("--all-peaks", type=_FILE, help="Peaks of the whole run (BED), to compare fragments with.")
 @click.option("--reference", type=_FILE, help="Trained model; compared by check-inputs.")
+@hashtag_options
 @click.option("--output", type=OutputFile("json"), required=True, help="JSON with problems, warnings and facts.")
 def command(
     sample: str,
@@ -47,6 +49,8 @@ def command(
     barcode_map: Path | None,
     all_peaks: Path | None,
     reference: Path | None,
+    hto: Path | None,
+    hto_features: str,
     output: Path,
     **options: Any,
 ) -> None:
@@ -55,11 +59,13 @@ def command(
 
     files = {
         "rna": rna, "fragments": fragments, "atac": atac, "protein": protein, "h5mu": h5mu, "peaks": peaks,
-        "barcodes": barcodes, "barcode_map": barcode_map, "cells": cells,
+        "barcodes": barcodes, "barcode_map": barcode_map, "cells": cells, "hto": hto,
     }  # fmt: skip
     naming = {"batch_column": batch_column, "sample_column": sample_column}
     naming = {column: name for column, name in naming.items() if name}
-    content = check_sample(sample, files, lambda: genome_of(options)[0], options["chrom_style"], all_peaks, naming)
+    content = check_sample(
+        sample, files, lambda: genome_of(options)[0], options["chrom_style"], all_peaks, naming, hto_features
+    )
     with written_whole(output) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     click.echo(f"{sample}: {len(content['problems'])} problem(s), {len(content['warnings'])} warning(s)", err=True)

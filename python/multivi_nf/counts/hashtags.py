@@ -123,3 +123,12 @@ def _chosen(columns: list[_Column], names: Sequence[str]) -> list[_Column]:
 def tag_names(text: str) -> list[str]:
     """Split names of hashtags as written in one value of the samplesheet: by `;`, `|` or `,`."""
     return [name.strip() for name in re.split(r"[;|,]", text) if name.strip()]
+
+
+def one_tag(sample: str, names: Sequence[str]) -> InputError:
+    """Word the refusal of a sample with fewer than two hashtags that have counts."""
+    return InputError(
+        f"sample {sample!r}: {len(names)} of its hashtags ({', '.join(names[:5]) or 'none'}) have counts",
+        "one tag alone tells no cells apart",
+        "name the file that holds all hashtags of the sample, or leave the column hto empty",
+    )

@@ -18,7 +18,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.table import Table, read_table
 from multivi_nf.modalities import MODALITIES
 
-FILE_COLUMNS = ("rna", "fragments", "atac", "protein", "h5mu", "peaks", "barcodes", "barcode_map", "cells")
+FILE_COLUMNS = ("rna", "fragments", "atac", "protein", "h5mu", "peaks", "barcodes", "barcode_map", "cells", "hto")
 DATA_COLUMNS = ("rna", "fragments", "atac", "protein", "h5mu")
 NAMING_COLUMNS = ("batch_column", "sample_column")
 """Columns that name a column of the sample's own annotation (obs of its files, or its table of cells)."""
@@ -65,6 +65,8 @@ class Sample:
         Column → text, of every further column.
     naming
         `batch_column`, `sample_column` → the column of the sample's own annotation that they name, where they do.
+    hto_features
+        Names of hashtags, where the column `hto` holds such instead of a file; else "".
     """
 
     sample: str
@@ -72,6 +74,7 @@ class Sample:
     files: dict[str, str | None]
     metadata: dict[str, str]
     naming: dict[str, str] = field(default_factory=dict)
+    hto_features: str = ""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -85,19 +88,26 @@ class Sample:
         """Whether cells may bring columns of their own, which are only known once the files are read."""
         files = [path or "" for path in self.files.values()]
         listed = self.files.get("barcodes") or ""
-        table = self.files.get("cells") or not re.search(r"(^$|\.txt|barcodes\.tsv)(\.gz)?$", listed)
+        table = (
+            self.files.get("cells")
+            or self.files.get("hto")
+            or self.hto_features
+            or not re.search(r"(^$|\.txt|barcodes\.tsv)(\.gz)?$", listed)
+        )
         return bool(table) or any(path.rstrip("/").endswith((".h5ad", ".h5mu", ".zarr")) for path in files)
 
     def to_json(self) -> dict:
         """Give the row as the pipeline passes it on: `sample`, `batch`, one key a file column, `metadata`."""
         row = {"sample": self.sample, "batch": self.batch, **self.files, "metadata": self.metadata}
+        row |= {"hto_features": self.hto_features} if self.hto_features else {}
         return row | ({"naming": self.naming} if self.naming else {})
 
     @classmethod
     def from_json(cls, row: dict) -> Sample:
         """Read what :meth:`to_json` gave."""
         files = {column: row.get(column) for column in FILE_COLUMNS}
-        return cls(row["sample"], row["batch"], files, dict(row["metadata"]), dict(row.get("naming") or {}))
+        tags = row.get("hto_features") or ""
+        return cls(row["sample"], row["batch"], files, dict(row["metadata"]), dict(row.get("naming") or {}), tags)
 
 
 def _resolved(value: str, base: str) -> str:
@@ -147,6 +157,9 @@ def read_samplesheet(
         name = row.get("sample", "")
         _check_name(table, line, name, seen)
         files = {column: _resolved(row[column], base) if row.get(column) else None for column in FILE_COLUMNS}
+        tags = _hashtag_names(row.get("hto", ""), base, absent)
+        if tags:
+            files["hto"] = None
         _check_files(table, line, row, files, absent)
         batch = row.get("batch") or name
         for column in ["batch", *metadata]:
@@ -167,7 +180,7 @@ def read_samplesheet(
                 "a cell has one batch",
                 "leave one of the two empty",
             )
-        samples.append(Sample(name, batch, files, {column: row[column] for column in metadata}, naming))
+        samples.append(Sample(name, batch, files, {column: row[column] for column in metadata}, naming, tags))
     samples = _with_points(samples, metadata, table.separator)
     _check_shared_files(table, samples)
     for column in columns:
@@ -228,6 +241,17 @@ def _check_header(table: Table) -> None:
                 "the name becomes a column of obs and part of file names",
                 f"rename it, e.g. to {_free_name(name)!r}",
             )
+
+
+_MATRIX = re.compile(r"/|\.(h5|hdf5|h5ad|h5mu|zarr|mtx)(\.gz)?$")
+
+
+def _hashtag_names(value: str, base: str, absent: set[str] | None) -> str:
+    """Give the value of the column `hto` if it names hashtags (`HTO_A|HTO_B`), "" if it names a file or nothing."""
+    if not value or _MATRIX.search(value):
+        return ""
+    there = value not in absent if absent is not None else _is_there(_resolved(value, base))
+    return "" if there else value
 
 
 def _is_there(path: str) -> bool:

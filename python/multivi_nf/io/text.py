@@ -43,14 +43,14 @@ def decoded(raw: bytes, path: str | Path) -> str:
     tries = ["utf-8-sig", "cp1252"]
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         tries.insert(0, "utf-16")
-    elif len(raw) > 1 and raw[:2].count(0) == 1:
+    elif len(raw) > 3 and raw[:4].count(0) == 2 and raw[:2].count(0) == 1:
         tries.insert(0, "utf-16-be" if raw[0] == 0 else "utf-16-le")
     for encoding in tries:
         try:
             text = raw.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if "\0" not in text:
+        if encoding == "utf-8-sig" or "\0" not in text:
             return text
     raise InputError(
         f"{path} cannot be read as text (it starts with {raw[:8]!r})",

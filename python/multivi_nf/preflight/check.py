@@ -18,6 +18,7 @@ import pandas as pd
 from multivi_nf.counts.features import species_of
 from multivi_nf.counts.given import add_tables, given_name, tidy
 from multivi_nf.counts.h5ad import modalities_of
+from multivi_nf.counts.hashtags import one_tag, read_hashtags, tag_names
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.cells import to_atac
@@ -87,6 +88,7 @@ def check_sample(
     chrom_style: str = "auto",
     all_peaks: Path | None = None,
     naming: dict[str, str] | None = None,
+    hto_features: str = "",
 ) -> dict[str, Any]:
     """Check all files of one sample.
 
@@ -104,6 +106,8 @@ def check_sample(
         Peaks of the whole run, if known.
     naming
         `batch_column`, `sample_column` → the column of the cells' own annotation that they name.
+    hto_features
+        Names of hashtags, where the samplesheet names those.
 
     Returns
     -------
@@ -136,6 +140,7 @@ def check_sample(
             _aggregated(found, modality, counts)
     tables = [matrix.obs for matrix in matrices.values()] or _tables(found, files)
     groups = {column: _named(found, column, name, tables) for column, name in (naming or {}).items()}
+    donors = _hashtags(found, files, cells, matrices, hto_features)
     overlaps = _overlaps(found, matrices, mapping, bool(files.get("fragments")))
     known: dict[str, Any] = {}
     peaks = found.attempt("peaks", lambda: read_bed(files["peaks"])) if files.get("peaks") else None
@@ -149,12 +154,36 @@ def check_sample(
         "notes": found.notes,
         "modalities": {modality: _facts(modality, counts) for modality, counts in matrices.items()},
         "h5mu": held,
-        "annotations": _annotations(tables),
+        "annotations": {**donors, **_annotations(tables)},
         "batches": groups.get("batch_column", []),
         "samples": groups.get("sample_column", []),
         "overlap": [asdict(row) for row in overlaps],
         "fragments": known,
     }
+
+
+def _hashtags(
+    found: _Findings,
+    files: dict[str, Path | None],
+    cells: list[str] | None,
+    matrices: dict[str, ad.AnnData],
+    names: str,
+) -> dict[str, list[str]]:
+    """Look for the sample's hashtags; the columns of `obs` that they will give, and their values."""
+    path = files.get("hto") or ((files.get("protein") or files.get("rna") or files.get("h5mu")) if names else None)
+    if path is None:
+        return {}
+    listed = cells
+    if listed is None and matrices:
+        listed = next(iter(matrices.values())).obs_names.tolist()
+    tags = found.attempt("hto", lambda: read_hashtags(path, listed, tag_names(names)))
+    if tags is None:
+        return {}
+    if tags.n_vars < 2:
+        found.problem("hto", one_tag(found.sample, tags.var_names.tolist()))
+    found.notes.append(f"hashtags: {', '.join(tags.var_names[:12])}")
+    return {"hashtag": tags.var_names.tolist(), "donor": tags.var_names.tolist(),
+            "hashtag_class": ["singlet", "doublet", "negative"]}  # fmt: skip
 
 
 def _aggregated(found: _Findings, modality: str, counts: ad.AnnData) -> None:

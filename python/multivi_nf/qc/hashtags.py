@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from multivi_nf.counts.hashtags import one_tag
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import meeting
 from multivi_nf.qc.checked import Checked
@@ -75,11 +76,7 @@ def demultiplex(tags: ad.AnnData, sample: str) -> Demultiplexed:
         counts, names = counts[:, seen], names[seen]
     n, k = counts.shape
     if k < 2:
-        raise InputError(
-            f"sample {sample!r}: {k} of its hashtags ({', '.join(tags.var_names[:5])}) have counts",
-            "one tag alone tells no cells apart",
-            "name the file that holds all hashtags of the sample, or leave the column hto empty",
-        )
+        raise one_tag(sample, names.tolist())
     tagged = counts.sum(axis=1) > 0
     if int(tagged.sum()) < LEAST_CELLS:
         table = _table(tags.obs_names, [None] * n, ["unknown"] * n, np.full(n, np.nan))
