@@ -17,6 +17,7 @@ process REPORT {
 
     output:
     path 'report.html', emit: page
+    path 'verdict.tsv', emit: verdict
     path 'multiqc/*', emit: multiqc, optional: true
     path 'qc/*/*.preflight.json' // what CHECK_INPUTS saw is published by a run that went through
     path 'report.resources.json', emit: resources
@@ -36,7 +37,7 @@ process REPORT {
     mkdir -p qc
     cp -r parts/*/kept/stub qc/
     mkdir multiqc
-    touch report.html multiqc/multivi_nf_qc_mqc.tsv
+    touch report.html verdict.tsv multiqc/multivi_nf_qc_mqc.tsv
     echo '{}' > report.resources.json
     """
 }

@@ -11,6 +11,7 @@ import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.hdf5 import check_hdf5
@@ -44,6 +45,8 @@ class Results:
         (n_cells, 2), (n_cells, n_latent) arrays in the order of `cells`.
     features
         Modality to number of modelled features.
+    views
+        Modality to (n_cells, n_latent) means of its own view, NaN where it was not measured.
     """
 
     outdir: Path
@@ -53,6 +56,7 @@ class Results:
     latent_variance: np.ndarray
     features: dict[str, int]
     mosaic_notes: dict[str, Any]
+    views: dict[str, np.ndarray] = field(default_factory=dict)
     qc: list[SampleQC] = field(default_factory=list)
     fragments: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -101,6 +105,7 @@ def read_results(outdir: Path) -> Results:
             latent_variance=np.asarray(mosaic.obsm["X_multivi_variance"]),
             features={name: mosaic.mod[name].n_vars for name in MODALITIES if name in mosaic.mod},
             mosaic_notes=_notes(mosaic.uns.get("multivi_nf")),
+            views={m: np.asarray(mosaic.obsm[f"X_multivi_{m}"]) for m in MODALITIES if f"X_multivi_{m}" in mosaic.obsm},
         )
     finally:
         mosaic.file.close()
@@ -117,6 +122,19 @@ def read_results(outdir: Path) -> Results:
         check_store(store)
     _read_pipeline_info(results, outdir)
     return results
+
+
+def read_counts(path: Path, modality: str, cells: pd.Index) -> sp.csr_matrix:
+    """Counts of some cells of a modality of an h5mu, the others left in the file."""
+    mosaic = mudata.read_h5mu(path, backed="r")
+    try:
+        part = mosaic.mod[modality]
+        place = part.obs_names.get_indexer(cells)
+        order = np.argsort(place, kind="stable")
+        found = sp.csr_matrix(part.X[place[order]])
+    finally:
+        mosaic.file.close()
+    return found[np.argsort(order, kind="stable")]
 
 
 def read_contrast(path: Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from multivi_nf import __version__
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.tables import write_table
 from multivi_nf.report import figures
 from multivi_nf.report.environment import environment as pages
 from multivi_nf.report.gather import (
@@ -26,7 +27,7 @@ from multivi_nf.report.gather import (
 )
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.multiqc import write_multiqc
-from multivi_nf.report.verdict import best_epoch, verdict
+from multivi_nf.report.verdict import Finding, best_epoch, verdict, verdict_table
 
 TOP = 12
 """Rows of a contrast that are shown; the file holds all."""
@@ -48,13 +49,16 @@ def write_report(outdir: Path, output: Path) -> None:
     outdir
         The run's results (docs/output.md); parts that are missing are left out of the page and named there.
     output
-        The HTML file. Beside it, `multiqc/` gets tables for MultiQC.
+        The HTML file. Beside it, `verdict.tsv` says the same as its first section, and `multiqc/` gets tables for
+        MultiQC.
     """
     results = read_results(outdir)
-    page = _environment().get_template("report.html.j2").render(**_context(results))
+    findings = verdict(results)
+    page = _environment().get_template("report.html.j2").render(**_context(results, findings))
     with written_whole(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    write_multiqc(results, verdict(results), output.parent / "multiqc")
+    write_table(verdict_table(findings), output.parent / "verdict.tsv")
+    write_multiqc(results, findings, output.parent / "multiqc")
 
 
 def _environment() -> jinja2.Environment:
@@ -93,11 +97,11 @@ def _size(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
-def _context(results: Results) -> dict[str, Any]:
+def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
     cells = results.cells
     return {
         "version": __version__,
-        "findings": verdict(results),
+        "findings": findings,
         "n_cells": len(cells),
         "n_samples": cells["sample"].nunique() if "sample" in cells else 0,
         "features": results.features,
@@ -113,6 +117,7 @@ def _context(results: Results) -> dict[str, Any]:
             if (svg := figures.fragments(facts, f"fragments{k}"))
         ],
         "checks": _checks(results),
+        "partial": _partial(results),
         "overlap": _overlap(results),
         "training": _training(results),
         "umaps": _umaps(results),
@@ -159,6 +164,12 @@ def _sample_table(results: Results) -> list[dict[str, Any]]:
         )
     order = {name: k for k, name in enumerate(dict.fromkeys(cells["sample"].astype(str)))} if "sample" in cells else {}
     return sorted(rows, key=lambda row: (order.get(row["sample"], len(order)), MODALITIES.index(row["modality"])))
+
+
+def _partial(results: Results) -> list[dict[str, Any]]:
+    """Samples some of whose cells are not in all of their modalities, and why."""
+    rows = results.mosaic_notes.get("samples", [])
+    return [row for row in rows if isinstance(row, dict) and row.get("partial") and "partial_failed" in row]
 
 
 def _distribution(entry: SampleQC) -> dict[str, Any] | None:

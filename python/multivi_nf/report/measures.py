@@ -1,0 +1,259 @@
+"""What the verdict measures on the run's own cells: mixing, views of pairs, depth; nothing is read off the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.stats import rankdata
+
+NEIGHBOURS = 30
+MOST_CELLS = 6000
+"""Cells that are looked at; more are represented by so many, drawn once."""
+MOST_PAIRS = 2000
+LEAST_CELLS = 30
+"""Cells of a batch below which nothing is said of it."""
+COMPONENTS = 20
+GENES = 2000
+SAME_KIND = 0.35
+"""Agreement of two clusters' profiles from which they are one kind. Of two laboratories' blood cells clusters of one
+lineage mostly agreed with 0.45 or more, of different ones with 0.3 or less."""
+
+
+def drawn(n: int, most: int, seed: int = 0) -> np.ndarray:
+    """Positions of at most `most` of n cells, ascending; the same for the same seed."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+@dataclass
+class Mixing:
+    """How the cells of groups lie among each other.
+
+    Attributes
+    ----------
+    ratio
+        Share of a cell's neighbours that are of other groups, over what it would be if all were mixed.
+    within
+        The same within clusters that hold several groups; NaN without any.
+    by_group
+        Group to its own ratio.
+    apart
+        The group of the lowest ratio.
+    """
+
+    ratio: float
+    within: float
+    by_group: dict[str, float] = field(default_factory=dict)
+    apart: str = ""
+
+
+def mixing(
+    latent: np.ndarray, group: np.ndarray, cluster: np.ndarray | None = None, expected: np.ndarray | None = None
+) -> Mixing | None:
+    """k-NN mixing of groups.
+
+    Parameters
+    ----------
+    latent
+        (n_cells, n_latent)
+    group, cluster
+        (n_cells,) text.
+    expected
+        (n_cells,) share of neighbours of other groups if all that can be was mixed; None: by the groups' sizes.
+
+    Returns
+    -------
+    None with fewer than two groups of 30 cells.
+    """
+    names, sizes = np.unique(group, return_counts=True)
+    names = names[sizes >= LEAST_CELLS]
+    keep = np.isin(group, names)
+    if len(names) < 2:
+        return None
+    latent, group = latent[keep], group[keep]
+    other = _others(latent, group)
+    if expected is None:
+        share = {name: np.mean(group != name) for name in names}
+        expected = np.array([share[g] for g in group])
+    else:
+        expected = expected[keep]
+    by_group = {}
+    for name in names:
+        mine = group == name
+        if expected[mine].mean() > 0.01:
+            by_group[str(name)] = float(other[mine].mean() / expected[mine].mean())
+    if not by_group:
+        return Mixing(float("nan"), float("nan"))
+    within = float("nan") if cluster is None else _within(other, group, cluster[keep])
+    lowest = min(by_group, key=lambda name: by_group[name])
+    return Mixing(float(other.mean() / expected.mean()), within, by_group, lowest)
+
+
+def _others(latent: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(n_cells,) share of the nearest cells that are of another group."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(NEIGHBOURS, len(latent) - 1)
+    index = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(return_distance=False)
+    return (group[index] != group[:, None]).mean(axis=1)
+
+
+def _within(other: np.ndarray, group: np.ndarray, cluster: np.ndarray) -> float:
+    """Mixing within clusters of which a tenth or more is of other groups than the largest."""
+    seen, wanted = [], []
+    for name in np.unique(cluster):
+        mine = cluster == name
+        groups, sizes = np.unique(group[mine], return_counts=True)
+        if mine.sum() < LEAST_CELLS or sizes.max() > 0.9 * mine.sum():
+            continue
+        share = dict(zip(groups, 1 - sizes / mine.sum()))
+        seen.append(other[mine])
+        wanted.append(np.array([share[g] for g in group[mine]]))
+    return float(np.concatenate(seen).mean() / np.concatenate(wanted).mean()) if seen else float("nan")
+
+
+# --------------------------------------------------------------------------------------------- without the model
+
+
+def centred(counts: sp.spmatrix, batch: np.ndarray, binary: bool = False) -> np.ndarray:
+    """(n_cells, n_features) log-normalised counts of variable features, each batch's mean and spread taken away.
+
+    The model has no part in it. Features that a batch never shows are left out.
+    """
+    x = sp.csr_matrix(counts, dtype=np.float64)
+    if binary:
+        x.data[:] = 1
+    shared = np.ones(x.shape[1], bool)
+    for name in np.unique(batch):
+        shared &= np.asarray((x[batch == name] > 0).sum(axis=0)).ravel() > 0
+    x = sp.diags(1e4 / np.maximum(np.asarray(x.sum(axis=1)).ravel(), 1)) @ x[:, shared]
+    x.data = np.log1p(x.data)
+    # variable beyond what rarity makes so, in every batch alike
+    score = np.zeros(x.shape[1])
+    for name in np.unique(batch):
+        part = x[batch == name]
+        mean = np.asarray(part.mean(axis=0)).ravel()
+        variance = np.asarray(part.multiply(part).mean(axis=0)).ravel() - mean**2
+        score += rankdata(variance / np.maximum(mean, 1e-3)) * (mean > 0.01)
+    dense = x.tocsc()[:, np.argsort(-score, kind="stable")[:GENES]].toarray().astype(np.float32)
+    for name in np.unique(batch):
+        mine = batch == name
+        dense[mine] -= dense[mine].mean(axis=0)
+        dense[mine] = np.clip(dense[mine] / np.maximum(dense[mine].std(axis=0), 0.1), -10, 10)
+    return dense
+
+
+def counterparts(values: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """(n_cells,) share of other batches among the cells of a cell's kind, in a space that the model has no part in.
+
+    Each batch is clustered by itself; two clusters are one kind where their mean profiles agree (cosine of at least
+    0.35, set against what halves of each cluster agree with each other). A kind that no other batch has gets 0.
+
+    Parameters
+    ----------
+    values
+        (n_cells, n_features) of :func:`centred`.
+    batch
+        (n_cells,) text.
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    k = min(COMPONENTS, min(values.shape) - 1)
+    left, scale, _ = randomized_svd(values, k, random_state=0)
+    space = left * scale
+    space /= np.maximum(np.linalg.norm(space, axis=1, keepdims=True), 1e-12)
+    names = [name for name in np.unique(batch) if (batch == name).sum() >= LEAST_CELLS]
+    kinds = [kind for name in names for kind in _kinds(values, space, np.flatnonzero(batch == name), str(name))]
+    same = _agreement(kinds) >= SAME_KIND
+    np.fill_diagonal(same, True)
+    size, of = np.array([len(kind.cells) for kind in kinds]), np.array([kind.batch for kind in kinds])
+    share = np.zeros(len(values))
+    for i, kind in enumerate(kinds):
+        others = size[same[i] & (of != kind.batch)].sum()
+        share[kind.cells] = others / (others + size[same[i] & (of == kind.batch)].sum())
+    return share
+
+
+@dataclass
+class _Kind:
+    """A cluster of one batch: its cells, the mean profiles of two halves of them."""
+
+    batch: str
+    cells: np.ndarray
+    halves: np.ndarray
+
+
+def _kinds(values: np.ndarray, space: np.ndarray, cells: np.ndarray, name: str) -> list[_Kind]:
+    from sklearn.cluster import KMeans
+
+    label = KMeans(int(np.clip(len(cells) // 50, 2, 10)), n_init=2, random_state=0).fit_predict(space[cells])
+    out = []
+    for value in np.unique(label):
+        mine = cells[label == value]
+        halves = np.stack(
+            [values[mine[k::2]].mean(axis=0) if len(mine) > 1 else values[mine].mean(axis=0) for k in (0, 1)]
+        )
+        out.append(_Kind(name, mine, halves.astype(np.float64)))
+    return out
+
+
+def _agreement(kinds: list[_Kind]) -> np.ndarray:
+    """(n, n) cosine of mean profiles over the root of both reliabilities (Spearman & Brown on halves)."""
+    mean = np.stack([kind.halves.mean(axis=0) for kind in kinds])
+    length = np.maximum(np.linalg.norm(mean, axis=1), 1e-12)
+    half = np.array([_cosine(*kind.halves) for kind in kinds]).clip(0.02)
+    reliable = (2 * half / (1 + half)).clip(0.7)
+    return (mean @ mean.T) / np.outer(length, length) / np.sqrt(np.outer(reliable, reliable))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
+
+
+# ------------------------------------------------------------------------------------------------ pairs, depth
+
+
+def foscttm(one: np.ndarray, two: np.ndarray) -> float:
+    """Share of cells closer than the true match, over both directions; ties count half. 0 is perfect, 0.5 chance."""
+    from scipy.spatial.distance import cdist
+
+    found = []
+    for a, b in ((one, two), (two, one)):
+        distance = cdist(a, b)
+        true = np.diag(distance)[:, None]
+        closer = (distance < true).sum(axis=1) + 0.5 * ((distance == true).sum(axis=1) - 1)
+        found.append(closer.mean() / max(len(a) - 1, 1))
+    return float(np.mean(found))
+
+
+def depth_share(latent: np.ndarray, depth: np.ndarray) -> tuple[float, float]:
+    """How far depth drives an embedding: share of its variance along depth, and the largest correlation.
+
+    Parameters
+    ----------
+    latent
+        (n_cells, n_latent)
+    depth
+        (n_cells,) counts; ranks are used.
+
+    Returns
+    -------
+    Mean over principal components of their squared rank correlation with depth, weighted by their variance; the largest
+    correlation among the first five.
+    """
+    centred = latent - latent.mean(axis=0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    components = left * values
+    variance = values**2 / max((values**2).sum(), 1e-12)
+    ranks = rankdata(depth)
+    if ranks.std() == 0:
+        return 0.0, 0.0
+    r = np.array([_correlation(rankdata(c), ranks) for c in components.T])
+    return float((variance * r**2).sum()), float(np.abs(r[:5]).max())
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return 0.0 if a.std() == 0 else float(np.corrcoef(a, b)[0, 1])
