@@ -70,6 +70,11 @@ def command(
     tell_renamed(found.facts.renamed, "fragments")
     if listed and (warning := quality.check_listed(listed, found.table, fragments)):
         say(f"WARNING: {warning}")
+    if genome.mito and not found.table["n_mito"].any():
+        say(
+            f"no fragment lies on {genome.mito}: 0 % mitochondrial in all cells; they were left out before, or the "
+            "mitochondrion is called otherwise (--mito-contig)"
+        )
     candidates = quality.choose_candidates(found.table, len(listed), min_fragments, min_tsse)
     settings = {"min_fragments": min_fragments, "min_tsse": min_tsse, "listed": len(listed)}
     summary = quality.summarise(found, candidates, sample, settings)

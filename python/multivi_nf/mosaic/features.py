@@ -13,6 +13,7 @@ from scipy import sparse
 
 from multivi_nf.counts.features import is_ensembl, species_of
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.genome import built_in_genes
 from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, symbol_keys
 from multivi_nf.mosaic.parts import Part
 
@@ -107,8 +108,24 @@ def _symbols(part: Part) -> list[str]:
 def gene_keys(
     ids: Sequence[list[str]], symbols: Sequence[list[str]], by: str, aliases: Aliases | None = None
 ) -> list[list[str]]:
-    """By what genes of several samples are matched: their ids, or their symbols without what made them unique."""
-    return [list(own) for own in ids] if by == "id" else symbol_keys(symbols, aliases)
+    """By what genes of several samples are matched: their ids, or their symbols without what made them unique.
+
+    By symbol, a gene of which a sample gives the id only takes the symbol that another sample has for it, or the human
+    gene table of the package.
+    """
+    return [list(own) for own in ids] if by == "id" else symbol_keys(_symbols_for(ids, symbols), aliases)
+
+
+def _symbols_for(ids: Sequence[list[str]], symbols: Sequence[list[str]]) -> list[list[str]]:
+    bare = {name for own in symbols for name in own if is_ensembl(name)}
+    if not bare:
+        return [list(own) for own in symbols]
+    pairs = [zip(own, named) for own, named in zip(ids, symbols)]
+    known = {i: s for pair in pairs for i, s in pair if is_ensembl(i) and not is_ensembl(s)}
+    if any(name.startswith("ENSG") and name not in known for name in bare):
+        genes = built_in_genes("hg38")
+        known = dict(zip(genes["id"], genes["symbol"])) | known
+    return [[known.get(name, name) for name in own] for own in symbols]
 
 
 def _intersection(keys: list[list[str]]) -> list[str]:

@@ -169,6 +169,31 @@ def test_the_panel_of_each_batch_of_one_file(tmp_path):
     assert panel.loc["y"].tolist() == [True, False]
 
 
+HUMAN = {"ENSG00000141510": "TP53", "ENSG00000010610": "CD4", "ENSG00000156738": "MS4A1", "ENSG00000105369": "CD79A"}
+
+
+def test_ids_in_one_sample_and_symbols_in_the_other(tmp_path):
+    one, x = part(tmp_path, "a", "rna", CELLS, list(HUMAN), mean=5)
+    two, y = part(tmp_path, "b", "rna", CELLS, list(HUMAN.values())[::-1], mean=5)
+    mosaic, _ = build(tmp_path, [one, two], [sample("a", ["rna"]), sample("b", ["rna"])])
+    rna = mosaic.mod["rna"]
+    assert rna.var_names.tolist() == list(HUMAN)
+    np.testing.assert_array_equal(rna.X.toarray()[:40], x)
+    np.testing.assert_array_equal(rna.X.toarray()[40:], y[list(HUMAN.values())])
+
+
+def test_ids_meet_symbols_through_a_third_sample(tmp_path):
+    genes = [f"ENSMUSG{n:011d}" for n in range(12)]
+    names = [f"Gene{n}" for n in range(12)]
+    parts = [
+        part(tmp_path, "a", "rna", CELLS, genes, mean=5), part(tmp_path, "b", "rna", CELLS, names, mean=5),
+        part(tmp_path, "c", "rna", CELLS, genes, symbols=names, mean=5),
+    ]  # fmt: skip
+    mosaic, _ = build(tmp_path, [path for path, _ in parts], [sample(n, ["rna"]) for n in "abc"])
+    assert mosaic.mod["rna"].n_vars == 12
+    np.testing.assert_array_equal(mosaic.mod["rna"].X.toarray(), np.vstack([dense for _, dense in parts]))
+
+
 def test_losses_are_told(tmp_path):
     files = [
         part(tmp_path, "a", "rna", CELLS, ENSG)[0],
