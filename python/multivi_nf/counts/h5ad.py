@@ -224,7 +224,7 @@ def _read(slots: _Slots, source: str, path: Path, cells: list[str] | None, modal
         raise InputError(
             f"{source}: {place} is {matrix.shape[0]} × {matrix.shape[1]} with {len(obs)} cells and {len(var)} features",
             "counts would be given to the wrong cells or genes",
-            "the file is damaged; write it again",
+            "write the file again from the program that made it",
         )
     rows, names = np.arange(len(barcodes)), barcodes
     if cells is None:

@@ -321,7 +321,7 @@ def _mtx_header(path: Path) -> tuple[tuple[int, int], int]:
             while line.startswith("%") or (line and not line.strip()):
                 line = handle.readline()
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise damaged(path, error) from error
+        raise unread(path, error) from error
     fields = line.split()
     legal = banner.startswith("%%MatrixMarket matrix coordinate") and banner.split()[-1] == "general"
     if not legal or len(fields) != 3 or not all(field.isdigit() for field in fields):
@@ -362,7 +362,7 @@ def _triplets(path: Path, shape: tuple[int, int], stored: int) -> tuple[np.ndarr
                 dtype={"row": np.int64, "column": np.int64},
             )
     except (OSError, EOFError, ValueError, OverflowError, ParserWarning) as error:
-        raise damaged(path, error) from error
+        raise unread(path, error) from error
     row, column = table["row"].to_numpy() - 1, table["column"].to_numpy() - 1
     if len(table) != stored:
         raise damaged(path, ValueError(f"{stored} values are declared and {len(table)} are there"))
