@@ -147,9 +147,13 @@ def _sample_table(results: Results) -> list[dict[str, Any]]:
         }
         for sample, facts in results.fragments.items()
     ]
+    recorded = results.mosaic_notes.get("samples", [])
+    of_row = {row["sample"]: row["cells"] for row in recorded if isinstance(row, dict) and "cells" in row}
     for entry in results.qc:
         own = cells[cells["sample"].astype(str) == entry.sample]
         kept = int(own[f"has_{entry.modality}"].astype(bool).sum()) if f"has_{entry.modality}" in own else 0
+        if own.empty:  # a row of several samples (sample_column): the mosaic counted its cells
+            kept = sum(n for words, n in of_row.get(entry.sample, {}).items() if entry.modality in words.split("+"))
         rows.append(
             {
                 "sample": entry.sample,
