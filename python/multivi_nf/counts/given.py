@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,10 @@ def _one_row_a_cell(table: CellTable, path: Path, sample: str) -> pd.DataFrame:
     columns = table.columns.set_axis(pd.Index(table.barcodes, dtype=object), axis=0)
     if "sample" in columns and (columns["sample"].astype(str) == sample).any():
         columns = columns[columns["sample"].astype(str) == sample]
+    own = [re.sub(rf"^{re.escape(sample)}[:_#.|-]+", "", name) for name in columns.index]
+    prefixed = np.array([name != other for name, other in zip(own, columns.index)], dtype=bool)
+    if prefixed.any():  # sample#barcode of several samples: those of this one, under their own barcodes
+        columns = columns.set_axis(pd.Index(own, dtype=object), axis=0)[prefixed]
     again = columns.index.duplicated()
     if again.any():
         same = columns.reset_index().astype(str).duplicated()
@@ -144,7 +149,7 @@ def _one_row_a_cell(table: CellTable, path: Path, sample: str) -> pd.DataFrame:
             raise InputError(
                 f"{path}: {int((again & ~same).sum())} barcode(s) have two different rows, e.g. {barcode!r}",
                 "which row speaks of the cell cannot be known",
-                "keep one row a barcode; a table of several samples needs a column 'sample' with the sheet's names",
+                "keep one row a barcode; of several samples, a column 'sample' or barcodes sample_barcode tell which",
             )
         columns = columns[~again]
     return columns

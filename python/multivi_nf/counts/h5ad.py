@@ -165,7 +165,8 @@ def _slots_of(root: Any, path: Path) -> _Slots:
         if isinstance(root["obs"], h5py.Dataset) or isinstance(root["var"], h5py.Dataset):
             return _old(path)
         obs = read_elem(root["obs"])
-        if not isinstance(obs, pd.DataFrame):
+        bare = "X" in root and isinstance(root["X"], h5py.Group) and "encoding-type" not in root["X"].attrs
+        if not isinstance(obs, pd.DataFrame) or bare:
             return _old(path)
     except (TypeError, KeyError, AttributeError, ValueError, NotImplementedError):
         return _old(path)

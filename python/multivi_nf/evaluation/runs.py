@@ -14,6 +14,7 @@ import pandas as pd
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.spaces import lsi_space, pca_space
+from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.io.hdf5 import check_hdf5
 from multivi_nf.io.stores import check_store
 from multivi_nf.simulate.truth import Truth
@@ -58,8 +59,8 @@ def label_column(mosaic: mudata.MuData, column: str) -> pd.Series:
             "there is nothing to score the cells against",
             "name a column of the samplesheet's metadata, or give --truth",
         )
-    labels = mosaic.obs[column].astype(object)
-    return labels[labels.notna() & (labels.astype(str) != "")].astype(str)
+    labels = mosaic.obs[column]
+    return label_text(labels)[~unlabelled(labels)].astype(str)
 
 
 def truth_labels(mosaic: mudata.MuData, truth: Truth) -> pd.Series:

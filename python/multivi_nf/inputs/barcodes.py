@@ -260,21 +260,26 @@ def meeting(
         n_mine, n_theirs = Counter(mine), Counter(theirs)
         place = {k: name for k, name in zip(theirs, two) if n_theirs[k] == 1}
         found = {name: place[k] for k, name in zip(mine, one) if n_mine[k] == 1 and k in place}
-        found = {name: other for name, other in found.items() if _extends(name, other)}
-        if len(found) >= max(least, 1):
+        changes = {name: _lacks(name, other) for name, other in found.items()}
+        found = {name: other for name, other in found.items() if changes[name] is not None}
+        # one change for all: where some lack -1 and others -2, which well a barcode is of is not known
+        if len(found) >= max(least, 1) and len({changes[name] for name in found}) == 1:
             return found, words
     return None
 
 
-def _extends(one: str, other: str) -> bool:
-    """Whether what stands before and after the nucleotides of one barcode is a part of the other's."""
+def _lacks(one: str, other: str) -> tuple[str, str, bool] | None:
+    """What one barcode has around the nucleotides that the other lacks, and which one; None if both have their own."""
     if not (_CORE.search(one) and _CORE.search(other)):
         short, long = sorted((one, other), key=len)
-        return long.startswith(short)
+        return ("", long[len(short) :], long == one) if long.startswith(short) else None
     (before, _, after), (other_before, _, other_after) = _parts(one), _parts(other)
-    return (before.endswith(other_before) or other_before.endswith(before)) and (
-        after.startswith(other_after) or other_after.startswith(after)
-    )
+    front = sorted((before, other_before), key=len)
+    back = sorted((after, other_after), key=len)
+    if not front[1].endswith(front[0]) or not back[1].startswith(back[0]):
+        return None
+    extra = front[1][: len(front[1]) - len(front[0])], back[1][len(back[0]) :]
+    return (*extra, len(before) + len(after) > len(other_before) + len(other_after))
 
 
 def overlap(

@@ -194,6 +194,20 @@ def test_a_table_of_several_samples(tmp_path):
     assert set(data.obs["sample_given"]) == {"b"}
 
 
+@pytest.mark.parametrize("mark", ["_", "#", ":", "-"])
+def test_a_table_of_several_samples_by_prefix(tmp_path, mark):
+    rows = [f"{s}{mark}{c},{s}{i}" for s in ("a", "b") for i, c in enumerate(CELLS[: 9 if s == "b" else 12])]
+    data = joined(tmp_path, CELLS, "barcode,x\n" + lines(rows), "b")
+    assert data.obs["x"].tolist()[:9] == [f"b{i}" for i in range(9)]
+    assert data.obs["x"].isna().sum() == 3  # never a row of sample a
+
+
+def test_a_table_of_several_samples_that_cannot_be_told_apart(tmp_path):
+    rows = [f"{c}_{1 + i % 2},{i}" for i, c in enumerate(CELLS)]
+    with pytest.raises(InputError, match="none of its 12 barcodes"):
+        joined(tmp_path, CELLS, "barcode,x\n" + lines(rows), "b")
+
+
 def test_duplicates(tmp_path):
     once = "barcode,x\n" + lines(f"{c},1" for c in CELLS)
     assert joined(tmp_path, CELLS, once + f"{CELLS[0]},1\n").obs["x"].tolist() == [1] * 12
@@ -220,3 +234,8 @@ def test_wells_are_never_mixed():
     assert meeting(CELLS, [c.replace("-1", "-2") for c in CELLS]) is None
     two_wells = [f"{c[:-2]}-{k}" for c in CELLS for k in (1, 2)]
     assert meeting(two_wells, BARE) is None
+    mixed = [f"{c[:-2]}-{1 + i % 2}" for i, c in enumerate(CELLS)]
+    assert meeting(BARE, mixed) is None  # which well a bare barcode is of is not known
+    found, words = meeting(BARE, CELLS)
+    assert found == dict(zip(BARE, CELLS))
+    assert "suffix" in words
