@@ -105,7 +105,7 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
         "n_cells": len(cells),
         "n_samples": cells["sample"].nunique() if "sample" in cells else 0,
         "features": results.features,
-        "losses": {m: row["losses"] for m, row in _facts(results).items() if row.get("losses")},
+        "losses": {m: row["losses"] for m in MODALITIES if (row := _facts(results).get(m, {})).get("losses")},
         "by_modality": cells["modality"].astype(str).value_counts().to_dict() if "modality" in cells else {},
         "n_clusters": cells["cluster"].nunique() if "cluster" in cells else 0,
         "samples": _sample_table(results),
