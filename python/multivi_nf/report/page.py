@@ -117,6 +117,7 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
             if (svg := figures.fragments(facts, f"fragments{k}"))
         ],
         "checks": _checks(results),
+        "told": _told(results),
         "partial": _partial(results),
         "overlap": _overlap(results),
         "training": _training(results),
@@ -130,6 +131,16 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
         "resources": _resources(results),
         "methods": methods_text(results),
     }
+
+
+def _told(results: Results) -> list[dict[str, str]]:
+    """What QC found out about a sample's ambient RNA and hashtags, and how it scored doublets of a small one."""
+    return [
+        {"sample": entry.sample, "modality": entry.modality, "note": note}
+        for entry in results.qc
+        for note in entry.summary.get("notes", [])
+        if note.startswith(("ambient", "hashtags", "doublets"))
+    ]
 
 
 def _sample_table(results: Results) -> list[dict[str, Any]]:
