@@ -58,8 +58,8 @@ def checked_parameters(given) {
 // What no single value shows: parameters that do not go together
 def together(settings) {
     def architecture = [
-        'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight', 'adversary',
-        'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup', 'categorical_covariates', 'continuous_covariates',
+        'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'atac_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight',
+        'adversary', 'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup', 'categorical_covariates', 'continuous_covariates',
         'model_compat',
     ].findAll { name -> settings[name] != null }
     def rules = [

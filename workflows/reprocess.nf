@@ -164,8 +164,8 @@ workflow REPROCESS {
     TRAIN(
         MOSAIC.out.mosaic, reference,
         chosen(settings, [
-            'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight',
-            'adversary', 'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup',
+            'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'atac_likelihood', 'dispersion', 'fusion', 'alignment',
+            'alignment_weight', 'adversary', 'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup',
             'categorical_covariates', 'continuous_covariates', 'model_compat', 'max_epochs', 'batch_size', 'learning_rate', 'precision', 'device',
             'n_devices', 'seed',
         ]),

@@ -55,6 +55,16 @@ def make_mosaic(
     return mosaic
 
 
+def with_fragments(mosaic: md.MuData, seed: int = 0, share: float = 0.7) -> md.MuData:
+    """The same mosaic with fragments of open peaks in `layers["counts"]`, 0/1 in X."""
+    mosaic = mosaic.copy()
+    atac = mosaic["atac"]
+    counts = sparse.csr_matrix(atac.X).astype(np.int32)
+    counts.data = np.random.default_rng(seed).geometric(share, counts.nnz).astype(np.int32)
+    atac.layers["counts"] = counts
+    return mosaic
+
+
 def make_model(mosaic: md.MuData, **architecture: object) -> MultiVI:
     """An untrained model with random, not vanishing, weights."""
     options = {"n_latent": 5, "n_hidden": 16, "seed": 1, **architecture}

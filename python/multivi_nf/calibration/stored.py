@@ -137,8 +137,8 @@ class Calibration:
     support
         References of the out-of-support score by direction.
     rates
-        (n_peaks,) share of measured cells in which each peak is seen open at d~, towards which imputed accessibility is
-        drawn.
+        (n_peaks,) share of measured cells in which each peak is seen open at d~ (or fragments in it), towards which
+        imputed accessibility is drawn.
     """
 
     calibrated: bool = False
@@ -184,7 +184,8 @@ class Calibration:
         _check_weights(found, path, model)
         _check_arrays(values, folder)
         found.support = Support.load(folder / "support.safetensors")
-        found.rates = _read_rates(folder / "rates.safetensors")
+        highest = 1.0 if model is not None and not model.counts_peaks else np.inf
+        found.rates = _read_rates(folder / "rates.safetensors", highest)
         if found.rates is None and any(entry.get("shrinkage") for entry in found.directions.values()):
             raise _unusable(
                 folder / "rates.safetensors",
@@ -352,7 +353,7 @@ def _check_arrays(values: dict[str, Any], folder: Path) -> None:
             raise _unusable(path, "it is not the one that calibration.json was written with")
 
 
-def _read_rates(path: Path) -> np.ndarray | None:
+def _read_rates(path: Path, highest: float) -> np.ndarray | None:
     if not path.is_file():
         return None
     from safetensors import SafetensorError
@@ -362,7 +363,7 @@ def _read_rates(path: Path) -> np.ndarray | None:
         rates = load_file(path)["atac"]
     except (SafetensorError, OSError, ValueError, KeyError) as problem:
         raise _unusable(path, str(problem)) from problem
-    if rates.ndim != 1 or not np.isfinite(rates).all() or (rates < 0).any() or (rates > 1).any():
+    if rates.ndim != 1 or not np.isfinite(rates).all() or (rates < 0).any() or (rates > highest).any():
         raise _unusable(path, "it holds what is no rate")
     return rates
 

@@ -32,6 +32,7 @@ ARCHITECTURE = (
     ("--n-hidden", int, "Width of hidden layers [256]."),
     ("--n-layers", int, "Hidden layers of each encoder and decoder [2]."),
     ("--rna-likelihood", ("nb", "zinb", "poisson"), "Count model of RNA [nb]."),
+    ("--atac-likelihood", ("bernoulli", "poisson"), "ATAC as open peaks, or as counts of fragments [bernoulli]."),
     ("--dispersion", ("gene", "gene-batch"), "RNA dispersion per gene, or per gene and batch [gene]."),
     ("--fusion", ("mean", "weighted", "cell-weighted", "poe", "mopoe"), "How modalities' posteriors are joined."),
     ("--alignment", ("symmetric-kl", "mmd", "none"), "Pulls the modalities of a paired cell together [symmetric-kl]."),
@@ -122,10 +123,12 @@ def _train(
         "output": output,
         "checkpoint_dir": Path(folder).absolute(),
     }
-    source = source_of(mosaic)
+    onto = None if reference is None else MultiVI.load(reference)
+    poisson = options["atac_likelihood"] == "poisson" if onto is None else "atac" in onto.config.counted
+    source = source_of(mosaic, atac_counts=poisson)
     if time_limit is not None:
         training["time_limit"] = 60 * time_limit - (time.monotonic() - STARTED)
-    if reference is not None:
+    if onto is not None:
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
         given += ["--model-compat"] if model_compat else []
         given += ["--categorical-covariates"] if categorical_covariates else []
@@ -136,7 +139,7 @@ def _train(
                 "the architecture is the reference's",
                 "leave these options out, or train a new model without --reference",
             )
-        map_onto(MultiVI.load(reference), source, **training)
+        map_onto(onto, source, **training)
     else:
         model = MultiVI.from_mosaic(
             source,

@@ -233,7 +233,8 @@ class _Engine:
             summary = self._summary(target[0], reference[0], log_ratio, sd, beyond, floors[-1])
             out.append(summary | {"unmeasured": (counted.size == 0).any(axis=0)})
         if self.given is None:
-            unit = "of probability" if self.difference else "log2 units"
+            of = "of probability" if self.decoder.is_probability else "fragments"
+            unit = of if self.difference else "log2 units"
             print(
                 f"delta: {max(floors):.3g} {unit} (half the 95th percentile of |effect| between random halves"
                 f"{'' if len(floors) == 1 else ', largest of all groups'}) plus a tenth of the larger mean",

@@ -249,7 +249,8 @@ class Means:
         if modality == "rna":
             return counts, (encoded["rna"].size.exp() / RNA_SCALE).double().cpu().numpy()
         if modality == "atac":
-            return counts, (encoded["atac"].size.sigmoid() / self.decoder.depth).double().cpu().numpy()
+            level = self.model.level("atac", encoded["atac"].size)
+            return counts, (level / self.decoder.depth).double().cpu().numpy()
         return counts, np.ones(rows.n_rows)
 
     def _taught_by(self, latent: np.ndarray) -> Cells | None:
@@ -433,9 +434,9 @@ class Means:
     def _prepared(self, decoder: Decoder, part: Part, k: int, rows: slice) -> Prepared:
         z = part.z[k][rows]
         codes = Codes(part.codes.batch[rows], part.codes.categorical[rows], part.codes.continuous[rows])
-        if decoder.modality != "rna":
+        if not decoder.is_softmax:
             return decoder.prepare(z, codes)
-        # the normaliser needs all genes: it is computed once; hidden layers are cheap enough to repeat
+        # the normaliser needs all features: it is computed once; hidden layers are cheap enough to repeat
         key = (k, rows.start, decoder.own)
         if key not in part.normaliser:
             part.normaliser[key] = decoder.prepare(z, codes).normaliser

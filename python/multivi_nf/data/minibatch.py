@@ -21,7 +21,7 @@ class SparseRows:
     indices
         (nnz,) int32 or int64 feature indices, ascending within a row.
     values
-        (nnz,) float32 counts, or None where every stored entry is 1 (ATAC).
+        (nnz,) float32 counts, or None where every stored entry is 1 (ATAC, unless fragments are modelled).
     n_features
         Number of columns.
     """

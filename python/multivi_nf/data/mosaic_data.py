@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Protocol
 
@@ -59,13 +60,16 @@ class MosaicData:
     """
 
     def __init__(self, mosaic: MuData | str | os.PathLike[str] | Source, model: Described) -> None:
-        source = source_of(mosaic)
         config = model.config
+        fragments = "atac" in config.counted
+        source = source_of(mosaic, atac_counts=fragments)
         matrices = _matched(source, model.features)
+        if not fragments and isinstance(matrices.get("atac"), Matrix):
+            matrices["atac"] = dataclasses.replace(matrices["atac"], values=None)
         panel = source.panel
         if panel is not None and "protein" in matrices:
             panel = panel[list(matrices["protein"].var.index.astype(str))]
-        self.source = Source(source.obs, matrices, panel)
+        self.source = Source(source.obs, matrices, panel, source.notes)
         self.obs = source.obs
         self.cells = source.obs.index
         self.device = torch.device("cpu")

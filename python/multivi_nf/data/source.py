@@ -1,4 +1,4 @@
-"""Where training data comes from: a MuData, or an h5mu file read without its layers, as plain CSR arrays.
+"""Where training data comes from: a MuData, or an h5mu file of which only what is needed is read, as plain CSR arrays.
 
 A mosaic of an atlas holds more than training needs (the ATAC counts beside the 0/1 matrix) and more stored entries than
 32-bit index types can address, where scipy widens every index to 64 bits. Here column indices stay int32, row pointers
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from anndata.io import read_elem
 from mudata import MuData
 from scipy import sparse
 
+from multivi_nf.data.insertions import counted_twice, fragments_of, note_of, samples_of
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.hdf5 import open_hdf5
@@ -48,7 +49,7 @@ class Matrix:
     indices
         (nnz,) int32, ascending within a row.
     values
-        (nnz,) int16, int32 or float32 counts; None where every stored entry is 1 (ATAC).
+        (nnz,) int16, int32 or float32 counts; None where every stored entry is 1 (ATAC, unless fragments are modelled).
     """
 
     cells: pd.Index
@@ -83,11 +84,14 @@ class Source:
         Modality to its counts, in the order rna, atac, protein.
     panel
         (n_batches, n_proteins) booleans: which protein was in which batch's panel; None where all were in all.
+    notes
+        What was done to the counts, for the user.
     """
 
     obs: pd.DataFrame
     matrices: dict[str, Matrix]
     panel: pd.DataFrame | None
+    notes: tuple[str, ...] = ()
 
     @property
     def batch(self) -> np.ndarray:
@@ -112,37 +116,42 @@ class Source:
         return pd.concat(parts, ignore_index=True)
 
 
-def source_of(mosaic: MuData | str | os.PathLike[str] | Source, max_bytes: int | None = None) -> Source:
+def source_of(
+    mosaic: MuData | str | os.PathLike[str] | Source, max_bytes: int | None = None, *, atac_counts: bool = False
+) -> Source:
     """Read a mosaic as CSR arrays.
 
     Parameters
     ----------
     mosaic
-        A MuData, or the path of an h5mu. Files that this package wrote are read without their layers.
+        A MuData, or the path of an h5mu. Of files that this package wrote nothing but counts is read.
     max_bytes
         Arrays above this many bytes in all are mapped from a scratch file in the temporary directory. Default: half of
         the memory that is free.
+    atac_counts
+        Read fragments (`layers["counts"]` of atac, else its X) rather than which peaks are open. Counts of insertions
+        become fragments.
 
     Raises
     ------
     InputError
-        If counts are negative, not finite or not whole, or names are repeated.
+        If counts are negative, not finite or not whole, or names are repeated; if a `Source` lacks the counts.
     """
     if isinstance(mosaic, Source):
-        return mosaic
+        return with_counts(mosaic) if atac_counts else mosaic
     if isinstance(mosaic, MuData):
-        source = _from_mudata(mosaic)
+        source = _from_mudata(mosaic, atac_counts)
     else:
         path = Path(mosaic)
         if not path.is_file():
             raise InputError(
                 f"{path} does not exist or is not a file", "there is nothing to read", "give the path of a mosaic .h5mu"
             )
-        source = _from_file(path, _free_bytes() // 2 if max_bytes is None else max_bytes)
+        source = _from_file(path, _free_bytes() // 2 if max_bytes is None else max_bytes, atac_counts)
         if source is None:
             from multivi_nf.mosaic.read import read_mosaic
 
-            source = _from_mudata(read_mosaic(path))
+            source = _from_mudata(read_mosaic(path), atac_counts)
     source.matrices = {m: matrix for m, matrix in source.matrices.items() if len(matrix.cells)}
     if not source.matrices:
         raise InputError(
@@ -152,7 +161,33 @@ def source_of(mosaic: MuData | str | os.PathLike[str] | Source, max_bytes: int |
         )
     for modality, matrix in source.matrices.items():
         check_names(modality, matrix)
+    return _in_fragments(source) if atac_counts and "atac" in source.matrices else source
+
+
+def with_counts(source: Source) -> Source:
+    """The source; refused if it was read without the counts of ATAC."""
+    atac = source.matrices.get("atac")
+    if isinstance(atac, Matrix) and atac.values is None:
+        raise InputError(
+            "the mosaic was read without the counts of ATAC",
+            "fragments are modelled (--atac-likelihood poisson), and 0/1 does not tell them",
+            "read it with source_of(mosaic, atac_counts=True), or give the MuData or its path",
+        )
     return source
+
+
+def _in_fragments(source: Source) -> Source:
+    """The source with fragments where samples have insertions, which is noted."""
+    atac = source.matrices["atac"]
+    samples = samples_of(source.obs, source.batch, atac.cells)
+    doubled = counted_twice(samples, lambda rows: atac.rows(rows).data)
+    if not doubled.any():
+        return source
+    # in place, run of cells by run of cells: the counts may lie on disk
+    for first, last in np.flatnonzero(np.diff(np.r_[False, doubled, False])).reshape(-1, 2):
+        span = atac.values[atac.indptr[first] : atac.indptr[last]]
+        span[:] = fragments_of(span)
+    return replace(source, notes=(*source.notes, note_of(samples, doubled)))
 
 
 def _free_bytes() -> int:
@@ -169,18 +204,19 @@ def _free_bytes() -> int:
     return free
 
 
-def _from_mudata(mosaic: MuData) -> Source:
+def _from_mudata(mosaic: MuData, atac_counts: bool = False) -> Source:
     matrices = {}
     for modality in MODALITIES:
         if modality not in mosaic.mod:
             continue
         part = mosaic.mod[modality]
-        counts = sparse.csr_matrix(part.X)
+        counted = modality != "atac" or atac_counts
+        counts = sparse.csr_matrix(part.layers.get("counts", part.X) if modality == "atac" and counted else part.X)
         if not counts.has_canonical_format or (counts.data == 0).any():
             counts = counts.copy()
             counts.sum_duplicates()
             counts.eliminate_zeros()
-        values = None if modality == "atac" else narrow(counts.data)
+        values = narrow(counts.data) if counted else None
         check_values(modality, counts.data)
         matrices[modality] = Matrix(
             part.obs_names.astype(str),
@@ -292,21 +328,30 @@ def check_names(modality: str, matrix: Matrix) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path, max_bytes: int) -> Source | None:
+def counts_group(modality: str, group: h5py.Group, atac_counts: bool) -> h5py.Group:
+    """Where the file holds what is read of a modality."""
+    if modality == "atac" and atac_counts and "counts" in group.get("layers", {}):
+        return group["layers"]["counts"]
+    return group["X"]
+
+
+def _from_file(path: Path, max_bytes: int, atac_counts: bool = False) -> Source | None:
     """Read a mosaic of ours; None where the file is not one: `mosaic.read.read_mosaic` reads those."""
     with open_hdf5(path) as file:
         if "mod" not in file or "multivi_nf" not in file.get("uns", {}):
             return None
         groups = {m: file["mod"][m] for m in MODALITIES if m in file["mod"]}
-        if any(group["X"].attrs.get("encoding-type") != "csr_matrix" for group in groups.values()):
+        counts = {m: counts_group(m, group, atac_counts) for m, group in groups.items()}
+        if any(one.attrs.get("encoding-type") != "csr_matrix" for one in counts.values()):
             return None
-        needed = sum(group["X"]["indices"].size * (4 if m == "atac" else 6) for m, group in groups.items())
+        counted = [m for m in groups if m != "atac" or atac_counts]
+        needed = sum(one["indices"].size * (6 if m in counted else 4) for m, one in counts.items())
         mapped = needed > max_bytes
         obs = read_elem(file["obs"])
         obs.index = obs.index.astype(str)
         matrices = {}
         for modality, group in groups.items():
-            matrix = _read_matrix(modality, group, mapped)
+            matrix = _read_matrix(modality, group, counts[modality], mapped, modality in counted)
             if matrix is None:
                 return None
             matrices[modality] = matrix
@@ -315,9 +360,8 @@ def _from_file(path: Path, max_bytes: int) -> Source | None:
     return Source(obs, matrices, panel_table(panel, matrices))
 
 
-def _read_matrix(modality: str, group: h5py.Group, mapped: bool) -> Matrix | None:
+def _read_matrix(modality: str, group: h5py.Group, counts: h5py.Group, mapped: bool, counted: bool) -> Matrix | None:
     part_obs, var = read_elem(group["obs"]), read_elem(group["var"])
-    counts = group["X"]
     indptr = counts["indptr"][:].astype(np.int64)
     indices = _read(counts["indices"], np.int32, mapped)
     if not _ascending(indptr, indices):
@@ -329,7 +373,7 @@ def _read_matrix(modality: str, group: h5py.Group, mapped: bool) -> Matrix | Non
         if (part == 0).any():
             return None
     values = None
-    if modality != "atac":
+    if counted:
         high = max((int(data[s : s + CHUNK].max()) for s in range(0, data.size, CHUNK)), default=0)
         values = _read(data, np.int16 if high <= np.iinfo(np.int16).max else np.int32, mapped)
     return Matrix(part_obs.index.astype(str), var, indptr, indices, values)

@@ -13,8 +13,18 @@ import torch
 from anndata.io import read_elem
 from scipy import sparse
 
+from multivi_nf.data.insertions import counted_twice, fragments_of, note_of, samples_of
 from multivi_nf.data.minibatch import SparseRows
-from multivi_nf.data.source import Matrix, Source, check_names, check_values, narrow, panel_table, source_of
+from multivi_nf.data.source import (
+    Matrix,
+    Source,
+    check_names,
+    check_values,
+    counts_group,
+    narrow,
+    panel_table,
+    source_of,
+)
 from multivi_nf.modalities import MODALITIES
 
 CACHE = 16 << 20
@@ -37,7 +47,9 @@ class StoredMatrix:
     indices, values
         Datasets of the open file.
     binary
-        Stored entries count as 1 (ATAC).
+        Stored entries count as 1 (ATAC, unless fragments are modelled).
+    doubled
+        (n_rows,) rows that hold insertions, read as fragments; None is no row.
     """
 
     modality: str
@@ -47,6 +59,7 @@ class StoredMatrix:
     indices: h5py.Dataset
     values: h5py.Dataset
     binary: bool
+    doubled: np.ndarray | None = None
 
     @property
     def n_features(self) -> int:
@@ -84,6 +97,9 @@ class StoredMatrix:
             counts = sparse.vstack([self._run(run) for run in np.split(unique, cuts)], format="csr")
             # already in the order asked for, as runs of cells nearly always are
             counts = counts if np.array_equal(back, np.arange(unique.size)) else counts[back]
+        if self.doubled is not None:
+            twice = np.repeat(self.doubled[wanted], np.diff(counts.indptr))
+            counts.data = np.where(twice, fragments_of(counts.data), counts.data)
         values = None if self.binary else torch.from_numpy(counts.data.astype(np.float32)).to(device)
         indptr = torch.from_numpy(counts.indptr.astype(np.int64)).to(device)
         return SparseRows(indptr, torch.from_numpy(counts.indices.astype(np.int32)).to(device), values, self.n_features)
@@ -102,10 +118,11 @@ class StoredMatrix:
         return counts
 
 
-def stored_source(path: str | os.PathLike[str]) -> Source:
+def stored_source(path: str | os.PathLike[str], *, atac_counts: bool = False) -> Source:
     """Open a mosaic for inference; counts stay in the file, which is kept open as long as the source lives.
 
-    A file that another tool wrote is read into memory as :func:`multivi_nf.data.source.source_of` does.
+    A file that another tool wrote is read into memory as :func:`multivi_nf.data.source.source_of` does; `atac_counts`
+    as there.
 
     Raises
     ------
@@ -118,18 +135,19 @@ def stored_source(path: str | os.PathLike[str]) -> Source:
     try:
         file = h5py.File(path, "r", rdcc_nbytes=CACHE)
     except OSError:
-        return source_of(path)
+        return source_of(path, atac_counts=atac_counts)
     groups = {m: file["mod"][m] for m in MODALITIES if m in file.get("mod", {})}
+    places = {m: counts_group(m, group, atac_counts) for m, group in groups.items()}
     if "multivi_nf" not in file.get("uns", {}) or any(
-        group["X"].attrs.get("encoding-type") != "csr_matrix" for group in groups.values()
+        place.attrs.get("encoding-type") != "csr_matrix" for place in places.values()
     ):
         file.close()
-        return source_of(path)
+        return source_of(path, atac_counts=atac_counts)
     obs = read_elem(file["obs"])
     obs.index = obs.index.astype(str)
     matrices: dict[str, Matrix | StoredMatrix] = {}
     for modality, group in groups.items():
-        counts = group["X"]
+        counts = places[modality]
         index = group["obs"].attrs["_index"]
         cells = pd.Index(read_elem(group["obs"][index])).astype(str)
         if not len(cells):
@@ -141,12 +159,24 @@ def stored_source(path: str | os.PathLike[str]) -> Source:
             counts["indptr"][:].astype(np.int64),
             counts["indices"],
             counts["data"],
-            modality == "atac",
+            modality == "atac" and not atac_counts,
         )
         check_names(modality, matrices[modality])
     if not matrices:
         file.close()
-        return source_of(path)
+        return source_of(path, atac_counts=atac_counts)
     uns = groups["protein"].get("uns", {}) if "protein" in groups else {}
     panel = read_elem(uns["panel"]) if "panel" in uns else None
-    return Source(obs, matrices, panel_table(panel, matrices))
+    source = Source(obs, matrices, panel_table(panel, matrices))
+    if atac_counts and "atac" in matrices:
+        atac = matrices["atac"]
+        samples = samples_of(obs, source.batch, atac.cells)
+        doubled = counted_twice(samples, lambda rows: _stored_values(atac, rows))
+        if doubled.any():
+            atac.doubled, source.notes = doubled, (note_of(samples, doubled),)
+    return source
+
+
+def _stored_values(matrix: StoredMatrix, rows: np.ndarray) -> np.ndarray:
+    read = matrix.rows(torch.from_numpy(rows), torch.device("cpu")).values
+    return read.numpy()

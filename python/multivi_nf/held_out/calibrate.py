@@ -137,7 +137,7 @@ def _held_out(model: MultiVI, data: MosaicData) -> np.ndarray:
 
 
 def _rates(model: MultiVI, data: MosaicData, held: np.ndarray, depth: float) -> np.ndarray:
-    """(n_peaks,) share of measured cells in which a peak is seen open, at d~; held-out cells are left out.
+    """(n_peaks,) share of measured cells in which a peak is seen open (fragments in it), at d~; without held-out cells.
 
     Batches weigh as in the reference mixture; half a count on each peak, so that none has a rate of 0.
     """
@@ -153,9 +153,11 @@ def _rates(model: MultiVI, data: MosaicData, held: np.ndarray, depth: float) -> 
         for part in blocks(len(cells)):
             minibatch = data.minibatch(cells[part])
             _, encoded, _ = posteriors(model, minibatch, [m for m in model.modalities if m != "atac"])
-            seen += np.bincount(minibatch.modalities["atac"].counts.indices.cpu().numpy(), minlength=len(total))
-            size += float(encoded["atac"].size.sigmoid().double().sum()) / depth
-        total += weight * np.minimum(seen / size, 1)
+            counts = minibatch.modalities["atac"].counts
+            values = None if counts.values is None else counts.values.cpu().numpy()
+            seen += np.bincount(counts.indices.cpu().numpy(), values, minlength=len(total))
+            size += float(model.level("atac", encoded["atac"].size).double().sum()) / depth
+        total += weight * (seen / size if model.counts_peaks else np.minimum(seen / size, 1))
     return total
 
 
@@ -260,7 +262,7 @@ class _Direction:
         if self.target == "atac":
             others = tuple(m for m in self.model.modalities if m != "atac")
             encoded = posteriors(self.model, minibatch, others)[1]
-            return encoded["atac"].size.sigmoid().double().cpu().numpy() / self.decoder.depth
+            return self.model.level("atac", encoded["atac"].size).double().cpu().numpy() / self.decoder.depth
         return np.ones(counts.n_rows)
 
     # ------------------------------------------------------------------------------------------------ prediction
@@ -360,10 +362,7 @@ class _Direction:
         """
         draws, mixture = self.predict(temperature)
         if mixture is None:
-            found = [
-                (float(scoring.bernoulli_log_score(self._probability(draws, w), self.data.counts).mean()), -w)
-                for w in SHRINKAGES
-            ]
+            found = [(float(self._peak_score(self._peak_mean(draws, w)).mean()), -w) for w in SHRINKAGES]
             score, share = max(found)
             return score, -share
         low, high = np.log(FACTORS)
@@ -387,20 +386,28 @@ class _Direction:
         best = max(score, key=score.get)
         return score[best], float(np.exp(best))
 
-    def _probability(self, draws: np.ndarray, shrinkage: float | None = None) -> np.ndarray:
+    def _peak_mean(self, draws: np.ndarray, shrinkage: float | None = None) -> np.ndarray:
+        """(n_cells, n_peaks) probability of being seen open, or expected fragments."""
         share = self.shrinkage if shrinkage is None else shrinkage
-        value = (1 - share) * draws.mean(axis=0) + share * self.rates
-        return np.clip(value * self.data.size[:, None], 0, 1)
+        value = ((1 - share) * draws.mean(axis=0) + share * self.rates) * self.data.size[:, None]
+        return np.clip(value, 0, 1) if self.decoder.is_probability else value
+
+    def _peak_score(self, mean: np.ndarray) -> np.ndarray:
+        """Log probability of the held-out peaks, nats."""
+        score = scoring.bernoulli_log_score if self.decoder.is_probability else scoring.poisson_log_score
+        return score(mean, self.data.counts)
 
     def _report(self, draws: np.ndarray, mixture: Mixture | None, factor: float, when: str) -> dict[str, Any]:
         x, known = self.data.counts, self.data.known
         mean = draws.mean(axis=0) * self.data.size[:, None]
         if mixture is None:
-            p = self._probability(draws)
+            p = self._peak_mean(draws)
+            # that a peak holds a fragment at all is what the report draws of both likelihoods
+            seen = p if self.decoder.is_probability else -np.expm1(-p)
             out = {
-                f"log_score_{when}": float(scoring.bernoulli_log_score(p, x).mean()),
-                f"reliability_{when}": scoring.reliability(p, x),
-                f"slope_{when}": scoring.logistic_slope(p, x),
+                f"log_score_{when}": float(self._peak_score(p).mean()),
+                f"reliability_{when}": scoring.reliability(seen, x),
+                f"slope_{when}": scoring.logistic_slope(seen, x),
             }
         else:
             scaled = _scaled(mixture, factor)

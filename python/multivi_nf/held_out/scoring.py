@@ -6,6 +6,7 @@ import math
 
 import numba
 import numpy as np
+from scipy.special import gammaln
 
 from multivi_nf.imputation.intervals import LONGEST, SMALLEST_LOG, Mixture, gamma_cdf
 from multivi_nf.imputation.moments import share_out
@@ -111,6 +112,12 @@ def bernoulli_log_score(p: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Log probability of 0/1 values, nats."""
     p = np.clip(p, 1e-7, 1 - 1e-7)
     return np.where(x > 0, np.log(p), np.log1p(-p))
+
+
+def poisson_log_score(mean: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Log probability of counts under Poissons, nats."""
+    mean = np.maximum(mean, 1e-7)
+    return x * np.log(mean) - mean - gammaln(x + 1)
 
 
 def reliability(p: np.ndarray, x: np.ndarray, n_bins: int = 10) -> list[list[float]]:

@@ -1,8 +1,10 @@
 """From the latent space to the scales that users read, under batches that the modality was trained in.
 
 Scales (`INTERFACES` section 3). rna: 10^4 softmax over all modelled genes. atac: y r d~, the probability of being seen
-open at d~, the median fitted depth of the measured cells. protein: expected foreground, (1 - pi) alpha E[beta]. All are
-averaged over the reference mixture inside each draw: the batches that measured the modality, weighted by cells.
+open at d~, the median fitted depth of the measured cells; where fragments are modelled l~ softmax over all peaks, the
+fragments expected at l~, the median library of the measured cells. protein: expected foreground,
+(1 - pi) alpha E[beta]. All are averaged over the reference mixture inside each draw: the batches that measured
+the modality, weighted by cells.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class Prepared:
     batches
         One (n_rows,) batch index a batch.
     normaliser
-        rna: one (n_rows,) logsumexp of the logits over all genes a batch; else empty.
+        Of a softmax: one (n_rows,) logsumexp of the logits over all features a batch; else empty.
     """
 
     hidden: list[torch.Tensor]
@@ -81,7 +83,7 @@ class Decoder:
     batch
         None: the reference mixture. "own": each cell's own batch and covariates. Else the name of a batch.
     depth
-        d~ (atac).
+        d~, or l~ (atac).
 
     Raises
     ------
@@ -98,6 +100,8 @@ class Decoder:
             )
         self.model, self.modality, self.depth = model, modality, depth
         self.n_features = model.config.n_features[modality]
+        self.is_softmax = modality == "rna" or (modality == "atac" and model.counts_peaks)
+        self.is_probability = modality == "atac" and not model.counts_peaks
         self.own = batch == "own"
         device = next(model.parameters()).device
         if batch is None or self.own:
@@ -152,7 +156,7 @@ class Decoder:
     # ------------------------------------------------------------------------------------------------ decoding
 
     def prepare(self, z: torch.Tensor, codes: Codes, *, normalise: bool = True) -> Prepared:
-        """Hidden layers of (n_rows, n_latent) z; for rna also the normaliser of the softmax, summed over tiles."""
+        """Hidden layers of (n_rows, n_latent) z; also the normaliser of a softmax, summed over tiles."""
         index, hidden = [], []
         for batch in [None] if self.own else self.batches:
             rows = codes.batch if batch is None else torch.full_like(codes.batch, batch)
@@ -160,7 +164,7 @@ class Decoder:
             index.append(rows)
             hidden.append(self.model.hidden(self.modality, z, rows, *covariates))
         normaliser = []
-        if self.modality == "rna" and normalise:
+        if self.is_softmax and normalise:
             for h, rows in zip(hidden, index):
                 running = torch.full((len(z),), -torch.inf, device=z.device)
                 for start in range(0, self.n_features, TILE):
@@ -189,8 +193,9 @@ class Decoder:
         total = None
         for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
             raw = self.raw(h, rows, start)
-            if self.modality == "rna":
-                value = raw["logits"].sub_(prepared.normaliser[i].unsqueeze(1)).exp_().mul_(RNA_SCALE)
+            if self.is_softmax:
+                scale = RNA_SCALE if self.modality == "rna" else self.depth
+                value = raw["logits"].sub_(prepared.normaliser[i].unsqueeze(1)).exp_().mul_(scale)
             elif self.modality == "atac":
                 value = raw["probability"].mul_(raw["region"] * self.depth)
             else:
@@ -215,7 +220,7 @@ def foreground(raw: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @torch.inference_mode()
 def median_depth(model: MultiVI, data: MosaicData, stored: float | None = None) -> float:
-    """d~: median fitted depth of the measured cells (at most 4,096, evenly spaced in the mosaic's order).
+    """d~, or l~: median depth of the measured cells (at most 4,096, evenly spaced in the mosaic's order).
 
     Parameters
     ----------
@@ -235,5 +240,5 @@ def median_depth(model: MultiVI, data: MosaicData, stored: float | None = None) 
     depths = []
     for start in range(0, len(chosen), 256):
         _, encoded, _ = posteriors(model, data.minibatch(chosen[start : start + 256]), hide=("rna", "protein"))
-        depths.append(encoded["atac"].size.sigmoid().cpu().numpy())
+        depths.append(model.level("atac", encoded["atac"].size).cpu().numpy())
     return float(np.median(np.concatenate(depths)))

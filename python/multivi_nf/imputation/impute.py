@@ -254,7 +254,7 @@ def _summarise(
         at = here(rows)
         if at.size:
             sd = np.interp(np.log(np.maximum(found.mean[at], TINY)), level, sd)
-            with_mean_error(found, at, sd, request.interval, 1.0 if request.decoder.modality == "atac" else np.inf)
+            with_mean_error(found, at, sd, request.interval, 1.0 if request.decoder.is_probability else np.inf)
     out["X"][:, to], out["sd"][:, to] = found.mean, found.sd
     out["lower"][:, to], out["upper"][:, to] = found.lower, found.upper
     if request.predictive:
@@ -284,7 +284,9 @@ def _tables(request: _Request, modality: str) -> tuple[pd.DataFrame, pd.DataFram
         "batch": "own" if request.decoder.own else [model.config.batches[b] for b in request.decoder.batches],
         "scale": {
             "rna": "counts per 10,000",
-            "atac": f"probability at depth {request.decoder.depth:.6g}",
+            "atac": f"probability at depth {request.decoder.depth:.6g}"
+            if request.decoder.is_probability
+            else f"expected fragments at the median depth, {request.decoder.depth:.6g} in peaks",
             "protein": "expected foreground count",
         }[modality],  # fmt: skip
         "first_cell": int(request.index.min()),

@@ -229,8 +229,8 @@ class Predictive:
         if modality == "atac":
             raise InputError(
                 "--predictive was asked for atac",
-                "a peak is open or not: an interval of 0 and 1 says nothing",
-                "read the imputed probability; it is the prediction",
+                "a peak is open or not, and rarely holds more than two fragments: an interval of these says nothing",
+                "read the imputed value (probability, or expected fragments); it is the prediction",
             )
         factor, levels, widths = np.ones(len(index)), [], []
         for sources, rows in patterns(data, index).items():

@@ -59,7 +59,7 @@ def device_of(model: torch.nn.Module) -> torch.device:
 def cells_of(model: MultiVI, mosaic: MuData | MosaicData | Source | str | os.PathLike[str]) -> MosaicData:
     """The mosaic in the model's terms; refused, naming them, where features differ. Counts of a file stay there."""
     if isinstance(mosaic, str | os.PathLike):
-        mosaic = stored_source(mosaic)
+        mosaic = stored_source(mosaic, atac_counts="atac" in model.config.counted)
     data = mosaic if isinstance(mosaic, MosaicData) else MosaicData(mosaic, model)
     device = device_of(model)
     return data if data.device == device else data.to(device)

@@ -13,6 +13,7 @@ from multivi_nf.modalities import MODALITIES
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "rna_likelihood": ("nb", "zinb", "poisson"),
+    "atac_likelihood": ("bernoulli", "poisson"),
     "dispersion": ("gene", "gene-batch"),
     "library": ("observed", "encoded"),
     "fusion": ("mean", "weighted", "cell-weighted", "poe", "mopoe"),
@@ -62,6 +63,8 @@ class ModelConfig:
     rna_likelihood, dispersion, library
         Count model of RNA, whether its dispersion is per gene or per gene and batch, and whether a cell's library
         is its observed total over the modelled genes or encoded.
+    atac_likelihood
+        ``bernoulli``: a peak is open or not; ``poisson``: fragments are counted, at the library of `library`.
     fusion, alignment, alignment_weight, cross_reconstruction
         How single posteriors are joined, how they are pulled together, and the share of the objective that is the
         mean of the single views' ELBOs (0: the paper's objective). A weight of None is 5, and 1, the reference's, with
@@ -112,6 +115,7 @@ class ModelConfig:
     deep_injection: bool = False
     batch_dropout: float = 0.1
     compat: str = "none"
+    atac_likelihood: str = "bernoulli"
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
@@ -162,6 +166,9 @@ class ModelConfig:
         for name in ("alignment_weight", "adversary_weight", "batch_integration", "modality_integration", "kl_warmup"):
             if not 0 <= getattr(self, name) < math.inf:
                 problems.append(_problem(name, getattr(self, name), "give a number of at least 0"))
+        if self.compat == "scvi" and self.atac_likelihood != "bernoulli":
+            remedy = "leave --atac-likelihood out, or train without --model-compat scvi"
+            problems.append(_problem("atac_likelihood", self.atac_likelihood, remedy))
         if not self.n_features or min(self.n_features.values()) < 1:
             problems.append(_problem("n_features", self.n_features, "give at least one modality with a feature"))
         if not self.batches:
@@ -177,8 +184,15 @@ class ModelConfig:
         return problems
 
     def to_json(self) -> str:
-        """JSON text, keys sorted, that `from_json` reads back to an equal configuration."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        """JSON text, keys sorted, that `from_json` reads back to an equal configuration.
+
+        Options that came later are left out where they are as before them: the text of such a model stays the same.
+        """
+        values = dataclasses.asdict(self)
+        for name, default in _LATER.items():
+            if values[name] == default:
+                del values[name]
+        return json.dumps(values, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
@@ -192,6 +206,15 @@ class ModelConfig:
                 "train the model again, or use the version that wrote it",
             )
         return cls(**values)
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """Modalities of which counts are read; of the others only what is open (0/1)."""
+        return tuple(m for m in self.modalities if m != "atac" or self.atac_likelihood != "bernoulli")
+
+
+_LATER = {"atac_likelihood": "bernoulli"}
+"""Options that model folders of earlier versions lack, and what these models are."""
 
 
 def _problem(name: str, value: Any, remedy: str) -> InputError:

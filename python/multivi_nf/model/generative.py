@@ -35,7 +35,7 @@ class Observed:
     codes
         Batch and covariates of the rows.
     size
-        (n_rows,) log library (rna) or logit of depth (atac); None for protein.
+        (n_rows,) log library (rna, and atac by counts) or logit of depth (atac by 0/1); None for protein.
     weight
         (n_rows,) weight of each row in the sum.
     """
@@ -141,6 +141,36 @@ class Atac(nn.Module):
         return {"atac": value}
 
 
+class AtacCounts(nn.Module):
+    """Fragments in peaks: Poisson of mean l_c softmax(f(z, s)) (Martens et al., Nat Methods 2024)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = Layers(config, "atac", config.n_latent, act="leaky", dropout=0.0, unknown="average")
+        self.output = nn.Linear(config.n_hidden, config.n_features["atac"])
+
+    def initialise(self, mean: torch.Tensor) -> None:
+        """Start the softmax at the (n_peaks,) mean profile."""
+        mean = mean.to(self.output.bias).clamp(min=0)
+        self.output.bias.copy_(((mean + 1e-3 * mean.mean() + 1e-12) / (mean.sum() + 1e-12)).log())
+
+    def hidden(self, z: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
+        """(n_rows, n_hidden) last hidden layer."""
+        return self.layers(z, codes)
+
+    def tile(self, h: torch.Tensor, start: int, stop: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Parameters of peaks start..stop, see `MultiVI.tile`."""
+        return {"logits": _columns(self.output, h, start, stop)}
+
+    def loss(
+        self, z: torch.Tensor, seen: Observed, generator: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """{"atac": weighted sum of -log p(x | z), nats}."""
+        h, output = self.hidden(z, seen.codes).to(z.dtype), self.output
+        value, _ = likelihoods.poisson_peaks(h, output.weight, output.bias, seen.size, seen.tiles, seen.weight)
+        return {"atac": value}
+
+
 class Protein(nn.Module):
     """Surface protein: NB mixture of background and foreground (totalVI, Gayoso et al. 2021).
 
@@ -210,5 +240,7 @@ def _columns(linear: nn.Linear, h: torch.Tensor, start: int, stop: int) -> torch
     return torch.addmm(linear.bias[start:stop], h, linear.weight[start:stop].T)
 
 
-GENERATIVE = {"rna": Rna, "atac": Atac, "protein": Protein}
-"""Modality to the class of its generative model."""
+def generative(config: ModelConfig, modality: str) -> nn.Module:
+    """Generative model of a modality."""
+    atac = Atac if config.atac_likelihood == "bernoulli" else AtacCounts
+    return {"rna": Rna, "atac": atac, "protein": Protein}[modality](config)

@@ -137,6 +137,102 @@ def bernoulli(
     return _Bernoulli.apply(h, weight, bias, depth, region, tiles, row_weight, torch.is_grad_enabled())
 
 
+class _PoissonPeaks(torch.autograd.Function):
+    """Sum of w_i * -log Poisson(x_ij | l_i softmax(h_i W' + b)_j), in tiles of peaks.
+
+    With u the logits, n_i = sum_j x_ij and L_i = logsumexp_j u_ij, a row costs l_i - n_i (log l_i - L_i) - sum x u +
+    sum log x!, and its gradients are n_i softmax(u) - x with respect to u, l_i - n_i to log l_i. The tiles are met
+    twice, since the softmax needs L first.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        log_library: torch.Tensor,
+        tiles: Tiles,
+        row_weight: torch.Tensor,
+        with_gradient: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        n, dtype = tiles.n_rows, h.dtype
+        x = torch.ones_like(tiles.flat, dtype=dtype) if tiles.values is None else tiles.values.to(dtype)
+        total = h.new_zeros(n).index_add_(0, tiles.row, x)
+        library = log_library.exp()
+        per_row = library.index_add(0, tiles.row, torch.lgamma(x + 1))
+        highest, mass = h.new_full((n,), -torch.inf), h.new_zeros(n)
+        buffers = [tiles.buffer(dtype) for _ in range(2)]
+
+        def logits(tile: int) -> tuple[int, int, torch.Tensor, torch.Tensor]:
+            start, stop = tiles.span(tile)
+            u, scratch = (buffer[: n * (stop - start)].view(n, stop - start) for buffer in buffers)
+            torch.addmm(bias[start:stop], h, weight[start:stop].T, out=u)
+            return start, stop, u, scratch
+
+        for tile in range(tiles.n_tiles if n else 0):
+            _, _, u, scratch = logits(tile)
+            entries = tiles.entries(tile)
+            per_row.index_add_(0, tiles.row[entries], u.view(-1).take(tiles.flat[entries]).mul_(x[entries]).neg_())
+            above = torch.maximum(highest, u.amax(1))
+            mass.mul_((highest - above).exp_()).add_(torch.sub(u, above.unsqueeze(1), out=scratch).exp_().sum(1))
+            highest = above
+        normaliser = highest + mass.log()
+        # a cell without a fragment has library 0, whose logarithm no count asks for
+        per_row += torch.where(total > 0, total * (normaliser - log_library), 0.0)
+        value = torch.dot(per_row, row_weight)
+        ctx.mark_non_differentiable(per_row)
+        if not with_gradient:
+            return value, per_row
+        grad_h, grad_w, grad_b = torch.zeros_like(h), torch.zeros_like(weight), torch.zeros_like(bias)
+        scale, minus = (row_weight * total).unsqueeze(1), x.mul_(row_weight[tiles.row]).neg_()
+        for tile in range(tiles.n_tiles if n else 0):
+            start, stop, u, _ = logits(tile)
+            entries = tiles.entries(tile)
+            u.sub_(normaliser.unsqueeze(1)).exp_().mul_(scale)
+            u.view(-1).index_add_(0, tiles.flat[entries], minus[entries])
+            torch.sum(u, 0, out=grad_b[start:stop])
+            torch.mm(u.T, h, out=grad_w[start:stop])
+            grad_h.addmm_(u, weight[start:stop])
+        _leave(ctx, grad_h, grad_w, grad_b, (library - total) * row_weight)
+        return value, per_row
+
+    @staticmethod
+    def backward(ctx: Any, by: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*_collect(ctx, by), None, None, None)
+
+
+def poisson_peaks(
+    h: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    log_library: torch.Tensor,
+    tiles: Tiles,
+    row_weight: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log likelihood of fragments in peaks, Poisson(l_c softmax(f(z, s))) (Martens et al., Nat Methods 2024).
+
+    Parameters
+    ----------
+    h
+        (n_rows, n_hidden) last hidden layer of the decoder.
+    weight, bias
+        (n_peaks, n_hidden) and (n_peaks,): f is h weight' + bias.
+    log_library
+        (n_rows,) log l_c; -inf is a measured cell without fragments: its likelihood is 1.
+    tiles
+        Fragments of the rows, by tile.
+    row_weight
+        (n_rows,) weight of each row in the sum.
+
+    Returns
+    -------
+    tuple
+        Weighted sum (scalar, nats) and the rows' own values (n_rows,), detached.
+    """
+    return _PoissonPeaks.apply(h, weight, bias, log_library, tiles, row_weight, torch.is_grad_enabled())
+
+
 class _NegativeBinomial(torch.autograd.Function):
     """Sum of w_i * -log NB(x_ig | mean l_i softmax(u_i)_g, inverse dispersion theta_g or theta_ig).
 

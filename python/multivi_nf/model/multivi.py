@@ -5,7 +5,7 @@ For a cell c with present modalities M(c) and batch s (Ashuach et al., Nat Metho
     q(z_m | x_m, s) = N(mu_m, v_m)                       one encoder per modality
     z = sum_m w_m z_m                                    joint: mean sum w mu, variance sum w^2 v
     rna      x_g ~ NB(l_c softmax(f(z, s))_g, theta_g)
-    atac     x_j ~ Bernoulli(y_j(z, s) d_c r_j)
+    atac     x_j ~ Bernoulli(y_j(z, s) d_c r_j), or Poisson(l_c softmax(f(z, s))_j) of fragments
     protein  x_t ~ pi NB(beta_t) + (1 - pi) NB(alpha_t beta_t),  log beta_t ~ N(prior of batch)
     objective = -E_q(z)[log p(x | z, s)] + KL(q(z) || N(0, 1)) + alignment + adversary
 
@@ -23,7 +23,7 @@ from multivi_nf.data.minibatch import Minibatch, ModalityRows, SparseRows
 from multivi_nf.model.adversary import Classifier
 from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.fusion import Gaussian, Joint, Posteriors, joint
-from multivi_nf.model.generative import GENERATIVE
+from multivi_nf.model.generative import generative
 from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.loss import LossTerms, objective
 from multivi_nf.model.networks import CodeTable, Encoder, FullSizeEncoder, SizeHead
@@ -47,21 +47,26 @@ class MultiVI(nn.Module):
         self.config = config
         self.modalities = config.modalities
         self.scvi = config.compat == "scvi"
+        self.counts_peaks = config.atac_likelihood == "poisson"
         self.encoders = nn.ModuleDict({m: Encoder(config, m) for m in self.modalities})
         self.size_encoders = nn.ModuleDict()
         for m in ("rna", "atac"):
             if m in self.modalities and self.scvi:
                 self.size_encoders[m] = FullSizeEncoder(config, m)
-            elif m in self.modalities and (m == "atac" or config.library == "encoded"):
+            elif m in self.modalities and (self._is_open(m) or config.library == "encoded"):
                 self.size_encoders[m] = SizeHead(config.n_hidden)
         self.fusion_logits = nn.Parameter(torch.zeros(len(self.modalities))) if config.fusion == "weighted" else None
-        self.generative = nn.ModuleDict({m: GENERATIVE[m](config) for m in self.modalities})
+        self.generative = nn.ModuleDict({m: generative(config, m) for m in self.modalities})
         self.adversaries = nn.ModuleDict()
         if config.adversary in ("modality", "both") and len(self.modalities) > 1 and not self.scvi:
             self.adversaries["modality"] = Classifier(config.n_latent, len(self.modalities))
         on_batch = config.adversary in ("batch", "both") or (self.scvi and config.adversary != "none")
         if on_batch and len(config.batches) > 1:
             self.adversaries["batch"] = Classifier(config.n_latent, len(config.batches))
+
+    def _is_open(self, modality: str) -> bool:
+        """Is this a modality whose features are open or not, whatever is counted?"""
+        return modality == "atac" and not self.counts_peaks
 
     # ------------------------------------------------------------------ parameters
 
@@ -103,7 +108,8 @@ class MultiVI(nn.Module):
         Parameters
         ----------
         means
-            Modality to (n_features,) mean over the training cells that have it: of counts for RNA, of 0/1 for ATAC.
+            Modality to (n_features,) mean over the training cells that have it: of counts for RNA, of 0/1 for ATAC
+            (of fragments where they are counted).
         """
         for m in ("rna", "atac"):
             if m not in means or m not in self.modalities:
@@ -111,7 +117,7 @@ class MultiVI(nn.Module):
             self.generative[m].initialise(means[m])
             if m in self.size_encoders and not self.scvi:
                 log_total = means[m].sum().clamp(min=1).log()
-                self.size_encoders[m].start_at(log_total, level=log_total if m == "rna" else None)
+                self.size_encoders[m].start_at(log_total, level=None if self._is_open(m) else log_total)
 
     @property
     def integrates_batches(self) -> bool:
@@ -170,7 +176,7 @@ class MultiVI(nn.Module):
         -------
         dict
             Modality to `Gaussian`, rows aligned with ``minibatch.modalities[m].cells``. `Gaussian.size` is the
-            log library (rna) or the logit of the depth (atac).
+            log library (rna, and atac where fragments are counted) or the logit of the depth (atac).
         """
         batch, rate = minibatch.batch, self.config.batch_dropout
         if self.training and generator is not None and rate and not self.scvi:
@@ -178,10 +184,14 @@ class MultiVI(nn.Module):
             batch = batch.masked_fill(hide < rate, -1)
         encoded = {}
         for m, rows in self.measured(minibatch).items():
-            counts = binary(rows.counts) if m == "atac" and not self.scvi else rows.counts
-            x = tiles_of(counts if self.scvi else log1p_rows(counts))
+            counts = binary(rows.counts) if self._is_open(m) and not self.scvi else rows.counts
+            # the likelihood of fragments meets the tiles as they are counted
+            counted = m == "atac" and self.counts_peaks
+            x = tiles_of(counts if self.scvi or counted else log1p_rows(counts))
             if tiles is not None:
                 tiles[m] = x
+            if counted:
+                x = x.logged()
             if self.scvi:
                 encoded[m] = self._encode_scvi(m, x, batch[rows.cells])
                 continue
@@ -237,9 +247,13 @@ class MultiVI(nn.Module):
         """Joint posterior of every cell of the minibatch; each must have a measured modality."""
         return joint(self.stack(minibatch.n_cells, minibatch, encoded), self.config.fusion, compat=self.scvi)
 
+    def level(self, modality: str, size: torch.Tensor) -> torch.Tensor:
+        """Library (counts) or depth in (0, 1) of cells from `Gaussian.size`, which is its logarithm or logit."""
+        return size.sigmoid() if self._is_open(modality) else size.exp()
+
     def depth(self, minibatch: Minibatch) -> torch.Tensor:
-        """(n_atac_rows,) depth d_c in (0, 1) of the cells with ATAC, in the order of their rows."""
-        return self.encode(_only(minibatch, "atac"))["atac"].size.sigmoid()
+        """(n_atac_rows,) depth d_c in (0, 1), or fragments l_c, of the cells with ATAC, in the order of their rows."""
+        return self.level("atac", self.encode(_only(minibatch, "atac"))["atac"].size)
 
     def library(self, minibatch: Minibatch) -> torch.Tensor:
         """(n_rna_rows,) library l_c of the cells with RNA, counts: observed or encoded, as configured."""
@@ -331,7 +345,7 @@ class MultiVI(nn.Module):
         dict
             rna: ``logits`` (n, width), whose softmax over all genes is the mean profile; ``log_dispersion``
             (width,) or (n, width), absent for Poisson; ``dropout_logits`` (n, width) for zinb.
-            atac: ``probability`` y (n, width), ``region`` r (width,).
+            atac: ``probability`` y (n, width), ``region`` r (width,); of a Poisson ``logits`` (n, width) alone.
             protein: ``log_background_mean``, ``log_background_sd``, ``foreground`` (the factor alpha > 1),
             ``mixing`` (probability of background), ``panel`` (bool), all (n, width), ``log_dispersion`` (width,).
         """

@@ -79,6 +79,10 @@ class Tiles:
         values = scale if self.values is None else scale * self.values
         return dataclasses.replace(self, values=values)
 
+    def logged(self) -> Tiles:
+        """The same entries with log(1 + count) as values; without values (0/1) as they are."""
+        return self if self.values is None else dataclasses.replace(self, values=self.values.log1p())
+
     def buffer(self, dtype: torch.dtype) -> torch.Tensor:
         """Flat buffer that holds any tile."""
         return torch.empty(self.n_rows * self.width, dtype=dtype, device=self.row.device)

@@ -40,6 +40,8 @@ def config_of(
         categories = tuple(sorted(set(values)))
         categorical[name] = categories
         cells[name] = {m: _count(values[source.has(m)], categories) for m in source.matrices}
+    if given.get("atac_likelihood") == "poisson":
+        _check_fragments(source)
     return ModelConfig(
         n_features={m: matrix.n_features for m, matrix in source.matrices.items()},
         batches=names,
@@ -50,6 +52,17 @@ def config_of(
         panel=panel_of(source, names),
         **given,
     )
+
+
+def _check_fragments(source: Source) -> None:
+    """Refuse to model fragments where only 0/1 was kept."""
+    atac = source.matrices.get("atac")
+    if atac is not None and (atac.values is None or not (atac.values > 1).any()):
+        raise InputError(
+            "--atac-likelihood poisson, but no count of ATAC is above 1",
+            "the mosaic holds which peaks are open, not how many fragments lie in them; a Poisson of 0/1 fits neither",
+            "put fragment counts in layers['counts'] of modality 'atac', or leave --atac-likelihood out (bernoulli)",
+        )
 
 
 def _count(values: np.ndarray, names: tuple[str, ...]) -> tuple[int, ...]:

@@ -90,7 +90,7 @@ def train(
     Interrupted
         After SIGTERM or the time limit, once the checkpoint is saved.
     """
-    source = source_of(mosaic)
+    source = source_of(mosaic, atac_counts="atac" in model.config.counted)
     first = int(os.environ.get("RANK", "0")) == 0
     reporter = Reporter(quiet=quiet or not first)
     place = choose_device(device, reporter.say)
@@ -212,7 +212,7 @@ def _describe(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Set
         f"{settings.learning_rate:g}, warm-up {settings.full_from} epochs, patience {settings.patience}, "
         f"seed {settings.seed}"
     )
-    for note in model.notes():
+    for note in (*model.notes(), *data.source.notes):
         reporter.say(note)
 
 

@@ -17,7 +17,7 @@ import torch
 from mudata import MuData
 
 from multivi_nf.data.mosaic_data import MosaicData
-from multivi_nf.data.source import Source, source_of
+from multivi_nf.data.source import Source
 from multivi_nf.model import ModelConfig
 from multivi_nf.training.describe import panel_of
 from multivi_nf.training.device import choose_device
@@ -67,7 +67,7 @@ def map_onto(
     """
     reporter = Reporter(quiet=quiet or os.environ.get("RANK", "0") != "0")
     place = choose_device(device, reporter.say)
-    source = MosaicData(source_of(mosaic), reference).source
+    source = MosaicData(mosaic, reference).source
     model, rows = extended(reference, source)
     data = MosaicData(source, model)
     roles = chosen_roles(source, split, seed)

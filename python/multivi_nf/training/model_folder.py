@@ -72,9 +72,10 @@ class MultiVI(model.MultiVI):
             `n_latent`, `n_hidden`, `fusion` and all other options of :class:`~multivi_nf.model.ModelConfig`;
             `categorical_covariates` and `continuous_covariates` name columns of `obs`. Encoders of RNA and ATAC start
             at the data's leading directions, decoder biases at the features' means, the protein background at each
-            batch's empirical one.
+            batch's empirical one. With `atac_likelihood="poisson"` fragments are read, see
+            :func:`~multivi_nf.data.source.source_of`.
         """
-        source = source_of(mosaic)
+        source = source_of(mosaic, atac_counts=architecture.get("atac_likelihood") == "poisson")
         config = config_of(source, **architecture)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

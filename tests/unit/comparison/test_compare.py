@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
-from trained import make_model, make_mosaic
+from trained import make_model, make_mosaic, with_fragments
 
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.comparison.compare import COLUMNS, differential, settled_error
@@ -48,6 +48,24 @@ def test_table_is_complete_sorted_and_repeatable(model, mosaic, modality, cells)
     has = np.isin(mosaic.obs_names, mosaic[modality].obs_names) if cells == "observed" else np.ones(len(labels), bool)
     assert one["n_target"][0] == ((labels == "T0") & has).sum()
     assert one["imputed"][0] == (cells == "all")
+
+
+def test_effects_of_fragments_are_differences_of_their_expected_number(mosaic):
+    counted = with_fragments(mosaic)
+    # twice as many fragments in one peak of one type
+    atac = counted["atac"]
+    peak, of = atac.var_names[7], counted.obs.loc[atac.obs_names, "cell_type"].to_numpy() == "T0"
+    dense = atac.layers["counts"].toarray()
+    dense[of, 7] = 3 + dense[of, 7]
+    atac.layers["counts"] = sparse.csr_matrix(dense)
+    model = make_model(counted, atac_likelihood="poisson")
+    total = dense.sum(1)
+    seen = [np.median(total) * dense[rows, 7].sum() / total[rows].sum() for rows in (of, ~of)]
+    table = differential(model, counted, "atac", **PAIR).set_index("feature")
+    np.testing.assert_allclose(table["effect"], table["mean_target"] - table["mean_reference"], rtol=1e-9)
+    assert table.loc[peak, "significant"]
+    means = table.loc[peak, ["mean_target", "mean_reference"]].to_numpy(float)
+    np.testing.assert_allclose(means, seen, rtol=0.05)
 
 
 def test_seed_changes_draws_not_conclusions_of_means(model, mosaic):

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from trained import make_model, make_mosaic, with_split
+from trained import make_model, make_mosaic, with_fragments, with_split
 
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.calibration.support import Support
@@ -39,6 +40,39 @@ def test_calibration_improves_the_held_out_score(calibrated):
     before, after = (dict(counts[f"coverage_{when}"]) for when in ("before", "after"))
     assert abs(after[0.95] - 0.95) <= abs(before[0.95] - 0.95) + 0.02
     assert {"slope_before", "slope_after", "reliability_after"} <= set(calibrated.directions["rna->atac"])
+
+
+@pytest.fixture(scope="module")
+def fragments():
+    patterns = ("rna+atac", "rna", "atac", "rna+atac")
+    mosaic = with_fragments(make_mosaic(n=800, genes=30, peaks=40, patterns=patterns), share=0.3)
+    model = with_split(make_model(mosaic, n_hidden=8, atac_likelihood="poisson"), mosaic)
+    return mosaic, model, calibrate(model, mosaic, n_samples=20, conformal=True)
+
+
+def test_fragments_are_drawn_to_their_peaks_rates_by_the_log_score_of_counts(fragments, tmp_path):
+    mosaic, model, found = fragments
+    entry = found.directions["rna->atac"]
+    assert entry["calibrated"] and entry["log_score_after"] > entry["log_score_before"] and entry["shrinkage"] > 0
+    counts = mosaic["atac"].layers["counts"].toarray()
+    assert found.atac_depth == pytest.approx(np.median(counts.sum(1)))
+    held = set(model.split.loc[model.split["split"] == "calibration", "cell"])
+    free, batch = ~mosaic["atac"].obs_names.isin(held), mosaic.obs.loc[mosaic["atac"].obs_names, "batch"].to_numpy()
+    rates = 0
+    for i, weight in model.reference_mixture("atac"):
+        own = counts[free & (batch == model.config.batches[i])]
+        rates = rates + weight * found.atac_depth * (own.sum(0) + 0.5) / own.sum()
+    np.testing.assert_allclose(found.rates, rates, rtol=1e-4)
+    assert (found.rates > 1).any()
+    found.save(tmp_path)
+    again = Calibration.load(tmp_path)
+    np.testing.assert_allclose(again.rates, found.rates, rtol=1e-6)
+    at = impute(model, mosaic, "atac", features="all", calibration=found)
+    free = impute(model, mosaic, "atac", features="all")
+    hidden, share = ~at.obs["measured"].to_numpy(), entry["shrinkage"]
+    assert entry["temperature"] == 1.0  # or draws would be others
+    np.testing.assert_allclose(at.X[hidden], (1 - share) * free.X[hidden] + share * found.rates, rtol=2e-3)
+    assert (at.layers["upper"][hidden] > 1).any()
 
 
 def test_file_is_plain_json_and_read_back(calibrated, tmp_path):
@@ -165,6 +199,7 @@ def test_noise_within_peaks_is_not_believed():
     rates = rng.uniform(0.05, 0.5, m)
     direction = object.__new__(_Direction)
     direction.target, direction.shrinkage, direction.rates = "atac", 0.0, rates
+    direction.decoder = SimpleNamespace(is_probability=True)
     direction.data = _Target(
         np.arange(m), (rng.random((n, m)) < rates).astype(float), np.ones(n), np.ones((n, m), bool)
     )

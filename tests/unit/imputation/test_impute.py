@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import anndata as ad
 import numpy as np
 import pytest
 import torch
-from trained import make_model, make_mosaic
+from trained import make_model, make_mosaic, with_fragments
 
 from multivi_nf.data.draws import BLOCK, cell_keys, normals
 from multivi_nf.data.mosaic_data import MosaicData
@@ -34,6 +36,8 @@ def brute_force(model, mosaic, modality: str, n_samples: int, seed: int) -> np.n
             raw = model.tile(modality, model.hidden(modality, z, index), 0, n, index)
             if modality == "rna":
                 one = 1e4 * torch.softmax(raw["logits"], 1)
+            elif modality == "atac" and model.counts_peaks:
+                one = float(np.median(encoded["atac"].size.exp())) * torch.softmax(raw["logits"], 1)
             elif modality == "atac":
                 depth = np.median(encoded["atac"].size.sigmoid())
                 one = raw["probability"] * raw["region"] * float(depth)
@@ -43,6 +47,26 @@ def brute_force(model, mosaic, modality: str, n_samples: int, seed: int) -> np.n
             value = value + w * one
         draws.append(value.numpy())
     return np.stack(draws)
+
+
+@pytest.mark.parametrize("library", ["observed", "encoded"])
+def test_fragments_equal_dense_brute_force_and_their_scale_is_named(mosaic, library):
+    counted = with_fragments(mosaic)
+    model = make_model(counted, atac_likelihood="poisson", library=library)
+    found = impute(model, counted, "atac", features="all", n_samples=40, seed=5)
+    draws = brute_force(model, counted, "atac", 40, 5)
+    np.testing.assert_allclose(found.X, draws.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.layers["sd"], draws.std(0, ddof=1), rtol=1e-3, atol=1e-5)
+    # the fragments of a cell of median depth, shared out over its peaks
+    total = np.median(counted["atac"].layers["counts"].toarray().sum(1))
+    if library == "observed":
+        np.testing.assert_allclose(found.X.sum(1), total, rtol=1e-5)
+        scale = json.loads(found.uns["multivi_nf"])["scale"]
+        assert scale == f"expected fragments at the median depth, {total:.6g} in peaks"
+    few = impute(model, counted, "atac", features=list(found.var_names[[3, 40]]), n_samples=40, seed=5)
+    np.testing.assert_allclose(few.X, found.X[:, [3, 40]], rtol=1e-6)
+    with pytest.raises(InputError, match="--predictive was asked for atac"):
+        impute(model, counted, "atac", features="all", predictive=True)
 
 
 @pytest.mark.parametrize("modality", ["rna", "atac", "protein"])

@@ -89,6 +89,44 @@ def test_bernoulli_of_a_cell_without_an_open_peak_and_of_no_peak_at_all():
     assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(total, leaves))
 
 
+def fragments(n: int, p: int) -> torch.Tensor:
+    x = torch.poisson(torch.full((n, p), 0.6, dtype=torch.float64))
+    x[2] = 0
+    return x
+
+
+@pytest.mark.parametrize("width", [1, 7, 40, 100])
+@pytest.mark.parametrize("scale", [0.3, 30.0])
+def test_tiled_poisson_is_scipys_and_its_four_gradients_are_autograds(width, scale):
+    torch.manual_seed(width)
+    n, p, k = 9, 40, 5
+    leaves = [leaf(n, k, scale=scale), leaf(p, k), leaf(p), leaf(n)]
+    h, weight, bias, log_library = leaves
+    x, row_weight = fragments(n, p), torch.rand(n, dtype=torch.float64)
+    ours, per_row = likelihoods.poisson_peaks(*leaves, tiles_of(sparse(x), width), row_weight)
+    log_mu = torch.log_softmax(h @ weight.T + bias, 1) + log_library.unsqueeze(1)
+    each = log_mu.exp() - x * log_mu + torch.lgamma(x + 1)
+    same_gradients(2.5 * ours, 2.5 * (row_weight * each.sum(1)).sum(), leaves)
+    expected = -stats.poisson.logpmf(x.numpy(), log_mu.exp().detach().numpy()).sum(1)
+    np.testing.assert_allclose(per_row.numpy(), expected, rtol=1e-9)
+    with torch.no_grad():
+        tiles = tiles_of(sparse(x), width)
+        assert torch.isclose(likelihoods.poisson_peaks(*leaves, tiles, row_weight)[0], ours)
+
+
+def test_poisson_of_a_measured_cell_without_a_fragment_is_one_and_says_nothing():
+    torch.manual_seed(0)
+    leaves = [leaf(9, 2), leaf(5, 2), leaf(5)]
+    x = fragments(9, 5)
+    library = x.sum(1).log().requires_grad_()
+    total, per_row = likelihoods.poisson_peaks(*leaves, library, tiles_of(sparse(x), 2), torch.ones(9).double())
+    gradients = torch.autograd.grad(total, [*leaves, library])
+    assert per_row[2] == 0 and bool(per_row.isfinite().all()) and all(bool(g.isfinite().all()) for g in gradients)
+    assert bool((gradients[0][2] == 0).all()) and bool((gradients[0][0] != 0).any())
+    # at its observed library a cell's likelihood is that of the softmax alone
+    assert float(gradients[3].abs().max()) < 1e-12
+
+
 # ---------------------------------------------------------------------- RNA
 
 
