@@ -7,6 +7,8 @@
 include { checked_parameters ; help_text                  } from './modules/parameters'
 include { checkpoint_notice ; failure_text                } from './modules/closing'
 include { success_text ; write_parameters                 } from './modules/closing'
+include { outdir_problem ; release_outdir ; take_outdir   } from './modules/outdir'
+include { write_manifest                                  } from './modules/outdir'
 include { REPROCESS                                       } from './workflows/reprocess'
 
 workflow {
@@ -19,12 +21,16 @@ workflow {
     }
     else {
         settings = checked_parameters(params)
+        problem = workflow.preview ? '' : outdir_problem(settings) ?: take_outdir(settings)
+        problem ? error(problem) : null
         workflow.onComplete = {
+            workflow.preview ? null : write_manifest(settings)
+            release_outdir(settings)
             workflow.success ? log.info(success_text(settings.outdir)) : System.err.println(failure_text())
         }
         notice = checkpoint_notice(settings)
         notice ? log.warn(notice) : null
-        write_parameters(settings)
+        workflow.preview ? null : write_parameters(settings)
         REPROCESS(settings)
     }
 }

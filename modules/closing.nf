@@ -3,6 +3,7 @@
  */
 
 include { three_parts                  } from './messages'
+include { is_published                 } from './outdir'
 include { parameters_text ; write_info } from './record'
 
 def write_parameters(settings) {
@@ -17,13 +18,17 @@ def checkpoint_notice(settings) {
         'Name a file system that tasks mount with --checkpoint_dir'
 }
 
+// Only what this run made: a folder that is used again may hold results of other samples
 def success_text(outdir) {
-    return """
-        |Done. Look first at ${outdir}/report.html
-        |  ${outdir}/multivi.h5mu     cells, embedding, UMAP, clusters
-        |  ${outdir}/imputed/         imputed values with error bars
-        |  ${outdir}/differential/    contrasts
-        |  ${outdir}/pipeline_info/   what repeats the run""".stripMargin()
+    if (workflow.preview) {
+        return 'Nothing was run: -preview shows only that parameters and workflow hold together.'
+    }
+    def parts = [
+        ['multivi.h5mu', 'cells, embedding, UMAP, clusters'], ['imputed', 'imputed values with error bars'],
+        ['differential', 'contrasts'], ['pipeline_info', 'what repeats the run'],
+    ].findAll { place, _what -> is_published(place) }
+    def first = is_published('report.html') ? "Done. Look first at ${outdir}/report.html" : "Done. Results are in ${outdir}"
+    return '\n' + ([first] + parts.collect { place, what -> "  ${outdir}/${place.padRight(16)} ${what}" }).join('\n')
 }
 
 // The three-part message of the task that failed, once more, after Nextflow's own block

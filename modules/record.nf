@@ -22,4 +22,5 @@ def write_info(settings, name, text) {
     def target = file("${settings.outdir}/pipeline_info/${name}", glob: false)
     target.parent.mkdirs()
     target.text = text
+    System.setProperty("multivi_nf.published pipeline_info/${name}", '')
 }

@@ -94,11 +94,21 @@ def run_files(settings) {
 // Values as they stand in the samplesheet for which there is no file. Nextflow looks, since it can see object storage.
 def missing_files(sheet) {
     def columns = ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells', 'hto']
-    def rows    = csv_rows(decoded(sheet.bytes))
+    def rows    = csv_rows(decoded(bytes_of(sheet)))
     def places  = columns.collect { column -> rows[0].indexOf(column) }.findAll { place -> place >= 0 }
     def values  = rows.drop(1).collectMany { row -> places.collect { place -> row[place] } }
         .findAll { value -> value && !(value =~ /\p{Cntrl}/) }.unique()
     return values.findAll { value -> !there(resolved(sheet.parent, value)) }
+}
+
+def bytes_of(sheet) {
+    try {
+        return sheet.bytes
+    }
+    catch (IOException problem) {
+        error(three_parts("--input ${sheet} cannot be read (${problem.class.simpleName}: ${problem.message})",
+            'the samples are named in it', 'name the file of the samplesheet (not its folder), and see that you may read it'))
+    }
 }
 
 // Whether there is such a file. A Java that was started without a UTF-8 locale cannot even ask for some names.

@@ -20,6 +20,7 @@ TREE = [
     "h5ad/rna.h5ad",
     "imputed/protein.vitessce.json",
     "imputed/rna.vitessce.json",
+    "manifest.tsv",
     "markers/rna.tsv.gz",
     "model/calibration.json",
     "model/config.json",

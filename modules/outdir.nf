@@ -1,0 +1,255 @@
+/*
+ * The folder of results: one run at a time, nothing of the user's replaced, and a manifest of what this run made.
+ */
+
+include { three_parts } from './messages'
+
+def beat_seconds() { 5 }
+def stale_seconds() { (System.getenv('MULTIVI_NF_STALE_SECONDS') ?: '60').toInteger() }
+
+// Names of the files under --outdir that a run may write, and the step that writes them; the first that fits counts
+def places() {
+    return [
+        [~/report\.html|verdict\.tsv|multiqc\/.*/, 'REPORT'], [~/multivi\.h5mu/, 'EMBED'], [~/model\/.*/, 'CALIBRATE'],
+        [~/(cells\.tsv\.gz|clusters\.tsv|markers\/[^\/]+\.tsv\.gz|h5ad\/[^\/]+\.h5ad)/, 'EXPORT'], [~/explorer\.html/, 'EXPLORER'],
+        [~/imputed\/[^\/]+\.(zarr\/.*|vitessce\.json)/, 'GATHER'], [~/differential\/[^\/]+\.tsv\.gz/, 'DIFFERENTIAL'], [~/qc\/.*/, 'QC'],
+        [~/peaks\/[^\/]+\.bed/, 'MERGE_PEAKS'], [~/mosaic\/mosaic\.h5mu/, 'MOSAIC'], [~/regulation\/.*/, 'REGULATION'],
+        [~/pipeline_info\/resources\/[^\/]+\.json/, 'resources'], [~/pipeline_info\/[^\/]+/, 'Workflow'],
+    ]
+}
+
+def step_of(name) {
+    return places().find { place -> name ==~ place[0] }?.get(1)
+}
+
+// What stands at a place of results without being one, by its first bytes; the rest of a file is not looked at
+def is_foreign(path, name) {
+    if (java.nio.file.Files.size(path) == 0) {
+        return false
+    }
+    def head  = path.withInputStream { stream -> stream.readNBytes(4096) }
+    def text  = new String(head, 'ISO-8859-1')
+    def rules = [
+        [~/.*\.(h5mu|h5ad)/, { text.contains('\u0089HDF\r\n\u001a\n') || text.startsWith('MuData') }],
+        [~/.*\.gz/, { text.startsWith('\u001f\u008b') }],
+        [~/.*\.json/, { text.trim()[0] in ['{', '['] }],
+        [~/(report|explorer)\.html/, { text.toLowerCase().contains('<!doctype html>') && text.contains('multivi-nf') }],
+    ]
+    def rule = rules.find { one -> name ==~ one[0] }
+    return rule ? !rule[1].call() : false
+}
+
+def is_remote(outdir) {
+    return outdir.toString() ==~ /[A-Za-z][A-Za-z0-9+.-]*:\/.*/
+}
+
+// All files below a folder: [ path from it: path ]; links to folders are followed, as results may be published as links
+def files_below(root) {
+    def folder = java.nio.file.Paths.get(root.toString())
+    if (!folder.exists()) {
+        return [:]
+    }
+    def follow = java.nio.file.FileVisitOption.FOLLOW_LINKS
+    return java.nio.file.Files.walk(folder, 64, follow).filter { path -> java.nio.file.Files.isRegularFile(path) }.toList()
+        .collectEntries { path -> [(folder.relativize(path).toString()): path] }
+}
+
+// [ name ] of the files that the last run listed as its own, or as left by those before
+def listed(root) {
+    def manifest = file("${root}/manifest.tsv", glob: false)
+    return manifest.exists() ? manifest.readLines().drop(1).collect { line -> line.tokenize('\t')[0] }.toSet() : [].toSet()
+}
+
+/*
+ * Before anything else: a folder that can be written, in which no other run works and no file of the user's would be
+ * replaced. Gives the text of the problem, or an empty one.
+ */
+def outdir_problem(settings) {
+    if (is_remote(settings.outdir)) {
+        return ''
+    }
+    def root = file(settings.outdir, glob: false)
+    try {
+        root.mkdirs()
+        java.nio.file.Files.createDirectories(root.resolve('pipeline_info'))
+        def probe = java.nio.file.Files.createTempFile(root.resolve('pipeline_info'), '.probe', '')
+        java.nio.file.Files.delete(probe)
+    }
+    catch (IOException problem) {
+        return three_parts("--outdir ${settings.outdir} cannot be written (${problem.class.simpleName}: ${problem.message})",
+            'results would be lost at the end of each step', 'name a folder, or a place where you may make one, with --outdir')
+    }
+    def known   = listed(root)
+    def foreign = files_below(root).findAll { name, path -> !(name in known) && !name.startsWith('pipeline_info/') && step_of(name) && is_foreign(path, name) }
+    return !foreign ? '' : three_parts("--outdir ${settings.outdir} holds ${foreign.keySet().sort().take(3).join(', ')}, which no run of this pipeline wrote",
+        'a result of this run would take its place', 'name another folder with --outdir, or move the file away')
+}
+
+def lock_of(settings) {
+    return java.nio.file.Paths.get(file(settings.outdir, glob: false).toString(), 'pipeline_info', '.run.lock')
+}
+
+def first_line(path) {
+    return java.nio.file.Files.exists(path) ? (path.text.readLines() ?: [''])[0] : ''
+}
+
+// What tells this process from others: machine since its start, space of process ids, process, when it began
+def identity() {
+    def boot  = java.nio.file.Paths.get('/proc/sys/kernel/random/boot_id')
+    def space = java.nio.file.Paths.get('/proc/self/ns/pid')
+    def host  = java.nio.file.Paths.get('/proc/sys/kernel/hostname') // no look-up, which a machine without network fails
+    def me    = ProcessHandle.current()
+    return [
+        host: host.exists() ? host.text.trim() : (System.getenv('HOSTNAME') ?: ''), boot: boot.exists() ? boot.text.trim() : '',
+        space: java.nio.file.Files.exists(space) ? java.nio.file.Files.readSymbolicLink(space).toString() : '',
+        pid: me.pid(), started: me.info().startInstant().map { instant -> instant.toEpochMilli() }.orElse(0L),
+    ]
+}
+
+def is_gone(holder) {
+    def mine = identity()
+    if (['host', 'boot', 'space'].any { name -> holder[name] != mine[name] }) {
+        return false // on another machine: only its silence tells
+    }
+    def found = ProcessHandle.of(holder.pid as long).filter { handle -> handle.isAlive() }
+    return !found.isPresent() || found.get().info().startInstant().map { instant -> instant.toEpochMilli() }.orElse(0L) != (holder.started as long)
+}
+
+/*
+ * One run at a time: the lock names its run and changes every five seconds. It is taken over at once if its process has
+ * ended on this machine, and after a minute of silence if it was on another. Gives the text of the problem, or an empty one.
+ */
+def take_outdir(settings) {
+    if (is_remote(settings.outdir)) {
+        return ''
+    }
+    def lock    = lock_of(settings)
+    def seen    = first_line(lock)
+    def holder  = seen ? parsed(seen) : null
+    def alive   = holder && !is_gone(holder) && (is_here(holder) || changes(lock, seen, stale_seconds()))
+    if (alive) {
+        return three_parts("--outdir ${settings.outdir} is in use by the run '${holder.run}' (process ${holder.pid} on ${holder.host})",
+            'two runs in one folder would mix their results', 'wait for that run, or name another folder with --outdir')
+    }
+    def content = identity() + [run: workflow.runName, token: UUID.randomUUID().toString()]
+    def beat    = { -> lock.text = groovy.json.JsonOutput.toJson(content + [beat: System.currentTimeMillis()]) + '\n' }
+    try {
+        if (seen) {
+            java.nio.file.Files.deleteIfExists(lock)
+        }
+        java.nio.file.Files.createFile(lock)
+        beat.call()
+    }
+    catch (java.nio.file.FileAlreadyExistsException _other) {
+        return three_parts("--outdir ${settings.outdir} was taken by another run at this very moment",
+            'two runs in one folder would mix their results', 'wait for that run, or name another folder with --outdir')
+    }
+    System.setProperty('multivi_nf.lock', content.token)
+    def timer = java.util.concurrent.Executors.newSingleThreadScheduledExecutor { task ->
+        def thread = new Thread(task as Runnable, 'outdir')
+        thread.daemon = true
+        thread
+    }
+    timer.scheduleAtFixedRate({ -> is_mine(lock) ? beat.call() : timer.shutdown() } as Runnable, beat_seconds(), beat_seconds(), java.util.concurrent.TimeUnit.SECONDS)
+    return ''
+}
+
+def parsed(line) {
+    try {
+        return new groovy.json.JsonSlurper().parseText(line)
+    }
+    catch (Exception _cut) {
+        return [host: '?', pid: -1, run: '?', started: 0]
+    }
+}
+
+def is_here(holder) {
+    def mine = identity()
+    return ['host', 'boot', 'space'].every { name -> holder[name] == mine[name] }
+}
+
+// Whether the lock shows life within so many seconds; asked every second
+def changes(lock, seen, seconds) {
+    log.info("Another run may work in this --outdir: waiting up to ${seconds} s for a sign of life")
+    return (1..seconds).any { _second ->
+        sleep(1000)
+        first_line(lock) != seen && first_line(lock)
+    }
+}
+
+def is_mine(lock) {
+    def line = first_line(lock)
+    return line && parsed(line).token == System.getProperty('multivi_nf.lock')
+}
+
+def release_outdir(settings) {
+    def lock = is_remote(settings.outdir) ? null : lock_of(settings)
+    if (lock && is_mine(lock)) {
+        java.nio.file.Files.deleteIfExists(lock)
+    }
+}
+
+// [ place under --outdir ] that this run published, noted by conf/modules.config and by write_info
+def published() {
+    return System.properties.stringPropertyNames().findAll { name -> name.startsWith('multivi_nf.published ') }
+        .collect { name -> name - 'multivi_nf.published ' }.toSet()
+}
+
+def is_published(place) {
+    return published().any { mine -> place == mine || mine.startsWith(place + '/') }
+}
+
+def sha256(path) {
+    def digest = java.security.MessageDigest.getInstance('SHA-256')
+    path.eachByte(1 << 20) { bytes, n -> digest.update(bytes, 0, n) }
+    return digest.digest().encodeHex().toString()
+}
+
+// Whether a file is at, or below, a place that this run published
+def is_within(name, places) {
+    def parts = name.tokenize('/')
+    return (1..parts.size()).any { n -> parts.take(n).join('/') in places }
+}
+
+// Nextflow's own pages of a run
+def pages(suffix) {
+    return ['execution_report_%s.html', 'execution_timeline_%s.html', 'execution_trace_%s.txt', 'pipeline_dag_%s.html']
+        .collect { name -> 'pipeline_info/' + String.format(name, suffix) }
+}
+
+// [ path, size, sha256, step ] of one file, or null: not a result
+def manifest_row(name, path, mine, known, suffix) {
+    def size = java.nio.file.Files.size(path).toString()
+    if (name in pages(suffix)) {
+        return null // told below: some are made after this
+    }
+    if (is_within(name, mine)) {
+        return [name, size, sha256(path), step_of(name) ?: 'Workflow']
+    }
+    def hidden = name.tokenize('/').last().startsWith('.')
+    return (name in known || step_of(name)) && !hidden ? [name, size, '', 'stale'] : null
+}
+
+/*
+ * manifest.tsv: every file of this run with size, SHA-256 and step. What a former run left and this one did not make is
+ * named as stale, without a digest. Nextflow's own pages are still being written: they have neither size nor digest.
+ */
+def write_manifest(settings) {
+    if (is_remote(settings.outdir)) {
+        return null
+    }
+    def root   = file(settings.outdir, glob: false)
+    def mine   = published()
+    def known  = listed(root)
+    def suffix = settings.trace_report_suffix.toString()
+    def found  = files_below(root).findAll { name, _path -> name != 'manifest.tsv' }
+    def rows   = found.keySet().sort().collect { name -> manifest_row(name, found[name], mine, known, suffix) } - null
+    if (rows.every { row -> row[0].startsWith('pipeline_info/') }) {
+        return null // nothing was made, nothing is told
+    }
+    def part = root.resolve('.manifest.tsv.part')
+    def own  = pages(suffix).collect { name -> [name, '', '', 'Nextflow'] }
+    part.text = 'path\tsize\tsha256\tstep\n' + (rows + own).sort { row -> row[0] }.collect { row -> row.join('\t') + '\n' }.join()
+    java.nio.file.Files.move(part, root.resolve('manifest.tsv'), java.nio.file.StandardCopyOption.REPLACE_EXISTING, java.nio.file.StandardCopyOption.ATOMIC_MOVE)
+    return null
+}

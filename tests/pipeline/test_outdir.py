@@ -1,0 +1,96 @@
+"""The folder of results: one run at a time, nothing of the user's replaced, a manifest of what this run made."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from nextflow_runs import BIN, REPOSITORY
+
+STUB = ("-stub-run", "-profile", "test")
+
+
+def rows(outdir: Path) -> dict[str, dict[str, str]]:
+    with (outdir / "manifest.tsv").open(newline="") as file:
+        return {row["path"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
+    """Three runs: one is killed while it works, one stops at the door, one goes on in the killed one's place."""
+    outdir = tmp_path / "out"
+    for name in ("differential/old.tsv.gz", "qc/old/rna.json"):
+        (outdir / name).parent.mkdir(parents=True)
+        (outdir / name).touch()
+    (outdir / "thesis.tex").write_text("precious")
+    command = [BIN / "nextflow", "run", REPOSITORY, "-ansi-log", "false", "--outdir", "out", *STUB]
+    with (tmp_path / "first.log").open("w") as log:
+        first = subprocess.Popen(
+            [str(part) for part in command], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
+    lock = outdir / "pipeline_info/.run.lock"
+    deadline = time.monotonic() + 300
+    while not (lock.exists() and lock.read_text().endswith("\n")):
+        assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()
+        time.sleep(0.2)
+    holder = json.loads(lock.read_text())
+    second = nextflow(tmp_path / "other", "--outdir", outdir, *STUB)
+    assert second.code == 1 and f"is in use by the run '{holder['run']}'" in second.said, second.said
+    assert first.poll() is None, "else nothing was shown"
+    later = json.loads(lock.read_text())
+    assert later["token"] == holder["token"] and later["beat"] > holder["beat"], "it shows life"
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert lock.exists()
+    third = nextflow(tmp_path, *STUB)
+    assert third.code == 0, third.said
+    assert not lock.exists() and "Look first at out/report.html" in third.said
+
+    table = rows(outdir)
+    assert {name: table[name]["step"] for name in ("differential/old.tsv.gz", "qc/old/rna.json")} == {
+        "differential/old.tsv.gz": "stale", "qc/old/rna.json": "stale",
+    }  # fmt: skip
+    own = {name: row for name, row in table.items() if row["step"] not in ("stale", "Nextflow")}
+    assert {"report.html", "multivi.h5mu", "model/weights.safetensors", "pipeline_info/params.json"} <= set(own)
+    for name, row in own.items():
+        content = (outdir / name).read_bytes()
+        assert (row["size"], row["sha256"]) == (str(len(content)), hashlib.sha256(content).hexdigest()), name
+    named = {str(path.relative_to(outdir)) for path in outdir.rglob("*") if path.is_file()}
+    assert named - set(table) == {"manifest.tsv", "thesis.tex"}
+    assert (outdir / "thesis.tex").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("outdir", "said"),
+    [
+        ("afile", "cannot be written"),
+        ("afile/below", "cannot be written"),
+        ("/proc/none", "cannot be written"),
+        ("mine", "holds multivi.h5mu, which no run of this pipeline wrote"),
+    ],
+)
+def test_what_no_run_can_use_is_refused_in_three_parts(nextflow, tmp_path, outdir, said):
+    (tmp_path / "afile").write_text("x")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/multivi.h5mu").write_text("my thesis")
+    run = nextflow(tmp_path, "--outdir", outdir, *STUB)
+    assert run.code == 1 and said in run.said and "What to do:" in run.said and not run.submitted()
+    assert (tmp_path / "mine/multivi.h5mu").read_text() == "my thesis" and (tmp_path / "afile").read_text() == "x"
+
+
+def test_a_samplesheet_that_cannot_be_read_is_told_in_three_parts(nextflow, tmp_path):
+    (tmp_path / "folder").mkdir()
+    run = nextflow(tmp_path, "--input", "folder", "-stub-run")
+    assert run.code == 1 and "folder cannot be read" in run.said and "What to do:" in run.said
+
+
+def test_a_preview_does_not_say_done(nextflow, tmp_path):
+    run = nextflow(tmp_path, "-preview", "-profile", "test")
+    assert run.code == 0 and "Nothing was run: -preview" in run.said and "Done" not in run.said
+    assert run.results() == []
