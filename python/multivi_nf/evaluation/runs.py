@@ -15,6 +15,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.spaces import lsi_space, pca_space
 from multivi_nf.inputs.labels import label_text, unlabelled
+from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5
 from multivi_nf.io.stores import check_store
 from multivi_nf.simulate.truth import Truth
@@ -276,9 +277,7 @@ def read_run(mosaic: Path, imputed: Path | None) -> tuple[mudata.MuData, dict[st
     check_hdf5(mosaic)
     if imputed is not None:
         check_store(imputed)
-    with mudata.set_options(pull_on_update=False):
-        cells = mudata.read_h5mu(mosaic)
-    return cells, None if imputed is None else {"rna": anndata.read_zarr(imputed)}
+    return read_h5mu(mosaic), None if imputed is None else {"rna": anndata.read_zarr(imputed)}
 
 
 def held_out_cells(model: Path | None) -> pd.Index | None:

@@ -18,6 +18,7 @@ from multivi_nf.counts.h5ad import COUNT_LAYERS, PROTEIN_OBSM, modality_named
 from multivi_nf.counts.matrix import check_structure, whole_numbers
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.labels import label_text
+from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic.features import stained
@@ -126,8 +127,8 @@ def _open(path: Path) -> mudata.MuData:
                          "give the path of a mosaic .h5mu")  # fmt: skip
     check_hdf5(path)
     try:
-        with quiet(), mudata.set_options(pull_on_update=False):
-            mosaic = mudata.read_h5mu(path)
+        with quiet():
+            mosaic = read_h5mu(path)
     except Exception as error:  # anndata, mudata and h5py raise many kinds on damaged files; the cause is kept
         raise InputError(
             f"{path} cannot be read as .h5mu: {error}",

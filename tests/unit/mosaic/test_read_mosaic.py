@@ -7,6 +7,7 @@ import warnings
 import anndata as ad
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -122,3 +123,22 @@ def test_repeated_names_are_refused():
     rna.var_names = ["a", "a", *map(str, range(6))]
     with pytest.raises(InputError, match="feature 'a' more than once"):
         read_mosaic(made(rna=rna))
+
+
+@pytest.mark.parametrize("name", ["barcode", "cell_id", None])
+def test_a_named_index_as_other_tools_write_it_is_read(tmp_path, name):
+    """mudata 0.3 alone cannot: "cannot join with no overlapping index names"."""
+    obs = {
+        m: pd.DataFrame({"kind": ["a", "b", "c"]}, index=pd.Index(names, name=name)) for m, names in CELLS_OF.items()
+    }
+    parts = {m: ad.AnnData(sparse.csr_matrix(np.eye(3, dtype=np.int32)), obs=obs[m]) for m in obs}
+    with mudata.set_options(pull_on_update=False):
+        mosaic = mudata.MuData(parts)
+    mosaic.write(tmp_path / "foreign.h5mu")
+    read = read_mosaic(tmp_path / "foreign.h5mu")
+    assert sorted(read.obs_names) == ["x1", "x2", "x3", "x4"]
+    assert read.obs.loc["x4", "modality"] == "atac" and read.obs.loc["x2", "kind"] == "b"
+    assert not [column for column in read.obs if ":" in column]
+
+
+CELLS_OF = {"rna": ["x1", "x2", "x3"], "atac": ["x1", "x2", "x4"]}
