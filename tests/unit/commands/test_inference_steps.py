@@ -67,12 +67,12 @@ def test_wrong_input_leaves_with_two_and_three_parts(folder, capsys, monkeypatch
 
 def test_a_contrast_nobody_asked_for_may_be_empty(folder, capsys):
     mosaic = make_mosaic(n=600, genes=20, peaks=20, proteins=4)
-    mosaic.obs["cluster"] = "0"
-    mosaic.obs.loc[mosaic.obs_names.difference(mosaic["protein"].obs_names), "cluster"] = "1"
+    mosaic.obs["arm"] = "0"
+    mosaic.obs.loc[mosaic.obs_names.difference(mosaic["protein"].obs_names), "arm"] = "1"
     mosaic.write_h5mu(folder / "one.h5mu")
-    asked = ("--modality", "protein", "--groupby", "cluster", "--target", "each", "--output", folder / "e.tsv.gz")
+    asked = ("--modality", "protein", "--groupby", "arm", "--target", "each", "--output", folder / "e.tsv.gz")
     assert run("differential", folder / "one.h5mu", folder / "model", *asked) == 2
-    assert "fewer than two groups of cluster have two protein-measured cells ('0' has " in capsys.readouterr().err
+    assert "fewer than two groups of arm have two protein-measured cells ('0' has " in capsys.readouterr().err
     assert not (folder / "e.tsv.gz").exists()
     assert run("differential", folder / "one.h5mu", folder / "model", *asked, "--optional") == 0
     assert "WARNING: fewer than two groups" in capsys.readouterr().err
