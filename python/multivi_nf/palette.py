@@ -6,7 +6,7 @@ import colorsys
 from collections.abc import Iterable
 
 CATEGORIES = (
-    "#4e9fd6", "#e8873a", "#4caf6d", "#d9596b", "#9b7fd0", "#a9805f", "#e08cc4", "#8f9aa6",
+    "#4e9fd6", "#e8873a", "#4caf6d", "#d9596b", "#9b7fd0", "#a9805f", "#e08cc4", "#2b5f8c",
     "#c2bb3c", "#3dbdc9", "#6f7fe0", "#b8d56f", "#b5476f", "#5d8a78", "#f0b670", "#7d5ba6",
 )  # fmt: skip
 MODALITY_COLOURS = {

@@ -16,16 +16,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multivi_nf.palette import CATEGORIES, MISSING, colours_of, natural
+
 INK = "#010203"
 """Stands for the page's text colour while drawing; replaced by `currentColor` in the SVG."""
 ACCENT, SECOND, MUTED, WARN = "#2a8fd8", "#e0782f", "#8a93a0", "#d6455d"
-CATEGORIES = (
-    "#4e9fd6", "#e8873a", "#4caf6d", "#d9596b", "#9b7fd0", "#a9805f", "#e08cc4", "#8f9aa6",
-    "#c2bb3c", "#3dbdc9", "#6f7fe0", "#b8d56f", "#b5476f", "#5d8a78", "#f0b670", "#7d5ba6",
-)  # fmt: skip
-OTHER = "#8f9aa6"
-MODALITY_COLOURS = {"rna": CATEGORIES[0], "atac": CATEGORIES[1], "protein": CATEGORIES[2]}
-
 STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -79,33 +74,102 @@ def _panels(n: int, columns: int, width: float = 3.0, height: float = 2.2) -> tu
     return figure, flat[:n]
 
 
-def colour_of(values: pd.Series, limit: int = len(CATEGORIES) - 1) -> tuple[list[str], list[tuple[str, str, int]]]:
-    """Colours of the cells, and the legend (label, colour, cells); groups beyond `limit` share one grey."""
-    counts = values.astype(str).value_counts()
-    names = sorted(counts.index[:limit], key=_natural)
-    colours = dict(zip(names, CATEGORIES))
-    legend = [(name, colours[name], int(counts[name])) for name in names]
-    rest = int(counts.sum() - sum(n for _, _, n in legend))
-    if rest:
-        legend.append((f"{len(counts) - limit} more groups", OTHER, rest))
-    return [colours.get(v, OTHER) for v in values.astype(str)], legend
+def colour_of(values: pd.Series) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """Colours of the cells, and the legend (label, colour, cells); every group has its own colour, in all figures.
+
+    Cells without a value are grey and come last in the legend.
+    """
+    known = values.notna() & (values.astype(str) != "nan")
+    words = values.astype(str)
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        names = [str(name) for name in values.cat.categories if str(name) != "nan"]
+    else:
+        names = sorted(words[known].unique(), key=natural)
+    colours = colours_of(names)
+    counts = words[known].value_counts()
+    legend = [(name, colours[name], int(counts[name])) for name in names if name in counts]
+    if not known.all():
+        legend.append(("no value", MISSING, int((~known).sum())))
+    return [colours[word] if there else MISSING for word, there in zip(words, known)], legend
 
 
-def _natural(name: str) -> tuple[int, float, str]:
-    return (0, float(name), name) if name.isdigit() else (1, 0.0, name)
-
-
-def umap(coordinates: np.ndarray, colours: list[str], name: str, description: str) -> str:
-    """Scatter of all cells, drawn in a fixed shuffled order so that no group lies on top."""
+def umap(
+    coordinates: np.ndarray, colours: list[str], name: str, description: str, groups: pd.Series | None = None
+) -> str:
+    """Scatter of all cells, drawn in a fixed shuffled order so that no group lies on top; `groups` are named on it."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.4, 3.2))
+        figure, axes = plt.subplots(figsize=(4.6, 4.0))
         order = np.random.default_rng(0).permutation(len(coordinates))
-        size = float(np.clip(6000 / max(len(coordinates), 1), 0.3, 9))
-        axes.scatter(*coordinates[order].T, c=np.asarray(colours)[order], s=size, linewidths=0, rasterized=True)
-        axes.set_axis_off()
-        axes.set_aspect("equal", adjustable="datalim")
-        figure.set_dpi(170)
-        return svg(figure, name, description)
+        axes.scatter(
+            *coordinates[order].T,
+            c=np.asarray(colours)[order],
+            s=_dot(len(coordinates)),
+            linewidths=0,
+            rasterized=True,
+        )
+        for group, rows in {} if groups is None else groups.groupby(groups, observed=True).indices.items():
+            x, y = np.median(coordinates[rows], axis=0)
+            axes.text(x, y, str(group), ha="center", va="center", fontsize=9, fontweight="bold", zorder=3)
+        return _map(figure, axes, name, description)
+
+
+def umap_of_numbers(coordinates: np.ndarray, values: np.ndarray, label: str, name: str) -> str:
+    """Scatter of all cells by a number, with its scale; cells without one are grey, high values on top."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.6, 4.0))
+        known = np.isfinite(values)
+        low, high = np.quantile(values[known], [0.01, 0.99])
+        axes.scatter(*coordinates[~known].T, c=MISSING, s=_dot(len(values)), linewidths=0, rasterized=True)
+        order = np.flatnonzero(known)[np.argsort(values[known], kind="stable")]
+        drawn = axes.scatter(
+            *coordinates[order].T,
+            c=values[order],
+            s=_dot(len(values)),
+            linewidths=0,
+            rasterized=True,
+            cmap="viridis",
+            vmin=low,
+            vmax=max(high, low + 1e-12),
+        )
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.set_label(label)
+        return _map(figure, axes, name, f"UMAP of all cells by {label}")
+
+
+def _dot(n: int) -> float:
+    return float(np.clip(9000 / max(n, 1), 0.3, 14))
+
+
+def _map(figure: Figure, axes: Axes, name: str, description: str) -> str:
+    axes.set_axis_off()
+    axes.set_aspect("equal", adjustable="datalim")
+    figure.set_dpi(150)
+    return svg(figure, name, description)
+
+
+def composition(clusters: pd.Series, samples: pd.Series, name: str) -> str:
+    """One bar a cluster, its parts the share of each sample, in the samples' colours."""
+    table = pd.crosstab(clusters.astype(str), samples.astype(str))
+    if isinstance(samples.dtype, pd.CategoricalDtype):
+        names = [str(name) for name in samples.cat.categories]
+    else:
+        names = sorted(table.columns, key=natural)
+    colours = colours_of(names)
+    table = table.loc[sorted(table.index, key=natural), [name for name in names if name in table]]
+    share = table.div(table.sum(axis=1), axis=0)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.5, 0.5 + 0.2 * len(table)))
+        left = np.zeros(len(table))
+        for sample in share:
+            axes.barh(range(len(table)), share[sample], left=left, color=colours[sample], height=0.8)
+            left += share[sample].to_numpy()
+        axes.set_yticks(range(len(table)), [f"{c} ({int(table.loc[c].sum()):,})" for c in table.index])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("share of the cluster's cells")
+        axes.set_ylabel("cluster (cells)")
+        return svg(figure, name, "samples in each cluster")
 
 
 def training(history: pd.DataFrame, best: int | None) -> str:
@@ -214,12 +278,17 @@ def marker_heatmaps(
         for panel, (kind, table) in zip(axes, (("imputed, not measured", imputed), ("observed", observed))):
             values = table.to_numpy(dtype=float).T
             low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
-            panel.imshow((values - low) / np.maximum(high - low, 1e-12), aspect="auto", cmap="cividis", vmin=0, vmax=1)
+            shades = (values - low) / np.maximum(high - low, 1e-12)
+            drawn = panel.imshow(shades, aspect="auto", cmap="cividis", vmin=0, vmax=1)
             panel.set_title(kind)
             panel.set_xticks(range(len(table)), [str(c) for c in table.index], rotation=90, fontsize=7)
             panel.set_yticks(range(len(table.columns)), [labels.get(f, f) for f in table.columns], fontsize=7)
             panel.tick_params(length=0)
+            panel.set_xlabel("cluster")
         figure.tight_layout()
+        bar = figure.colorbar(drawn, ax=list(axes), shrink=min(1.0, 1.4 / height), pad=0.02, ticks=[0, 1])
+        bar.ax.set_yticklabels(["lowest cluster", "highest cluster"], fontsize=7)
+        bar.outline.set_visible(False)
         return svg(figure, name, title)
 
 
@@ -239,15 +308,33 @@ def volcano(table: pd.DataFrame, name: str) -> str:
                 axes.plot(
                     table[["effect_lower", "effect_upper"]].iloc[k], [evidence[k]] * 2, color=ACCENT, lw=0.6, alpha=0.7
                 )
-        for k in top[:6]:
-            axes.annotate(
-                str(names.iloc[k]), (effect[k], evidence[k]), fontsize=6.5, xytext=(2, 2), textcoords="offset points"
-            )
+        _listed(axes, [(str(names.iloc[k]), effect[k], evidence[k]) for k in top[:LABELS]])
         axes.set_xlabel("effect")
-        axes.set_ylabel("-log10(1 - probability)")
+        axes.set_ylabel("evidence: -log10(1 - probability)")
         figure.set_dpi(150)
         figure.tight_layout()
         return svg(figure, name, "effect against evidence, significant features coloured")
+
+
+LABELS = 8
+
+
+def _listed(axes: Axes, points: list[tuple[str, float, float]]) -> None:
+    """Names in a list beside the plot, each with a line to its point, so that none is printed over another."""
+    low, high = axes.get_ylim()
+    right = axes.get_xlim()[1]
+    for k, (name, x, y) in enumerate(sorted(points, key=lambda point: (-point[2], point[1]))):
+        at = high - (k + 0.5) * (high - low) / LABELS
+        axes.annotate(
+            name,
+            (x, y),
+            (right + 0.04 * (right - axes.get_xlim()[0]), at),
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 1, "shrinkB": 2},
+        )
+    axes.set_xlim(right=right)
 
 
 def effects_compared(observed: pd.Series, imputed: pd.Series, name: str) -> str:

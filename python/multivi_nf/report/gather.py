@@ -47,6 +47,8 @@ class Results:
         Modality to number of modelled features.
     views
         Modality to (n_cells, n_latent) means of its own view, NaN where it was not measured.
+    modality_of, nearest_genes
+        Feature to its modality; peak to the gene that starts nearest, where genes are known.
     """
 
     outdir: Path
@@ -70,6 +72,8 @@ class Results:
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     resources: pd.DataFrame | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
+    modality_of: dict[str, str] = field(default_factory=dict)
+    nearest_genes: dict[str, str] = field(default_factory=dict)
 
 
 def read_results(outdir: Path) -> Results:
@@ -107,6 +111,11 @@ def read_results(outdir: Path) -> Results:
             mosaic_notes=_notes(mosaic.uns.get("multivi_nf")),
             views={m: np.asarray(mosaic.obsm[f"X_multivi_{m}"]) for m in MODALITIES if f"X_multivi_{m}" in mosaic.obsm},
         )
+        for name in reversed(list(results.features)):  # of a name in two modalities, the first stands
+            results.modality_of |= dict.fromkeys(mosaic.mod[name].var_names.astype(str), name)
+        peaks = mosaic.mod["atac"].var if "atac" in mosaic.mod else pd.DataFrame()
+        if "nearest_gene" in peaks:
+            results.nearest_genes = dict(zip(peaks.index.astype(str), peaks["nearest_gene"].astype(str)))
     finally:
         mosaic.file.close()
     results.qc = _read_qc(outdir / "qc")

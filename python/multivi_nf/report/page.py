@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -14,8 +15,10 @@ from markupsafe import Markup
 from multivi_nf import __version__
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.tables import write_table
+from multivi_nf.palette import natural
 from multivi_nf.report import figures
 from multivi_nf.report.environment import environment as pages
+from multivi_nf.report.environment import template
 from multivi_nf.report.gather import (
     MODALITIES,
     Results,
@@ -27,15 +30,22 @@ from multivi_nf.report.gather import (
 )
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.multiqc import write_multiqc
+from multivi_nf.report.terms import explained, term
 from multivi_nf.report.verdict import Finding, best_epoch, verdict, verdict_table
 
 TOP = 12
 """Rows of a contrast that are shown; the file holds all."""
 SHOWN = (
-    "target", "symbol", "feature", "mean_target", "mean_reference", "effect", "95 % interval", "log2_fold_change",
-    "probability", "fdr", "replicate_fdr", "significant",
+    "target", "symbol", "feature", "nearest_gene", "mean_target", "mean_reference", "effect", "95 % interval",
+    "log2_fold_change", "probability", "fdr", "replicate_fdr", "significant",
 )  # fmt: skip
 MARKERS = 24
+NAMES = ("target", "symbol", "feature", "nearest_gene")
+"""Columns of words in a contrast's table."""
+QC_MAPS = (
+    ("rna_n_counts", "log10 RNA counts"), ("atac_n_fragments", "log10 ATAC fragments"),
+    ("atac_n_counts", "log10 ATAC counts"), ("protein_n_counts", "log10 protein counts"),
+)  # fmt: skip
 LABEL_LIMIT = 60
 """A metadata column with more values than this is no grouping."""
 NOT_LABELS = {"sample", "batch", "modality", "cluster"}
@@ -67,6 +77,8 @@ def _environment() -> jinja2.Environment:
     environment.filters["anchor"] = lambda name: re.sub(r"[^A-Za-z0-9]+", "-", str(name)).strip("-")
     environment.filters["duration"] = _duration
     environment.filters["size"] = _size
+    environment.filters["term"] = term
+    environment.filters["sentence"] = sentence
     return environment
 
 
@@ -102,6 +114,12 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
     return {
         "version": __version__,
         "findings": findings,
+        "title": results.parameters.get("title") or "multivi-nf",
+        "style": Markup(template("style.css")),
+        "script": Markup(template("report.js")),
+        "explorer": has_explorer(results),
+        "NAMES": NAMES,
+        "composition": _composition(results),
         "n_cells": len(cells),
         "n_samples": cells["sample"].nunique() if "sample" in cells else 0,
         "features": results.features,
@@ -143,6 +161,34 @@ def _told(results: Results) -> list[dict[str, str]]:
     ]
 
 
+def has_explorer(results: Results) -> bool:
+    """Tell whether the run writes explorer.html beside the report, so that links lead somewhere."""
+    asked = results.parameters.get("explorer_size", 0)
+    return (results.outdir / "explorer.html").is_file() or float(asked or 0) > 0
+
+
+def sentence(parts: Any) -> str:
+    """What is wrong, why it matters and what to do, as sentences: no part is glued to the next.
+
+    Parameters
+    ----------
+    parts
+        Text, or a mapping or list of texts.
+    """
+    if isinstance(parts, dict):
+        parts = list(parts.values())
+    texts = [str(part).strip() for part in ([parts] if isinstance(parts, str) else parts)]
+    return " ".join(f"{text[0].upper()}{text[1:]}{'' if text[-1] in '.!?' else '.'}" for text in texts if text)
+
+
+def _composition(results: Results) -> dict[str, Any] | None:
+    cells = results.cells
+    if not {"cluster", "sample"} <= set(cells) or cells["sample"].nunique() < 2 or cells["cluster"].nunique() < 2:
+        return None
+    _, legend = figures.colour_of(cells["sample"])
+    return {"svg": Markup(figures.composition(cells["cluster"], cells["sample"], "composition")), "legend": legend}
+
+
 def _sample_table(results: Results) -> list[dict[str, Any]]:
     cells = results.cells
     rows = [
@@ -154,6 +200,7 @@ def _sample_table(results: Results) -> list[dict[str, Any]]:
             "cells_in": facts.get("cells_in"),
             "cells_out": facts.get("cells_out"),
             "removed": [(r["rule"], r["removed"]) for r in facts.get("rules", []) if r.get("removed")],
+            "doublets": None,
             "in_model": None,
         }
         for sample, facts in results.fragments.items()
@@ -162,6 +209,8 @@ def _sample_table(results: Results) -> list[dict[str, Any]]:
     of_row = {row["sample"]: row["cells"] for row in recorded if isinstance(row, dict) and "cells" in row}
     for entry in results.qc:
         own = cells[cells["sample"].astype(str) == entry.sample]
+        flag = f"{entry.modality}_doublet"
+        doublets = int((own[flag].astype(str).str.lower() == "true").sum()) if flag in own else None
         kept = int(own[f"has_{entry.modality}"].astype(bool).sum()) if f"has_{entry.modality}" in own else 0
         if own.empty:  # a row of several samples (sample_column): the mosaic counted its cells
             kept = sum(n for words, n in of_row.get(entry.sample, {}).items() if entry.modality in words.split("+"))
@@ -174,6 +223,7 @@ def _sample_table(results: Results) -> list[dict[str, Any]]:
                 "cells_in": entry.summary.get("cells_in"),
                 "cells_out": entry.summary.get("cells_out"),
                 "removed": [(r["rule"], r["removed"]) for r in entry.summary.get("rules", []) if r.get("removed")],
+                "doublets": doublets,
                 "in_model": kept,
             }
         )
@@ -223,8 +273,7 @@ def _checks(results: Results) -> list[dict[str, Any]]:
     rows = []
     for sample, check in results.checks.items():
         for warning in check.get("warnings", []):
-            text = warning if isinstance(warning, str) else " ".join(str(v) for v in warning.values())
-            rows.append({"sample": sample, "warning": text})
+            rows.append({"sample": sample, "warning": sentence(warning)})
     told = {row["warning"].partition(": ")[2] for row in rows}
     found = [*results.fragments.items(), *((entry.sample, entry.summary) for entry in results.qc)]
     rows += [
@@ -248,6 +297,7 @@ def _training(results: Results) -> dict[str, Any] | None:
     best = int(history["epoch"].iloc[best_epoch(history)]) if history["validation_loss"].notna().any() else None
     return {
         "svg": Markup(figures.training(history, best)),
+        "terms": explained(["loss_per_cell", *(c.removeprefix("train_") for c in history)]),
         "epochs": len(history),
         "best": best,
         "seconds": float(history["seconds"].sum()) if "seconds" in history else None,
@@ -272,12 +322,22 @@ def label_columns(results: Results) -> list[str]:
 
 
 def _umaps(results: Results) -> list[dict[str, Any]]:
-    columns = [c for c in ("modality", "batch", "cluster") if c in results.cells] + label_columns(results)[:4]
+    cells = results.cells
+    first = [c for c in ("cluster", "sample", "batch", "modality", "cell_type_by_markers") if c in cells]
+    if "batch" in first and "sample" in first and (cells["batch"].astype(str) == cells["sample"].astype(str)).all():
+        first.remove("batch")
     drawn = []
-    for k, column in enumerate(columns):
-        colours, legend = figures.colour_of(results.cells[column])
-        svg = figures.umap(results.umap, colours, f"umap{k}", f"UMAP of all cells coloured by {column}")
+    for k, column in enumerate(dict.fromkeys(first + label_columns(results)[:4])):
+        colours, legend = figures.colour_of(cells[column])
+        about = f"UMAP of all cells coloured by {column}"
+        groups = cells[column] if column == "cluster" else None
+        svg = figures.umap(results.umap, colours, f"umap{k}", about, groups)
         drawn.append({"column": column, "svg": Markup(svg), "legend": legend})
+    for column, label in QC_MAPS:
+        values = pd.to_numeric(cells[column], errors="coerce").to_numpy(float) if column in cells else np.array([])
+        if np.isfinite(values).any():
+            svg = figures.umap_of_numbers(results.umap, np.log10(values + 1), label, f"umap-{_slug(column)}")
+            drawn.append({"column": column, "svg": Markup(svg), "legend": []})
     return drawn
 
 
@@ -302,7 +362,7 @@ def _markers(results: Results) -> list[dict[str, Any]]:
             clusters = results.cells["cluster"].reindex(imputed.index).astype(str).to_numpy()
             observed = _observed(mosaic.mod[modality], list(imputed.columns), results.cells["cluster"])
             hidden = imputed[~measured].groupby(clusters[~measured]).mean()
-            order = sorted(set(hidden.index) & set(observed.index), key=figures._natural)
+            order = sorted(set(hidden.index) & set(observed.index), key=natural)
             if len(order) < 2:
                 continue
             symbols = read_imputed_var(path).get("symbol", pd.Series(dtype=str)).to_dict()
@@ -363,6 +423,10 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
         )
         called = table["significant"].astype(str).str.lower().eq("true")
         top = _top(groups)
+        features = top["feature"].astype(str)
+        near = features.map(results.nearest_genes).fillna("")
+        if (near != "").any():
+            top = top.assign(nearest_gene=near)
         shown = [column for column in SHOWN if column in top]
         if (top["symbol"].astype(str) == top["feature"].astype(str)).all():
             shown.remove("symbol")
@@ -382,7 +446,12 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
                 "delta": float(table["delta"].iloc[0]) if "delta" in table and len(table) else None,
                 "notes": notes,
                 "columns": shown,
-                "rows": top[shown].astype(object).where(top[shown].notna(), None).to_numpy().tolist(),
+                "rows": [
+                    {"cells": values, "link": _link(results, feature)}
+                    for feature, values in zip(
+                        features, top[shown].astype(object).where(top[shown].notna(), None).to_numpy().tolist()
+                    )
+                ],
                 "groups": len(groups),
                 "volcano_of": f"group {largest[0]}" if largest[0] else "",
                 "svg": Markup(figures.volcano(largest[1], f"volcano{k}")),
@@ -390,6 +459,14 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
             }
         )
     return drawn
+
+
+def _link(results: Results, feature: str) -> str:
+    """Address of a feature in the explorer, "" where there is none."""
+    modality = results.modality_of.get(feature)
+    if modality is None or not has_explorer(results):
+        return ""
+    return f"explorer.html#left=obs:cluster&right={quote(modality)}:{quote(feature)}"
 
 
 def _top(groups: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:

@@ -16,9 +16,11 @@ import pandas as pd
 import pytest
 
 from multivi_nf.errors import InputError
-from multivi_nf.report import write_report
+from multivi_nf.palette import MISSING, colours_of
+from multivi_nf.report import figures, write_report
 from multivi_nf.report.gather import read_imputed_features, read_results, read_versions
 from multivi_nf.report.methods import methods_text
+from multivi_nf.report.page import sentence
 from multivi_nf.report.verdict import kl_per_dimension, verdict
 
 
@@ -103,7 +105,7 @@ def test_page_states_the_numbers(results_folder, tmp_path):
     write_report(results_folder, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     text = re.sub(r"<svg.*?</svg>", "", page, flags=re.S)
-    assert "60 cells of 1 samples" in text
+    assert "60 cells of 1 sample in" in text
     assert "counts 7" in text
     assert "3 of 12 rows significant" in text
     assert "Groups share no batch" in text
@@ -141,7 +143,7 @@ def test_an_empty_contrast_is_named(results_folder, tmp_path):
 def test_hostile_names_are_text(results_folder, tmp_path):
     write_report(results_folder, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 1 and "<script>alert" not in page
     assert "s&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
@@ -226,3 +228,50 @@ def test_barcodes_of_fragments_are_a_step_of_their_own(results_folder):
 def page_of(folder: Path) -> str:
     write_report(folder, folder / "r.html")
     return (folder / "r.html").read_text()
+
+
+def test_title_terms_and_links(results_folder, tmp_path):
+    path = results_folder / "pipeline_info" / "params.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"title": "Blood & <b>", "explorer_size": 25}))
+    write_report(results_folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<h1>Blood &amp; &lt;b&gt;</h1>" in page
+    assert 'href="explorer.html#left=obs:cluster&amp;right=rna:ENSG0"' in page
+    assert re.search(r'<abbr title="expected share of false[^"]*">fdr</abbr>', page)
+    for heading in re.findall(r"<th[^>]*>(.*?)</th>", page):
+        assert "_" not in re.sub(r"<[^>]*>", "", heading)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"explorer_size": 0}))
+    write_report(results_folder, tmp_path / "r.html")
+    assert "explorer.html#" not in (tmp_path / "r.html").read_text(), "no link that leads nowhere"
+
+
+def test_no_group_is_grey_or_called_nan():
+    values = pd.Series([*map(str, range(30)), None, np.nan])
+    colours, legend = figures.colour_of(values)
+    assert len(set(colours[:30])) == 30 and colours[30] == colours[31] == MISSING and MISSING not in colours[:30]
+    assert [name for name, _, _ in legend] == [*map(str, range(30)), "no value"]
+    sizes = pd.Categorical(["b"], categories=["a", "b"])
+    assert figures.colour_of(pd.Series(sizes))[0] == [colours_of(["a", "b"])["b"]], "a part keeps the whole's colours"
+
+
+def test_parts_of_a_warning_are_sentences():
+    assert sentence({"what": "no start sites", "why": "TSSe is unknown.", "remedy": "give --gtf"}) == (
+        "No start sites. TSSe is unknown. Give --gtf."
+    )
+
+
+def test_volcano_names_do_not_overprint():
+    n = 40
+    table = pd.DataFrame(
+        {
+            "feature": [f"g{k}" for k in range(n)],
+            "effect": np.linspace(2, 1.9, n),
+            "probability": 0.9999,
+            "significant": [True] * n,
+        }
+    )
+    svg = figures.volcano(table, "v")
+    places = [float(y) for y in re.findall(r"<text[^>]*translate\([\d.]+ ([\d.]+)\)[^>]*>g\d+</text>", svg)]
+    if not places:
+        places = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>g\d+</text>', svg)]
+    assert len(places) == figures.LABELS and np.diff(np.sort(places)).min() > 7

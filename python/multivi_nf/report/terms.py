@@ -1,0 +1,69 @@
+"""Every term of the page in plain words, shown where the pointer rests on it."""
+
+from __future__ import annotations
+
+from markupsafe import Markup, escape
+
+TERMS = {
+    # cells and quality
+    "features": "genes, peaks or proteins that passed",
+    "barcodes in": "barcodes of the input that were looked at",
+    "kept": "barcodes that quality control took for cells",
+    "in the model": "of those, cells that the model was trained on or placed",
+    "doublets": "cells that look like two cells in one droplet; flagged, and removed only with --remove_doublets",
+    "removed by each rule": "barcodes by the first rule that removed them; 0 where nothing is named",
+    "of the smaller": "barcodes in both files, as a share of the file with fewer",
+    # training
+    "loss per cell": "what training lowers: reconstruction and all penalties, summed, averaged over cells (nats)",
+    "rna": "how badly RNA counts are reconstructed: negative log likelihood per cell (nats; lower is better)",
+    "atac": "how badly accessibility is reconstructed: negative log likelihood per cell (nats; lower is better)",
+    "protein": "how badly protein counts are reconstructed: negative log likelihood per cell (nats; lower is better)",
+    "kl": "how far cells' places in the latent space lie from the prior (Kullback-Leibler divergence, nats)",
+    "protein background": "price of protein counts that are put down to unbound antibody (nats)",
+    "alignment": "distance between the places that the modalities of one cell give it; 0: they agree",
+    "adversary": "how well a second network tells modalities or batches apart; training works against it",
+    "adversary accuracy": "share of cells whose modality that second network names; at chance the modalities are mixed",
+    "learning rate": "size of a training step",
+    "cross": "how badly one modality of a cell is reconstructed from another one (nats)",
+    # calibration
+    "direction": "what was hidden and predicted (right) from what (left)",
+    "coverage": "share of hidden counts inside of their interval, against the share that should be",
+    "risk and coverage": "mean error when only the most certain entries are kept; lower to the left is right",
+    "n pairs": "cells measured in both modalities that were kept from training for this check",
+    "n cells": "cells in which this was checked",
+    "temperature": "factor by which the latent variance was widened so that intervals cover what they should",
+    "slope before": "slope of measured on predicted values before calibration; 1: predictions have the right spread",
+    "slope after": "slope of measured on predicted values after calibration; 1: predictions have the right spread",
+    # contrasts
+    "target": "the group that is compared",
+    "symbol": "gene symbol",
+    "feature": "name as in the mosaic; peaks: chromosome:start-end",
+    "nearest gene": "gene whose start lies nearest to the peak",
+    "mean target": "mean of the target group, on the scale of imputed values",
+    "mean reference": "mean of the other group, on the scale of imputed values",
+    "effect": "target against reference: log2 fold change; for peaks the difference of the probability of being open",
+    "95 % interval": "the true effect lies in it with 95 % probability",
+    "log2 fold change": "1: twice as much in the target; -1: half as much",
+    "probability": "probability that the effect is larger than δ, the smallest that counts",
+    "fdr": "expected share of false ones among this row and those above it",
+    "replicate fdr": "false discovery rate of the test between replicates",
+    "significant": "called by the probability and, where there are replicates, by the test between them",
+    # run
+    "tasks": "how often the step ran",
+    "time, all tasks": "seconds of all its tasks together",
+    "longest task": "the slowest of its tasks",
+    "peak memory": "the most memory that one of its tasks held",
+}
+
+
+def term(name: str, text: str | None = None) -> Markup:
+    """Give `text` (or the name itself) with its explanation, where there is one."""
+    shown = name if text is None else text
+    about = TERMS.get(str(name).replace("_", " ").lower())
+    return Markup('<abbr title="{}">{}</abbr>').format(about, shown) if about else escape(shown)
+
+
+def explained(names: list[str]) -> list[tuple[str, str]]:
+    """Names with their explanation, those that have one."""
+    words = [name.replace("_", " ") for name in names]
+    return [(word, TERMS[word.lower()]) for word in words if word.lower() in TERMS]
