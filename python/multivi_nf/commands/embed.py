@@ -83,7 +83,9 @@ def command(
         told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
         click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
     support = support_columns(Calibration.load(model, trained), trained, cells_of(trained, cells))
-    annotated = annotate(cells, embedding, resolution=cluster_resolution, labels=labels, support=support, seed=seed)
+    annotated = annotate(
+        cells, embedding, resolution=cluster_resolution, labels=labels, support=support, split=trained.split, seed=seed
+    )
     if sets is not None:
         named = name_clusters(annotated, sets, seed)
         click.echo(f"{named['cell_type'].notna().sum()} of {len(named)} clusters named by their markers", err=True)

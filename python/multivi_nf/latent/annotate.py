@@ -31,16 +31,17 @@ def annotate(
     resolution: float = 1.0,
     labels: str | None = None,
     support: pd.DataFrame | None = None,
+    split: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> MuData:
     """Add to `mosaic` what the model says about its cells, in place.
 
-    obsm: X_multivi, X_multivi_variance, X_multivi_<modality> (NaN rows where absent), X_umap. obs: cluster (Leiden,
-    "0" the largest); with `labels`, <labels>_transferred (missing where unknown) and <labels>_probability; with
-    `support` (of :func:`multivi_nf.calibration.per_cell.support_columns`) its columns. uns["multivi_nf"] gains "embed":
-    batches the model never saw, active dimensions (mean KL > 0.05 nats), share of paired cells whose joint variance
-    exceeds their smallest single one; and "labels", what transferred labels are worth. obsp and uns["neighbors"]: the
-    graph, as scanpy writes it.
+    obsm: X_multivi, X_multivi_variance, X_multivi_<modality> (NaN rows where absent), X_umap. obs: cluster (Leiden, "0"
+    the largest); with `labels`, <labels>_transferred (missing where unknown) and <labels>_probability; with `support`
+    (of :func:`multivi_nf.calibration.per_cell.support_columns`) its columns; `split` is the model's. uns["multivi_nf"]
+    gains "embed": batches the model never saw, active dimensions (mean KL > 0.05 nats), share of paired cells whose
+    joint variance exceeds their smallest single one; and "labels", what transferred labels are worth. obsp and
+    uns["neighbors"]: the graph, as scanpy writes it.
     """
     mosaic.obsm["X_multivi"] = embedding.mean
     mosaic.obsm["X_multivi_variance"] = embedding.variance
@@ -49,7 +50,7 @@ def annotate(
     if support is not None:
         for column in support:
             mosaic.obs[column] = support[column].array
-    transferred = None if labels is None else _transfer(mosaic, embedding, labels, seed)
+    transferred = None if labels is None else _transfer(mosaic, embedding, labels, split, seed)
     umap, cluster, graph = umap_and_clusters(embedding.mean, resolution, seed)
     mosaic.obsm["X_umap"] = umap
     for key in graph.obsp:
@@ -73,10 +74,13 @@ def annotate(
     return mosaic
 
 
-def _transfer(mosaic: MuData, embedding: Embedding, column: str, seed: int) -> dict[str, Any]:
+def _transfer(
+    mosaic: MuData, embedding: Embedding, column: str, split: pd.DataFrame | None, seed: int
+) -> dict[str, Any]:
     """Write transferred labels into obs; what they are worth is returned, and said where it is little."""
     outside = mosaic.obs["out_of_support"].fillna(False).to_numpy(bool) if "out_of_support" in mosaic.obs else None
-    found = transfer_labels(embedding.mean, mosaic.obs, column, embedding.by_modality, outside, seed)
+    held = None if split is None else mosaic.obs_names.isin(split.loc[split["split"] != "train", "cell"])
+    found = transfer_labels(embedding.mean, mosaic.obs, column, embedding.by_modality, outside, held, seed)
     mosaic.obs[f"{column}_transferred"] = pd.Categorical(found.label, categories=found.record["labels"])
     mosaic.obs[f"{column}_probability"] = found.probability
     for note in found.record["notes"]:

@@ -29,7 +29,8 @@ LEAST_CHECKED = 30
 MOST_CHECKED = 4000
 POWERS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 PRIOR_SHARES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4)
-BINS = 10
+BINS, BIN_CELLS = 10, 100
+"""Most bins of a reliability curve, and cells that each should have."""
 ALONE = (30, 200)
 """Least and most neighbours of any kind among which labelled cells are looked for."""
 EXPECTED_LABELLED = 10
@@ -61,6 +62,7 @@ def transfer_labels(
     column: str,
     by_modality: Mapping[str, np.ndarray] | None = None,
     outside: np.ndarray | None = None,
+    held: np.ndarray | None = None,
     seed: int = 0,
 ) -> Transferred:
     """Label the cells that have no value in a column.
@@ -77,6 +79,8 @@ def transfer_labels(
         Modality to (n_cells, n_latent) means of its own view, NaN where not measured.
     outside
         (n_cells,) out of support.
+    held
+        (n_cells,) kept from training: the views of a pair that the model was trained on agree better than others do.
     seed
         Of the folds.
 
@@ -117,7 +121,7 @@ def transfer_labels(
         return found
     code = np.full(len(obs), -1)
     code[known] = codes
-    _Transfer(latent, obs, code, names, by_modality or {}, outside, seed).fill(found)
+    _Transfer(latent, obs, code, names, by_modality or {}, (outside, held), seed).fill(found)
     return found
 
 
@@ -131,12 +135,12 @@ class _Transfer:
         code: np.ndarray,
         names: np.ndarray,
         by_modality: Mapping[str, np.ndarray],
-        outside: np.ndarray | None,
+        masks: tuple[np.ndarray | None, np.ndarray | None],
         seed: int,
     ) -> None:
         self.latent, self.code, self.names, self.views = latent, code, names, by_modality
         self.known = code >= 0
-        self.outside = np.zeros(len(code), bool) if outside is None else outside
+        self.outside, self.held = (np.zeros(len(code), bool) if mask is None else mask for mask in masks)
         self.shown = _shown(obs)
         self.batch = obs["batch"].astype(str).to_numpy() if "batch" in obs else np.full(len(obs), "")
         self.key = cell_keys(obs.index.astype(str), seed, "labels")
@@ -273,7 +277,9 @@ class _Transfer:
                 other_view = np.asarray(self.views[other[0]])[cells]
                 seen = np.isfinite(other_view).all(axis=1)
                 truth[cells[seen]] = self._votes(other_view[seen], self.known).argmax(axis=1)
-        return places, truth
+        # the two views of a pair that was trained on agree better than those of the cells in question would
+        apart = (truth >= 0) & (self.held | (self.shown == kind))
+        return places, np.where(apart, truth, -1) if apart.sum() >= LEAST_CHECKED else truth
 
     def _by_batch(self, cells: np.ndarray) -> bool:
         labelled = cells[self.known[cells]]
@@ -312,6 +318,8 @@ def _why_not(kind: str, fit: dict[str, Any] | None) -> str:
 
 def _reliability(top: np.ndarray, hit: np.ndarray) -> tuple[list[list[float]], float]:
     """(mean probability, share right, cells) of bins of equal size, and the expected calibration error."""
-    rows = [part for part in np.array_split(np.argsort(top, kind="stable"), BINS) if len(part)]
+    # a bin of few cells is off by chance: of 30 by 7 % on average
+    n_bins = int(np.clip(len(top) // BIN_CELLS, 3, BINS))
+    rows = [part for part in np.array_split(np.argsort(top, kind="stable"), n_bins) if len(part)]
     bins = [[float(top[part].mean()), float(hit[part].mean()), len(part)] for part in rows]
     return bins, float(sum(abs(p - right) * n for p, right, n in bins) / len(top))

@@ -103,6 +103,22 @@ def test_cells_that_share_no_modality_with_labels_need_pairs():
     assert found.record["n_unknown"] == {"not checked": 400} and "pairs would" in found.record["notes"][0]
 
 
+def test_views_are_checked_on_pairs_kept_from_training():
+    rng = np.random.default_rng(8)
+    latent, kind = blobs(1500, 4, seed=8)
+    truth, group = np.array(["A", "B", "C"])[kind], np.arange(1500) % 3
+    held = rng.random(1500) < 0.3
+    has = {"has_rna": group != 1, "has_atac": group != 0}
+    # the ATAC view of pairs that were trained on is right, that of others is noise
+    atac = np.where(held[:, None] | (group == 1)[:, None], latent[rng.permutation(1500)], latent)
+    views = {"rna": latent, "atac": np.where(has["has_atac"][:, None], atac, np.nan)}
+    whole = table(np.where(group == 1, None, truth), **has)
+    blind = transfer_labels(latent, whole, "type", views).record["checked"]["atac"]
+    found = transfer_labels(latent, whole, "type", views, held=held & (group == 2))
+    assert blind["accuracy"] > 0.7 and found.record["checked"]["atac"]["accuracy"] < 0.5
+    assert found.record["n_unknown"] == {"at chance": 500}
+
+
 def test_labels_are_checked_between_batches_where_several_have_them():
     rng = np.random.default_rng(7)
     latent, kind = blobs(900, 5, seed=7)

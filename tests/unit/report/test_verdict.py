@@ -206,7 +206,7 @@ def test_training():
     results.history = history([*np.linspace(9, 5, 20), 5.5, 5.6], best=[0] * 21 + [1])
     found = lines.training(results)
     assert "the weights of epoch 22 were kept, with a validation loss of 5.6" in found.answer
-    assert "the lowest, 5 at epoch 20" in found.answer
+    assert "the lowest of all was 5, at epoch 20" in found.answer
 
 
 @pytest.mark.parametrize(
