@@ -273,6 +273,12 @@ def _counts(slots: _Slots, source: str) -> tuple[sparse.csr_matrix, str, list[st
         return matrix, place, notes
     if len(refusals) == 1:
         raise refusals[0][1]
+    if not refusals and any(key.startswith(("fragment", "insertion")) for key in slots.obsm):
+        raise InputError(
+            f"{source} holds fragments (obsm) and no matrix of counts",
+            "cells × peaks are counted from fragments on one set of peaks",
+            "name the fragments file in the column fragments, or make the matrix first (snap.pp.make_peak_matrix)",
+        )
     found = "; ".join(error.what.removeprefix(f"{source}, ") for _place, error in refusals) or "no matrix"
     unseen = [p.removeprefix("layers/") for p in others if _NO_COUNTS.search(p)]
     more = f" (other layers: {', '.join(unseen)})" if unseen else ""

@@ -103,10 +103,13 @@ class Genome:
         return name == self.mito or name in self.more_mito
 
 
+_MITO = re.compile(r"(chr)?(mtdna|mito|mitochondria|mitochondrion([-_]genome)?|mt[-_]?genome)", re.IGNORECASE)
+
+
 def canonical(name: str) -> str:
     """Reduce a chromosome name to what UCSC and Ensembl names share: `chr1` → `1`, `MT` and `chrM` → `M`."""
     bare = re.sub("^chr", "", name, flags=re.IGNORECASE)
-    return "M" if bare.upper() in ("M", "MT") else bare
+    return "M" if bare.upper() in ("M", "MT") or _MITO.fullmatch(bare) else bare
 
 
 def is_mitochondrial(name: str) -> bool:
@@ -116,9 +119,6 @@ def is_mitochondrial(name: str) -> bool:
     """
     bare = re.sub(r"^[A-Za-z]+[A-Za-z0-9.]*\d[A-Za-z0-9.]*_+", "", name)
     return canonical(bare) == "M" or _MITO.fullmatch(bare) is not None
-
-
-_MITO = re.compile(r"(chr)?(mtdna|mito|mitochondria|mitochondrion([-_]genome)?|mt[-_]?genome)", re.IGNORECASE)
 
 
 def harmonise(names: Iterable[str], target_names: Iterable[str], style: str = "auto") -> dict[str, str]:

@@ -149,26 +149,31 @@ def _features(modality: str, parts: list[Part], min_shared_genes: float, aliases
     return feature_sets.united_proteins(parts, aliases)
 
 
-FEW_LEFT = 0.5
-"""Features kept, as a share of the smallest sample's, below which the loss is a warning."""
+FEW_LEFT = 0.75
+"""Share of features below which a loss is told."""
 
 
 def loss(modality: str, found: Features, fraction: float) -> list[str]:
-    """Tell how many features got lost on the way and why, where over half of the smallest sample's did.
+    """Tell how many features got lost on the way and why, where many did.
 
-    Also fills `found.facts["losses"]`: `given` (features of the smallest sample), `shared`, `kept`.
+    That is where the samples share under three quarters of the smallest one's, or where under that of those with any
+    count is detected in enough cells. Also fills `found.facts["losses"]`: `given` (features of the smallest sample),
+    `shared`, `kept`.
     """
-    given = min(found.facts["in"].values()) if "in" in found.facts else found.facts.get("peaks", len(found.var))
-    united = found.facts.get("proteins") if modality == "protein" else found.facts.get("shared", given)
-    kept = len(found.var)
-    found.facts["losses"] = {"given": given, "shared": found.facts.get("shared", given), "kept": kept}
-    if kept >= FEW_LEFT * given:
+    facts = found.facts
+    given = min(facts["in"].values()) if "in" in facts else facts.get("peaks", len(found.var))
+    united = facts.get("proteins") if modality == "protein" else facts.get("shared", given)
+    rare, seen = facts.get("removed_by_min_cells", 0), facts.get("with_counts", 0)
+    kept = united - rare
+    facts["losses"] = {"given": given, "shared": facts.get("shared", given), "kept": len(found.var)}
+    if facts["losses"]["shared"] >= FEW_LEFT * given and kept >= FEW_LEFT * seen:
         return []
-    rare = found.facts.get("removed_by_min_cells", 0)
     steps = [f"{given:,} {NOUNS[modality]} in the smallest sample"]
-    if united != given:
-        steps.append(f"{united:,} {'in all panels together' if modality == 'protein' else 'shared by all samples'}")
-    steps.append(f"{kept:,} detected in enough cells ({rare:,} are not, --min_cells_fraction {fraction:g})")
+    if modality == "protein":
+        steps.append(f"{facts['shared']:,} in every panel, {united:,} in all together")
+    elif united != given:
+        steps.append(f"{united:,} shared by all samples")
+    steps.append(f"{kept:,} detected in enough cells (of {seen:,} with any count; --min_cells_fraction {fraction:g})")
     return [" → ".join(steps)]
 
 
@@ -214,6 +219,7 @@ def _filter(
             else f"a feature always needs {fewest} cells: give more cells or counts, or leave {modality} out",
         )
     found.facts |= {"cells_needed": int(least.max()), "removed_by_min_cells": int((~keep).sum())}
+    found.facts["with_counts"] = int((detected > 0).sum())
     ranked = any(np.isfinite(ranking["rank"]).any() for ranking in rankings)
     if modality == "rna" and n_top_genes and not ranked:
         notes.append(f"no sample has cells enough to tell its variable genes: --n_top_genes {n_top_genes} keeps all")

@@ -207,6 +207,21 @@ def test_losses_are_told(tmp_path):
     assert "--min_cells_fraction 0.7" in warning
 
 
+def test_a_loss_by_the_filter_alone_is_told(tmp_path):
+    path, dense = part(tmp_path, "a", "atac", CELLS, PEAKS, mean=0.3)
+    _, record = build(tmp_path, [path], [sample("a", ["atac"])], min_cells_fraction=0.3)
+    kept = int(((dense > 0).sum() >= 12).sum())
+    seen = int(((dense > 0).sum() > 0).sum())
+    assert kept < 0.75 * seen
+    [warning] = record["warnings"]
+    assert warning.startswith(f"40 peaks in the smallest sample → {kept} detected in enough cells (of {seen} with")
+
+
+def test_small_losses_are_not(tmp_path):
+    path, _ = part(tmp_path, "a", "rna", CELLS, ENSG[:50], mean=5)
+    assert build(tmp_path, [path], [sample("a", ["rna"])])[1]["warnings"] == []
+
+
 # --- an h5mu of someone else ---
 
 
