@@ -6,7 +6,7 @@
 
 include { checked_parameters ; help_text                  } from './modules/parameters'
 include { checkpoint_notice ; failure_text                } from './modules/closing'
-include { success_text ; write_parameters                 } from './modules/closing'
+include { success_text ; watch_training ; write_parameters } from './modules/closing'
 include { outdir_problem ; release_outdir ; take_outdir   } from './modules/outdir'
 include { write_manifest                                  } from './modules/outdir'
 include { REPROCESS                                       } from './workflows/reprocess'
@@ -31,6 +31,7 @@ workflow {
         notice = checkpoint_notice(settings)
         notice ? log.warn(notice) : null
         workflow.preview ? null : write_parameters(settings)
+        workflow.preview ? null : watch_training(settings)
         REPROCESS(settings)
     }
 }

@@ -48,3 +48,19 @@ def failure_text() {
     }
     return ''
 }
+
+// How far training is, from the line that TRAIN keeps beside its checkpoints: at most one a minute, none where they are remote
+def watch_training(settings) {
+    def place = (settings.checkpoint_dir ?: "${settings.outdir}/checkpoints").toString()
+    if (place ==~ /[A-Za-z][A-Za-z0-9+.-]*:\/.*/) {
+        return null
+    }
+    def notice = java.nio.file.Path.of(place).toAbsolutePath().resolve('progress.txt').toFile()
+    def timer  = new java.util.Timer('training', true) // a daemon: it ends with the run
+    def look   = {
+        def fresh = notice.exists() && System.currentTimeMillis() - notice.lastModified() < 60000
+        fresh ? log.info("TRAIN: ${notice.text.trim()}") : null
+    }
+    timer.schedule(look as java.util.TimerTask, 60000, 60000)
+    return timer
+}

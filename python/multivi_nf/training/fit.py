@@ -25,7 +25,7 @@ from multivi_nf.training.checkpoint.run import INTERVAL, Vault
 from multivi_nf.training.device import World, choose_device
 from multivi_nf.training.history import History
 from multivi_nf.training.model_folder import MultiVI
-from multivi_nf.training.progress import Reporter
+from multivi_nf.training.progress import NOTICE, Reporter
 from multivi_nf.training.settings import Settings, settings_for
 from multivi_nf.training.split import ROLES, split_cells, split_table
 from multivi_nf.training.trainer import Trainer
@@ -92,7 +92,9 @@ def train(
     """
     source = source_of(mosaic, atac_counts="atac" in model.config.counted)
     first = int(os.environ.get("RANK", "0")) == 0
-    reporter = Reporter(quiet=quiet or not first)
+    reporter = Reporter(
+        quiet=quiet or not first, notice=None if checkpoint_dir is None else Path(checkpoint_dir) / NOTICE
+    )
     place = choose_device(device, reporter.say)
     data = MosaicData(source, model)
     roles = chosen_roles(source, split, seed)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from multivi_nf.io.files import written_whole
 from multivi_nf.training.history import LAST
+
+NOTICE = "progress.txt"
+"""One line beside the checkpoints, which Nextflow repeats on its terminal; gone when training ends."""
+NOTICE_SECONDS = 10
 
 
 class Reporter:
@@ -19,10 +26,14 @@ class Reporter:
     ----------
     quiet
         Say nothing at all (a second process of a distributed run).
+    notice
+        File for one line on how far training is; none if it cannot be written.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, notice: Path | None = None) -> None:
         self.quiet = quiet
+        self._notice = None if quiet else notice
+        self._noticed = float("-inf")
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: Any = None
@@ -58,14 +69,26 @@ class Reporter:
         shown = (name for name in row if name not in _OWN and not name.startswith("validation_"))
         terms = "  ".join(f"{name} {row[name]:.4g}" for name in shown)
         losses = f"train {row['train_loss']:.2f}  validation {row['validation_loss']:.2f}  {terms}"
+        left = (time.monotonic() - self._started) / max(row["epoch"] - self._done, 1) * (n_epochs - row["epoch"])
+        loss = f"validation loss {row['validation_loss']:.2f}"
+        self._note(f"epoch {row['epoch']} of {n_epochs}, {loss}, at most {_span(left)} left")
         if self._bar is not None:
             self._bar.update(self._task, completed=row["epoch"], loss=losses)
             return
-        left = (time.monotonic() - self._started) / max(row["epoch"] - self._done, 1) * (n_epochs - row["epoch"])
         self.say(f"epoch {row['epoch']}/{n_epochs}  {losses}  {row['seconds']:.1f} s  at most {_span(left)} left")
 
+    def _note(self, text: str) -> None:
+        if self._notice is None or time.monotonic() - self._noticed < NOTICE_SECONDS:
+            return
+        self._noticed = time.monotonic()
+        with contextlib.suppress(OSError), written_whole(self._notice) as temporary:
+            temporary.write_text(text + "\n")
+
     def stop(self) -> None:
-        """Take the bar down."""
+        """Take the bar and the notice down."""
+        if self._notice is not None:
+            with contextlib.suppress(OSError):
+                self._notice.unlink(missing_ok=True)
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -170,7 +170,8 @@
         if (counts[MISSING]) {
           const dot = make("i", { className: "dot" });
           dot.style.background = "var(--missing)";
-          legend.append(dot, `${shown(item, MISSING)} `, make("small", { className: "soft" }, counts[MISSING].toLocaleString("en")));
+          const count = make("small", { className: "soft" }, counts[MISSING].toLocaleString("en"));
+          legend.append(make("span", { className: "key" }, dot, `${shown(item, MISSING)} `, count));
         }
         return;
       }
