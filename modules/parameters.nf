@@ -60,7 +60,7 @@ def together(settings) {
     def architecture = [
         'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'atac_likelihood', 'dispersion', 'fusion', 'alignment', 'alignment_weight',
         'adversary', 'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup', 'categorical_covariates', 'continuous_covariates',
-        'model_compat',
+        'labels_weight', 'model_compat',
     ].findAll { name -> settings[name] != null }
     def rules = [
         [settings.impute.tokenize(',').contains('atac') && !settings.impute_features, "--impute ${settings.impute} without --impute_features",
@@ -72,6 +72,8 @@ def together(settings) {
             'give --tss BED or --gtf GTF (of hg38, hg19 and mm10 --genome knows them), or leave --atac_min_tsse out'],
         [settings.peak_width && settings.peak_width % 2 == 0, "--peak_width is ${settings.peak_width}, which is even",
             'a peak has its summit in its middle', "give an odd width such as ${(settings.peak_width ?: 0) + 1}"],
+        [settings.labels_weight && !settings.labels, "--labels_weight ${settings.labels_weight} without --labels",
+            'no column says which labels guide training', 'name the column with --labels, or leave --labels_weight out'],
         [settings.reference && architecture, "${architecture.collect { name -> '--' + name }.join(', ')} with --reference",
             'the architecture is that of the reference', 'leave them out, or train a new model without --reference'],
     ]

@@ -168,7 +168,7 @@ workflow REPROCESS {
             'alignment_weight', 'adversary', 'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup',
             'categorical_covariates', 'continuous_covariates', 'model_compat', 'max_epochs', 'batch_size', 'learning_rate', 'precision', 'device',
             'n_devices', 'seed',
-        ]),
+        ]) + (settings.labels_weight ? chosen(settings, ['labels', 'labels_weight']) : [:]),
     )
     CALIBRATE(MOSAIC.out.mosaic, TRAIN.out.model, seeded)
     EMBED(

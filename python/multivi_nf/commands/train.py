@@ -41,6 +41,7 @@ ARCHITECTURE = (
     ("--adversary-weight", float, "Weight of the adversary [1]."),
     ("--cross-reconstruction", float, "Share of single-view ELBOs in the objective; 0 is the paper's [0.5]."),
     ("--batch-integration", float, "Strength with which batches are brought together; 0 leaves them as they lie [1]."),
+    ("--labels-weight", float, "Weight with which --labels guide training, nats a labelled cell; 0 is not at all [0]."),
     ("--kl-warmup", int, "Epochs over which the weight of the KL rises to 1 [50, a quarter of all at most]."),
     ("--model-compat", ("none", "scvi"), "scvi: the formulas of scvi-tools 1.4.2 [none]."),
 )
@@ -60,6 +61,7 @@ def architecture_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @architecture_options
 @click.option("--categorical-covariates", default="", help="Columns of obs, separated by commas.")
 @click.option("--continuous-covariates", default="", help="Columns of obs, separated by commas.")
+@click.option("--labels", help="Column of obs with known cell types; used with --labels-weight above 0.")
 @click.option("--max-epochs", type=Whole(), help="Epochs at most [from the number of cells].")
 @click.option("--batch-size", type=Whole(), help="Cells per step over all devices [from the number of cells].")
 @click.option("--learning-rate", type=Finite(), help="[from the batch size]")
@@ -109,6 +111,7 @@ def _train(
     continuous_covariates: str,
     seed: int,
     model_compat: str | None,
+    labels: str | None,
     **options: Any,
 ) -> None:
     from multivi_nf.data.source import source_of
@@ -123,6 +126,13 @@ def _train(
         "output": output,
         "checkpoint_dir": Path(folder).absolute(),
     }
+    weight = options["labels_weight"]
+    if weight and labels is None:
+        raise InputError(
+            f"--labels-weight is {weight:g} without --labels",
+            "no column says which labels guide training",
+            "name the column with --labels, or leave --labels-weight out",
+        )
     onto = None if reference is None else MultiVI.load(reference)
     poisson = options["atac_likelihood"] == "poisson" if onto is None else "atac" in onto.config.counted
     source = source_of(mosaic, atac_counts=poisson)
@@ -147,7 +157,7 @@ def _train(
             categorical_covariates=_names(categorical_covariates),
             continuous_covariates=_names(continuous_covariates),
             compat=model_compat,
-            **options,
+            **(options if labels is None or not weight else options | {"labels": labels}),
         )
         train(model, source, **training)
     if Path(folder) == own and own.is_dir() and not any(own.iterdir()) and _first():

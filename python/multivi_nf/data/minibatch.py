@@ -80,12 +80,15 @@ class Minibatch:
         (n_cells, n_categorical) int64 codes of further categorical covariates; -1 is unknown.
     continuous
         (n_cells, n_continuous) float32, standardised.
+    labels
+        (n_cells,) int64 codes of known labels that guide training; -1 is none.
     """
 
     batch: torch.Tensor
     modalities: dict[str, ModalityRows]
     categorical: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     continuous: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
         n = self.n_cells
@@ -93,6 +96,8 @@ class Minibatch:
             self.categorical = torch.zeros(n, 0, dtype=torch.int64, device=self.batch.device)
         if self.continuous.dim() != 2:
             self.continuous = torch.zeros(n, 0, device=self.batch.device)
+        if self.labels.numel() != n:
+            self.labels = torch.full((n,), -1, dtype=torch.int64, device=self.batch.device)
 
     @property
     def n_cells(self) -> int:

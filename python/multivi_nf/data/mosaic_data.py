@@ -16,7 +16,7 @@ from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, Sp
 from multivi_nf.data.source import Matrix, Source, source_of
 from multivi_nf.data.stored import StoredMatrix
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.labels import label_text
+from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.modalities import MODALITIES
 
 
@@ -52,6 +52,8 @@ class MosaicData:
         Names of these.
     unknown_categories
         Categorical covariate → values that the model never saw.
+    labels
+        (n_cells,) int64 tensor of codes of the labels that guide training, -1 where a cell has none; None where none do.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class MosaicData:
         self.categorical = _categorical(source.obs, dict(config.categorical))
         self.unknown_categories = _unknown(source.obs, dict(config.categorical))
         self.continuous = _continuous(source.obs, dict(config.continuous))
+        self.labels = _labels(source.obs, config.labels, config.label_names) if config.guided else None
         self.has: dict[str, np.ndarray] = {}
         self._rows: dict[str, torch.Tensor] = {}
         self._counts: dict[str, _Resident | StoredMatrix] = {}
@@ -155,6 +158,7 @@ class MosaicData:
             modalities=modalities,
             categorical=self._placed(self.categorical[index]),
             continuous=self._placed(self.continuous[index]),
+            **({} if self.labels is None else {"labels": self._placed(self.labels[index])}),
         )
 
     def in_panel(self, index: np.ndarray, modality: str) -> np.ndarray | None:
@@ -282,6 +286,15 @@ def _categorical(obs: pd.DataFrame, categories: dict[str, tuple[str, ...]]) -> t
     for j, (name, values) in enumerate(categories.items()):
         _require_column(obs, name)
         codes[:, j] = pd.Index(values).get_indexer(category_text(obs[name]))
+    return torch.from_numpy(codes)
+
+
+def _labels(obs: pd.DataFrame, column: str, names: tuple[str, ...]) -> torch.Tensor:
+    """(n_cells,) int64 codes; -1 where there is no label, the model never saw it, or the mosaic lacks the column."""
+    codes = np.full(len(obs), -1, dtype=np.int64)
+    if column in obs:
+        known = ~unlabelled(obs[column])
+        codes[known] = pd.Index(names).get_indexer(label_text(obs[column])[known])
     return torch.from_numpy(codes)
 
 

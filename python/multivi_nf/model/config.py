@@ -65,6 +65,9 @@ class ModelConfig:
         is its observed total over the modelled genes or encoded.
     atac_likelihood
         ``bernoulli``: a peak is open or not; ``poisson``: fragments are counted, at the library of `library`.
+    labels, label_names, labels_weight
+        Column of known cell types that guide training, its values, and the weight of the cross-entropy of a classifier
+        on z, nats a labelled cell; 0 is no guidance.
     fusion, alignment, alignment_weight, cross_reconstruction
         How single posteriors are joined, how they are pulled together, and the share of the objective that is the
         mean of the single views' ELBOs (0: the paper's objective). A weight of None is 5, and 1, the reference's, with
@@ -116,6 +119,9 @@ class ModelConfig:
     batch_dropout: float = 0.1
     compat: str = "none"
     atac_likelihood: str = "bernoulli"
+    labels: str | None = None
+    label_names: tuple[str, ...] = ()
+    labels_weight: float = 0.0
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
@@ -135,6 +141,7 @@ class ModelConfig:
         freeze(self, "categorical_cells", cells)
         continuous = {k: (float(mean), float(sd)) for k, (mean, sd) in self.continuous.items()}
         freeze(self, "continuous", continuous)
+        freeze(self, "label_names", tuple(str(name) for name in self.label_names))
         freeze(self, "input_dropout", {m: float(rate) for m, rate in self.input_dropout.items()})
         if self.panel is not None:
             freeze(self, "panel", tuple(tuple(bool(v) for v in row) for row in self.panel))
@@ -163,9 +170,20 @@ class ModelConfig:
             problems.append(_problem("input_dropout", self.input_dropout, "give rates from 0 to below 1"))
         if not 0 <= self.cross_reconstruction <= 1:
             problems.append(_problem("cross_reconstruction", self.cross_reconstruction, "give a weight from 0 to 1"))
-        for name in ("alignment_weight", "adversary_weight", "batch_integration", "modality_integration", "kl_warmup"):
+        for name in (
+            "alignment_weight",
+            "adversary_weight",
+            "batch_integration",
+            "modality_integration",
+            "kl_warmup",
+            "labels_weight",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 problems.append(_problem(name, getattr(self, name), "give a number of at least 0"))
+        if self.labels_weight > 0 and self.labels is None:
+            problems.append(
+                _problem("labels_weight", self.labels_weight, "name the labels' column too, or leave it out")
+            )
         if self.compat == "scvi" and self.atac_likelihood != "bernoulli":
             remedy = "leave --atac-likelihood out, or train without --model-compat scvi"
             problems.append(_problem("atac_likelihood", self.atac_likelihood, remedy))
@@ -208,12 +226,17 @@ class ModelConfig:
         return cls(**values)
 
     @property
+    def guided(self) -> bool:
+        """Whether known labels guide training."""
+        return self.labels is not None and self.labels_weight > 0
+
+    @property
     def counted(self) -> tuple[str, ...]:
         """Modalities of which counts are read; of the others only what is open (0/1)."""
         return tuple(m for m in self.modalities if m != "atac" or self.atac_likelihood != "bernoulli")
 
 
-_LATER = {"atac_likelihood": "bernoulli"}
+_LATER = {"atac_likelihood": "bernoulli", "labels": None, "label_names": (), "labels_weight": 0.0}
 """Options that model folders of earlier versions lack, and what these models are."""
 
 

@@ -33,8 +33,8 @@ class LossTerms:
         Detached parts, per cell of the minibatch: ``rna``, ``atac``, ``protein`` (reconstruction),
         ``protein_background`` (KL), ``kl`` (of z, at weight 1), ``alignment``, ``adversary`` (the encoders' side),
         ``elbo_loss`` (reconstruction + KLs at weight 1) and, where groups are brought together, ``batch_mixing`` and
-        ``modality_mixing`` (penalties, unweighted) and ``integration`` (what they cost at full KL weight). Modalities
-        without a row here are left out.
+        ``modality_mixing`` (penalties, unweighted) and ``integration`` (what they cost at full KL weight), ``labels``
+        (cross-entropy, unweighted) where labels guide. Modalities without a row here are left out.
     n_rows
         Modality to number of measured rows.
     contests
@@ -56,6 +56,7 @@ class Encoded(Protocol):
     training: bool
     generative: nn.ModuleDict
     adversaries: nn.ModuleDict
+    classifier: nn.Linear | None
 
     @property
     def integrates_batches(self) -> bool:
@@ -191,6 +192,8 @@ def objective(
         whole = minibatch.n_cells * per_cell
         found, pull = mixing_terms(model, minibatch, posteriors, mixing)
         parts |= {name: whole * value for name, value in found.items()}
+    if model.classifier is not None:
+        parts["labels"] = per_cell * label_cost(model.classifier, z_joint, minibatch.labels)
     contests = {}
     if "modality" in model.adversaries:
         contests["modality"] = modality_contest(samples, posteriors.present, model.config.adversary_cells)
@@ -203,6 +206,15 @@ def objective(
         model.config.adversary_weight if adversary_weight is None else adversary_weight,
     )
     return _add_up(model, parts, pull, contests, weights, {m: r.cells.numel() for m, r in rows.items()})
+
+
+def label_cost(classifier: nn.Linear, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum over labelled cells of the cross-entropy of a classifier on z (scANVI, Xu et al., Mol Syst Biol 2021), nats.
+
+    `labels` (n_cells,) holds codes; -1 is a cell without a label, which costs nothing.
+    """
+    known = labels >= 0
+    return nn.functional.cross_entropy(classifier(z[known]).to(z.dtype), labels[known], reduction="sum")
 
 
 def comparisons(model: Encoded) -> dict[str, tuple[int, int]]:
@@ -267,6 +279,8 @@ def _add_up(
     kl = parts["kl"] + parts.get("protein_background", 0.0)
     reconstruction = sum((parts[m] for m in model.modalities if m in parts), torch.zeros_like(kl))
     total = reconstruction + weights[0] * kl + weights[1] * parts["alignment"]
+    if "labels" in parts:
+        total = total + model.config.labels_weight * parts["labels"]
     terms = {name: value.detach() for name, value in parts.items()}
     if pull is not None:
         # nats of mixing for nats of reconstruction: the same strength with 500 genes and with 20,000

@@ -63,6 +63,8 @@ class MultiVI(nn.Module):
         on_batch = config.adversary in ("batch", "both") or (self.scvi and config.adversary != "none")
         if on_batch and len(config.batches) > 1:
             self.adversaries["batch"] = Classifier(config.n_latent, len(config.batches))
+        # the last to be made: the others start as they do without it
+        self.classifier = nn.Linear(config.n_latent, len(config.label_names)) if config.guided else None
 
     def _is_open(self, modality: str) -> bool:
         """Is this a modality whose features are open or not, whatever is counted?"""

@@ -10,6 +10,7 @@ import pandas as pd
 from multivi_nf.data.mosaic_data import category_text, continuous_column
 from multivi_nf.data.source import CHUNK, Matrix, Source
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.model import ModelConfig
 
 
@@ -40,6 +41,8 @@ def config_of(
         categories = tuple(sorted(set(values)))
         categorical[name] = categories
         cells[name] = {m: _count(values[source.has(m)], categories) for m in source.matrices}
+    if given.get("labels") is not None:
+        given["label_names"] = _label_names(source.obs, given["labels"], float(given.get("labels_weight", 0)))
     if given.get("atac_likelihood") == "poisson":
         _check_fragments(source)
     return ModelConfig(
@@ -52,6 +55,26 @@ def config_of(
         panel=panel_of(source, names),
         **given,
     )
+
+
+def _label_names(obs: pd.DataFrame, column: str, weight: float) -> tuple[str, ...]:
+    """Labels that cells have, sorted; none are needed where their weight is 0."""
+    if not weight:
+        return ()
+    if column not in obs:
+        raise InputError(
+            f"the labels {column!r} are not a column of obs (columns: {', '.join(map(str, obs.columns))})",
+            "the model was asked to be guided by them",
+            f"add the column {column!r} to the samplesheet, or correct --labels",
+        )
+    names = tuple(sorted(set(label_text(obs[column])[~unlabelled(obs[column])])))
+    if len(names) < 2:
+        raise InputError(
+            f"the labels {column!r} name {f'only {names[0]!r}' if names else 'no cell'}",
+            "a classifier needs two labels at least to tell apart",
+            "give a column with two labels or more, or leave --labels-weight out",
+        )
+    return names
 
 
 def _check_fragments(source: Source) -> None:

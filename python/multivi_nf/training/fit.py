@@ -221,6 +221,7 @@ def _describe(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Set
 def _identity(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Settings) -> dict[str, Any]:
     """All that the weights depend on, in parts that can be named."""
     covariates = (*model.config.categorical, *model.config.continuous)
+    covariates += (model.config.labels,) if model.config.guided else ()
     parts = fingerprint(data.source, covariates)
     parts["split"] = digest(roles)
     parts["initial weights"] = digest(*(t.detach().cpu().numpy() for t in model.state_dict().values()))

@@ -70,6 +70,7 @@ def map_onto(
     source = MosaicData(mosaic, reference).source
     model, rows = extended(reference, source)
     data = MosaicData(source, model)
+    data.labels = None  # the reference's space stays; labels of new cells do not pull at their batches' codes
     roles = chosen_roles(source, split, seed)
     settings = settings_for(
         int((roles == "train").sum()),

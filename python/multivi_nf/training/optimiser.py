@@ -59,6 +59,7 @@ class Objective:
         mixed = ["batch_mixing"] if "joint" in compared else []
         mixed += ["modality_mixing"] if "measured" in compared else []
         mixed += ["integration"] if compared else []
+        mixed += ["labels"] if model.classifier is not None and trainable is None else []
         self.terms = [*modalities, *background, "kl", "alignment", "adversary", *mixed, "elbo_loss"]
         self.names = [LOSS, *self.terms, GRADIENT, "cells"]
         named = [(n, p) for n, p in model.named_parameters() if trainable is None or n in trainable]
