@@ -53,7 +53,7 @@ class MosaicData:
     unknown_categories
         Categorical covariate → values that the model never saw.
     labels
-        (n_cells,) int64 tensor of codes of the labels that guide training, -1 where a cell has none; None where none do.
+        (n_cells,) int64 tensor of codes of the labels that guide training, -1 where a cell has none; None: none guide.
 
     Raises
     ------

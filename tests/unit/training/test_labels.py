@@ -1,4 +1,4 @@
-"""Known labels guide training where a weight is given; cells without one are free, and without a weight nothing changes."""
+"""Known labels guide training where a weight is given; cells without one are free, without a weight nothing changes."""
 
 from __future__ import annotations
 
