@@ -10,7 +10,10 @@ def parameters_text(settings) {
 
 // [ [process, tool, version] ] -> nf-core's software_versions.yml
 def versions_text(triples) {
-    def steps = triples.collect { step, tool, version -> [step.tokenize(':').last(), tool, version.trim()] }
+    def named = triples.collectMany { step, tool, version ->
+        tool == 'packages' ? version.tokenize().collect { word -> [step] + word.tokenize('=') } : [[step, tool, version]]
+    }
+    def steps = named.collect { step, tool, version -> [step.tokenize(':').last(), tool, version.trim()] }
     def all   = steps + [['Workflow', 'multivi-nf', workflow.manifest.version], ['Workflow', 'Nextflow', workflow.nextflow.version.toString()]]
     return all.unique().groupBy { triple -> triple[0] }.sort().collect { step, rows ->
         "${step}:\n" + rows.sort { row -> row[1] }.collect { row -> "    ${row[1]}: ${row[2]}\n" }.join()

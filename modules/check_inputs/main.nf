@@ -19,6 +19,7 @@ process CHECK_INPUTS {
     path 'kept', emit: qc                         // <sample>/<sample>.preflight.json
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

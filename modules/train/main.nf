@@ -16,7 +16,7 @@ process TRAIN {
     path 'model', emit: model              // config.json, weights.safetensors, features.tsv, history.tsv, split.tsv
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
-    tuple val("${task.process}"), val('torch'), eval("python3 -I -c 'import importlib.metadata as m; print(m.version(\"torch\"))'"), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     // Time to save a checkpoint: no signal can be counted on

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+import platform
 import resource
 import signal
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -73,8 +75,28 @@ class Steps(click.Group):
             formatter.write_dl(list(STEPS.items()))
 
 
+PACKAGES = (
+    "anndata h5py igraph isal leidenalg mudata numba numpy pandas pysam safetensors scanpy scikit-learn scipy torch "
+    "umap-learn zarr"
+).split()
+PACKAGES_HELP = "Print NAME=VERSION of Python and of what computes here, and leave."
+
+
+def tell_packages(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print the versions that pipeline_info/software_versions.yml names, without importing anything of it."""
+    if not wanted:
+        return
+    found = [f"python={platform.python_version()}"]
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name}={metadata.version(name)}")
+    click.echo(" ".join(found))
+    ctx.exit()
+
+
 @click.group(cls=Steps, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="multivi-nf")
+@click.option("--packages", is_flag=True, is_eager=True, expose_value=False, callback=tell_packages, help=PACKAGES_HELP)
 @click.option(
     "--resources",
     type=click.Path(path_type=Path),

@@ -9,6 +9,7 @@ import numpy as np
 
 from multivi_nf.data.draws import blocks
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def read_feature_list(text: str | None) -> list[str] | str | None:
             "it is not known which features to compute",
             "give a file with one feature name a line, or `all`",
         )
-    names = [line.split("\t")[0].strip() for line in path.read_text().splitlines()]
+    names = [line.split("\t")[0].strip() for line in read_text(path)]
     return [name for name in names if name]
 
 

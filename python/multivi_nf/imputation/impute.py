@@ -7,6 +7,7 @@ a value depends neither on which other cells or features are asked for, nor on c
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ from multivi_nf.imputation.features import choose_features
 from multivi_nf.imputation.intervals import Predictive
 from multivi_nf.imputation.moments import TINY, check_interval, moments, towards, with_mean_error
 from multivi_nf.imputation.store import Store, new_store
+from multivi_nf.inputs.text import read_text
+from multivi_nf.io.limits import read_bytes
 from multivi_nf.io.outputs import STORE, check_folder
 from multivi_nf.io.progress import progress
 from multivi_nf.latent.embed import cells_of, device_of, draw, posteriors, tempered
@@ -88,7 +91,7 @@ def select_cells(names: Sequence[str], file: Path | None, chunk: str | None) -> 
     if file is not None:
         if not file.is_file():
             raise InputError(f"cell list {file} does not exist", "no cell is named", "give a file with one name a line")
-        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in read_text(file) if line.strip()]
     if chunk is None:
         return None
     part, _, n = chunk.partition("/")
@@ -110,7 +113,9 @@ def read_library(path: Path | None) -> pd.Series | None:
     """`--library`: TSV with the columns cell and library (counts over the modelled genes)."""
     if path is None:
         return None
-    table = pd.read_csv(path, sep="\t", dtype={"cell": str}) if path.is_file() else pd.DataFrame()
+    table = pd.DataFrame()
+    if path.is_file():
+        table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t", dtype={"cell": str})
     if not {"cell", "library"} <= set(table.columns):
         raise InputError(
             f"{path} is no table with the columns cell and library",

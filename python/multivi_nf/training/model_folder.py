@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import warnings
@@ -19,6 +20,7 @@ from multivi_nf import __version__, model
 from multivi_nf.data.source import Source, digest, source_of
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.limits import read_bytes
 from multivi_nf.io.outputs import MODEL, check_folder
 from multivi_nf.io.seals import file_digest, is_intact, sealed
 from multivi_nf.model import ModelConfig
@@ -276,7 +278,7 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
 def _table(path: Path, columns: tuple[str, ...], **how: Any) -> pd.DataFrame:
     """Read a table of the folder that must have some columns."""
     try:
-        table = pd.read_csv(path, sep="\t", **how)
+        table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t", **how)
     except (OSError, ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         raise _damaged(
             path, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
