@@ -23,6 +23,7 @@ from scipy import sparse
 
 from multivi_nf.data.insertions import counted_twice, fragments_of, note_of, samples_of
 from multivi_nf.errors import InputError
+from multivi_nf.inputs.cell_table import truths
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.hdf5 import open_hdf5
 from multivi_nf.modalities import MODALITIES
@@ -269,7 +270,9 @@ def panel_table(panel: Any, matrices: dict[str, Matrix]) -> pd.DataFrame | None:
             "add these columns",
         )
     panel = panel.set_axis(panel.columns.astype(str), axis=1).set_axis(panel.index.astype(str), axis=0)
-    return panel[list(proteins)].astype(bool)
+    # text such as "False" would be true by Python's own rule
+    read = {name: truths(panel[name].tolist(), f"protein.uns['panel'], column {name!r},") for name in proteins}
+    return pd.DataFrame(read, index=panel.index, columns=list(proteins))
 
 
 def narrow(values: np.ndarray) -> np.ndarray:

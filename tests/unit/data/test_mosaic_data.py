@@ -175,3 +175,31 @@ def test_streaming_gives_the_same_minibatch(mosaic):
     resident, streamed = Data(mosaic, model).to("cpu"), Data(mosaic, model).stream_to("cpu")
     a, b = resident.minibatch([3, 1, 2]), streamed.minibatch([3, 1, 2])
     assert torch.equal(a.modalities["rna"].counts.dense(), b.modalities["rna"].counts.dense())
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [(["v1", "v2"], "v9"), ([1, 2], 9), ([True, False], "maybe")],
+)
+def test_values_of_a_covariate_that_the_model_never_saw_are_named(mosaic, known, asked):
+    mosaic.obs["kit"] = [known[i % 2] for i in range(mosaic.n_obs)]
+    model = small(mosaic, categorical_covariates=("kit",))
+    assert MosaicData(mosaic, model).unknown_categories == {}
+    values = mosaic.obs["kit"].astype(object)
+    values.iloc[:5] = asked
+    mosaic.obs["kit"] = values
+    data = MosaicData(mosaic, model)
+    assert data.unknown_categories == {"kit": [str(asked)]}
+    assert data.categorical[:5, 0].tolist() == [-1] * 5
+
+
+def test_whole_numbers_are_one_category_whatever_their_type(mosaic):
+    mosaic.obs["kit"] = np.arange(mosaic.n_obs) % 2
+    model = small(mosaic, categorical_covariates=("kit",))
+    codes = MosaicData(mosaic, model).categorical
+    for dtype in (float, "Int64", str):
+        mosaic.obs["kit"] = mosaic.obs["kit"].astype(dtype)
+        data = MosaicData(mosaic, model)
+        assert data.unknown_categories == {}
+        assert data.categorical.equal(codes)
+        mosaic.obs["kit"] = np.arange(mosaic.n_obs) % 2

@@ -297,3 +297,18 @@ def test_columns_of_the_modalities_travel_and_clashes_get_a_suffix(tmp_path):
         obs = read_mosaic(tmp_path / "m.h5mu").obs
     assert obs["leiden"].tolist() == (np.arange(40) % 4).tolist()
     assert obs["cluster_given"].tolist() == HALVES
+
+
+@pytest.mark.parametrize("words", [("True", "False"), ("TRUE", "FALSE"), (1, 0), (True, False)])
+def test_a_panel_in_words(words):
+    from multivi_nf.data.source import panel_table
+
+    class Proteins:
+        var = pd.DataFrame(index=["CD3", "CD4"])
+
+    table = pd.DataFrame({"CD4": [words[0], words[1]], "CD3": [words[0]] * 2}, index=["x", "y"])
+    panel = panel_table(table, {"protein": Proteins})
+    assert panel["CD4"].tolist() == [True, False]
+    assert panel["CD3"].tolist() == [True, True]
+    with pytest.raises(InputError, match="'perhaps', which is neither true nor false"):
+        panel_table(table.replace({words[1]: "perhaps"}).astype(object), {"protein": Proteins})
