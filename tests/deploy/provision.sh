@@ -4,7 +4,8 @@
 # changed: podman is configured by CONTAINERS_CONF, SLURM by SLURM_CONF, both in folders of the tests.
 set -e -u -o pipefail
 
-wanted=(podman buildah runc debootstrap slurm-wlm munge procps charliecloud-runtime charliecloud-builders)
+wanted=(podman buildah runc debootstrap slurm-wlm munge procps charliecloud-runtime charliecloud-builders
+    r-bioc-rhdf5 r-cran-seurat) # the last two: assets/read_multivi.R
 missing=()
 for package in "${wanted[@]}"; do
     if [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2> /dev/null)" != installed ]; then

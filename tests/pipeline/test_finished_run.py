@@ -85,6 +85,25 @@ def test_imputation_of_all_cells(finished, cells):
         assert "out_of_support" in store.obs and "calibrated" in store.uns
 
 
+def test_files_that_other_tools_open(finished, cells):
+    for name in ("rna", "atac", "protein"):
+        own = cells[name]
+        assert own.obs["cluster"].notna().all() and own.obsm["X_umap"].shape == (own.n_obs, 2)
+        data = ad.read_h5ad(finished.outdir / "h5ad" / f"{name}.h5ad")
+        assert data.obs_names.tolist() == own.obs_names.tolist() and data.layers["counts"].dtype.kind == "i"
+        table = pd.read_csv(finished.outdir / "markers" / f"{name}.tsv.gz", sep="\t")
+        assert {"cluster", "feature", "effect", "fdr", "fraction_expressing"} <= set(table) and len(table)
+    assert (cells["atac"].var["nearest_gene"] != "").any() and cells["atac"].var["in_promoter"].any()
+    table = pd.read_csv(finished.outdir / "cells.tsv.gz", sep="\t", low_memory=False)
+    assert table["cell"].tolist() == cells.obs_names.tolist()
+    assert pd.read_csv(finished.outdir / "clusters.tsv", sep="\t")["cells"].sum() == cells.n_obs
+    store = finished.outdir / "imputed" / "rna.zarr"
+    assert (store / ".zmetadata").is_file() and ad.read_zarr(store).obs["cluster"].notna().all()
+    assert json.loads((finished.outdir / "imputed" / "rna.vitessce.json").read_text())["datasets"]
+    assert f'"n":{cells.n_obs},' in (finished.outdir / "explorer.html").read_text()
+    assert len(list((finished.outdir / "multiqc").glob("*_mqc.tsv"))) == 3
+
+
 def test_contrasts(finished):
     with (MOSAIC / "contrasts.csv").open() as table:
         names = [row["contrast"] for row in csv.DictReader(table)]
