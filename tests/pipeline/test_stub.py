@@ -32,6 +32,7 @@ TREE = [
     "multivi.h5mu",
     "peaks/consensus.bed",
     "report.html",
+    "verdict.tsv",
 ]
 
 
