@@ -32,13 +32,15 @@ def command(
     """
     from multivi_nf.export.h5ad import MOST_CELLS, write_h5ad
     from multivi_nf.export.markers import write_markers
-    from multivi_nf.export.modalities import fill_modalities
+    from multivi_nf.export.modalities import check_embedded, fill_modalities
     from multivi_nf.export.tables import cells_table, clusters_table
     from multivi_nf.io.tables import write_table
     from multivi_nf.mosaic.read import read_mosaic
     from multivi_nf.report.explorer import write_explorer
 
-    mosaic = fill_modalities(read_mosaic(embedding))
+    mosaic = read_mosaic(embedding)
+    check_embedded(mosaic, embedding)
+    fill_modalities(mosaic)
     write_table(cells_table(mosaic), output / "cells.tsv.gz")
     write_table(clusters_table(mosaic.obs), output / "clusters.tsv")
     stores = {path.stem: path for path in imputed}

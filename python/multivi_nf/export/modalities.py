@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from multivi_nf.errors import InputError
 from multivi_nf.palette import colours_of, natural
 
 if TYPE_CHECKING:
@@ -36,6 +37,24 @@ def fill_modalities(mosaic: MuData) -> MuData:
     for name, data in mosaic.mod.items():
         _fill(mosaic, name, data, colours)
     return mosaic
+
+
+def check_embedded(mosaic: MuData, path: object) -> None:
+    """Refuse a mosaic without map or clusters, as `mosaic` writes it.
+
+    Raises
+    ------
+    InputError
+        Naming what is missing.
+    """
+    missing = [word for word, there in (("obsm['X_umap']", "X_umap" in mosaic.obsm),
+                                        ("obs['cluster']", "cluster" in mosaic.obs)) if not there]  # fmt: skip
+    if missing:
+        raise InputError(
+            f"{path} has no {' and no '.join(missing)}",
+            "map and clusters are what is exported",
+            "give the multivi.h5mu that `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` writes",
+        )
 
 
 def tidy(obs: pd.DataFrame) -> pd.DataFrame:

@@ -106,6 +106,20 @@ def test_colours_are_one_each():
     assert colours_of(["atac", "rna"])["rna"] == colours_of(["rna", "rna+atac"])["rna"]
 
 
+def test_the_command_writes_all_and_refuses_a_mosaic_without_map(embedded, tmp_path, capsys):
+    from multivi_nf.commands import main
+
+    embedded.write_h5mu(tmp_path / "m.h5mu")
+    main(["export", str(tmp_path / "m.h5mu"), "--output", str(tmp_path / "out"), "--title", "x", "--h5ad", "false"])
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert found == ["cells.tsv.gz", "clusters.tsv", "explorer.html", "markers/atac.tsv.gz", "markers/rna.tsv.gz"]
+    del embedded.obsm["X_umap"]
+    embedded.write_h5mu(tmp_path / "n.h5mu")
+    with pytest.raises(SystemExit) as left:
+        main(["export", str(tmp_path / "n.h5mu"), "--output", str(tmp_path / "none")])
+    assert left.value.code == 2 and "X_umap" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_tables_of_cells_and_clusters(embedded):
     fill_modalities(embedded)
     cells = cells_table(embedded)
