@@ -18,7 +18,7 @@ import pytest
 from multivi_nf.errors import InputError
 from multivi_nf.palette import MISSING, colours_of
 from multivi_nf.report import figures, write_report
-from multivi_nf.report.gather import read_imputed_features, read_results, read_versions
+from multivi_nf.report.gather import read_counts, read_imputed_features, read_results, read_versions
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.page import sentence
 from multivi_nf.report.verdict import kl_per_dimension, verdict
@@ -129,6 +129,15 @@ def test_the_verdict_is_a_table_too_and_partial_cells_are_counted(results_folder
     assert all(question in page for question in told["question"])
     text = re.sub(r"<[^>]*>", " ", page)
     assert re.search(r"not held by the other's input: stay\s+s1\s+5\s+5\s+7", text)
+
+
+def test_counts_of_some_cells_are_read_in_the_order_asked_for(results_folder):
+    import mudata
+
+    whole = mudata.read_h5mu(results_folder / "multivi.h5mu")["atac"]
+    cells = whole.obs_names[[7, 3, 30, 4]]
+    found = read_counts(results_folder / "multivi.h5mu", "atac", cells)
+    np.testing.assert_array_equal(found.toarray(), whole[cells].X.toarray())
 
 
 def test_an_empty_contrast_is_named(results_folder, tmp_path):
