@@ -50,12 +50,15 @@ def cache_root():
         return Path(os.environ["MULTIVI_NF_CACHE"]).absolute()
     home = os.environ.get("HOME")
     user = os.environ.get("XDG_CACHE_HOME") or (home and Path(home) / ".cache")
-    shared = Path(user or "/nowhere").absolute() / "multivi-nf"
-    place = shared
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    usable = bool(user) and place.is_dir() and os.access(place, os.W_OK | os.X_OK) and place != Path("/")
-    return shared if usable or (shared / f"env-{TAG}-{digest(LOCKS / 'test.lock')}").exists() else CLONE / ".cache"
+    if user:
+        shared = Path(user).absolute() / "multivi-nf"
+        with contextlib.suppress(OSError):
+            shared.mkdir(parents=True, exist_ok=True)
+        # one that is complete serves although it cannot be written
+        complete = (shared / f"env-{TAG}-{digest(LOCKS / 'test.lock')}").exists()
+        if complete or (shared.is_dir() and os.access(shared, os.W_OK | os.X_OK)):
+            return shared
+    return CLONE / ".cache"
 
 
 def check_machine():

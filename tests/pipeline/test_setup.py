@@ -49,7 +49,41 @@ def test_this_machine_is_not_refused(setup):
 def test_a_nextflow_on_path_is_taken_if_new_enough(setup, monkeypatch, tmp_path, version, taken):
     found = program(tmp_path / "bin", "nextflow", f"\n      N E X T F L O W\n      version {version} build 1\n")
     monkeypatch.setenv("PATH", f"{found.parent}:/usr/bin:/bin")
-    assert setup.nextflow_on_path() == (str(found) if taken else None)
+    text = setup.nextflow_on_path(tmp_path / "cache")
+    assert (str(found) in text and "NXF_HOME" not in text) if taken else text is None
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_foreign_launcher_keeps_its_home_and_is_probed_as_it_will_be_started(setup, monkeypatch, tmp_path, complete):
+    """The official one keeps the program itself in NXF_HOME, and fetches it where that is empty."""
+    home = tmp_path / "home" / ".nextflow"
+    if complete:
+        (home / "framework").mkdir(parents=True)
+    found = tmp_path / "bin" / "nextflow"
+    found.parent.mkdir()
+    found.write_text(
+        '#!/bin/bash\n[ -d "${NXF_HOME:-$HOME/.nextflow}/framework" ] || { echo "no network" >&2; exit 1; }\n'
+        '[ "$NXF_OFFLINE" = true ] || exit 2\necho "version 25.04.8 build 1"\n'
+    )
+    found.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{found.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NXF_HOME", raising=False)
+    text = setup.nextflow_on_path(tmp_path / "cache")
+    assert (text is not None) == complete
+    if complete:
+        written = tmp_path / "written"
+        written.write_text(text)
+        done = subprocess.run(["bash", written, "-version"], capture_output=True, text=True, check=True)
+        assert "25.04.8" in done.stdout
+
+
+@pytest.mark.parametrize("home", [None, "/proc/none", "/proc"])
+def test_without_a_home_that_can_be_written_the_cache_lies_in_the_clone(setup, monkeypatch, home):
+    monkeypatch.delenv("MULTIVI_NF_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    assert setup.cache_root() == setup.CLONE / ".cache"
 
 
 @pytest.mark.parametrize(
