@@ -15,6 +15,8 @@ KNOWN = {name: value for group in SCHEMA["$defs"].values() for name, value in gr
 
 WRONG = {
     "inptu": ("x.csv", "--inptu is not a parameter", "the nearest name is --input"),
+    "max_epoch": ("2", "--max_epoch is not a parameter", "the nearest name is --max_epochs"),
+    "igenome_base": ("x", "--igenome_base is not a parameter", "the nearest name is"),
     "max_epochs": ("many", "--max_epochs is 'many', which is not a whole number", "give a whole number, at least 1"),
     "batch_size": ("1", "--batch_size is 1, which is not at least 2", "give a whole number at least 2"),
     "fdr": ("2", "--fdr is 2, which is not above 0 and below 1", "give a number above 0 and below 1"),
