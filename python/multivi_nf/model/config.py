@@ -28,7 +28,7 @@ ALIGNMENT_WEIGHT = 5.0
 """Of the alignment, where none is given. Only paired cells pay it and every cell gains from what it forbids, so the
 paper's 1 is too little where few cells are paired (docs/model.md)."""
 
-MODALITY_INTEGRATION = 0.1
+MODALITY_INTEGRATION = 0.2
 """Strength of the penalty between modalities measured, where none is given."""
 
 
@@ -76,8 +76,8 @@ class ModelConfig:
         What the adversary tells apart, in which cells, and its weight.
     batch_integration
         Strength with which batches are brought together where they have counterparts (`multivi_nf.model.local_mixing`):
-        at 1 the penalty is worth a tenth of the reconstruction. 0 leaves batches as they lie; None is 1, and 0 with
-        ``compat="scvi"``.
+        at 1 a nat of the penalty is worth a twentieth of the reconstruction. 0 leaves batches as they lie; None is 1,
+        and 0 with ``compat="scvi"``.
     modality_integration
         The same between cells by the modalities measured.
     kl_warmup

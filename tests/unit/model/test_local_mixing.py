@@ -32,7 +32,7 @@ def by_hand(mean: torch.Tensor, side: torch.Tensor) -> list[float]:
         others = [j for j in range(n) if j != i]
         d = {j: float((mean[i] - mean[j]).square().sum()) for j in others}
         s = sorted(d.values())[min(5, n - 1) - 1]
-        w = {j: math.exp(-d[j] / s) for j in others}
+        w = {j: math.exp(-2 * d[j] / s) for j in others}
         p = sum(w[j] for j in others if side[j] == side[i]) / sum(w.values())
         pi = sum(bool(side[j] == side[i]) for j in others) / (n - 1)
         if p <= pi or pi == 1:
@@ -53,9 +53,9 @@ def test_the_penalty_is_that_of_the_page(n, share):
 
 
 def test_three_points_on_a_line():
-    """Points at 0, 1 and 3 of sides A, A, B: d^2 1, 9, 4; the width is the second neighbour's."""
-    weight = neighbourhood(torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64))
-    near = math.exp(-1 / 9) / (math.exp(-1 / 9) + math.exp(-1))
+    """Points at 0, 1 and 2 of sides A, A, B: d^2 1 and 4; the width is the second neighbour's."""
+    weight = neighbourhood(torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64))
+    near = math.exp(-2 / 4) / (math.exp(-2 / 4) + math.exp(-2))
     assert weight[0].tolist() == pytest.approx([0, near, 1 - near])
     found = penalty(weight, torch.tensor([True, True, False]))
     expected = 0.5 * math.log(0.5 / near) + 0.5 * math.log(0.5 / (1 - near))
@@ -70,7 +70,7 @@ def test_gradients_agree_with_finite_differences_through_both_ends():
     def value(z: torch.Tensor) -> torch.Tensor:
         square = torch.cdist(z, z).square()
         itself = torch.eye(len(z), dtype=torch.bool)
-        weight = torch.softmax((-square / scale).masked_fill(itself, -math.inf), 1)
+        weight = torch.softmax((-2 * square / scale).masked_fill(itself, -math.inf), 1)
         return penalty(weight, group.bool()).mean()
 
     z = mean.clone().requires_grad_()
@@ -110,10 +110,10 @@ def test_a_step_down_the_gradient_mixes_sides_also_of_5_and_95_per_cent(share):
     mean, group = two_clouds(200, 1.0, share=share)
     start = float(penalty(neighbourhood(mean), group.bool()).mean())
     z = mean.clone().requires_grad_()
-    for _ in range(60):
+    for _ in range(150):
         (pull,) = torch.autograd.grad(penalty(neighbourhood(z), group.bool()).mean(), z)
         z = (z - 20 * pull).detach().requires_grad_()
-    assert float(penalty(neighbourhood(z), group.bool()).mean().detach()) < 0.6 * start
+    assert float(penalty(neighbourhood(z), group.bool()).mean().detach()) < 0.7 * start
 
 
 def test_a_side_of_95_per_cent_is_not_below_its_floor_when_mixed():
@@ -128,7 +128,7 @@ def test_one_side_costs_and_pulls_nothing():
     z = mean.requires_grad_()
     cost = penalty(neighbourhood(z), torch.ones(20, dtype=torch.bool)).sum()
     (pull,) = torch.autograd.grad(cost, z)
-    assert float(cost) == 0 and bool((pull == 0).all())
+    assert float(cost.detach()) == 0 and bool((pull == 0).all())
 
 
 def test_equal_means_are_finite():
@@ -277,7 +277,7 @@ def test_the_strength_is_a_share_of_the_reconstruction(model, minibatch, generat
     assert torch.isclose(t["batch_mixing"], (joint[0] + leading[0]) / 2)
     assert torch.isclose(t["modality_mixing"], measured[0])
     over = [float((cost - content).clamp(min=0)) for cost, content in (joint, leading, measured)]
-    expected = 0.1 * (t["rna"] + t["atac"]) * (over[0] + over[1] + 0.5 * over[2])
+    expected = 0.05 * (t["rna"] + t["atac"]) * (over[0] + over[1] + 0.5 * over[2])
     assert torch.isclose(t["integration"], expected) and float(expected) > 0
     assert torch.isclose(with_it.total, without.total + expected)
     assert torch.equal(without.terms["elbo_loss"], t["elbo_loss"])
@@ -294,7 +294,7 @@ def test_a_step_pays_at_the_strength_that_acts(model, minibatch, generator):
     mixing.sums["joint"].side = torch.tensor([True, False, False])
     mixing.sums["joint"].dual[1] = 0.3
     t = charged(made, cells, generator, mixing).terms
-    assert torch.isclose(t["integration"], 0.3 * 0.1 * t["rna"] * t["batch_mixing"])
+    assert torch.isclose(t["integration"], 0.3 * 0.05 * t["rna"] * t["batch_mixing"])
     assert float(t["integration"]) > 0
 
 
