@@ -18,9 +18,10 @@ from torch.nn import functional
 RANK = 5
 """The squared distance of a cell's neighbour of this rank sets the width of its kernel."""
 
-SHARPNESS = 2.0
-"""The weight of that neighbour is exp(-2) of one at no distance. At 1 a tenth of the minibatch are neighbours, and what
-parts labs within a type is not seen; at 3 fine types of two labs are mistaken for each other."""
+SHARPNESS = {"joint": 2.0, "leading": 2.0, "measured": 1.0}
+"""By comparison, k: the weight of that neighbour is exp(-k) of one at no distance. For batches: at 1 much of the
+minibatch are neighbours, and what parts labs within a type is not seen; at 3 fine types of two labs are mistaken for
+each other. Modalities of one batch differ less, and pair worse with a sharper kernel."""
 
 FLOOR = 0.3
 """Share of the expected other side's part of a neighbourhood below which a cell is left alone: it has no counterpart.
@@ -145,7 +146,7 @@ class LocalMixing:
         mean, group, stratum = mean[known], group[known], stratum[known]
         sums = self.sums[name]
         with torch.autocast(mean.device.type, enabled=False):
-            weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float())
+            weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float(), SHARPNESS[name])
             expected = None
             if self.shapes[name][0] > 1:
                 one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
@@ -209,8 +210,8 @@ class LocalMixing:
             self.sums[name] = Sums(*(tensors[f"{name}.{part}"].clone() for part in vars(sums))).to(self.device)
 
 
-def neighbourhood(mean: torch.Tensor) -> torch.Tensor:
-    """(n, n) weights W_ij = softmax over j != i of -2 |mu_i - mu_j|^2 / s_i, s_i the square of the `RANK`-th neighbour.
+def neighbourhood(mean: torch.Tensor, sharpness: float = 2.0) -> torch.Tensor:
+    """(n, n) weights W_ij = softmax over j != i of -k |mu_i - mu_j|^2 / s_i, s_i the square of the `RANK`-th neighbour.
 
     Gradients flow through both ends of a distance, none through its scale.
     """
@@ -220,7 +221,7 @@ def neighbourhood(mean: torch.Tensor) -> torch.Tensor:
     square = (norm.unsqueeze(1) + norm - 2 * mean @ mean.T).clamp(min=0)
     others = square.detach().masked_fill(itself, math.inf)
     scale = others.kthvalue(min(RANK, n - 1), dim=1).values.clamp(min=1e-6)
-    return torch.softmax((-SHARPNESS * square / scale.unsqueeze(1)).masked_fill(itself, -math.inf), 1)
+    return torch.softmax((-sharpness * square / scale.unsqueeze(1)).masked_fill(itself, -math.inf), 1)
 
 
 def chance(weight: torch.Tensor) -> torch.Tensor:
