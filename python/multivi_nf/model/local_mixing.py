@@ -37,7 +37,7 @@ CANDIDATES = 4
 """Ways of splitting the groups that are compared, the slowest to mix first."""
 
 
-CONTENT = 1.6
+CONTENT = 2.0
 """A penalty is content at this many times what it costs where groups mix as chance would have it (`chance`)."""
 
 DUAL_RATE = 0.02
