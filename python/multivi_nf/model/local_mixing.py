@@ -37,11 +37,13 @@ CANDIDATES = 4
 """Ways of splitting the groups that are compared, the slowest to mix first."""
 
 
-CONTENT = 2.0
-"""A penalty is content at this many times what it costs where groups mix as chance would have it (`chance`)."""
+CONTENT = {"joint": 2.0, "leading": 2.0, "measured": 1.3}
+"""By comparison: a penalty is content at this many times what it costs where groups mix as chance would have it, see
+`chance`. For batches at 1.3 a rare type that one batch alone has is drawn into others; modalities of one batch hold the
+same cells."""
 
 DUAL_RATE = 0.02
-"""How fast, a step, a penalty's strength falls below the full one while it is under its target, and comes back."""
+"""How fast, a step, a penalty's strength rises from 0 to the full one while not content, and falls while it is."""
 
 
 @dataclass
@@ -59,7 +61,8 @@ class Sums:
     side
         (n_groups,) bool: the side of each group; all False before there is a split.
     dual
-        (2,) the running mean of the penalty over what it is content with, and the share of the full strength that acts.
+        (2,) the running mean, over cells with counterparts, of the penalty over what it is content with, and the share
+        of the full strength that acts.
     """
 
     flow: torch.Tensor
@@ -70,12 +73,12 @@ class Sums:
 
     @classmethod
     def empty(cls, n_strata: int, n_groups: int, device: torch.device) -> Sums:
-        """Nothing seen yet, at full strength."""
+        """Nothing seen yet, at no strength."""
         options = {"dtype": torch.float64, "device": device}
         square = torch.zeros(n_groups, n_groups, **options)
         side = torch.zeros(n_groups, dtype=torch.bool, device=device)
         table = torch.zeros(n_strata, n_groups, **options)
-        return cls(square, square.clone(), table, side, torch.ones(2, **options))
+        return cls(square, square.clone(), table, side, torch.tensor([1.0, 0.0], **options))
 
     def to(self, device: torch.device) -> Sums:
         """The same on a device."""
@@ -102,7 +105,7 @@ class LocalMixing:
         By name.
     pending
         By name, what the step that runs saw: flow, expected and table, one below the other, and last a row of the sum
-        over cells of the penalty over what it is content with, and the number of cells.
+        over cells with counterparts of the penalty over what it is content with, and their number.
     steps
         Steps taken.
     """
@@ -151,10 +154,13 @@ class LocalMixing:
             if self.shapes[name][0] > 1:
                 one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
                 expected = weight @ one[stratum].to(weight.dtype)
-            cost, content = penalty(weight, sums.side[group], expected).mean(), CONTENT * chance(weight)
+            cost, free = penalty(weight, sums.side[group], expected)
+            content = CONTENT[name] * chance(weight)
             if note:
-                self._note(name, weight.detach().double(), group, stratum, (cost.detach() / content).double())
-        return cost, content
+                # who has no counterpart cannot be mixed: it must not keep the strength up for all others
+                ratio = torch.where(free, cost.detach() / content, 0.0).sum()
+                self._note(name, weight.detach().double(), group, stratum, torch.stack([ratio, free.sum()]).double())
+        return cost.mean(), content
 
     def _note(
         self, name: str, weight: torch.Tensor, group: torch.Tensor, stratum: torch.Tensor, ratio: torch.Tensor
@@ -165,7 +171,7 @@ class LocalMixing:
         table = inside.T @ of
         drawn = inside @ (table / table.sum(1, keepdim=True).clamp(min=1))
         last = torch.zeros_like(table[:1])
-        last[0, 0], last[0, 1] = ratio * group.numel(), group.numel()
+        last[0, :2] = ratio
         self.pending[name] += torch.cat([of.T @ weight @ of, of.T @ weight @ drawn, table, last])
 
     def strength(self, name: str) -> torch.Tensor:
@@ -232,8 +238,10 @@ def chance(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().square().sum(1).mean() / 4
 
 
-def penalty(weight: torch.Tensor, side: torch.Tensor, expected: torch.Tensor | None = None) -> torch.Tensor:
-    """(n,) L_i, nats: how much more of a cell's neighbourhood than expected is of its own side.
+def penalty(
+    weight: torch.Tensor, side: torch.Tensor, expected: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much more of each cell's neighbourhood than expected is of its own side.
 
     With p_i = sum_j W_ij [side_j = side_i] and pi_i the share of i's side among the other cells:
     L_i = pi ln(pi / p) + (1 - pi) ln((1 - pi) / q), q = max(1 - p_i, FLOOR (1 - pi_i)), p = 1 - q, where p > pi, else
@@ -248,12 +256,15 @@ def penalty(weight: torch.Tensor, side: torch.Tensor, expected: torch.Tensor | N
         (n,) bool.
     expected
         (n,) share of the side True that a cell's neighbourhood should have; None: that among the other cells.
+
+    Returns
+    -------
+    (n,) L_i, nats, and (n,) bool, whether the cell is above the floor: it has counterparts.
     """
     same = (side.unsqueeze(1) == side).to(weight.dtype)
     own = (weight * same).sum(1)
-    if expected is None:
-        return divergence(own, (same.sum(1) - 1) / (side.numel() - 1))
-    return divergence(own, torch.where(side, expected, 1 - expected))
+    usual = (same.sum(1) - 1) / (side.numel() - 1) if expected is None else torch.where(side, expected, 1 - expected)
+    return divergence(own, usual), (1 - own > FLOOR * (1 - usual)).detach()
 
 
 def divergence(own: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,10 @@ SCALE = 1e4
 
 
 N_BETWEEN = 10
-"""Directions between batches' means that are left out at most: of many batches the means span cell types as well."""
+"""Directions between batches that are left out at most: of many batches they span cell types as well."""
+
+N_MUTUAL = 20
+"""Neighbours on either side among which a pair of cells of two batches must find each other."""
 
 
 def first_layer(
@@ -46,8 +49,8 @@ def first_layer(
     seed
         Of the cells drawn, the decomposition and the rotation.
     batch
-        (n_cells,) batch of each cell: what separates the batches' means is left out as well, so that encoders start
-        blind to it. None keeps it.
+        (n_cells,) batch of each cell: what separates batches where they have counterparts is left out as well, so that
+        encoders start blind to it. None keeps it.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def first_layer(
     mean /= np.linalg.norm(mean)
     directions = directions - np.outer(mean, mean @ directions)
     if group is not None and len(set(group)) > 1:
-        between = _between(normalised, group, mean)
+        between = _between(normalised, group, mean, normalised @ directions)
         directions = directions - between @ (between.T @ directions)
     spread = (normalised @ directions).std(0)
     kept = spread > 1e-6 * max(spread.max(), 1e-12)
@@ -86,18 +89,41 @@ def first_layer(
     return (layer / scale).astype(np.float32), (-units.mean(0) / scale).astype(np.float32)
 
 
-def _between(normalised: sp.csr_matrix, group: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(n_features, k) orthonormal: the leading directions between the groups' means, without that of `mean`."""
-    names, code = np.unique(group.astype(str), return_inverse=True)
-    size = np.bincount(code)
-    member = sp.csr_matrix((1 / size[code], (code, np.arange(code.size))), shape=(names.size, code.size))
-    means = np.asarray((member @ normalised).todense(), dtype=np.float64)
-    scale = np.linalg.norm(means)
-    means -= size @ means / size.sum()
-    means -= np.outer(means @ mean, mean)
-    _, spread, directions = np.linalg.svd(means * np.sqrt(size / size.sum())[:, None], full_matrices=False)
-    kept = spread > 1e-6 * scale
+def _between(normalised: sp.csr_matrix, group: np.ndarray, mean: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(n_features, k) orthonormal: the leading directions between groups where they have counterparts.
+
+    Of each group against the rest the mean difference over mutual nearest neighbours (Haghverdi et al. 2018), without
+    its part along `mean`: plain differences of means would hold the cell types that one group alone has.
+    """
+    names, code, size = np.unique(group.astype(str), return_inverse=True, return_counts=True)
+    length = np.linalg.norm(scores, axis=1, keepdims=True)
+    place = scores / np.maximum(length, 1e-12)
+    rows = []
+    for i in range(names.size):
+        inside, outside = np.flatnonzero(code == i), np.flatnonzero(code != i)
+        a, b = _mutual(place[inside], place[outside])
+        if a.size:
+            shift = normalised[inside[a]].mean(0) - normalised[outside[b]].mean(0)
+            rows.append(np.sqrt(size[i] / size.sum()) * np.asarray(shift, dtype=np.float64).ravel())
+    if not rows:
+        return np.zeros((normalised.shape[1], 0))
+    shifts = np.stack(rows)
+    shifts -= np.outer(shifts @ mean, mean)
+    _, spread, directions = np.linalg.svd(shifts, full_matrices=False)
+    kept = spread > 1e-6 * max(spread.max(), 1e-12)
     return directions[kept][:N_BETWEEN].T
+
+
+def _mutual(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `a` and of `b` that are among each other's `N_MUTUAL` nearest."""
+    from sklearn.neighbors import NearestNeighbors
+
+    there = NearestNeighbors(n_neighbors=min(N_MUTUAL, len(b))).fit(b).kneighbors(a, return_distance=False)
+    back = NearestNeighbors(n_neighbors=min(N_MUTUAL, len(a))).fit(a).kneighbors(b, return_distance=False)
+    shape = (len(a), len(b))
+    one = sp.csr_matrix((np.ones(there.size), (np.repeat(np.arange(len(a)), there.shape[1]), there.ravel())), shape)
+    two = sp.csr_matrix((np.ones(back.size), (back.ravel(), np.repeat(np.arange(len(b)), back.shape[1]))), shape)
+    return one.multiply(two).nonzero()
 
 
 def _normalise(counts: sp.csr_matrix, total: np.ndarray, *, binary: bool) -> tuple[sp.csr_matrix, np.ndarray]:
