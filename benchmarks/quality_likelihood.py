@@ -17,15 +17,13 @@ from quality_common import fit, imputed, parser, read_options, show, snare, thre
 
 from multivi_nf.simulate import PRESETS, simulated_mosaic
 
-SIMULATED = 4000
-"""Cells of the simulated mosaic; those with both modalities are used."""
 LIKELIHOODS = ("bernoulli", "poisson")
 
 
-def simulated(depth: float, seed: int) -> tuple[dict[str, anndata.AnnData], pd.Series]:
-    """Simulated cells with RNA and ATAC, at so many times the fragments that the default has."""
+def simulated(cells: int, depth: float, seed: int) -> tuple[dict[str, anndata.AnnData], pd.Series]:
+    """Those of the simulated cells that have RNA and ATAC, at so many times the fragments that the default has."""
     options = PRESETS["default"]
-    options = replace(options, cells=SIMULATED, atac_fragments=depth * options.atac_fragments, seed=seed)
+    options = replace(options, cells=cells, atac_fragments=depth * options.atac_fragments, seed=seed)
     mosaic, truth = simulated_mosaic(options)
     good = truth.cells.index[~truth.cells["doublet"] & ~truth.cells["dying"]]
     both = mosaic["rna"].obs_names.intersection(mosaic["atac"].obs_names).intersection(good)
@@ -51,11 +49,18 @@ def scores(
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--depths", type=float, nargs="*", default=[0.25, 1.0, 4.0], help="of simulated cells")
+    arguments.add_argument(
+        "--simulated", type=int, default=4000, help="simulated cells, of which two in five have both"
+    )
+    arguments.add_argument("--without-snare", action="store_true")
     options = arguments.parse_args()
     threads(options.threads)
     for seed in options.seeds:
-        sets = {"SNARE": lambda: snare(options.cells)}
-        sets |= {f"simulated, {d:g} x depth": lambda d=d, seed=seed: simulated(d, seed) for d in options.depths}
+        sets = {} if options.without_snare else {"SNARE": lambda: snare(options.cells)}
+        sets |= {
+            f"simulated, {d:g} x depth": lambda d=d, seed=seed: simulated(options.simulated, d, seed)
+            for d in options.depths
+        }
         for name, make in sets.items():
             complete, labels = make()
             split = random_unpairing(complete, 0.25, seed=seed, labels=labels)

@@ -231,10 +231,22 @@ def _add_features(
         if not _add_feature(page, observed[modality][place], item | own | {"group": modality}):
             return True
         values = guessed.get(modality, {}).get(place)
-        own = {"unit": "probability open" if modality == "atac" else "ln(1 + imputed)"}
+        own = {"unit": imputed_unit(modality, imputed[modality])} if values is not None else {}
         if values is not None and not _add_feature(page, values, item | own | {"group": f"{modality} imputed"}):
             return True
     return False
+
+
+def imputed_unit(modality: str, store: Path) -> str:
+    """What the page says of a store's values: those of atac stand as they are, in the scale that the store names."""
+    if modality != "atac":
+        return "ln(1 + imputed)"
+    import anndata as ad
+    import zarr
+
+    uns = zarr.open_group(store, mode="r")["uns"]
+    scale = json.loads(ad.io.read_elem(uns["multivi_nf"])).get("scale", "") if "multivi_nf" in uns else ""
+    return "expected fragments" if scale.startswith("expected fragments") else "probability open"
 
 
 def _add_feature(page: Page, values: np.ndarray, item: dict[str, Any]) -> bool:
@@ -253,7 +265,7 @@ def _observed(mosaic: MuData, modality: str, places: list[int], rows: np.ndarray
 
 
 def _imputed(mosaic: MuData, store: Path, modality: str, places: list[int], rows: np.ndarray) -> dict[int, np.ndarray]:
-    """Posterior means of features of the store, ln(1 + x) but for atac, which are probabilities."""
+    """Posterior means of features of the store, ln(1 + x) but for atac."""
     features = mosaic.mod[modality].var_names
     columns, runs = imputed_runs(store, features)
     which = {place: k for k, place in enumerate(columns.tolist()) if place in set(places)}

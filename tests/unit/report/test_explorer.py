@@ -19,7 +19,7 @@ from tests.conftest import skip_or_fail
 
 from multivi_nf.export.modalities import fill_modalities
 from multivi_nf.palette import CATEGORIES
-from multivi_nf.report.explorer import MISSING, quantised, scaled, write_explorer
+from multivi_nf.report.explorer import MISSING, imputed_unit, quantised, scaled, write_explorer
 
 N = 90
 
@@ -95,6 +95,21 @@ def test_what_is_in_the_page(mosaic, tmp_path):
     guess = np.frombuffer(part(items["rna imputed", "GENE0"]["blob"]), np.uint8)
     np.testing.assert_array_equal(guess, quantised(np.log1p(np.arange(N)), 0, np.log(N)))
     assert ("rna imputed", "GENE1") not in items and ("protein", "CD8") in items
+
+
+@pytest.mark.parametrize(
+    ("scale", "unit"),
+    [
+        ("probability at depth 0.5", "probability open"),
+        ("expected fragments at the median depth, 900 in peaks", "expected fragments"),
+        (None, "probability open"),
+    ],
+)
+def test_unit_of_imputed_atac_is_the_scale_of_its_store(tmp_path, scale, unit):
+    uns = {} if scale is None else {"multivi_nf": json.dumps({"scale": scale})}
+    ad.AnnData(np.zeros((2, 1), np.float32), uns=uns).write_zarr(tmp_path / "atac.zarr")
+    assert imputed_unit("atac", tmp_path / "atac.zarr") == unit
+    assert imputed_unit("rna", tmp_path / "atac.zarr") == "ln(1 + imputed)"
 
 
 def test_budget_keeps_the_map_and_says_so(mosaic, tmp_path):
