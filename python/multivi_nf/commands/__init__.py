@@ -16,10 +16,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -134,22 +133,11 @@ def main(arguments: list[str] | None = None) -> None:
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)
     with forgiven(), ended_by_sigterm():
-        sys.unraisablehook = without_hdf5(sys.unraisablehook)
         code = exit_code(sys.argv[1:] if arguments is None else arguments)
     if code and arguments is None:
         os._exit(code)  # HDF5 would try once more to write what no longer fits, and end in a segmentation fault
     if code:
         sys.exit(code)
-
-
-def without_hdf5(hook: Callable[[Any], object]) -> Callable[[Any], object]:
-    """Keep quiet about HDF5 objects that cannot be closed since their disk is full: that is told already."""
-
-    def told(unraisable: Any) -> object:
-        silent = "h5py" in repr(unraisable.object) or "id ref count" in str(unraisable.exc_value)
-        return None if silent else hook(unraisable)
-
-    return told
 
 
 def exit_code(arguments: list[str]) -> int:
