@@ -5,10 +5,8 @@
  */
 
 include { checked_parameters ; help_text                  } from './modules/parameters'
-include { checkpoint_notice ; failure_text                } from './modules/closing'
-include { success_text ; watch_training ; write_parameters } from './modules/closing'
-include { outdir_problem ; release_outdir ; take_outdir   } from './modules/outdir'
-include { write_manifest                                  } from './modules/outdir'
+include { checkpoint_notice ; failure_text ; success_text ; watch_training ; write_parameters } from './modules/closing'
+include { outdir_problem ; release_outdir ; take_outdir ; write_manifest } from './modules/outdir'
 include { REPROCESS                                       } from './workflows/reprocess'
 
 workflow {

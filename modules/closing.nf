@@ -3,7 +3,7 @@
  */
 
 include { three_parts                  } from './messages'
-include { is_published                 } from './outdir'
+include { is_published                 } from './published'
 include { parameters_text ; write_info } from './record'
 
 def write_parameters(settings) {

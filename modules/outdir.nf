@@ -2,6 +2,7 @@
  * The folder of results: one run at a time, nothing of the user's replaced, and a manifest of what this run made.
  */
 
+include { published   } from './published'
 include { three_parts } from './messages'
 
 def beat_seconds() { 5 }
@@ -187,16 +188,6 @@ def release_outdir(settings) {
     if (lock && is_mine(lock)) {
         java.nio.file.Files.deleteIfExists(lock)
     }
-}
-
-// [ place under --outdir ] that this run published, noted by conf/modules.config and by write_info
-def published() {
-    return System.properties.stringPropertyNames().findAll { name -> name.startsWith('multivi_nf.published ') }
-        .collect { name -> name - 'multivi_nf.published ' }.toSet()
-}
-
-def is_published(place) {
-    return published().any { mine -> place == mine || mine.startsWith(place + '/') }
 }
 
 def sha256(path) {

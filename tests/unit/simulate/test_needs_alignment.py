@@ -12,7 +12,8 @@ from multivi_nf.training import MultiVI, train
 
 def test_training_without_alignment_and_adversary_leaves_modalities_apart():
     mosaic, _ = simulated_mosaic(PRESETS["default"].resized(cells=1200, peaks=4000))
-    model = MultiVI.from_mosaic(mosaic, alignment="none", adversary="none", cross_reconstruction=0.0)
+    off = {"alignment": "none", "adversary": "none", "cross_reconstruction": 0.0}
+    model = MultiVI.from_mosaic(mosaic, **off, batch_integration=0.0, modality_integration=0.0)
     train(model, mosaic, max_epochs=12, quiet=True)
     joint = embed(model, mosaic).mean
     found = lisi_ratio(joint, mosaic.obs["modality"].to_numpy())
