@@ -9,10 +9,23 @@ from functools import cache
 from pathlib import Path
 
 
+def boot() -> str:
+    """Name of this machine's last start; empty where it has none."""
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def namespace() -> str:
+    """Name of the set of process ids that are seen from here; empty where there is none."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
 @cache
 def machine() -> str:
     """Eight digits that name this machine since its last start, and the process ids that are seen from here."""
-    parts = (socket.gethostname(), _read("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid"))
+    parts = (socket.gethostname(), boot(), namespace())
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=4).hexdigest()
 
 
@@ -39,12 +52,5 @@ def is_gone(name: str) -> bool | None:
 def _read(path: str) -> str:
     try:
         return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return str(Path(path).readlink())
     except OSError:
         return ""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.io.processes import boot, namespace, started
 
 BEAT = 5.0
 """Seconds between two signs of life."""
@@ -165,7 +166,7 @@ class Owner:
         me = _identity()
         if not holder or any(holder.get(key) != me[key] for key in ("host", "boot", "namespace")):
             return False
-        return _started(int(holder["pid"])) != holder.get("started")
+        return started(int(holder["pid"])) != holder.get("started")
 
     def _live(self) -> None:
         while not self._stop.wait(self.beat):
@@ -217,29 +218,8 @@ def make_writable(folder: Path) -> None:
 def _identity() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
-        "boot": _read("/proc/sys/kernel/random/boot_id"),
-        "namespace": _link("/proc/self/ns/pid"),
+        "boot": boot(),
+        "namespace": namespace(),
         "pid": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": started(os.getpid()),
     }
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return str(Path(path).readlink())
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; empty if it does not run (a zombie does not)."""
-    stat = _read(f"/proc/{pid}/stat")
-    fields = stat.rpartition(")")[2].split()
-    return "" if not fields or fields[0] in "ZX" else fields[19]
