@@ -1,7 +1,7 @@
 """Compare two result folders by values: `python compare.py ONE OTHER`; leaves with 1 and names every difference.
 
-Timings and paths are left out: `pipeline_info/`, `checkpoints/`, `report.html`, `*.resources.json`, and `seconds` in
-history.tsv and *.json.
+Timings and paths are left out: `pipeline_info/`, `checkpoints/`, `report.html`, `manifest.tsv` (their digests),
+`*.resources.json`, and `seconds` in history.tsv and *.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from scipy import sparse
 
 SKIPPED_FOLDERS = {"pipeline_info", "checkpoints"}
+SKIPPED_NAMES = (".resources.json", "report.html", "manifest.tsv")
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 
 
@@ -28,7 +29,7 @@ def files(root: Path) -> set[str]:
     for path in root.rglob("*"):
         below = path.relative_to(root)
         stores = [part for part in below.parts if part.endswith(".zarr")]
-        if below.parts[0] in SKIPPED_FOLDERS or below.name.endswith((".resources.json", "report.html")):
+        if below.parts[0] in SKIPPED_FOLDERS or below.name.endswith(SKIPPED_NAMES):
             continue
         if stores:
             found.add(str(Path(*below.parts[: below.parts.index(stores[0]) + 1])))
@@ -78,7 +79,8 @@ def same_mudata(one: mudata.MuData, other: mudata.MuData) -> bool:
 
 def table(path: Path) -> pd.DataFrame:
     """Read a tab-separated table without timings."""
-    return pd.read_csv(path, sep="\t").drop(columns="seconds", errors="ignore")
+    comment = "#" if path.name.endswith("_mqc.tsv") else None  # MultiQC's own header
+    return pd.read_csv(path, sep="\t", comment=comment).drop(columns="seconds", errors="ignore")
 
 
 def untimed(entry: dict) -> dict:
