@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tests.conftest import skip_or_fail
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "quality"))
 import integration
@@ -51,7 +52,7 @@ def test_what_fails_leaves_no_row(results):
 
 def test_scores_are_those_of_the_shared_script(results):
     if not (integration.SHARED / "integration" / "score.py").is_file():
-        pytest.skip("the shared sets are not beside the checkout")
+        skip_or_fail("the shared sets are not beside the checkout")
     random = np.random.default_rng(0)
     obs = pd.DataFrame({"group": ["A", "B"] * 200, "lineage": ["x", "x", "y", "y"] * 100, "label": "t", "batch": "b"})
     mixed = random.normal(size=(400, 3)) + 20 * (obs["lineage"] == "y").to_numpy()[:, None]

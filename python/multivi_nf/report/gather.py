@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import mudata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
@@ -98,8 +98,7 @@ def read_results(outdir: Path) -> Results:
             "give the --outdir of a finished run, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` first",
         )
     check_hdf5(path)
-    with mudata.set_options(pull_on_update=False):  # the modalities' own tables would come in again, with prefixes
-        mosaic = mudata.read_h5mu(path, backed="r")
+    mosaic = read_h5mu(path, backed="r")
     try:
         results = Results(
             outdir=outdir,
@@ -135,7 +134,7 @@ def read_results(outdir: Path) -> Results:
 
 def read_counts(path: Path, modality: str, cells: pd.Index) -> sp.csr_matrix:
     """Counts of some cells of a modality of an h5mu, the others left in the file."""
-    mosaic = mudata.read_h5mu(path, backed="r")
+    mosaic = read_h5mu(path, backed="r")
     try:
         part = mosaic.mod[modality]
         place = part.obs_names.get_indexer(cells)

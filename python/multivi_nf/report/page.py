@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from multivi_nf import __version__
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.tables import write_table
 from multivi_nf.palette import natural
 from multivi_nf.report import figures
@@ -343,13 +344,10 @@ def _umaps(results: Results) -> list[dict[str, Any]]:
 
 def _markers(results: Results) -> list[dict[str, Any]]:
     """Imputed against observed cluster means of the features that differ most between clusters."""
-    import mudata
-
     drawn = []
     if not results.imputed or "cluster" not in results.cells:
         return drawn
-    with mudata.set_options(pull_on_update=False):
-        mosaic = mudata.read_h5mu(results.outdir / "multivi.h5mu", backed="r")
+    mosaic = read_h5mu(results.outdir / "multivi.h5mu", backed="r")
     try:
         for modality, path in results.imputed.items():
             if modality not in mosaic.mod:
