@@ -18,11 +18,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
-from protocol.splits import Split, strict_unpairing
 from quality_common import keeping, parser, read_options, show, snare, threads
 from quality_held_out import held_out
 from scipy import stats
 
+from multivi_nf.benchmark.splits import Split, strict_unpairing
 from multivi_nf.comparison.compare import differential
 from multivi_nf.comparison.pseudobulk import false_discovery_rate, pseudobulks
 from multivi_nf.latent.embed import cells_of

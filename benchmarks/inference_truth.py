@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from inference_world import contrasts, true_effects, world
-from protocol.splits import Split
 from quality_common import keeping, parser, read_options, show, threads
 from quality_peers import padded, run_peer
 
+from multivi_nf.benchmark.splits import Split
 from multivi_nf.comparison.compare import differential
 from multivi_nf.evaluation.metrics import calls_against_truth
 from multivi_nf.held_out.calibrate import calibrate

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from protocol.splits import Split, build_mosaic
 from quality_held_out import true_means
 
+from multivi_nf.benchmark.splits import Split, build_mosaic
 from multivi_nf.simulate import PRESETS, Truth, simulated_mosaic
 
 PAIR = ("type_1", "type_3")

@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from protocol.scoring import hidden_truth
 from quality_common import keeping, parser, read_options, show, threads
 from quality_held_out import CITE, DATA, SOURCE, HeldOut, Scores, distributions, held_out, met
 
+from multivi_nf.benchmark.scoring import hidden_truth
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.metrics.imputation import at_true_depth

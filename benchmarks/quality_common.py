@@ -11,9 +11,9 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
-from protocol.scoring import Views
-from protocol.splits import Split
 
+from multivi_nf.benchmark.scoring import Views
+from multivi_nf.benchmark.splits import Split
 from multivi_nf.imputation.impute import impute
 from multivi_nf.latent.embed import embed
 from multivi_nf.training import MultiVI, train

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from protocol.splits import build_mosaic, random_unpairing
 from quality_common import fit, parser, read_options, show, snare, threads, views_of
 
+from multivi_nf.benchmark.splits import build_mosaic, random_unpairing
 from multivi_nf.evaluation.metrics import lisi_ratio_within
 from multivi_nf.evaluation.metrics.neighbours import nearest
 from multivi_nf.simulate import PRESETS, simulated_mosaic

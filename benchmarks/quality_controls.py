@@ -6,12 +6,11 @@ A model trained on shuffled pairs may not pair cells, or impute genes, better th
 from __future__ import annotations
 
 import numpy as np
-from protocol import controls
-from protocol.scoring import hidden_truth, score_rna
-from protocol.splits import Split, strict_unpairing
 from quality_common import fit, imputed, parser, read_options, show, snare, threads
 
-from multivi_nf.evaluation import metrics
+from multivi_nf.benchmark.scoring import hidden_truth, score_rna
+from multivi_nf.benchmark.splits import Split, strict_unpairing
+from multivi_nf.evaluation import controls, metrics
 from multivi_nf.latent.embed import embed
 
 

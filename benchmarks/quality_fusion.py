@@ -14,12 +14,12 @@ from __future__ import annotations
 import mudata
 import numpy as np
 import torch
-from protocol.baselines import mean_profile
-from protocol.splits import Split, build_mosaic, stratified_pairs
 from quality_common import fit, parser, read_options, show, snare, threads
 from quality_composition import simulated
 from scipy.special import gammaln, logsumexp
 
+from multivi_nf.benchmark.baselines import mean_profile
+from multivi_nf.benchmark.splits import Split, build_mosaic, stratified_pairs
 from multivi_nf.data.draws import blocks, cell_keys, normals
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.evaluation.metrics import fit_dispersion, pairing

@@ -10,10 +10,10 @@ import numba
 import numpy as np
 import pandas as pd
 import torch
-from protocol.splits import Split, batches_held_out, build_mosaic, strict_unpairing
 from quality_common import snare
 from quality_protein import load
 
+from multivi_nf.benchmark.splits import Split, batches_held_out, build_mosaic, strict_unpairing
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.data.draws import blocks, cell_keys, normals
 from multivi_nf.evaluation.runs import true_expression

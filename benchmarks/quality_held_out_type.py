@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from protocol.baselines import Bridge
-from protocol.splits import random_unpairing, type_without, type_without_pairs
 from quality_common import fit, imputed, parser, read_options, show, snare, threads
 from sklearn.metrics import roc_auc_score
 
+from multivi_nf.benchmark.baselines import Bridge
+from multivi_nf.benchmark.splits import random_unpairing, type_without, type_without_pairs
 from multivi_nf.evaluation.metrics import fold_change_agreement
 from multivi_nf.held_out.calibrate import calibrate
 from multivi_nf.imputation.impute import impute

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from protocol.baselines import Bridge, label_means, own_modality_ceiling
-from protocol.scoring import Hidden, hidden_truth, score_atac, score_rna
-from protocol.splits import strict_unpairing
 from quality_common import fit, imputed, parser, read_options, show, snare, threads
 from quality_peers import run_scvi
+
+from multivi_nf.benchmark.baselines import Bridge, label_means, own_modality_ceiling
+from multivi_nf.benchmark.scoring import Hidden, hidden_truth, score_atac, score_rna
+from multivi_nf.benchmark.splits import strict_unpairing
 
 DIRECTIONS = {"rna": ("atac", score_rna), "atac": ("rna", score_atac)}
 

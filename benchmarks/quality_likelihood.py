@@ -11,10 +11,10 @@ from dataclasses import replace
 import anndata
 import numpy as np
 import pandas as pd
-from protocol.scoring import hidden_truth, score_atac, score_embedding, score_rna
-from protocol.splits import Split, random_unpairing
 from quality_common import fit, imputed, parser, read_options, show, snare, threads, views_of
 
+from multivi_nf.benchmark.scoring import hidden_truth, score_atac, score_embedding, score_rna
+from multivi_nf.benchmark.splits import Split, random_unpairing
 from multivi_nf.simulate import PRESETS, simulated_mosaic
 
 LIKELIHOODS = ("bernoulli", "poisson")

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from protocol.scoring import Views
-from protocol.splits import Split
+
+from multivi_nf.benchmark.scoring import Views
+from multivi_nf.benchmark.splits import Split
 
 CACHE = Path.home() / ".cache" / "multivi-nf" / "peer-results"
 RUNNER = Path(__file__).with_name("peer_scvi.py")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import anndata
 import numpy as np
-from protocol.splits import build_mosaic
 from quality_common import DATA, fit, imputed, parser, read_options, show, threads, views_of
 from quality_peers import run_peer
 from sklearn.linear_model import RidgeCV
 
+from multivi_nf.benchmark.splits import build_mosaic
 from multivi_nf.evaluation.metrics import feature_spearman
 from multivi_nf.evaluation.spaces import Pca
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from protocol import controls
-from protocol.baselines import Bridge
-from protocol.scoring import Views, score_embedding
-from protocol.splits import Split, random_unpairing
 from quality_common import fit, parser, read_options, show, snare, threads, views_of
 from quality_peers import scvi_views
 
-from multivi_nf.evaluation import metrics
+from multivi_nf.benchmark.baselines import Bridge
+from multivi_nf.benchmark.scoring import Views, score_embedding
+from multivi_nf.benchmark.splits import Split, random_unpairing
+from multivi_nf.evaluation import controls, metrics
 
 
 def ridge_views(split: Split) -> Views:

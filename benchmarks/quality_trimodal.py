@@ -21,10 +21,10 @@ import anndata
 import igraph
 import numpy as np
 import pandas as pd
-from protocol.splits import ORDER, Split, presence_patterns
 from quality_common import fit, parser, read_options, show, threads, views_of
 from quality_peers import run_peer
 
+from multivi_nf.benchmark.splits import ORDER, Split, presence_patterns
 from multivi_nf.evaluation.metrics import adjusted_rand, best_leiden, label_purity
 from multivi_nf.evaluation.metrics.clustering import RESOLUTIONS, leiden_clusters
 from multivi_nf.evaluation.metrics.neighbours import nearest

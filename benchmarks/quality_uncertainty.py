@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from protocol.baselines import smoothed_truth
 from quality_calibration import MOST_CELLS
 from quality_common import keeping, parser, read_options, show, threads
 from quality_held_out import CITE, DATA, SOURCE, HeldOut, distributions, held_out, true_means
 from sklearn.neighbors import NearestNeighbors
 
+from multivi_nf.benchmark.baselines import smoothed_truth
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.evaluation import metrics
 from multivi_nf.held_out.calibrate import calibrate

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from protocol.baselines import mean_profile
-from protocol.splits import Split, build_mosaic, strict_unpairing
 from quality_common import fit, imputed, parser, read_options, show, snare, threads
 from quality_peers import run_scvi
 
+from multivi_nf.benchmark.baselines import mean_profile
+from multivi_nf.benchmark.splits import Split, build_mosaic, strict_unpairing
 from multivi_nf.evaluation.metrics import bernoulli_log_loss_skill, nb_deviance_skill
 from multivi_nf.held_out.calibrate import calibrate
 

@@ -130,9 +130,10 @@ def of_simulation(seed: int, options: dict) -> dict[str, float]:
 
 def of_snare(seed: int, options: dict) -> dict[str, float]:
     """3,500 SNARE cells, 25 % paired: the split of `quality_snare.py`."""
-    from protocol.scoring import score_embedding
-    from protocol.splits import random_unpairing
     from quality_common import snare, views_of
+
+    from multivi_nf.benchmark.scoring import score_embedding
+    from multivi_nf.benchmark.splits import random_unpairing
 
     complete, labels = snare(SNARE_CELLS)
     split = random_unpairing(complete, 0.25, seed=seed, labels=labels)

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner
-from protocol.scoring import Views, hidden_truth, score_atac, score_embedding, score_rna
-from protocol.splits import random_unpairing, strict_unpairing
 
+from multivi_nf.benchmark.scoring import Views, hidden_truth, score_atac, score_embedding, score_rna
+from multivi_nf.benchmark.splits import random_unpairing, strict_unpairing
 from multivi_nf.commands.evaluate import command
 from multivi_nf.errors import InputError
 from multivi_nf.simulate import PRESETS, read_truth

@@ -9,9 +9,9 @@ import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from protocol.baselines import mean_profile, smoothed_truth
-from protocol.splits import Split
 
+from multivi_nf.benchmark.baselines import mean_profile, smoothed_truth
+from multivi_nf.benchmark.splits import Split
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.spaces import lsi_space, pca_space
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from protocol import baselines, controls, splits
 
+from multivi_nf.benchmark import baselines, splits
+from multivi_nf.evaluation import controls
 from multivi_nf.evaluation.metrics import label_purity, pairing
 from multivi_nf.evaluation.spaces import Lsi, Pca, lsi_space, neighbour_mean, pca_space
 

@@ -12,9 +12,9 @@ import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from protocol.splits import Split
 from sklearn.linear_model import Ridge, RidgeCV
 
+from multivi_nf.benchmark.splits import Split
 from multivi_nf.evaluation.metrics.imputation import feature_spearman
 from multivi_nf.evaluation.metrics.neighbours import nearest
 from multivi_nf.evaluation.spaces import Lsi, Pca, neighbour_mean
