@@ -84,6 +84,13 @@ def files_of(row) {
         .collect { column -> [column, row[column]] }
 }
 
+// Rows with fragments -> [ samples, their fragments, samples with a barcode map, those maps ]
+def sources_of(rows) {
+    def mapped = rows.findAll { row -> row.barcode_map }
+    return [rows.collect { row -> row.sample }, rows.collect { row -> path_or_none(row.fragments) },
+        mapped.collect { row -> row.sample }, mapped.collect { row -> path_or_none(row.barcode_map) }]
+}
+
 // The same of the files that parameters name
 def run_files(settings) {
     return ['input', 'contrasts', 'chrom_sizes', 'gtf', 'tss', 'blacklist', 'peaks', 'impute_features', 'reference', 'feature_aliases']

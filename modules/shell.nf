@@ -12,6 +12,12 @@ def words(files) {
     return (files instanceof Collection ? files : [files]).collect { file -> quoted(file) }.join(' ')
 }
 
+// --fragments='A=fragments1/a.tsv.gz' ...: files by the names that they belong to, in one order
+def named(option, names, files) {
+    def list = files instanceof Collection ? files.toList() : [files]
+    return names.withIndex().collect { name, index -> "--${option}=${quoted("${name}=${list[index]}")}" }.join(' ')
+}
+
 // [min_genes: 5, mad: null, keep: true] -> --min-genes='5' --keep ; one word an option, so a value may begin with a dash
 def options(values) {
     def words = values.findAll { _name, value -> value != null && value != false && value != [] }.collect { name, value ->

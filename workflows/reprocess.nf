@@ -5,7 +5,8 @@
  *                ├─ PROTEIN_QC ──────────────────────────┤
  *                ├─ FRAGMENTS_QC ─ peaks ─ COUNT_PEAKS ──┤                                         ┌─ IMPUTE ─ GATHER ─┐
  *                └─ ATAC_QC (matrix or counts) ──────────┴─ MOSAIC ─ TRAIN ─ CALIBRATE ─ EMBED ────┼─ DIFFERENTIAL ────┼─ REPORT
- *                                                                                                                      └─ EXPORT
+ *                                                                                                                      ├─ EXPORT
+ *                                                                                                                      └─ REGULATION (--regulation: regulation.nf)
  */
 
 include { CHECK_SAMPLESHEET } from '../modules/check_samplesheet'
@@ -28,12 +29,13 @@ include { GATHER            } from '../modules/gather'
 include { DIFFERENTIAL      } from '../modules/differential'
 include { EXPORT            } from '../modules/export'
 include { REPORT            } from '../modules/report'
+include { REGULATION        } from './regulation'
 
 include { chosen                                                      } from '../modules/shell'
 include { contrasts_of ; files_of ; group_meta ; group_of ; hashtags_of } from '../modules/samples'
 include { meta_of ; modalities_of                                     } from '../modules/samples'
 include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
-include { peak_set_of ; run_files ; samples_of ; with_held             } from '../modules/samples'
+include { peak_set_of ; run_files ; samples_of ; sources_of ; with_held } from '../modules/samples'
 include { parameters_text ; versions_text ; write_info                } from '../modules/record'
 
 workflow REPROCESS {
@@ -200,6 +202,17 @@ workflow REPROCESS {
         chosen(settings, ['explorer_size', 'title']) + [h5ad: settings.h5ad == null ? 'auto' : settings.h5ad.toString()],
     )
 
+    ch_facts = channel.empty()          // channel: <part>.json of regulation
+    ch_regulation_costs = channel.empty() // channel: *.resources.json
+    if (settings.regulation) {
+        ch_sources = ch_samples.filter { row -> row.fragments }
+            .toSortedList { one, other -> one.index <=> other.index }
+            .map { rows -> sources_of(rows) } // channel: [ samples, fragments, mapped, maps ] (one)
+        REGULATION(EMBED.out.embedding, ch_sources, genome, chrom_sizes, gtf)
+        ch_facts = REGULATION.out.facts
+        ch_regulation_costs = REGULATION.out.resources
+    }
+
     //
     // The page, and what a run must be repeated by
     //
@@ -209,6 +222,7 @@ workflow REPROCESS {
         FRAGMENTS_QC.out.resources, CALL_PEAKS.out.resources, MERGE_PEAKS.out.resources, COUNT_PEAKS.out.resources,
         ATAC_QC.out.resources, MOSAIC.out.resources, TRAIN.out.resources, CALIBRATE.out.resources, EMBED.out.resources,
         IMPUTE.out.resources, GATHER.out.resources, DIFFERENTIAL.out.resources, EXPORT.out.resources,
+        ch_regulation_costs,
     )
     REPORT(
         EMBED.out.embedding,
@@ -216,6 +230,7 @@ workflow REPROCESS {
         by_path(CHECK_INPUTS.out.qc.mix(RNA_QC.out.qc, PROTEIN_QC.out.qc, FRAGMENTS_QC.out.qc, ATAC_QC.out.qc)),
         by_path(GATHER.out.imputed.map { _modality, store -> store }),
         by_path(DIFFERENTIAL.out.table),
+        by_path(ch_facts),
         by_path(ch_resources),
         ch_versions,
         parameters_text(settings),

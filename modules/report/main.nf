@@ -11,6 +11,7 @@ process REPORT {
     path qc, stageAs: 'parts/?/*'                // [ kept ]: folders of <sample>/
     path imputed, stageAs: 'results/imputed/*'   // [ modality.zarr ] or []
     path tables, stageAs: 'results/differential/*' // [ contrast.tsv.gz ]
+    path facts, stageAs: 'results/regulation/*'    // [ part.json ] or []
     path resources, stageAs: 'results/resources/*' // [ step.resources.json ]
     val versions                                   // software_versions.yml, its text
     val parameters                                 // params.json, its text

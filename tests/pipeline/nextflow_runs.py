@@ -25,10 +25,10 @@ class Run:
         return self.folder / "out"
 
     def submitted(self) -> list[str]:
-        return re.findall(r"Submitted process > (?:\w+:)?(\w+)", self.said)
+        return re.findall(r"Submitted process > (?:\w+:)*(\w+)", self.said)
 
     def cached(self) -> list[str]:
-        return re.findall(r"Cached process > (?:\w+:)?(\w+)", self.said)
+        return re.findall(r"Cached process > (?:\w+:)*(\w+)", self.said)
 
     def results(self) -> list[str]:
         """Files under --outdir that are neither in pipeline_info/ nor checkpoints."""

@@ -31,6 +31,8 @@ TREE = [
     "multiqc/multivi_nf_qc_mqc.tsv",
     "multivi.h5mu",
     "peaks/consensus.bed",
+    "regulation/gene_activity.h5ad",
+    "regulation/gene_activity.json",
     "report.html",
     "verdict.tsv",
 ]
@@ -40,7 +42,7 @@ TREE = [
 def test_every_process_is_reached(nextflow, tmp_path, parser):
     # The v2 parser of 25.04 reads --outdir only in the script (nextflow#6363), so that only the DAG is compared there
     environment = {"NXF_SYNTAX_PARSER": parser} if parser else {}
-    run = nextflow(tmp_path, "-profile", "test", "-stub-run", **environment)
+    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--regulation", **environment)
     assert run.code == 0, run.said
     assert sorted(set(run.submitted())) == PROCESSES
     assert run.submitted().count("CALL_PEAKS") == 4

@@ -1,0 +1,53 @@
+"""Options that the steps between peaks and genes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.commands._fragments import genome_of
+from multivi_nf.commands._outputs import OutputFile
+
+FACTS = "Write what was made to this JSON; what the inputs do not allow is told there, and is no error."
+
+
+class Named(click.ParamType):
+    """SAMPLE=FILE."""
+
+    name = "sample=file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        """Split at the first =, which no sample's name holds."""
+        if isinstance(value, tuple):
+            return value
+        sample, equals, path = str(value).partition("=")
+        if not (sample and equals and path):
+            self.fail(f"{value!r} is not SAMPLE=FILE", param, ctx)
+        return sample, Path(path)
+
+
+def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --fragments, --barcode-map and --facts."""
+    for option in (
+        click.option("--facts", type=OutputFile("json"), help=FACTS),
+        click.option("--barcode-map", type=Named(), multiple=True, help="SAMPLE=FILE: ATAC barcode, RNA barcode."),
+        click.option("--fragments", type=Named(), multiple=True, help="SAMPLE=FILE, once a sample with fragments."),
+    ):
+        function = option(function)
+    return function
+
+
+def genome_if_known(options: dict[str, Any]) -> tuple[Any, str]:
+    """Load the genome; without one the step is not possible, rather than wrong."""
+    from multivi_nf.regulation.possible import NotPossible
+
+    if not options["genome"] and options["chrom_sizes"] is None:
+        raise NotPossible(
+            "no genome is known",
+            "places in it mean nothing without the chromosomes",
+            "give --genome, or --chrom_sizes FILE",
+        )
+    return genome_of(options)

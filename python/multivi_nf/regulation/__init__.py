@@ -1,0 +1,1 @@
+"""Between peaks and genes: what a finished embedding and the fragments say together. No torch."""

@@ -1,0 +1,45 @@
+"""What a run's inputs do not allow is told, and the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from multivi_nf.errors import InputError
+from multivi_nf.io.files import written_whole
+
+
+class NotPossible(InputError):
+    """The inputs are right, but this part needs something that they do not have (fragments, genes, a sequence)."""
+
+
+@contextlib.contextmanager
+def told_in(facts: Path | None, part: str) -> Iterator[dict[str, Any]]:
+    """Note what a part made, or why it could not be made.
+
+    Parameters
+    ----------
+    facts
+        JSON to write: `part`, `done`, and what the block adds; where not done `what`, `why`, `remedy`. None: nothing is
+        written, and what is not possible is an error as any other.
+    part
+        Name of the part, as in `regulation/<part>.json`.
+
+    Yields
+    ------
+    A dictionary for what is worth telling (numbers, `files`).
+    """
+    found: dict[str, Any] = {}
+    try:
+        yield found
+        found = {"part": part, "done": True} | found
+    except NotPossible as error:
+        if facts is None:
+            raise
+        found = {"part": part, "done": False, "what": error.what, "why": error.why, "remedy": error.remedy}
+    if facts is not None:
+        with written_whole(facts) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
