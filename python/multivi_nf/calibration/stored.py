@@ -14,6 +14,7 @@ from multivi_nf.calibration.checks import impossible
 from multivi_nf.calibration.support import Support
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 from multivi_nf.io.outputs import check_file
 from multivi_nf.io.seals import file_digest, is_intact, sealed
 from multivi_nf.training.model_folder import weights_digest
@@ -312,7 +313,7 @@ def _unusable(path: Path, how: str, why: str = "error bars would silently go wit
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_bytes(path, longest_line=None, most_bytes=LARGEST_JSON))
     except (OSError, ValueError, RecursionError) as problem:
         raise _unusable(path, str(problem)) from problem
     wrong = impossible(values) or (

@@ -37,10 +37,11 @@ def command(
     """Gather CHECKED (S.preflight.json of every sample); stop if any has a problem, else write the plan."""
     from multivi_nf.inputs.samplesheet import read_samples_json
     from multivi_nf.io.files import written_whole
+    from multivi_nf.io.limits import read_json
     from multivi_nf.preflight.plan import make_plan, read_checked
 
     rows = read_samples_json(samples)
-    content = json.loads(samples.read_text())
+    content = read_json(samples)
     content = content if isinstance(content, dict) else {}
     plan, frame = make_plan(
         rows,

@@ -13,6 +13,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.contrasts import read_contrasts
 from multivi_nf.inputs.samplesheet import read_samplesheet
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.limits import read_bytes
 
 
 @click.command(name="check-samplesheet", cls=Step)
@@ -39,7 +40,7 @@ def command(
     output: Path,
 ) -> None:
     """Check SAMPLESHEET (CSV) and write what the next steps need of it."""
-    missing = None if missing_files is None else missing_files.read_text().splitlines()
+    missing = None if missing_files is None else read_bytes(missing_files).decode().splitlines()
     # labels, and replicates that are not in the sheet, may be annotation inside .h5ad inputs: check-inputs looks there
     columns = [column for column in (peak_group,) if column]
     samples = read_samplesheet(samplesheet, base_dir, missing, columns)

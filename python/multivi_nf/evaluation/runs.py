@@ -17,6 +17,7 @@ from multivi_nf.evaluation.spaces import lsi_space, pca_space
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.limits import read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.simulate.truth import Truth
 
@@ -289,5 +290,5 @@ def held_out_cells(model: Path | None) -> pd.Index | None:
         raise InputError(
             f"--model {model} has no split.tsv", "cells that trained it cannot be told apart", "give the run's model/"
         )
-    split = pd.read_csv(path, sep="\t", dtype=str)
+    split = read_tsv(path, dtype=str)
     return pd.Index(split.loc[split["split"] != "train", "cell"])

@@ -12,6 +12,8 @@ from scipy import sparse
 
 from multivi_nf.errors import InputError
 from multivi_nf.export.normalise import log_normalised
+from multivi_nf.io.limits import read_bytes
+from multivi_nf.io.text import decoded
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -37,7 +39,7 @@ def read_marker_sets(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist", "it names the markers of each cell type", "give a path that exists")
-    text = path.read_text(encoding="utf-8-sig")
+    text = decoded(read_bytes(path), path)
     head = text.split("\n", 1)[0]
     delimiter = max("\t,;", key=head.count)
     rows = list(csv.reader(text.splitlines(), delimiter=delimiter))

@@ -6,7 +6,6 @@ Every problem of a sheet is found in one go; each names line and column.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import unicodedata
 from collections import defaultdict
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.table import Table, read_table
+from multivi_nf.io.limits import read_json
 from multivi_nf.modalities import MODALITIES
 
 FILE_COLUMNS = ("rna", "fragments", "atac", "protein", "h5mu", "peaks", "barcodes", "barcode_map", "cells", "hto")
@@ -404,7 +404,7 @@ def unknown_column(place: str, column: str, metadata: Sequence[str], asker: str)
 def read_samples_json(path: str | Path) -> list[Sample]:
     """Read what `check-samplesheet` wrote (`{"samples": [...], "contrasts": ...}`, or a bare list)."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = read_json(Path(path))
         rows = content["samples"] if isinstance(content, dict) else content
         return [Sample.from_json(row) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:

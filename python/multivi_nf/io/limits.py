@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from multivi_nf.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONGEST_LINE = 1 << 16
 """Bytes; as in fragments."""
 
 LARGEST_TABLE = 1 << 28
 """Bytes of a list or table that is read as a whole, unpacked: ten million barcodes."""
+
+LARGEST_JSON = 1 << 26
+"""Bytes of a JSON file; as Python's objects they are ten times as many."""
 
 BLOCK = 1 << 20
 DAMAGED = (OSError, EOFError, zlib.error, UnicodeDecodeError)
@@ -120,6 +127,45 @@ def read_bytes(path: Path, *, longest_line: int | None = LONGEST_LINE, most_byte
     """Read a whole plain or gzip text file within limits."""
     with opened(path, longest_line=longest_line, most_bytes=most_bytes) as handle:
         return handle.read()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file within limits.
+
+    Raises
+    ------
+    InputError
+        Too many bytes, no JSON, or nested deeper than can be read.
+    """
+    try:
+        return json.loads(read_bytes(path, longest_line=None, most_bytes=LARGEST_JSON))
+    except (ValueError, RecursionError, EOFError, zlib.error) as error:
+        raise _damaged(path, f"no JSON ({type(error).__name__}: {error})") from error
+
+
+def read_tsv(path: Path, **how: Any) -> pd.DataFrame:
+    """Read a table of a step, plain or gzip, within limits; `how` goes to :func:`pandas.read_csv`.
+
+    Raises
+    ------
+    InputError
+        Too long a line, too many bytes, or damage.
+    """
+    import pandas as pd
+
+    try:
+        raw = read_bytes(path)
+        return pd.read_csv(io.BytesIO(raw), **{"sep": "\t"} | how)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, f"no table ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+
+
+def _damaged(path: Path, how: str) -> InputError:
+    return InputError(
+        f"{path} is {how}",
+        "it was cut, or something else wrote it; what it tells cannot be used",
+        "copy it again, or run the step that writes it again",
+    )
 
 
 def _too_much(name: str, what: str) -> InputError:

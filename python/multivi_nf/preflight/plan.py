@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.contrasts import Contrast, check_contrast_groups
 from multivi_nf.inputs.genome import read_bed
 from multivi_nf.inputs.samplesheet import Sample, unknown_column
+from multivi_nf.io.limits import read_json
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic.features import check_shared, different_peaks, read_reference, told_spellings
 from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, read_aliases
@@ -33,7 +33,7 @@ def read_checked(paths: Sequence[Path], samples: Sequence[Sample]) -> dict[str, 
     found = {}
     for path in paths:
         try:
-            content = json.loads(Path(path).read_text())
+            content = read_json(Path(path))
             found[content["sample"]] = content
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import anndata as ad
@@ -12,6 +11,7 @@ import pandas as pd
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.cells import overlap_p_values
 from multivi_nf.inputs.barcodes import BarcodeMap, translate
+from multivi_nf.io.limits import read_json, read_tsv
 from multivi_nf.qc.checked import Checked, finish, per_cell, used
 from multivi_nf.qc.doublets import score_atac
 from multivi_nf.qc.rules import at_least, at_most, judge
@@ -129,9 +129,7 @@ def _fragment_values(counts: ad.AnnData, folder: Path | None) -> tuple[dict[str,
                 "the quality of the fragments is not known",
                 "give the folder that qc-fragments wrote",
             )
-    table = pd.read_csv(
-        folder / "fragments.tsv.gz", sep="\t", index_col=0, dtype={0: str}, na_values="NA", keep_default_na=False
-    )
+    table = read_tsv(folder / "fragments.tsv.gz", index_col=0, dtype={0: str}, na_values="NA", keep_default_na=False)
     table.index = table.index.astype(str)
     absent = counts.obs_names.difference(table.index)
     if len(absent):
@@ -146,5 +144,5 @@ def _fragment_values(counts: ad.AnnData, folder: Path | None) -> tuple[dict[str,
             numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
             if np.isfinite(numbers).any():
                 values[name] = numbers
-    summary = json.loads((folder / "fragments.json").read_text())
+    summary = read_json(folder / "fragments.json")
     return values, summary.get("call", {}).get("method", "list") != "list"

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.limits import read_bytes, read_json, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
 
@@ -147,7 +148,7 @@ def read_counts(path: Path, modality: str, cells: pd.Index) -> sp.csr_matrix:
 
 def read_contrast(path: Path) -> pd.DataFrame:
     """Read one table of DIFFERENTIAL and check that it is one."""
-    table = pd.read_csv(path, sep="\t")
+    table = read_tsv(path)
     missing = [column for column in CONTRAST_COLUMNS if column not in table]
     if missing:
         raise InputError(
@@ -195,7 +196,12 @@ def _notes(value: Any) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path} is no JSON object", "the page tells what it holds", "run the step that writes it again"
+        )
+    return content
 
 
 def _read_fragments(folder: Path) -> dict[str, dict[str, Any]]:
@@ -209,7 +215,7 @@ def _read_qc(folder: Path) -> list[SampleQC]:
         for modality in MODALITIES:
             summary, table = sample / f"{modality}.json", sample / f"{modality}.tsv.gz"
             if summary.is_file():
-                barcodes = pd.read_csv(table, sep="\t", low_memory=False) if table.is_file() else pd.DataFrame()
+                barcodes = read_tsv(table, low_memory=False) if table.is_file() else pd.DataFrame()
                 if len(barcodes) > QC_ROWS:
                     barcodes = barcodes.sample(QC_ROWS, random_state=0).sort_index()
                 found.append(SampleQC(sample.name, modality, _json(summary), barcodes))
@@ -218,11 +224,11 @@ def _read_qc(folder: Path) -> list[SampleQC]:
 
 def _read_model(results: Results, folder: Path) -> None:
     if (folder / "history.tsv").is_file():
-        results.history = pd.read_csv(folder / "history.tsv", sep="\t")
+        results.history = read_tsv(folder / "history.tsv")
     if (folder / "config.json").is_file():
         results.model = _json(folder / "config.json")
     if (folder / "split.tsv").is_file():
-        results.split = pd.read_csv(folder / "split.tsv", sep="\t")
+        results.split = read_tsv(folder / "split.tsv")
     if (folder / "calibration.json").is_file():
         results.calibration = _json(folder / "calibration.json")
 
@@ -233,7 +239,7 @@ def _read_pipeline_info(results: Results, outdir: Path) -> None:
         results.parameters = _json(info / "params.json")
     versions = info / "software_versions.yml"
     if versions.is_file():
-        results.versions = read_versions(versions.read_text())
+        results.versions = read_versions(read_bytes(versions).decode(errors="replace"))
     evaluation = outdir / "evaluation.json"
     if evaluation.is_file():
         results.evaluation = _json(evaluation)

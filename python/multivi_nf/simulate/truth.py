@@ -13,6 +13,7 @@ import pandas as pd
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import open_hdf5
+from multivi_nf.io.limits import read_tsv
 from multivi_nf.simulate.cells import SITES, SampleCells
 from multivi_nf.simulate.world import CELL_TYPES, PROGRAMMES, STATES, Features, World
 
@@ -138,9 +139,7 @@ def read_truth(folder: str | Path) -> Truth:
             "without the truth of the simulated mosaic nothing can be scored",
             "give the truth/ folder that `multivi-nf simulate --outdir DIR` wrote",
         )
-    cells = pd.read_csv(
-        folder / "cells.tsv.gz", sep="\t", index_col=0, keep_default_na=False, na_values={"position": ""}
-    )
+    cells = read_tsv(folder / "cells.tsv.gz", index_col=0, keep_default_na=False, na_values={"position": ""})
     with open_hdf5(folder / "means.h5") as file:
         features = {
             m: Features(*(file[f"{m}/{part}"][:] for part in ("base", "loadings", "site")))

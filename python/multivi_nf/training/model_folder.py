@@ -20,7 +20,7 @@ from multivi_nf import __version__, model
 from multivi_nf.data.source import Source, digest, source_of
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
-from multivi_nf.io.limits import read_bytes
+from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 from multivi_nf.io.outputs import MODEL, check_folder
 from multivi_nf.io.seals import file_digest, is_intact, sealed
 from multivi_nf.model import ModelConfig
@@ -205,7 +205,7 @@ def _damaged(path: Path, how: str) -> InputError:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = _present(folder, "config.json")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_bytes(path, longest_line=None, most_bytes=LARGEST_JSON))
         schema = int(content["schema"])
         content["model"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

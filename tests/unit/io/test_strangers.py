@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from multivi_nf.counts.read import read_counts
 from multivi_nf.data.source import source_of
 from multivi_nf.errors import InputError
 from multivi_nf.io.hdf5 import check_hdf5
-from multivi_nf.io.limits import Guarded, opened
+from multivi_nf.io.limits import Guarded, opened, read_json, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.mosaic.read import read_mosaic
 
@@ -266,3 +267,42 @@ def test_an_mtx_folder_that_unpacks_without_end_is_refused(tmp_path, name):
     assert done.returncode == 2, done.stderr[-2000:]
     assert "no list or table of this kind does" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "s.h5ad").exists()
+
+
+@pytest.mark.parametrize("read", [read_json, read_tsv], ids=lambda read: read.__name__)
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_and_tables_of_steps_are_held_to_limits_too(tmp_path, read, packed):
+    pack = gzip.compress if packed else bytes
+    content = {read_json: b'{"a": [1, 2]}', read_tsv: b"a\tb\n1\t2\n"}[read]
+    path = tmp_path / "x"
+    path.write_bytes(pack(content))
+    assert list(read(path)["a"])[0] == 1
+    damaged = [pack(b"\xff\xfe\0"), pack(b""), pack(b"[" * 100_000)]
+    damaged += [pack(content * 100)[:-9]] if packed else []
+    for raw in damaged:
+        path.write_bytes(raw)
+        with pytest.raises(InputError, match=r"is no (JSON|table)|has a line of more") as refused:
+            read(path)
+        assert refused.value.remedy
+
+
+def test_no_text_is_read_without_limits():
+    """Whoever reads a file of a stranger does it by `io.limits`; what is left reads its own state or the machine's."""
+    own = {"io/limits.py", "io/processes.py", "io/outputs.py", "io/stores.py", "data/source.py"}
+    own |= {
+        "training/checkpoint/store.py",
+        "training/checkpoint/lease.py",
+        "commands/train.py",
+        "report/environment.py",
+    }
+    package = Path(__file__).resolve().parents[3] / "python/multivi_nf"
+    plain = re.compile(
+        r"\.read_text\(|json\.load\(|pd\.read_(csv|table)\((?!io\.(Bytes|String)IO|handle|narrow_peak|$)"
+    )
+    found = {
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if plain.search(line) and str(path.relative_to(package)) not in own
+    }
+    assert found == set()
