@@ -33,6 +33,8 @@ TREE = [
     "peaks/consensus.bed",
     "regulation/gene_activity.h5ad",
     "regulation/gene_activity.json",
+    "regulation/tracks.json",
+    "regulation/tracks/0.bw",
     "report.html",
     "verdict.tsv",
 ]

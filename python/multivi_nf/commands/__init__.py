@@ -50,6 +50,7 @@ STEPS = {
     "gather-imputed": "chunks of imputed cells to one store",
     "differential": "genes, peaks or proteins between groups",
     "export": "h5ad, tables, markers",
+    "tracks": "accessibility of groups as bigWig",
     "gene-activity": "accessibility over genes",
     "evaluate": "results against truth",
     "report": "one page for a run",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +129,14 @@ def groups_of(obs: pd.DataFrame, column: str) -> pd.Series:
 def group_names(groups: pd.Series) -> list[str]:
     """Names of the groups in natural order."""
     return sorted(groups.dropna().unique(), key=natural)
+
+
+def file_name(group: str) -> str:
+    """Give a group's name as it may stand in a file's: other signs than A-Z a-z 0-9 . _ - become _, with a digest."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", group)
+    if group and plain == group and not group.startswith(".") and len(group) <= 100:
+        return group
+    return f"{plain.lstrip('.')[:80]}-{hashlib.md5(group.encode(), usedforsecurity=False).hexdigest()[:8]}"
 
 
 def rows_of(names: pd.Index, source: Source) -> tuple[np.ndarray, list[str]]:

@@ -1,0 +1,55 @@
+"""`multivi-nf tracks`: accessibility of each group along the genome, as bigWig."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.commands._fragments import genome_options, say
+from multivi_nf.commands._numbers import Whole
+from multivi_nf.commands._outputs import OutputPlace, Step
+from multivi_nf.commands._regulation import genome_if_known, source_options
+
+
+@click.command(cls=Step)
+@click.argument("embedding", type=click.Path(path_type=Path))
+@source_options
+@genome_options
+@click.option("--groups", default="cluster", help="Column of obs: a track for each of its values.")
+@click.option("--bin-size", type=Whole(min=1), default=10, help="bp of a step.")
+@click.option("--output", type=OutputPlace(), required=True, help="Folder for <group>.bw.")
+def command(
+    embedding: Path,
+    fragments: tuple[tuple[str, Path], ...],
+    barcode_map: tuple[tuple[str, Path], ...],
+    facts: Path | None,
+    groups: str,
+    bin_size: int,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Write a bigWig for each group of the cells of EMBEDDING: their cut sites per million of the group's, by bins."""
+    from multivi_nf.regulation.cells import groups_of, read_cells, read_sources
+    from multivi_nf.regulation.possible import told_in
+    from multivi_nf.regulation.tracks import write_tracks
+
+    with told_in(facts, "tracks") as found:
+        genome, style = genome_if_known(options)
+        obs = read_cells(embedding).obs
+        sources = read_sources(fragments, barcode_map)
+        table = write_tracks(
+            obs.index,
+            groups_of(obs, groups),
+            sources,
+            genome,
+            output,
+            bin_size=bin_size,
+            chrom_style=style,
+            work=output,
+        )
+        found |= {"groups": groups, "bin_size": bin_size, "tracks": table.to_dict("records")}
+        found["files"] = [f"{output.name}/{name}" for name in table["file"] if name]
+        for row in table.itertuples():
+            say(f"{row.group}: {row.cells} cells, {row.insertions} cut sites" + ("" if row.file else ": no track"))
