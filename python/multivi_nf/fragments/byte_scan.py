@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-#: Bytes that must follow the text in a buffer, since a word read at its last byte reaches this far.
-PADDING = 8
+#: Bytes that must follow the text in a buffer, since 64 of them are looked at together.
+PADDING = 64
 
 ONES, TOPS, LOWS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080), np.uint64(0x7F7F7F7F7F7F7F7F)
 _TABS, _NEWLINES, _RETURNS = ONES * np.uint64(9), ONES * np.uint64(10), ONES * np.uint64(13)
@@ -20,6 +21,7 @@ _ZEROS, _ABOVE_NINE = ONES * np.uint64(48), ONES * np.uint64(0x76)
 _PAIRS, _FOURS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
 _TENS, _HUNDREDS, _MYRIADS = np.uint64(2561), np.uint64(6553601), np.uint64(42949672960001)
 _3, _8, _16, _32, _64 = (np.uint64(n) for n in (3, 8, 16, 32, 64))
+_NONE, _ALL = np.uint64(0), ~np.uint64(0)
 
 
 @intrinsic
@@ -59,11 +61,84 @@ def trailing_zeros(typing_context, value):
     return signature, codegen
 
 
+@intrinsic
+def ones(typing_context, value):
+    """Count the bits of a uint64 that are set."""
+    signature = types.uint64(types.uint64)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return signature, codegen
+
+
+@intrinsic
+def delimiters(typing_context, array, index):
+    """Mark in a uint64 which of `array[index:index + 64]` are a tab, newline or carriage return (lowest bit: first)."""
+    signature = types.uint64(array, types.intp)
+
+    def codegen(context, builder, signature, arguments):
+        values = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte = ir.IntType(8)
+        block = ir.VectorType(byte, 64)
+        pointer = builder.bitcast(builder.gep(values.data, [arguments[1]]), block.as_pointer())
+        text = builder.load(pointer, align=1, typ=block)
+        found = None
+        for character in (9, 10, 13):
+            same = builder.icmp_unsigned("==", text, ir.Constant(block, [byte(character)] * 64))
+            found = same if found is None else builder.or_(found, same)
+        return builder.bitcast(found, ir.IntType(64))
+
+    return signature, codegen
+
+
+@intrinsic
+def prefetch(typing_context, array, index):
+    """Ask for the memory of row `index` of an array before it is needed (no row need be there)."""
+    signature = types.void(array, types.intp)
+
+    def codegen(context, builder, signature, arguments):
+        values = context.make_array(signature.args[0])(context, builder, arguments[0])
+        stride = builder.extract_value(values.strides, 0)
+        place = builder.add(builder.ptrtoint(values.data, stride.type), builder.mul(stride, arguments[1]))
+        pointer = builder.inttoptr(place, ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @njit(cache=True, nogil=True, inline="always")
 def field_end(word):
     """Mark the lowest byte that is a tab, newline or carriage return with 0x80 (higher bytes may be marked wrongly)."""
     tab, newline, carriage = word ^ _TABS, word ^ _NEWLINES, word ^ _RETURNS
     return (((tab - ONES) & ~tab) | ((newline - ONES) & ~newline) | ((carriage - ONES) & ~carriage)) & TOPS
+
+
+@njit(cache=True, nogil=True, inline="always")
+def eight_digits(digits):
+    """Give the number of eight characters less `0` each, the first of them in the lowest byte."""
+    digits = (digits * _TENS) >> _8
+    digits = ((digits & _PAIRS) * _HUNDREDS) >> _16
+    return np.int64(((digits & _FOURS) * _MYRIADS) >> _32)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def short_number(word, first, n):
+    """Read a number of `n` digits from its last eight bytes and its first byte; −1 unless it has one to nine digits.
+
+    It takes no array: numba counts references to arrays that an inlined function takes, at a cost far above this one's.
+    """
+    digits = word ^ _ZEROS
+    if n < 8:
+        digits &= _ALL << (_64 - (np.uint64(max(n, 1)) << _3))
+    head = np.int64(first) - 48 if n == 9 else np.int64(0)
+    wrong = (((digits & LOWS) + _ABOVE_NINE) | digits) & TOPS != _NONE
+    value = head * 100000000 + eight_digits(digits)
+    return np.int64(-1) if wrong or n < 1 or n > 9 or head < 0 or head > 9 else value
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -75,10 +150,7 @@ def number(text, at):
     if n == np.uint64(0):
         return np.int64(-1), at
     digits <<= _64 - (n << _3) if n < _8 else np.uint64(0)
-    digits = (digits * _TENS) >> _8
-    digits = ((digits & _PAIRS) * _HUNDREDS) >> _16
-    digits = ((digits & _FOURS) * _MYRIADS) >> _32
-    value = np.int64(digits)
+    value = eight_digits(digits)
     at += np.int64(n)
     if n == _8:
         last = at + 2

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from multivi_nf.fragments.byte_scan import prefetch
+
 # Columns of the table of sums: one row of 64 bytes a barcode, so that a fragment touches one place in memory. Seen as
 # int32 it has ten sums and what the search for overlaps remembers; seen as int64 its last column is the sum of reads.
 (
@@ -25,6 +27,8 @@ SHORT, MONO = 147, 294  # nucleosome-free < 147 ≤ one nucleosome < 294 bp (Sig
 LONGEST = 1000  # last bin of the size histogram holds all longer fragments
 
 FRAGMENT, INSERTION, PIC = 0, 1, 2
+
+AHEAD = 24  # fragments by which a barcode's row is asked for before it is needed
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -66,7 +70,9 @@ def _near_tss(site, index, tss, reverse, row, sums, profile):
     return index
 
 
-@njit(cache=True, nogil=True)
+# `_nrt=False`: else numba counts references to every array that an inlined function takes, fragment by fragment; these
+# loops make no array, so there is nothing to count.
+@njit(cache=True, nogil=True, _nrt=False)
 def add_quality(position, barcode, count, tss, reverse, black_start, black_end, autosome, sums, words, sizes, profile,
                 pointers):  # fmt: skip
     """Add a batch of nuclear fragments to every per-barcode sum.
@@ -93,17 +99,18 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
     """
     at_black, at_start, at_end = pointers[0], pointers[1], pointers[2]
     n_black, n_tss = black_end.shape[0], tss.shape[0]
-    for i in range(barcode.shape[0]):
+    n = barcode.shape[0]
+    for i in range(n):
         row = barcode[i]
+        if i + AHEAD < n:
+            prefetch(words, np.int64(barcode[i + AHEAD]))
         start, end = np.int64(position[i, 0]), np.int64(position[i, 1])
         length = end - start
         sums[row, N_NUCLEAR] += 1
         words[row, N_READS] += count[i]
         sizes[min(length, LONGEST)] += 1
-        if length < SHORT:
-            sums[row, N_SHORT] += 1
-        elif length < MONO:
-            sums[row, N_MONO] += 1
+        sums[row, N_SHORT] += np.int32(length < SHORT)  # no branch: half of them would be guessed wrongly
+        sums[row, N_MONO] += np.int32(length >= SHORT) & np.int32(length < MONO)
         black = False
         if n_black:
             at_black = _seek(black_end, at_black, start + 1)
@@ -134,7 +141,7 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
     pointers[0], pointers[1], pointers[2] = at_black, at_start, at_end
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def add_peaks(position, barcode, n_cells, peak_start, peak_end, reach, peak_id, strategy, sums, last, cells, peaks,
               counts, used, pointers):  # fmt: skip
     """Add a batch to FRiP (every barcode) and to the matrix (barcodes below `n_cells`).
@@ -163,9 +170,11 @@ def add_peaks(position, barcode, n_cells, peak_start, peak_end, reach, peak_id, 
     n_peaks = peak_start.shape[0]
     n_used = used[0]
     capacity = cells.shape[0]
-    taken = barcode.shape[0]
-    for i in range(barcode.shape[0]):
+    n = taken = barcode.shape[0]
+    for i in range(n):
         row = barcode[i]
+        if i + AHEAD < n:
+            prefetch(sums, np.int64(barcode[i + AHEAD]))
         start, end = np.int64(position[i, 0]), np.int64(position[i, 1])
         at = _seek(reach, at, start + 1)
         j = at

@@ -11,7 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from multivi_nf.fragments.byte_scan import field_end, load_byte, load_word, number, trailing_zeros
+from multivi_nf.fragments.byte_scan import (
+    PADDING,
+    delimiters,
+    field_end,
+    load_byte,
+    load_word,
+    number,
+    ones,
+    prefetch,
+    short_number,
+    trailing_zeros,
+)
 
 # What `parse` answers. Codes from FIRST_ERROR on are errors in the line at state[POSITION].
 DONE, NEW_CHROM, TABLE_FULL, OUTPUT_FULL = 0, 1, 2, 3
@@ -28,6 +39,7 @@ _TAB, _NEWLINE, _RETURN, _HASH = np.uint8(9), np.uint8(10), np.uint8(13), np.uin
 _MIX, _SEED = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x2545F4914F6CDD1D)
 _0, _1, _3, _16, _29, _32 = (np.uint64(n) for n in (0, 1, 3, 16, 29, 32))
 _LENGTH = np.uint64(0xFFFF)
+_MOST_COLUMNS = 6
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -119,8 +131,110 @@ def _add(text, begin, end, key, tail, pool, slots, places, used):
     return used[0] - 1
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _hash_between(text, begin, end):
+    """Hash a field of known bounds, just as :func:`_hash` does."""
+    key = _SEED
+    length = end - begin
+    for i in range(length >> 3):
+        key = _mix(key, load_word(text, begin + 8 * i))
+    word = load_word(text, begin + (length >> 3 << 3)) & ((_1 << np.uint64((length & 7) << 3)) - _1)
+    key = _mix(_mix(key, word), np.uint64(length))
+    return key ^ (key >> _32), word
+
+
 @njit(cache=True, nogil=True)
-def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_open, out_pos, out_barcode, out_count):
+def _mark(text, at, stop, wanted, marks):
+    """Write where tabs and line ends lie, from `at` on, until `wanted` are found or the text ends; how many."""
+    n = 0
+    while at < stop and n < wanted:
+        bits = delimiters(text, at)
+        if stop - at < 64:
+            bits &= (_1 << np.uint64(stop - at)) - _1
+        first = n
+        rest = bits
+        while rest:  # eight at a time, of which the last may be void: no guess of how many there are
+            for _ in range(8):
+                marks[n] = at + np.int64(trailing_zeros(rest))
+                n += 1
+                rest &= rest - _1
+        n = first + np.int64(ones(bits))
+        at += 64
+    return n
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _regular(text, at, stop, chrom, keep, size, n_columns, last, limit, marks, begins, ends, keys, tails, out_pos,
+             out_count, n_out, slots):  # fmt: skip
+    """Take up to `limit` lines that are as nearly all are; the first other one is left to the loop that can judge it.
+
+    All tabs and line ends of the chunk are found first, 64 bytes at a time; then no field has to wait for the end of
+    the one before, and the processor works on several fields and lines at once.
+
+    Returns
+    -------
+    Lines taken, where the next one begins, its start before, whether one was out of order, words of their barcodes.
+    """
+    n_chrom = chrom.shape[0] - PADDING
+    name = load_word(chrom, 0)
+    name_mask = ~_0 if n_chrom >= 8 else (_1 << np.uint64(8 * max(n_chrom, 0))) - _1
+    n_marks = _mark(text, at, stop, limit * n_columns, marks)
+    n_lines = min(n_marks // n_columns, limit)
+    mask = slots.shape[0] - 1
+    unsorted = False
+    n_words = 0
+    n = 0
+    while n < n_lines:
+        mark = n * n_columns
+        tab_1, tab_2, tab_3, tab_4 = marks[mark], marks[mark + 1], marks[mark + 2], marks[mark + 3]
+        newline = marks[mark + n_columns - 1]
+        same = tab_1 - at == n_chrom - 1 and (load_word(text, at) & name_mask) == name
+        for i in range(8, n_chrom):
+            same &= load_byte(text, at + i) == chrom[i]
+        same &= load_byte(text, tab_2) == _TAB and load_byte(text, tab_3) == _TAB
+        same &= load_byte(text, newline) == _NEWLINE and tab_4 > tab_3 + 1
+        count = np.int64(1)
+        if n_columns > 4:
+            same &= load_byte(text, tab_4) == _TAB
+            after = marks[mark + 4]
+            if n_columns > 5:
+                same &= load_byte(text, after) == _TAB
+            if after == tab_4 + 2:
+                count = np.int64(load_byte(text, tab_4 + 1)) - 48
+                same &= count < 10
+            else:
+                count = short_number(load_word(text, after - 8), load_byte(text, tab_4 + 1), after - tab_4 - 1)
+        start = short_number(load_word(text, tab_2 - 8), load_byte(text, tab_1 + 1), tab_2 - tab_1 - 1)
+        end = short_number(load_word(text, tab_3 - 8), load_byte(text, tab_2 + 1), tab_3 - tab_2 - 1)
+        if not same or start < 0 or end <= start or count < 1 or (keep and end > size):
+            break
+        begin = tab_3 + 1
+        key, tail = _hash_between(text, begin, tab_4)
+        if keep:
+            prefetch(slots, np.int64(key & np.uint64(mask)))
+        begins[n], ends[n], keys[n], tails[n] = begin, tab_4, key, tail
+        n_words += ((tab_4 - begin + 7) >> 3) + 1
+        out_pos[n_out + n, 0] = start
+        out_pos[n_out + n, 1] = end
+        out_count[n_out + n] = count
+        unsorted |= start < last
+        last = start
+        at = newline + 1
+        n += 1
+    return n, at, last, unsorted, n_words
+
+
+def scratch():
+    """Room for one chunk of lines: where barcodes begin and end, line numbers, hashes, last words, tabs and ends."""
+    lines = [np.empty(_CHUNK, np.int64) for _ in range(3)]
+    hashes = [np.empty(_CHUNK, np.uint64) for _ in range(2)]
+    return (*lines, *hashes, np.empty(_CHUNK * _MOST_COLUMNS + 72, np.int64))
+
+
+# `_nrt=False`: see kernels.py
+@njit(cache=True, nogil=True, _nrt=False)
+def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_open, out_pos, out_barcode, out_count,
+          room_for_chunk):  # fmt: skip
     """Parse lines until the text ends, the chromosome changes or an output is full.
 
     It goes chunk by chunk: first all lines, then all barcodes. In a loop of nothing but look-ups the processor waits
@@ -146,15 +260,15 @@ def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_op
         int32, n × 2; start and end of the fragments kept.
     out_barcode, out_count
         int32; number of the barcode, support (column 5, else 1).
+    room_for_chunk
+        :func:`scratch`.
 
     Returns
     -------
     One of the codes above. `state[POSITION]` is the first line not yet taken.
     """
-    begins, ends = np.empty(_CHUNK, np.int64), np.empty(_CHUNK, np.int64)
-    keys, tails = np.empty(_CHUNK, np.uint64), np.empty(_CHUNK, np.uint64)
-    lines = np.empty(_CHUNK, np.int64)
-    n_chrom = chrom.shape[0] - 8
+    begins, ends, lines, keys, tails, marks = room_for_chunk
+    n_chrom = chrom.shape[0] - PADDING
     name = load_word(chrom, 0)
     name_mask = ~_0 if n_chrom >= 8 else (_1 << np.uint64(8 * max(n_chrom, 0))) - _1
     code = DONE
@@ -164,7 +278,18 @@ def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_op
         n_words = 0
         n = 0
         room = min(_CHUNK, out_barcode.shape[0] - n_out)
-        while at < stop and n < _CHUNK:
+        if n_chrom > 0 and n_columns > 0 and at >= 8 and room > 0:
+            n, at, last, late, n_words = _regular(
+                text, at, stop, chrom, keep, size, n_columns, last, room, marks, begins, ends, keys, tails, out_pos,
+                out_count, n_out, slots,
+            )  # fmt: skip
+            unsorted |= np.int64(late)
+            for i in range(n):
+                lines[i] = n_lines + i
+            n_lines += n
+            n_fragments += n
+        irregular = n
+        while at < stop and n < _CHUNK and n < irregular + 8:
             line = at
             # column 1: nearly always the name of the line before, and never that of a comment
             same = n_chrom > 0 and (load_word(text, at) & name_mask) == name
@@ -258,6 +383,11 @@ def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_op
                 2 * (used[0] + n) > slots.shape[0] or used[0] + n > places.shape[0] or used[1] + n_words > pool.shape[0]
             ):
                 return TABLE_FULL  # nothing of this chunk is booked; it is parsed again with a larger table
+            mask = slots.shape[0] - 1
+            for i in range(n):
+                place = slots[np.int64(keys[i] & np.uint64(mask)), 1]
+                if place >= 0:
+                    prefetch(pool, place)
             for i in range(n):
                 out_barcode[n_out + i] = _find(text, begins[i], ends[i], keys[i], tails[i], pool, slots)
             kept = n_out

@@ -147,6 +147,7 @@ class FragmentStream:
         position = np.empty((_BATCH, 2), np.int32)
         barcode = np.empty(_BATCH, np.int32)
         count = np.empty(_BATCH, np.int32)
+        scratch = p.scratch()
         name, chrom, size = _padded(b""), -1, 0
         table = self.table
         for text, first, stop in self._blocks:
@@ -155,7 +156,7 @@ class FragmentStream:
             while code != p.DONE:
                 code = p.parse(
                     text, stop, name, chrom >= 0, size, state, table.pool, table.slots, table.places,
-                    table.used, table.is_open, position, barcode, count,
+                    table.used, table.is_open, position, barcode, count, scratch,
                 )  # fmt: skip
                 n = int(state[p.N_OUT])
                 if code == p.TABLE_FULL:
