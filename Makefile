@@ -5,8 +5,9 @@ SHELL  := /bin/bash
 PYTHON ?= python3
 BIN    := .venv/bin
 RUN    ?= results
+CHAOS  ?= /tmp/multivi-nf-chaos
 
-.PHONY: run test setup macs3 peers images push lint test-real test-deploy clean
+.PHONY: run test setup macs3 peers images push lint test-real test-deploy chaos clean
 
 run: setup
 	@$(BIN)/python tools/run.py --outdir $(RUN)
@@ -25,6 +26,10 @@ test-real: setup
 test-deploy: setup
 	@bash tests/deploy/provision.sh
 	@$(BIN)/pytest -m deploy tests/deploy tests/chaos $(PYTEST)
+
+# Every step killed, on a full and on a failing disk, at twenty random moments: about twenty minutes, root (docs/chaos.md).
+chaos: setup
+	@$(BIN)/python -m tests.chaos.sweep --folder $(CHAOS) --moments 20 --table docs/chaos.tsv
 
 macs3:
 	@$(PYTHON) tools/setup.py macs3

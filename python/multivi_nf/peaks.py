@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -69,7 +70,8 @@ def call_peaks(
     q_value
         Largest false discovery rate of a peak.
     work
-        Folder for temporary files (cut sites take about a fifth of a fragments file's text); default the system's.
+        Empty folder for temporary files (cut sites take about a fifth of a fragments file's text); default one of the
+        system's, removed at the end.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def call_peaks(
         macs3 is absent or fails, or no group has a peak.
     """
     macs3 = find_macs3()
-    with tempfile.TemporaryDirectory(dir=work, prefix="peaks.") as name:
+    with tempfile.TemporaryDirectory(prefix="peaks.") if work is None else contextlib.nullcontext(work) as name:
         folder = Path(name)
         cuts = write_cut_sites(inputs, genome, folder, chrom_style=chrom_style)
         size = MAPPABLE * sum(genome.chrom_sizes[chrom] for chrom in cuts.chroms)

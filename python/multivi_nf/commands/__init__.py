@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 
 from multivi_nf import __version__
-from multivi_nf.commands._trouble import is_memory, trouble_of
+from multivi_nf.commands._trouble import of_the_machine, trouble_of
 from multivi_nf.errors import InputError, Interrupted
 from multivi_nf.io.caches import writable_caches
 from multivi_nf.io.files import written_whole
@@ -155,8 +155,7 @@ def exit_code(arguments: list[str]) -> int:
             if context.obj is not None:
                 write_resources(context.obj, context.invoked_subcommand, time.monotonic() - started)
     except (InputError, Interrupted) as error:
-        # a reader may have taken a lack of memory for a damaged file
-        error = trouble_of(error.__cause__) if error.__cause__ and is_memory(error.__cause__) else error
+        error = of_the_machine(error) if isinstance(error, InputError) else error
         click.echo(str(error), err=True)
         return error.code
     except click.ClickException as error:

@@ -11,6 +11,7 @@ import re
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import is_full
+from multivi_nf.io.machine import chain, errno_of, is_passing
 
 MEMORY = 137
 """Out of memory: what a process ends with that the kernel stops for it (128 + SIGKILL)."""
@@ -35,25 +36,25 @@ _MEMORY_NAMES = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError", "ArrowM
 
 def trouble_of(error: BaseException) -> Trouble | None:
     """The trouble that an exception, or one it was raised from, tells of; None where it tells of none (a bug)."""
-    for one in _chain(error):
+    for one in chain(error):
         found = _memory(one) or _system(one)
         if found is not None:
             return found
     return None
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in chain:
-        chain.append(one)
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-    return chain
+def of_the_machine(error: InputError) -> InputError:
+    """The trouble behind a refusal: a reader may have taken a failing disk, or a lack of memory, for a damaged file."""
+    cause = error.__cause__
+    trouble = trouble_of(cause) if cause is not None and (is_passing(cause) or is_memory(cause)) else None
+    if trouble is None:
+        return error
+    return Trouble(f"{trouble.what}; {error.what}", trouble.why, trouble.remedy, trouble.code)
 
 
 def is_memory(error: BaseException) -> bool:
     """Whether an exception, or one it was raised from, says that memory ran out."""
-    return any(_memory(one) is not None for one in _chain(error))
+    return any(_memory(one) is not None for one in chain(error))
 
 
 def _memory(error: BaseException) -> Trouble | None:
@@ -86,9 +87,10 @@ def _system(error: BaseException) -> Trouble | None:
             "your number of processes is limited here (ulimit -u)",
             "raise the limit, end other processes, or set OMP_NUM_THREADS=1",
         )
-    if not isinstance(error, OSError) or error.errno not in _SYSTEM:
+    code = errno_of(error)
+    if code not in _SYSTEM:
         return None
-    what, why, remedy = _SYSTEM[error.errno]
+    what, why, remedy = _SYSTEM[code]
     return Trouble(f"{what}{_at(error)}", why, remedy)
 
 

@@ -32,6 +32,7 @@ def command(
     """Call peaks on all FRAGMENTS together, or group by group of their cells. Needs macs3 (`make macs3`)."""
     from multivi_nf.errors import InputError
     from multivi_nf.inputs.barcodes import read_barcodes
+    from multivi_nf.io.files import scratch
     from multivi_nf.peaks import call_peaks, read_groups, write_summits
 
     for name, files in (("--barcodes", barcodes), ("--groups", groups)):
@@ -50,8 +51,8 @@ def command(
             inputs.append((path, grouped if cells is None else {c: grouped[c] for c in cells if c in grouped}))
         else:
             inputs.append((path, None if cells is None else dict.fromkeys(cells, "all")))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    summits = call_peaks(inputs, genome, q_value=qvalue, chrom_style=style, work=output.parent)
+    with scratch(output) as work:
+        summits = call_peaks(inputs, genome, q_value=qvalue, chrom_style=style, work=work)
     write_summits(output, summits)
     for group, n in summits.groupby("group", sort=False).size().items():
         say(f"{group}: {n} summits")

@@ -1,6 +1,7 @@
-"""Where numba and matplotlib keep what they made: a folder that can be written and that nobody else wrote.
+"""Where numba, matplotlib and torch keep what they made: a folder that can be written and that nobody else wrote.
 
-What numba loads from its cache is code, so a folder of another user, or one that others may write into, is not used.
+What numba and torch load from their caches is code, so a folder of another user, or one
+that others may write into, is not used.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import stat
 import tempfile
 from pathlib import Path
 
-_CACHES = {"NUMBA_CACHE_DIR": "numba", "MPLCONFIGDIR": "matplotlib"}
+_CACHES = {"NUMBA_CACHE_DIR": "numba", "MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
 
 
 def writable_caches() -> None:
-    """Set NUMBA_CACHE_DIR and MPLCONFIGDIR to folders of one's own, where they are not set to such already."""
+    """Set NUMBA_CACHE_DIR and its like to folders of one's own, where they are not set to such already."""
     for variable, name in _CACHES.items():
         given = os.environ.get(variable)
         places = [Path(given)] if given else []

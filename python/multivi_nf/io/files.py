@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from multivi_nf.errors import InputError
 from multivi_nf.io import processes
+from multivi_nf.io.hdf5_writes import errors_kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,16 +78,36 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     sweep(final)
     temporary = _beside(final, "new")
     try:
-        yield temporary
+        with errors_kept(temporary):
+            yield temporary
         _refuse_kind(final, temporary.is_dir())
         to_disk(temporary)
         _put(temporary, final)
     except Exception as error:
-        if is_full(error):
+        if is_full(error) or (_is_unnamed(error) and _no_room(final.parent)):
             raise _full(final, temporary, error) from error
         raise
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def scratch(final: Path) -> Iterator[Path]:
+    """Give a folder beside `final` for what a step needs on the way; it is removed, or swept by the next run's result.
+
+    Parameters
+    ----------
+    final
+        The result that is being made; its parent directory is made if it is missing.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep(final)
+    folder = _beside(final, "new")
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        _remove(folder)
 
 
 def _put(temporary: Path, final: Path) -> None:
@@ -245,6 +266,18 @@ def is_full(error: BaseException | None) -> bool:
         if getattr(error, "errno", None) in FULL or _FULL_WORDS.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_unnamed(error: BaseException) -> bool:
+    """Whether a library (htslib) says that a file could not be written, but not why."""
+    return isinstance(error, OSError) and error.errno is None
+
+
+def _no_room(folder: Path) -> bool:
+    """Whether less than a block of 64 KiB, the most that htslib writes at once, is free."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < 1 << 16
     return False
 
 

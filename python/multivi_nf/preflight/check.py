@@ -36,6 +36,7 @@ from multivi_nf.inputs.barcodes import (
 from multivi_nf.inputs.cell_table import read_cell_table
 from multivi_nf.inputs.genome import Genome, read_bed
 from multivi_nf.inputs.labels import label_text
+from multivi_nf.io.machine import is_passing
 from multivi_nf.modalities import MODALITIES
 
 MOST_VALUES = 1000
@@ -73,10 +74,12 @@ class _Findings:
         self.problems.append({"what": what, "why": error.why, "remedy": error.remedy})
 
     def attempt(self, column: str, action: Callable[[], Any]) -> Any:
-        """Do something; a refusal becomes a problem and None."""
+        """Do something; a refusal becomes a problem and None. A disk that fails is no problem of the file."""
         try:
             return action()
         except InputError as error:
+            if is_passing(error):
+                raise
             self.problem(column, error)
             return None
 

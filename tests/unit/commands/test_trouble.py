@@ -76,6 +76,42 @@ def test_trouble_has_three_parts_and_a_code(failing, capsys, name):
     assert code == 130 or all(part in printed for part in ("ERROR: ", "Why it matters: ", "What to do: "))
 
 
+WORDED = {
+    "hdf5": RuntimeError(
+        "Can't read data (file read failed: time = Mon, errno = 5, error message = 'Input/output error')"
+    ),
+    "rust": RuntimeError("I/O error: Input/output error (os error 5)"),
+    "htslib": OSError("Error closing BGZFile object"),
+    "anndata": caused_by(OSError("Can't synchronously read data (errno = 5)")),
+    "a reader": caused_by(OSError(errno.EIO, "Input/output error")),
+}
+
+
+@pytest.mark.parametrize("name", WORDED)
+def test_an_i_o_error_is_known_by_its_words(failing, capsys, name):
+    """And not as damage to the file that a reader thought it saw."""
+    failing(WORDED[name])
+    with pytest.raises(SystemExit) as left:
+        steps.main(["merge-peaks"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and "cannot be read or written (I/O error)" in said
+    assert ("x is damaged" in said) == isinstance(WORDED[name], InputError), "the reader's words stay"
+
+
+def test_a_disk_that_fails_is_no_problem_of_a_sample():
+    """PREFLIGHT writes problems down, and `-resume` takes what it wrote from the cache: only what stays counts."""
+    from multivi_nf.preflight.check import _Findings
+
+    found = _Findings("s")
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert found.attempt("rna", lambda: fail(InputError("a", "b", "c"))) is None
+    with pytest.raises(InputError, match="x is damaged"):
+        found.attempt("rna", lambda: fail(caused_by(OSError(errno.EIO, "Input/output error"))))
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("1 / 0"), KeyError("x"), RuntimeError("shape mismatch")])
 def test_a_bug_is_no_trouble(failing, error):
     assert trouble_of(error) is None

@@ -1,0 +1,48 @@
+"""One random moment of every step and kind of trouble; `make chaos` is the whole sweep, docs/chaos.md its table."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import skip_or_fail
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("gcc") is None:
+        skip_or_fail("no gcc, which makes the disk that fails (tests/chaos/faults.c)")
+    command = [sys.executable, "-m", "tests.chaos.sweep", "--folder", str(folder), *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=1200)
+
+
+def test_a_moment_of_every_step(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "--moments", "1", "--kinds", "killed,full,failing")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    assert " steps: 0 wrong" in done.stdout
+
+
+@pytest.mark.parametrize("fault", ["half", "code", "debris"])
+def test_the_sweep_sees_what_is_wrong(tmp_path: Path, fault: str) -> None:
+    """The negative control: a step that leaves a half, ends with a traceback, or leaves a file behind."""
+    from tests.chaos.sweep import Ended, Fault, Sweep, Tally
+
+    (tmp_path / "tmp").mkdir()
+    one = Sweep.__new__(Sweep)
+    one.right, one.before = {"a": "1"}, {}
+    one.disk = type("Disk", (), {"trial": tmp_path})()
+    tally = Tally("x", "full")
+    left = {"half": {"a": "2"}, "code": {"a": "1"}, "debris": {"a": "1", ".new-x": "3"}}[fault]
+    code = 1 if fault == "code" else 2
+    said = "Traceback ..." if fault == "code" else "ERROR: a\n  Why it matters: b\n  What to do: c"
+    from tests.chaos.sweep import message_fault
+
+    wrong = message_fault(Ended(code, said, 0, 0, True, 0.0))
+    one.judge(tally, Fault(room=1), wrong, left, killed=False, code=code)
+    assert (tally.lost, tally.unexplained, tally.debris) == {"half": (1, 0, 0), "code": (0, 1, 0), "debris": (0, 0, 1)}[
+        fault
+    ]
