@@ -117,8 +117,9 @@ workflow REPROCESS {
     //
     ch_fragments = ch_samples.filter { row -> row.fragments }
         .map { row -> [row.sample, row] }
+        .join(FRAGMENTS_QC.out.fragments.map { meta, kept -> [meta.sample, kept] })
         .join(FRAGMENTS_QC.out.candidates.map { meta, candidates -> [meta.sample, candidates] })
-        .map { _sample, row, candidates -> [row, path_or_none(row.fragments), candidates] } // channel: [ row, fragments, candidates ]
+        .map { _sample, row, kept, candidates -> [row, kept, candidates] } // channel: [ row, fragments, candidates ]
 
     CALL_PEAKS(
         ch_fragments.filter { row, _fragments, _candidates -> row.peak_set == 'macs3' }

@@ -17,6 +17,7 @@ process FRAGMENTS_QC {
     output:
     tuple val(meta), path("kept/${meta.sample}"), emit: qc_folder             // fragments.tsv.gz, candidates.txt, fragments.json
     tuple val(meta), path("kept/${meta.sample}/candidates.txt"), emit: candidates
+    tuple val(meta), path("*.fragments.kept"), emit: fragments                // of the listed cells, or of all barcodes
     path "qc/${meta.sample}/*"
     path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
     path '*.resources.json', emit: resources
@@ -28,14 +29,14 @@ process FRAGMENTS_QC {
     multivi-nf-qc-fragments --resources ${meta.sample}.fragments_qc.resources.json ${words(fragments)} --sample=${meta.sample} \\
         ${options(barcodes: barcodes, rna: rna, barcode_map: barcode_map)} \\
         ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\
-        ${options(settings)} --output=qc/${meta.sample}
+        ${options(settings)} --kept=${meta.sample}.fragments.kept --output=qc/${meta.sample}
     cp -r qc kept
     """
 
     stub:
     """
     mkdir -p qc/${meta.sample}
-    touch qc/${meta.sample}/candidates.txt qc/${meta.sample}/fragments.tsv.gz
+    touch ${meta.sample}.fragments.kept qc/${meta.sample}/candidates.txt qc/${meta.sample}/fragments.tsv.gz
     echo '{}' | tee qc/${meta.sample}/fragments.json > ${meta.sample}.fragments_qc.resources.json
     cp -r qc kept
     """

@@ -29,7 +29,10 @@ def command(
     output: Path,
     **options: Any,
 ) -> None:
-    """Call peaks on all FRAGMENTS together, or group by group of their cells. Needs macs3 (`make macs3`)."""
+    """Call peaks on all FRAGMENTS together, or group by group of their cells. Needs macs3 (`make macs3`).
+
+    FRAGMENTS may also be files that `qc-fragments --kept` wrote.
+    """
     from multivi_nf.errors import InputError
     from multivi_nf.inputs.barcodes import read_barcodes
     from multivi_nf.io.files import scratch

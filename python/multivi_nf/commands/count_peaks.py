@@ -37,7 +37,8 @@ def command(
 ) -> None:
     """Count FRAGMENTS of the given cells in peaks; also gives the fraction of fragments in peaks.
 
-    10x fragments are already shifted to the cut sites and are not shifted again.
+    FRAGMENTS is the fragments file, or the file that `qc-fragments --kept` wrote of it. 10x fragments are already
+    shifted to the cut sites and are not shifted again.
     """
     import json
 

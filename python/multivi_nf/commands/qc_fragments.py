@@ -9,7 +9,7 @@ import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options, say, tell_renamed
 from multivi_nf.commands._numbers import Finite, Whole
-from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.commands._outputs import OutputFile, OutputFolder, Step
 from multivi_nf.io.outputs import FRAGMENTS
 
 _FILE = click.Path(path_type=Path)
@@ -26,6 +26,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--min-fragments", type=Whole(min=0), help="Least fragments.  [default: 1000 if called, else 0]")
 @click.option("--min-tsse", type=Finite(min=0), help="Least TSS enrichment.  [default: not applied here]")
 @click.option(
+    "--kept",
+    type=OutputFile("kept"),
+    help="File to leave the fragments of the cells in (of all barcodes, if cells are called), for count-peaks and "
+    "call-peaks: 8 bytes a fragment, read five times as fast.",
+)
+@click.option(
     "--output",
     type=OutputFolder(FRAGMENTS),
     required=True,
@@ -40,6 +46,7 @@ def command(
     peaks: Path | None,
     min_fragments: int | None,
     min_tsse: float | None,
+    kept: Path | None,
     output: Path,
     **options: Any,
 ) -> None:
@@ -65,8 +72,9 @@ def command(
         listed, n_translated = to_atac(listed, read_barcode_map(barcode_map))
         say(f"{n_translated} of {len(listed)} listed barcodes were translated by {barcode_map.name}")
     found = scan(
-        fragments, genome, barcodes=listed, peaks=None if peaks is None else read_bed(peaks), chrom_style=style
-    )
+        fragments, genome, barcodes=listed, peaks=None if peaks is None else read_bed(peaks), chrom_style=style,
+        kept=kept,
+    )  # fmt: skip
     tell_renamed(found.facts.renamed, "fragments")
     if listed and (warning := quality.check_listed(listed, found.table, fragments)):
         say(f"WARNING: {warning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from scipy import sparse
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import kernels as k
+from multivi_nf.fragments.kept import KeptFragments, KeptWriter, open_fragments
 from multivi_nf.fragments.stream import Batch, Facts, FragmentStream, some
 from multivi_nf.inputs.genome import Genome, harmonise, wrong_assembly
+from multivi_nf.io.files import written_whole
 from multivi_nf.io.progress import bytes_read
 
 STRATEGIES = {"fragment": k.FRAGMENT, "insertion": k.INSERTION, "pic": k.PIC}
@@ -70,13 +73,15 @@ def scan(
     chrom_style: str = "auto",
     on_progress: Callable[[int], None] | None = None,
     blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
+    kept: Path | None = None,
 ) -> Scan:
     """Read a fragments file once and add up everything asked for.
 
     Parameters
     ----------
     path
-        The file; see :class:`multivi_nf.fragments.stream.FragmentStream`.
+        The file; see :class:`multivi_nf.fragments.stream.FragmentStream`. Without `quality` also one that an earlier
+        pass wrote to `kept`.
     genome
         Sizes, and TSS and blacklist where known.
     barcodes
@@ -97,6 +102,9 @@ def scan(
         Called with the bytes read; by default progress is shown on stderr.
     blocks
         Where the text comes from, if not from the whole file (:class:`multivi_nf.fragments.preview.SampledBlocks`).
+    kept
+        File to leave the fragments of `barcodes` (of all, if none are given) in, for later passes
+        (:mod:`multivi_nf.fragments.kept`); 8 bytes a fragment.
 
     Raises
     ------
@@ -109,18 +117,27 @@ def scan(
             "fragments could not be counted",
             f"give one of {', '.join(STRATEGIES)}",
         )
-    with bytes_read(Path(path), on_progress) as progress:
-        stream = FragmentStream(
-            path, genome.chrom_sizes, barcodes, only_these=only_these, chrom_style=chrom_style, on_progress=progress,
-            blocks=blocks,
-        )  # fmt: skip
+    with bytes_read(Path(path), on_progress) as progress, contextlib.ExitStack() as stack:
+        options = {"only_these": only_these, "chrom_style": chrom_style, "on_progress": progress}
+        if quality:
+            stream = FragmentStream(path, genome.chrom_sizes, barcodes, blocks=blocks, **options)
+        else:
+            stream = open_fragments(path, genome.chrom_sizes, barcodes, **options)
+        writer = None
+        if kept is not None:
+            handle = stack.enter_context(stack.enter_context(written_whole(kept)).open("wb"))
+            writer = KeptWriter(handle, genome.chrom_sizes, len(barcodes))
         sums = _Sums(genome, quality)
         matrix = None if peaks is None else _Matrix(peaks, genome, len(barcodes), STRATEGIES[strategy], chrom_style)
         for batch in stream:
-            sums.add(batch, len(stream.table))
+            sums.add(batch, stream.n_barcodes())
+            if writer is not None:
+                writer.add(batch)
             if matrix is not None and not genome.mitochondrial(sums.name):
                 matrix.add(batch, sums)
-        sums.resize(len(stream.table))
+        sums.resize(stream.n_barcodes())
+        if writer is not None:
+            writer.finish(stream)
     names = stream.barcodes()
     if matrix is not None:
         matrix.check_met(stream, path)
@@ -315,7 +332,7 @@ class _Matrix:
         # at_least: one fragment may meet more peaks than the output holds
         self.entries = [np.empty(max(at_least, _ENTRIES), np.int32) for _ in range(3)]
 
-    def check_met(self, stream: FragmentStream, path: str | os.PathLike[str]) -> None:
+    def check_met(self, stream: FragmentStream | KeptFragments, path: str | os.PathLike[str]) -> None:
         met = [self_name for self_name in stream.chroms_met() if self_name in self._peaks]
         if not met:
             raise InputError(

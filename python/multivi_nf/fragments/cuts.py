@@ -12,7 +12,8 @@ from isal import igzip
 from numba import njit
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments.stream import FragmentStream, some
+from multivi_nf.fragments.kept import open_fragments
+from multivi_nf.fragments.stream import some
 from multivi_nf.fragments.writer import put_number
 from multivi_nf.inputs.genome import Genome
 from multivi_nf.io.progress import bytes_read
@@ -76,7 +77,8 @@ def write_cut_sites(
     Parameters
     ----------
     inputs
-        Fragments files, each with {barcode: group}, or None to take all its fragments as one group `all`.
+        Fragments files (or what a first pass kept of them), each with {barcode: group}, or None to take all its
+        fragments as one group `all`.
     genome
         Sizes; the mitochondrial chromosome is left out.
     folder
@@ -100,7 +102,7 @@ def write_cut_sites(
             present = sorted({0} if groups is None else {code[g] for g in groups.values()})
             group_of = np.array([code[groups[name]] for name in known] if groups else [0], np.int32)
             with bytes_read(path) as progress:
-                stream = FragmentStream(
+                stream = open_fragments(
                     path, genome.chrom_sizes, known, only_these=groups is not None, chrom_style=chrom_style,
                     on_progress=progress,
                 )  # fmt: skip
@@ -110,8 +112,8 @@ def write_cut_sites(
                     if genome.mitochondrial(name):
                         continue
                     met[name] = None
-                    if groups is None and len(stream.table) > len(group_of):
-                        group_of = np.zeros(2 * len(stream.table), np.int32)
+                    if groups is None and stream.n_barcodes() > len(group_of):
+                        group_of = np.zeros(2 * stream.n_barcodes(), np.int32)
                     raw = np.frombuffer(name.encode(), np.uint8).copy()
                     needed = 2 * len(batch.barcode) * (len(raw) + 24)
                     out = out if len(out) >= needed else np.empty(needed, np.uint8)

@@ -124,7 +124,7 @@ class FragmentStream:
         self.path = Path(path)
         self.chrom_sizes = chrom_sizes
         self.chrom_style = chrom_style
-        self.table = p.BarcodeTable(_unique(barcodes), is_open=not only_these)
+        self.table = p.BarcodeTable(check_barcodes(barcodes), is_open=not only_these)
         self.facts = Facts()
         self._blocks = Blocks(self.path, on_progress) if blocks is None else blocks
         self._label = str(path) if blocks is None else f"{path} (in a sample of its lines)"
@@ -137,6 +137,10 @@ class FragmentStream:
     def barcodes(self) -> list[str]:
         """All barcodes met so far (and those given), by number."""
         return self.table.names()
+
+    def n_barcodes(self) -> int:
+        """Give the number of barcodes met so far (and those given)."""
+        return len(self.table)
 
     def chroms_met(self) -> list[str]:
         """The genome's chromosomes met so far, in file order."""
@@ -342,7 +346,8 @@ def some(names: Sequence[str] | dict[str, object], n: int = 3) -> str:
     return ", ".join(map(str, names[:n])) + (f", ... {len(names)} in all" if len(names) > n else "")
 
 
-def _unique(barcodes: Sequence[str]) -> Sequence[str]:
+def check_barcodes(barcodes: Sequence[str]) -> Sequence[str]:
+    """Refuse a list of barcodes with one twice, or one that a fragments file cannot hold."""
     twice = len(barcodes) - len(set(barcodes))
     if twice:
         seen: set[str] = set()

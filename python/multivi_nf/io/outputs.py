@@ -92,7 +92,7 @@ def check_file(path: Path, form: str = "", option: str = "--output") -> None:
     path
         The file to write.
     form
-        What is written: hdf5, json, gzip, bed, html; empty: anything may be replaced.
+        What is written: hdf5, json, gzip, bed, html, kept; empty: anything may be replaced.
     option
         For the message.
 
@@ -199,6 +199,7 @@ _FORMS = {
     "gzip": "a gzipped table (.tsv.gz)",
     "bed": "a BED table",
     "html": "the report of a run (.html)",
+    "kept": "the kept fragments of `qc-fragments --kept`",
 }
 
 
@@ -212,6 +213,8 @@ def _has_form(path: Path, form: str) -> bool:
         return any(head[place : place + 8] == b"\x89HDF\r\n\x1a\n" for place in (0, 512, 1024))
     if form == "gzip":
         return head[:2] == b"\x1f\x8b"
+    if form == "kept":
+        return head.startswith(b"MVNFKF")
     if form == "json":
         return head.lstrip()[:1] in (b"{", b"[")
     if form == "html":
