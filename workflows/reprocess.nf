@@ -209,7 +209,7 @@ workflow REPROCESS {
         ch_sources = ch_samples.filter { row -> row.fragments }
             .toSortedList { one, other -> one.index <=> other.index }
             .map { rows -> sources_of(rows) } // channel: [ samples, fragments, mapped, maps ] (one)
-        REGULATION(EMBED.out.embedding, ch_sources, genome, chrom_sizes, gtf, settings.groups)
+        REGULATION(EMBED.out.embedding, ch_sources, ch_peaks.ifEmpty([]), genome, chrom_sizes, gtf, blacklist, settings.groups)
         ch_facts = REGULATION.out.facts
         ch_regulation_costs = REGULATION.out.resources
     }

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ def call_peaks(
     q_value: float = 0.05,
     chrom_style: str = "auto",
     work: Path | None = None,
+    workers: int = 1,
 ) -> pd.DataFrame:
     """Call summits with MACS3, group by group, on the cut sites of all inputs together.
 
@@ -72,6 +74,8 @@ def call_peaks(
     work
         Empty folder for temporary files (cut sites take about a fifth of a fragments file's text); default one of the
         system's, removed at the end.
+    workers
+        Groups whose peaks are called at a time; the result does not depend on it.
 
     Returns
     -------
@@ -87,11 +91,12 @@ def call_peaks(
         folder = Path(name)
         cuts = write_cut_sites(inputs, genome, folder, chrom_style=chrom_style)
         size = MAPPABLE * sum(genome.chrom_sizes[chrom] for chrom in cuts.chroms)
-        called = []
-        for group, file in cuts.files.items():
-            narrow_peak = _run_macs3(macs3, group, file, size, q_value, folder)
-            n, together = cuts.fragments[group], cuts.together[group]
-            called.append(_summits_of(narrow_peak, group, n, together, size))
+        with ThreadPoolExecutor(workers) as pool:
+            found = pool.map(lambda item: _run_macs3(macs3, *item, size, q_value, folder), cuts.files.items())
+            called = [
+                _summits_of(narrow_peak, group, cuts.fragments[group], cuts.together[group], size)
+                for group, narrow_peak in zip(cuts.files, found)
+            ]
     summits = pd.concat(called, ignore_index=True)
     if summits.empty:
         raise InputError(

@@ -51,6 +51,7 @@ STEPS = {
     "differential": "genes, peaks or proteins between groups",
     "export": "h5ad, tables, markers",
     "tracks": "accessibility of groups as bigWig",
+    "group-peaks": "peaks of groups by MACS3",
     "gene-activity": "accessibility over genes",
     "evaluate": "results against truth",
     "report": "one page for a run",

@@ -116,7 +116,7 @@ def groups_of(obs: pd.DataFrame, column: str) -> pd.Series:
             "whose cells belong together is not known",
             "name a column of the samplesheet, of a sample's `cells` table or of multivi.h5mu, such as cluster",
         )
-    found = label_text(obs[column])
+    found = label_text(obs[column]).rename(column)
     if found.notna().sum() == 0:
         raise NotPossible(
             f"--groups {column}: none of the {len(obs)} cells with accessibility has a value in it",

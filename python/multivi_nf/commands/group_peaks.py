@@ -1,0 +1,64 @@
+"""`multivi-nf group-peaks`: peaks called in each group of cells by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multivi_nf.commands._fragments import genome_options, say
+from multivi_nf.commands._numbers import Whole
+from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
+from multivi_nf.commands._regulation import genome_if_known, source_options
+
+
+@click.command(cls=Step)
+@click.argument("embedding", type=click.Path(path_type=Path))
+@source_options
+@genome_options
+@click.option("--groups", default="cluster", help="Column of obs: peaks for each of its values.")
+@click.option("--donor", default="donor", help="Column of obs whose values are replicates, where there is one.")
+@click.option("--peaks", type=click.Path(path_type=Path), help="BED of the consensus.  [default: EMBEDDING's peaks]")
+@click.option("--width", type=Whole(), default=501, help="Width of every peak, odd.")
+@click.option("--workers", type=Whole(min=1), default=1, help="Groups called at a time.")
+@click.option("--merged", type=OutputFile("bed"), required=True, help="BED of the consensus and all new peaks.")
+@click.option("--output", type=OutputPlace(), required=True, help="Folder for <group>.bed.")
+def command(
+    embedding: Path,
+    fragments: tuple[tuple[str, Path], ...],
+    barcode_map: tuple[tuple[str, Path], ...],
+    facts: Path | None,
+    groups: str,
+    donor: str,
+    peaks: Path | None,
+    width: int,
+    workers: int,
+    merged: Path,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Call peaks with MACS3 in each group of the cells of EMBEDDING, and merge what is new with the consensus."""
+    from multivi_nf.peaks import read_summits
+    from multivi_nf.regulation.cells import file_name, groups_of, read_cells, read_peak_counts, read_sources
+    from multivi_nf.regulation.group_peaks import peaks_by_group, write_group_peaks
+    from multivi_nf.regulation.possible import told_in
+
+    with told_in(facts, "group_peaks") as found:
+        genome, style = genome_if_known(options)
+        obs = read_cells(embedding).obs
+        sources = read_sources(fragments, barcode_map)
+        consensus = read_peak_counts(embedding, genome, style)[1] if peaks is None else read_summits(peaks)
+        made = peaks_by_group(
+            obs, groups_of(obs, groups), sources, genome, consensus,
+            donor=donor, width=width, chrom_style=style, work=output, workers=workers,
+        )  # fmt: skip
+        files = {group: f"{file_name(group)}.bed" for group in made.by_group}
+        for group, table in made.by_group.items():
+            write_group_peaks(output / files[group], table)
+        write_group_peaks(merged, made.merged)
+        table = made.table.assign(file=made.table["group"].map(files))
+        found |= {"groups": groups, "peaks": table.to_dict("records"), "merged": len(made.merged)}
+        found["files"] = [merged.name, *(f"{output.name}/{name}" for name in files.values())]
+        for row in table.itertuples():
+            say(f"{row.group}: {row.peaks} peaks, {row.new} of them new" + (f"; {row.note}" if row.note else ""))
