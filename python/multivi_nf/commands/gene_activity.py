@@ -49,4 +49,5 @@ def command(
         with written_whole(output) as temporary:
             table.write_h5ad(temporary, compression="gzip")
         found |= {"files": [output.name], "cells": table.n_obs, "genes": table.n_vars, "source": table.uns["source"]}
-        say(f"{table.n_obs} cells × {table.n_vars} genes, from {table.uns['source']}")
+        found["told"] = f"{table.n_obs:,} cells × {table.n_vars:,} genes, from {table.uns['source']}."
+        say(found["told"])

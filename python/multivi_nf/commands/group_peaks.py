@@ -53,12 +53,16 @@ def command(
             obs, groups_of(obs, groups), sources, genome, consensus,
             donor=donor, width=width, chrom_style=style, work=output, workers=workers,
         )  # fmt: skip
-        files = {group: f"{file_name(group)}.bed" for group in made.by_group}
+        files = {group: f"{output.name}/{file_name(group)}.bed" for group in made.by_group}
         for group, table in made.by_group.items():
-            write_group_peaks(output / files[group], table)
+            write_group_peaks(output.parent / files[group], table)
         write_group_peaks(merged, made.merged)
         table = made.table.assign(file=made.table["group"].map(files))
-        found |= {"groups": groups, "peaks": table.to_dict("records"), "merged": len(made.merged)}
-        found["files"] = [merged.name, *(f"{output.name}/{name}" for name in files.values())]
+        new = int(made.merged["new"].sum())
+        found |= {"groups": groups, "table": table.to_dict("records"), "merged": len(made.merged), "new": new}
+        found["told"] = (
+            f"Called in each {groups} by itself; {new:,} are new beside the {len(made.merged) - new:,} modelled."
+        )
+        found["files"] = [merged.name, *files.values()]
         for row in table.itertuples():
             say(f"{row.group}: {row.peaks} peaks, {row.new} of them new" + (f"; {row.note}" if row.note else ""))

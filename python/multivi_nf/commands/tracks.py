@@ -49,7 +49,9 @@ def command(
             chrom_style=style,
             work=output,
         )
-        found |= {"groups": groups, "bin_size": bin_size, "tracks": table.to_dict("records")}
-        found["files"] = [f"{output.name}/{name}" for name in table["file"] if name]
+        table["file"] = [name and f"{output.name}/{name}" for name in table["file"]]
+        found |= {"groups": groups, "bin_size": bin_size, "table": table.to_dict("records")}
+        found["told"] = f"Cut sites in bins of {bin_size} bp, per million of the group's, a bigWig for each {groups}."
+        found["files"] = [name for name in table["file"] if name]
         for row in table.itertuples():
             say(f"{row.group}: {row.cells} cells, {row.insertions} cut sites" + ("" if row.file else ": no track"))

@@ -30,7 +30,8 @@ def told_in(facts: Path | None, part: str) -> Iterator[dict[str, Any]]:
 
     Yields
     ------
-    A dictionary for what is worth telling (numbers, `files`).
+    A dictionary for what is worth telling. The report shows of it `told` (a sentence), `files` (paths below
+    `regulation/`) and `table` (a list of rows, whose `file` becomes a link).
     """
     found: dict[str, Any] = {}
     try:

@@ -20,6 +20,8 @@ from multivi_nf.palette import CATEGORIES, MISSING, colours_of, natural
 
 INK = "#010203"
 """Stands for the page's text colour while drawing; replaced by `currentColor` in the SVG."""
+DOTS = matplotlib.colors.LinearSegmentedColormap.from_list("dots", ["#c9d6e2", "#2a8fd8", "#5b2a86"])
+"""Readable on light and on dark: neither end is the page's colour."""
 ACCENT, SECOND, MUTED, WARN = "#2a8fd8", "#e0782f", "#8a93a0", "#d6455d"
 STYLE = {
     "figure.facecolor": "none",
@@ -268,27 +270,51 @@ def _sizes(axes: Axes, facts: dict[str, Any]) -> None:
 _FRAGMENT_PANELS = {"knee": _knee, "tss_profile": _tss_profile, "sizes": _sizes}
 
 
-def marker_heatmaps(
-    imputed: pd.DataFrame, observed: pd.DataFrame, labels: dict[str, str], name: str, title: str
+def marker_dots(
+    panels: list[tuple[str, pd.DataFrame, pd.DataFrame]], labels: dict[str, str], name: str, title: str
 ) -> str:
-    """Cluster means of markers, imputed beside observed, each feature scaled to 0..1 within its own panel."""
+    """Markers (rows) by cluster: the colour is the mean, the area the share of the cluster's cells.
+
+    Parameters
+    ----------
+    panels
+        Heading, means and shares (0 to 1), each clusters × features; colours go from each feature's lowest cluster to
+        its highest within a panel.
+    labels
+        What stands beside a feature's row.
+    """
+    features, clusters = list(panels[0][1].columns), [str(c) for c in panels[0][1].index]
     with matplotlib.rc_context(STYLE):
-        height = 0.7 + 0.17 * len(imputed.columns)
-        figure, axes = plt.subplots(1, 2, figsize=(2.2 + 0.42 * len(imputed), height), sharey=True)
-        for panel, (kind, table) in zip(axes, (("imputed, not measured", imputed), ("observed", observed))):
-            values = table.to_numpy(dtype=float).T
+        height = 1.5 + 0.19 * len(features)
+        width = 1.2 + max(0.26 * len(clusters) * len(panels), 2.4)
+        figure, axes = plt.subplots(1, len(panels), figsize=(width, height), sharey=True, squeeze=False)
+        x, y = np.meshgrid(range(len(clusters)), range(len(features)))
+        for panel, (heading, means, shares) in zip(axes[0], panels):
+            values = means.to_numpy(dtype=float).T
             low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
             shades = (values - low) / np.maximum(high - low, 1e-12)
-            drawn = panel.imshow(shades, aspect="auto", cmap="cividis", vmin=0, vmax=1)
-            panel.set_title(kind)
-            panel.set_xticks(range(len(table)), [str(c) for c in table.index], rotation=90, fontsize=7)
-            panel.set_yticks(range(len(table.columns)), [labels.get(f, f) for f in table.columns], fontsize=7)
+            areas = 2 + 78 * np.clip(shares.to_numpy(dtype=float).T, 0, 1)
+            drawn = panel.scatter(x, y, s=areas, c=shades, cmap=DOTS, vmin=0, vmax=1, linewidths=0.3, edgecolors=MUTED)
+            panel.set_title(heading)
+            panel.set_xticks(range(len(clusters)), clusters, rotation=90, fontsize=7)
+            panel.set_yticks(range(len(features)), [labels.get(f, f) for f in features], fontsize=7)
+            panel.set_xlim(-0.7, len(clusters) - 0.3)
+            panel.set_ylim(len(features) - 0.3, -0.7)
             panel.tick_params(length=0)
             panel.set_xlabel("cluster")
         figure.tight_layout()
-        bar = figure.colorbar(drawn, ax=list(axes), shrink=min(1.0, 1.4 / height), pad=0.02, ticks=[0, 1])
+        bar = figure.colorbar(drawn, ax=list(axes[0]), shrink=min(1.0, 1.4 / height), pad=0.02, ticks=[0, 1])
         bar.ax.set_yticklabels(["lowest cluster", "highest cluster"], fontsize=7)
         bar.outline.set_visible(False)
+        keys = [plt.Line2D([], [], ls="", marker="o", color=MUTED, ms=np.sqrt(2 + 78 * s)) for s in (0.1, 0.5, 1.0)]
+        figure.legend(
+            keys,
+            ["10 %", "50 %", "100 % of the cells"],
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            ncols=3,
+            fontsize=7,
+        )
         return svg(figure, name, title)
 
 

@@ -50,6 +50,8 @@ class Results:
         Modality to (n_cells, n_latent) means of its own view, NaN where it was not measured.
     modality_of, nearest_genes
         Feature to its modality; peak to the gene that starts nearest, where genes are known.
+    regulation
+        What each part of `--regulation` made, or why it could not (`regulation/<part>.json`).
     """
 
     outdir: Path
@@ -75,6 +77,7 @@ class Results:
     evaluation: dict[str, Any] = field(default_factory=dict)
     modality_of: dict[str, str] = field(default_factory=dict)
     nearest_genes: dict[str, str] = field(default_factory=dict)
+    regulation: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_results(outdir: Path) -> Results:
@@ -129,6 +132,7 @@ def read_results(outdir: Path) -> Results:
     results.imputed = {p.stem: p for p in sorted((outdir / "imputed").glob("*.zarr"))}
     for store in results.imputed.values():
         check_store(store)
+    results.regulation = [_json(path) for path in sorted((outdir / "regulation").glob("*.json"))]
     _read_pipeline_info(results, outdir)
     return results
 

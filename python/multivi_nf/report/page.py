@@ -14,9 +14,7 @@ from markupsafe import Markup
 
 from multivi_nf import __version__
 from multivi_nf.io.files import written_whole
-from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.tables import write_table
-from multivi_nf.palette import natural
 from multivi_nf.report import figures
 from multivi_nf.report.environment import environment as pages
 from multivi_nf.report.environment import template
@@ -24,11 +22,9 @@ from multivi_nf.report.gather import (
     MODALITIES,
     Results,
     SampleQC,
-    read_imputed_features,
-    read_imputed_obs,
-    read_imputed_var,
     read_results,
 )
+from multivi_nf.report.markers import markers
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.multiqc import write_multiqc
 from multivi_nf.report.terms import explained, term
@@ -40,7 +36,6 @@ SHOWN = (
     "target", "symbol", "feature", "nearest_gene", "mean_target", "mean_reference", "effect", "95 % interval",
     "log2_fold_change", "probability", "fdr", "replicate_fdr", "significant",
 )  # fmt: skip
-MARKERS = 24
 NAMES = ("target", "symbol", "feature", "nearest_gene")
 """Columns of words in a contrast's table."""
 QC_MAPS = (
@@ -141,8 +136,9 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
         "overlap": _overlap(results),
         "training": _training(results),
         "umaps": _umaps(results),
-        "markers": _markers(results),
+        "markers": markers(results),
         "contrasts": _contrasts(results),
+        "regulation": _regulation(results),
         "calibration": _calibration(results),
         "evaluation": results.evaluation,
         "parameters": results.parameters,
@@ -342,72 +338,34 @@ def _umaps(results: Results) -> list[dict[str, Any]]:
     return drawn
 
 
-def _markers(results: Results) -> list[dict[str, Any]]:
-    """Imputed against observed cluster means of the features that differ most between clusters."""
-    drawn = []
-    if not results.imputed or "cluster" not in results.cells:
-        return drawn
-    mosaic = read_h5mu(results.outdir / "multivi.h5mu", backed="r")
-    try:
-        for modality, path in results.imputed.items():
-            if modality not in mosaic.mod:
-                continue
-            features = _markers_of(results, modality, path)
-            measured = read_imputed_obs(path)["measured"].astype(bool).to_numpy()
-            if not features or measured.all() or not measured.any():
-                continue
-            imputed = read_imputed_features(path, features)
-            clusters = results.cells["cluster"].reindex(imputed.index).astype(str).to_numpy()
-            observed = _observed(mosaic.mod[modality], list(imputed.columns), results.cells["cluster"])
-            hidden = imputed[~measured].groupby(clusters[~measured]).mean()
-            order = sorted(set(hidden.index) & set(observed.index), key=natural)
-            if len(order) < 2:
-                continue
-            symbols = read_imputed_var(path).get("symbol", pd.Series(dtype=str)).to_dict()
-            svg = figures.marker_heatmaps(
-                hidden.loc[order], observed.loc[order], symbols, f"markers-{modality}", f"{modality} markers by cluster"
-            )
-            a, b = (t.loc[order].to_numpy() - t.loc[order].to_numpy().mean(0) for t in (hidden, observed))
-            scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-            agreement = (
-                float(np.median((a * b).sum(0)[scale > 0] / scale[scale > 0])) if (scale > 0).any() else float("nan")
-            )
-            drawn.append(
-                {"modality": modality, "svg": Markup(svg), "cells": int((~measured).sum()), "agreement": agreement}
-            )
-    finally:
-        mosaic.file.close()
-    return drawn
+PARTS = {
+    "tracks": "Tracks", "group_peaks": "Peaks by group", "gene_activity": "Gene activity", "links": "Peak–gene links",
+    "motifs": "Motifs",
+}  # fmt: skip
+"""Parts of `--regulation` in the order shown; others come after them under their own names."""
 
 
-def _markers_of(results: Results, modality: str, path: Path) -> list[str]:
-    """Top features of the cluster contrast of this modality where there is one, else the first stored features."""
-    available = read_imputed_var(path).index
-    for name, table in results.contrasts.items():
-        if "target" in table and modality in name:
-            best = table[table["effect"] > 0].sort_values(["probability", "effect"], ascending=False, kind="stable")
-            per_group = best.groupby("target", sort=True).head(3)["feature"].astype(str)
-            features = [f for f in dict.fromkeys(per_group) if f in available]
-            if features:
-                return features[:MARKERS]
-    return list(available[:MARKERS])
-
-
-def _observed(modality: Any, features: list[str], clusters: pd.Series) -> pd.DataFrame:
-    """Cluster means of log1p of counts per ten thousand (RNA), log1p counts (protein), or share open (ATAC)."""
-    counts = modality.X[:]
-    total = np.asarray(counts.sum(axis=1)).ravel()
-    columns = modality.var_names.get_indexer(features)
-    values = (
-        counts[:, columns].toarray().astype(float)
-        if hasattr(counts, "toarray")
-        else np.asarray(counts[:, columns], dtype=float)
-    )
-    if counts.max() > 1 and modality.n_vars > 300:
-        values = values / np.maximum(total, 1)[:, None] * 1e4
-    values = np.log1p(values) if counts.max() > 1 else values
-    groups = clusters.reindex(modality.obs_names).astype(str).to_numpy()
-    return pd.DataFrame(values, columns=features).groupby(groups).mean()
+def _regulation(results: Results) -> list[dict[str, Any]]:
+    """What each part of `--regulation` made, with its files, or why it could not."""
+    place = {part: i for i, part in enumerate(PARTS)}
+    shown = []
+    for facts in sorted(results.regulation, key=lambda facts: (place.get(facts["part"], len(place)), facts["part"])):
+        part = facts["part"]
+        rows = facts.get("table", [])
+        inside = {row.get("file") for row in rows}
+        shown.append(
+            {
+                "heading": PARTS.get(part, part.replace("_", " ").capitalize()),
+                "told": facts.get("told", "") if facts.get("done") else "",
+                "lacks": None if facts.get("done") else sentence([facts["what"], facts["why"], facts["remedy"]]),
+                "files": [name for name in facts.get("files", []) if name not in inside],
+                "columns": [
+                    name for name in (rows[0] if rows else {}) if any(row.get(name) not in ("", None) for row in rows)
+                ],
+                "rows": rows,
+            }
+        )
+    return shown
 
 
 def _contrasts(results: Results) -> list[dict[str, Any]]:

@@ -48,6 +48,11 @@ TERMS = {
     "fdr": "expected share of false ones among this row and those above it",
     "replicate fdr": "false discovery rate of the test between replicates",
     "significant": "called by the probability and, where there are replicates, by the test between them",
+    # regulation
+    "insertions": "cut sites of the group's cells: first and last base of each fragment",
+    "donors": "donors with 40 or more cells of the group, in each of which peaks were called too",
+    "peaks": "peaks called in the group's cells by itself",
+    "new": "those that overlap no peak of the run",
     # run
     "tasks": "how often the step ran",
     "time, all tasks": "seconds of all its tasks together",

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.palette import MISSING, colours_of
 from multivi_nf.report import figures, write_report
 from multivi_nf.report.gather import read_counts, read_imputed_features, read_results, read_versions
@@ -284,3 +285,51 @@ def test_volcano_names_do_not_overprint():
     if not places:
         places = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>g\d+</text>', svg)]
     assert len(places) == figures.LABELS and np.diff(np.sort(places)).min() > 7
+
+
+def test_markers_are_dots_of_measured_and_imputed(results_folder, tmp_path):
+    from multivi_nf.report.markers import imputed_profile, marker_features, observed_profile
+
+    write_report(results_folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    section = page[page.index('id="imputation"') : page.index('id="contrasts"')]
+    assert "40 cells measured, 20 imputed" in section and "imputed, not measured" in section
+
+    results = read_results(results_folder)
+    rna = read_h5mu(results_folder / "multivi.h5mu").mod["rna"]
+    profile = observed_profile(rna, ["ENSG3", "ENSG0"], results.cells["cluster"])
+    own = (results.cells["cluster"].reindex(rna.obs_names) == "1").to_numpy()
+    counts = rna.X.toarray()[own][:, [3, 0]]
+    np.testing.assert_allclose(profile.mean.loc["1"], np.log1p(counts).mean(0))
+    np.testing.assert_allclose(profile.share.loc["1"], (counts > 0).mean(0))
+    values = pd.DataFrame({"a": [0.0, 1.0, 2.0, 5.0]})
+    hidden = imputed_profile(values, np.array(["x", "x", "y", "y"]))
+    assert hidden.mean["a"].tolist() == [0.5, 3.5] and hidden.share["a"].tolist() == [0.0, 0.5]
+
+    # a contrast of clusters gives the features, in the order of clusters; one of other groups does not
+    clusters = pd.DataFrame({"target": ["10", "2", "2"], "feature": ["ENSG5", "ENSG6", "ENSG7"]})
+    clusters = clusters.assign(effect=[1.0, 1.0, -1.0], probability=0.9)
+    results.cells["cluster"] = results.cells["cluster"].astype(str).replace({"0": "10", "1": "2"})
+    results.contrasts = {"rna_c": clusters.replace({"10": "B"}), "cluster": clusters}
+    assert marker_features(results, "rna", rna.var_names, None) == ["ENSG6", "ENSG5"]
+    assert marker_features(results, "rna", rna.var_names, pd.Index(["ENSG5"])) == ["ENSG5"]
+
+
+def test_parts_of_regulation_are_linked_or_say_what_they_lack(results_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(results_folder, folder)
+    (folder / "regulation").mkdir()
+    table = [{"group": "T <cells>", "file": "tracks/T_1.bw", "cells": 4}, {"group": "B", "file": "", "cells": 0}]
+    for facts in (
+        {"part": "gene_activity", "done": False, "what": "there is no annotation", "why": "x", "remedy": "give --gtf"},
+        {"part": "tracks", "done": True, "told": "Cut sites.", "files": ["tracks/T_1.bw", "all.txt"], "table": table},
+    ):
+        (folder / "regulation" / f"{facts['part']}.json").write_text(json.dumps(facts))
+    write_report(folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    section = page[page.index('id="regulation"') : page.index('id="run"')]
+    assert section.index("Tracks") < section.index("Gene activity")
+    assert section.count('href="regulation/tracks/T_1.bw"') == 1 and 'href="regulation/all.txt"' in section
+    assert "T &lt;cells&gt;" in section and "Not made. There is no annotation. X. Give --gtf." in section
+    write_report(results_folder, tmp_path / "without.html")
+    assert 'id="regulation"' not in (tmp_path / "without.html").read_text()
