@@ -39,6 +39,7 @@ def command(
     **options: Any,
 ) -> None:
     """Call peaks with MACS3 in each group of the cells of EMBEDDING, and merge what is new with the consensus."""
+    from multivi_nf.io.files import scratch
     from multivi_nf.peaks import read_summits
     from multivi_nf.regulation.cells import file_name, groups_of, read_cells, read_peak_counts, read_sources
     from multivi_nf.regulation.group_peaks import peaks_by_group, write_group_peaks
@@ -49,10 +50,11 @@ def command(
         obs = read_cells(embedding).obs
         sources = read_sources(fragments, barcode_map)
         consensus = read_peak_counts(embedding, genome, style)[1] if peaks is None else read_summits(peaks)
-        made = peaks_by_group(
-            obs, groups_of(obs, groups), sources, genome, consensus,
-            donor=donor, width=width, chrom_style=style, work=output, workers=workers,
-        )  # fmt: skip
+        with scratch(merged) as work:
+            made = peaks_by_group(
+                obs, groups_of(obs, groups), sources, genome, consensus,
+                donor=donor, width=width, chrom_style=style, work=work, workers=workers,
+            )  # fmt: skip
         files = {group: f"{output.name}/{file_name(group)}.bed" for group in made.by_group}
         for group, table in made.by_group.items():
             write_group_peaks(output.parent / files[group], table)

@@ -77,6 +77,10 @@ def peaks_by_group(
         Column of `obs`; without it all peaks of a group stay.
     width
         bp of every peak, odd.
+    work
+        Empty folder for temporary files; default the system's.
+    workers
+        Groups called at a time.
 
     Raises
     ------
@@ -85,12 +89,15 @@ def peaks_by_group(
     """
     kept, notes = _large_enough(obs, groups)
     calling = groups.where(groups.isin(kept))
-    summits = _called(obs.index, calling, sources, genome, 0.05, chrom_style, work, workers)
+    folders = [None, None] if work is None else [work / "groups", work / "replicates"]
+    for folder in folders[: 0 if work is None else 2]:
+        folder.mkdir()
+    summits = _called(obs.index, calling, sources, genome, 0.05, chrom_style, folders[0], workers)
     donors = _replicates(obs, calling, donor)
     pairs = pd.Series([None if g is None or d is None else f"{g}\t{d}" for g, d in zip(calling, donors)], obs.index)
     alone = None
     if pairs.notna().any():
-        alone = _called(obs.index, pairs, sources, genome, REPLICATE_Q, chrom_style, work, workers)
+        alone = _called(obs.index, pairs, sources, genome, REPLICATE_Q, chrom_style, folders[1], workers)
     consensus = _located(consensus, genome, chrom_style)
     found, rows = {}, []
     for group in group_names(groups):

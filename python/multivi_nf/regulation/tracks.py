@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pybigtools
 
-from multivi_nf.fragments.stream import FragmentStream
+from multivi_nf.fragments.kept import open_fragments
 from multivi_nf.inputs.genome import Genome
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.progress import bytes_read
@@ -104,7 +105,7 @@ def _chromosomes(
     names = list(genome.chrom_sizes)
     chrom, held, n_held = -1, [], 0
     with bytes_read(source.fragments) as progress:
-        stream = FragmentStream(
+        stream = open_fragments(
             source.fragments, genome.chrom_sizes, barcodes, only_these=True, chrom_style=style, on_progress=progress
         )
         for batch in stream:
@@ -171,6 +172,11 @@ def write_tracks(
 ) -> pd.DataFrame:
     """Write `<group>.bw` of each group into a folder; see :func:`count_cuts` and :func:`intervals`.
 
+    Parameters
+    ----------
+    work
+        Empty folder for temporary files; default one of the system's, removed at the end.
+
     Returns
     -------
     One row a group, in natural order: `group`, `file` ("" where none of its cells has a fragment here), `cells`,
@@ -182,7 +188,7 @@ def write_tracks(
         No fragments, or none of a cell with a group.
     """
     rows = []
-    with tempfile.TemporaryDirectory(dir=work, prefix="tracks.") as temporary:
+    with tempfile.TemporaryDirectory(prefix="tracks.") if work is None else contextlib.nullcontext(work) as temporary:
         cuts = count_cuts(
             names, groups, sources, genome, Path(temporary), bin_size=bin_size, chrom_style=chrom_style
         )  # fmt: skip
