@@ -23,6 +23,7 @@ from multivi_nf.simulate import PRESETS, simulate
     default=True,
     help="Write fragments, or a 10x h5 of peaks for each sample (faster).",
 )
+@click.option("--regulation", is_flag=True, help="Plant links and factors; write the genome's sequence and the motifs.")
 @click.option("--seed", type=SEED, default=0, help="The same seed and sizes give the same bytes.")
 def command(
     outdir: Path,
@@ -32,11 +33,12 @@ def command(
     peaks: int | None,
     proteins: int | None,
     fragments: bool,
+    regulation: bool,
     seed: int,
 ) -> None:
     """Simulate paired and unpaired cells: samplesheet.csv, inputs as real tools write them, genome/ and truth/."""
     options = PRESETS[preset].resized(
-        cells=cells, genes=genes, peaks=peaks, proteins=proteins, fragments=fragments, seed=seed
+        cells=cells, genes=genes, peaks=peaks, proteins=proteins, fragments=fragments, seed=seed, regulation=regulation
     )
     samplesheet = simulate(options, outdir, say=lambda line: click.echo(line, err=True))
     click.echo(samplesheet)

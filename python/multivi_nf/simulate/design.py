@@ -71,6 +71,8 @@ class Options:
         Strength of cell-type effects and of site effects (s.d. of log fold changes).
     ambient_barcodes
         Background barcodes in a fragments file, for every cell.
+    regulation
+        Plant links between genes and peaks, and factors with motifs; write the genome's sequence and the motifs.
     """
 
     cells: int = 2000
@@ -85,6 +87,7 @@ class Options:
     effect: float = 1.2
     batch_effect: float = 0.33
     ambient_barcodes: int = 2
+    regulation: bool = False
 
     def __post_init__(self) -> None:
         floors = {"cells": 70, "genes": 50, "peaks": 100, "proteins": ISOTYPES + 2}

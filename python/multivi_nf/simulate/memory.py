@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from multivi_nf.simulate.cells import draw_cells
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
 from multivi_nf.simulate.design import ISOTYPES, Options
+from multivi_nf.simulate.regulation import plant
 from multivi_nf.simulate.truth import Truth
 from multivi_nf.simulate.world import build_world
 
@@ -22,6 +23,7 @@ def simulated_mosaic(options: Options) -> tuple[mudata.MuData, Truth]:
     :func:`multivi_nf.simulate.simulate` writes.
     """
     world, groups = build_world(options), draw_cells(options)
+    planted = plant(world, options)
     rows: dict[str, list] = {"rna": [], "atac": [], "protein": []}
     for index, group in enumerate(groups):
         streams = [np.random.default_rng([options.seed, 3, index, k]) for k in range(2)]
@@ -60,4 +62,5 @@ def simulated_mosaic(options: Options) -> tuple[mudata.MuData, Truth]:
     features = {"rna": world.rna, "atac": world.atac, "protein": world.protein}
     states = np.concatenate([group.states[: len(group.cells)] for group in groups]).astype(np.float32)
     peaks = peaks.set_axis(names["atac"])
-    return mosaic, Truth(cells, world.genes.set_index("id"), peaks, world.proteins.set_index("id"), states, features)
+    proteins = world.proteins.set_index("id")
+    return mosaic, Truth(cells, world.genes.set_index("id"), peaks, proteins, states, features, planted)

@@ -15,6 +15,7 @@ from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import open_hdf5
 from multivi_nf.io.limits import read_tsv
 from multivi_nf.simulate.cells import SITES, SampleCells
+from multivi_nf.simulate.regulation import Planted
 from multivi_nf.simulate.world import CELL_TYPES, PROGRAMMES, STATES, Features, World
 
 TYPE_STATES = STATES[: len(STATES) - len(PROGRAMMES)]
@@ -37,6 +38,8 @@ class Truth:
         (n_cells, n_states); of a doublet, its first nucleus.
     features
         Modality to base, loadings and site effects.
+    planted
+        Links and factors, of a mosaic in memory with `regulation`; on disk they are `links.tsv.gz` and `motifs.tsv`.
     """
 
     cells: pd.DataFrame
@@ -45,6 +48,7 @@ class Truth:
     proteins: pd.DataFrame
     states: np.ndarray
     features: dict[str, Features]
+    planted: Planted | None = None
 
     def rows(self, cells: pd.Index | None) -> np.ndarray:
         """Positions of cells (`sample:barcode`) in the truth; all of them for None."""

@@ -57,7 +57,7 @@ class World:
     """Everything that is the same for all cells.
 
     `rna_shape` is the gamma shape (inverse dispersion) of each gene, `protein_background` the log mean of each
-    protein's background.
+    protein's background; `follows` the peaks that follow their linked gene.
     """
 
     chrom_sizes: dict[str, int]
@@ -70,6 +70,7 @@ class World:
     protein: Features
     rna_shape: np.ndarray
     protein_background: np.ndarray
+    follows: np.ndarray
 
 
 def sparse_effects(rng: np.random.Generator, n: int, share: float, size: float) -> np.ndarray:
@@ -129,8 +130,10 @@ def place_genes(rng: np.random.Generator, n: int, peaks: pd.DataFrame) -> tuple[
     return genes, peaks
 
 
-def peak_loadings(rng: np.random.Generator, peaks: pd.DataFrame, genes: np.ndarray, effect: float) -> np.ndarray:
-    """(n_states, n_peaks) loadings: a share of the linked gene's, and enhancers of their own."""
+def peak_loadings(
+    rng: np.random.Generator, peaks: pd.DataFrame, genes: np.ndarray, effect: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n_states, n_peaks) loadings: a share of the linked gene's, and enhancers of their own; and which follow it."""
     n = len(peaks)
     linked = genes[:, peaks["gene"].to_numpy()]
     follows = rng.random(n) < np.where(peaks["promoter"], 0.5, 0.35)
@@ -139,7 +142,7 @@ def peak_loadings(rng: np.random.Generator, peaks: pd.DataFrame, genes: np.ndarr
     for i, state in enumerate(STATES):
         share, size = (0.03, 0.4) if state in PROGRAMMES else (0.05, 1.0 * effect)
         out[i] += sparse_effects(rng, n, share, size) * ~peaks["promoter"].to_numpy()
-    return out
+    return out, follows & (linked != 0).any(axis=0)
 
 
 def build_world(options: Options) -> World:
@@ -157,11 +160,8 @@ def build_world(options: Options) -> World:
 
     promoter = peaks["promoter"].to_numpy()
     peak_base = np.where(promoter, rng.normal(0.9, 0.7, options.peaks), rng.normal(-0.6, 0.9, options.peaks))
-    atac = Features(
-        peak_base,
-        peak_loadings(rng, peaks, loadings, options.effect),
-        rng.normal(0.0, options.batch_effect, (2, options.peaks)),
-    )
+    of_peaks, follows = peak_loadings(rng, peaks, loadings, options.effect)
+    atac = Features(peak_base, of_peaks, rng.normal(0.0, options.batch_effect, (2, options.peaks)))
 
     n_real = options.proteins - ISOTYPES
     variable = np.argsort(-np.abs(loadings[: len(STATES) - len(PROGRAMMES)]).max(0), kind="stable")[: 4 * n_real]
@@ -191,4 +191,4 @@ def build_world(options: Options) -> World:
     )
     shape = np.exp(rng.normal(1.1, 0.5, options.genes))
     background = rng.normal(1.2, 0.5, options.proteins)
-    return World(chrom_sizes, genes, peaks, proteins, blacklist, rna, atac, protein, shape, background)
+    return World(chrom_sizes, genes, peaks, proteins, blacklist, rna, atac, protein, shape, background, follows)

@@ -21,6 +21,7 @@ from multivi_nf.simulate.cells import SampleCells, barcodes, draw_cells
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
 from multivi_nf.simulate.design import ISOTYPES, Options
 from multivi_nf.simulate.fragments import draw_fragments, write_fragments
+from multivi_nf.simulate.regulation import plant, write_regulation
 from multivi_nf.simulate.truth import write_truth, writer
 from multivi_nf.simulate.world import World, build_world
 
@@ -45,7 +46,7 @@ def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = 
     Returns
     -------
     The samplesheet's path. Beside it: one folder a sample, `genome/` (chrom.sizes, tss.bed, genes.gtf,
-    blacklist.bed), `contrasts.csv`, `markers.txt` and `truth/`.
+    blacklist.bed; with `regulation` genome.fa, motifs.meme), `contrasts.csv`, `markers.txt` and `truth/`.
 
     Raises
     ------
@@ -63,6 +64,7 @@ def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = 
     with written_whole(outdir) as temporary:
         temporary.mkdir()
         world = build_world(options)
+        planted = plant(world, options)
         write_genome(temporary / "genome", world)
         groups = draw_cells(options)
         rows = []
@@ -72,7 +74,10 @@ def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = 
         write_table(temporary / "samplesheet.csv", COLUMNS, rows)
         write_requests(temporary, world)
         write_truth(temporary / "truth", world, groups)
-        (temporary / "truth" / "options.json").write_text(json.dumps(asdict(options), indent=1) + "\n")
+        if planted is not None:
+            write_regulation(temporary, world, planted, options.seed)
+        said = {name: value for name, value in asdict(options).items() if name != "regulation" or value}
+        (temporary / "truth" / "options.json").write_text(json.dumps(said, indent=1) + "\n")
     return outdir / "samplesheet.csv"
 
 
