@@ -56,6 +56,7 @@ def command(
     """
     from multivi_nf.fragments import quality
     from multivi_nf.fragments.cells import to_atac
+    from multivi_nf.fragments.checks import header_facts, signs
     from multivi_nf.fragments.count import scan
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.inputs.genome import read_bed
@@ -71,12 +72,16 @@ def command(
     if listed and barcode_map is not None:
         listed, n_translated = to_atac(listed, read_barcode_map(barcode_map))
         say(f"{n_translated} of {len(listed)} listed barcodes were translated by {barcode_map.name}")
+    regions = None if peaks is None else read_bed(peaks)
     found = scan(
-        fragments, genome, barcodes=listed, peaks=None if peaks is None else read_bed(peaks), chrom_style=style,
-        kept=kept,
+        fragments, genome, barcodes=listed, peaks=regions, chrom_style=style, kept=kept,
     )  # fmt: skip
     tell_renamed(found.facts.renamed, "fragments")
     if listed and (warning := quality.check_listed(listed, found.table, fragments)):
+        say(f"WARNING: {warning}")
+    facts: dict[str, Any] = {}
+    header_facts(fragments, facts)
+    for warning in signs(found, genome, regions, fragments, facts):
         say(f"WARNING: {warning}")
     if genome.mito and not found.table["n_mito"].any():
         say(

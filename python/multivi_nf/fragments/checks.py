@@ -19,8 +19,10 @@ from multivi_nf.fragments.reader import DAMAGED, check_complete, damaged, is_bgz
 from multivi_nf.fragments.stream import left_out_text, some
 from multivi_nf.inputs.genome import SIZES, Genome, canonical, merge_intervals
 
-WHOLE_BGZF, WHOLE_GZIP = 100 << 20, 1 << 30
-"""Files up to these sizes (bytes) are read whole; larger BGZF is sampled, of larger gzip the beginning is read."""
+WHOLE_BGZF, WHOLE_GZIP = 16 << 20, 32 << 20
+"""Files up to these sizes (bytes) are read whole; larger BGZF is sampled, of larger gzip the beginning is read.
+
+What a sample cannot show, the first pass over the whole file looks for (:func:`signs`), so it is not read once more."""
 
 _ASSEMBLIES = {"GRCh38": "hg38", "hg38": "hg38", "GRCh37": "hg19", "hg19": "hg19", "GRCm38": "mm10", "mm10": "mm10",
                "GRCm39": "mm39", "mm39": "mm39"}  # fmt: skip
@@ -97,14 +99,14 @@ def preflight(
     return problems, warnings, facts
 
 
-def _check_header(path: Path, genome: Genome, problems: list[InputError], facts: dict[str, Any]) -> None:
-    """Compare the reference that the `#` header names with the assembly that the sizes are of."""
+def header_facts(path: Path, facts: dict[str, Any]) -> set[str]:
+    """Add what the `#` header says: `header` lines, `primary_contigs`; give the assemblies that it names."""
     try:
         text = next(iter(SampledBlocks(path, places=1, blocks=4, head=1 << 16)), None)
     except DAMAGED:
-        return  # said by the pass itself
+        return set()  # said by the pass itself
     if text is None:
-        return
+        return set()
     lines = text[0][: text[2]].tobytes().decode("ascii", "replace").splitlines()
     header = [line[1:].strip() for line in lines if line.startswith("#")]
     named = {
@@ -116,6 +118,12 @@ def _check_header(path: Path, genome: Genome, problems: list[InputError], facts:
     }
     facts["header"] = len(header)
     facts["primary_contigs"] = [line.partition("=")[2] for line in header if line.startswith("primary_contig=")]
+    return named
+
+
+def _check_header(path: Path, genome: Genome, problems: list[InputError], facts: dict[str, Any]) -> None:
+    """Compare the reference that the `#` header names with the assembly that the sizes are of."""
+    named = header_facts(path, facts)
     given = _assembly_of(genome.chrom_sizes)
     if len(named) == 1:
         facts["reference"] = named.pop()
@@ -154,7 +162,6 @@ def _look(
 ) -> None:
     """Judge what a pass found."""
     table, seen = found.table, found.facts
-    n = int(table["n_fragments"].sum())
     facts.update(
         columns=seen.columns, fragments=seen.fragments, sorted=seen.sorted, renamed=seen.renamed,
         other_chroms=seen.other_chroms, left_out=seen.left_out, barcodes=int((table["n_fragments"] > 0).sum()),
@@ -162,12 +169,6 @@ def _look(
     if seen.renamed:
         pairs = some([f"{name} → {target}" for name, target in seen.renamed.items()])
         warnings.append(f"{path.name}: {len(seen.renamed)} chromosome name(s) will be mapped to the genome's: {pairs}")
-    other = sum(seen.other_chroms.values())
-    if other > 0.1 * seen.fragments:
-        warnings.append(
-            f"{path.name}: {other / seen.fragments:.0%} of its fragments lie on chromosomes that the genome does not "
-            f"have ({some(seen.other_chroms)}) and will be left out"
-        )
     left_out = left_out_text(seen, path.name)
     if left_out:
         warnings.append(left_out)
@@ -178,14 +179,7 @@ def _look(
             f"{path.name} is not sorted by position; it is read as it is, but overlaps of fragments, one of the two "
             "signs of doublets, will not be available (sort -k1,1 -k2,2n)"
         )
-    if whole and not seen.ends_with_newline:
-        warnings.append(f"{path.name}: the last line has no end; if the file was cut, its last fragment is wrong")
-    if whole and facts.get("primary_contigs"):
-        met = {canonical(name) for name in [*found.chroms_met, *seen.other_chroms, "Y", "M"]}
-        empty = [name for name in facts["primary_contigs"] if canonical(name) not in met]
-        if empty:
-            warnings.append(f"{path.name}: its header names {some(empty)}, which have no fragment; was the file cut?")
-    _look_at_enrichment(found, genome, peaks, n, path, warnings, facts)
+    warnings += signs(found, genome, peaks, path, facts, whole=whole)
     if len(barcodes):
         facts["listed"] = len(barcodes)
         facts["listed_found"] = int((table["n_fragments"].to_numpy()[: len(barcodes)] > 0).sum())
@@ -196,6 +190,37 @@ def _look(
         else:
             if warning:
                 warnings.append(warning)
+
+
+def signs(
+    found: Scan, genome: Genome, peaks: pd.DataFrame | None, path: Path, facts: dict[str, Any], *, whole: bool = True
+) -> list[str]:
+    """Warn of what makes a file look cut, or of another assembly, without being wrong for certain.
+
+    Parameters
+    ----------
+    found
+        A pass with quality, over the whole file or a sample of it.
+    facts
+        What :func:`header_facts` found; shares in peaks and at transcription starts are added.
+    """
+    seen = found.facts
+    warnings: list[str] = []
+    other = sum(seen.other_chroms.values())
+    if other > 0.1 * seen.fragments:
+        warnings.append(
+            f"{path.name}: {other / seen.fragments:.0%} of its fragments lie on chromosomes that the genome does not "
+            f"have ({some(seen.other_chroms)}) and will be left out"
+        )
+    if whole and not seen.ends_with_newline:
+        warnings.append(f"{path.name}: the last line has no end; if the file was cut, its last fragment is wrong")
+    if whole and facts.get("primary_contigs"):
+        met = {canonical(name) for name in [*found.chroms_met, *seen.other_chroms, "Y", "M"]}
+        empty = [name for name in facts["primary_contigs"] if canonical(name) not in met]
+        if empty:
+            warnings.append(f"{path.name}: its header names {some(empty)}, which have no fragment; was the file cut?")
+    _look_at_enrichment(found, genome, peaks, int(found.table["n_fragments"].sum()), path, warnings, facts)
+    return warnings
 
 
 def outside_text(outside: int, total: int) -> str:

@@ -18,6 +18,7 @@ from multivi_nf.fragments.kept import KeptFragments, KeptWriter, open_fragments
 from multivi_nf.fragments.stream import Batch, Facts, FragmentStream, some
 from multivi_nf.inputs.genome import Genome, harmonise, wrong_assembly
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.processors import threads_given
 from multivi_nf.io.progress import bytes_read
 
 STRATEGIES = {"fragment": k.FRAGMENT, "insertion": k.INSERTION, "pic": k.PIC}
@@ -74,6 +75,7 @@ def scan(
     on_progress: Callable[[int], None] | None = None,
     blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
     kept: Path | None = None,
+    threads: int = 0,
 ) -> Scan:
     """Read a fragments file once and add up everything asked for.
 
@@ -105,6 +107,8 @@ def scan(
     kept
         File to leave the fragments of `barcodes` (of all, if none are given) in, for later passes
         (:mod:`multivi_nf.fragments.kept`); 8 bytes a fragment.
+    threads
+        Threads to read with; 0 = those given to this process. The result is the same.
 
     Raises
     ------
@@ -120,7 +124,8 @@ def scan(
     with bytes_read(Path(path), on_progress) as progress, contextlib.ExitStack() as stack:
         options = {"only_these": only_these, "chrom_style": chrom_style, "on_progress": progress}
         if quality:
-            stream = FragmentStream(path, genome.chrom_sizes, barcodes, blocks=blocks, **options)
+            options |= {"blocks": blocks, "threads": threads or threads_given()}
+            stream = FragmentStream(path, genome.chrom_sizes, barcodes, **options)
         else:
             stream = open_fragments(path, genome.chrom_sizes, barcodes, **options)
         writer = None

@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -19,6 +23,8 @@ from multivi_nf.fragments.byte_scan import PADDING
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 BLOCK = 1 << 22
+_READ = 1 << 20  # bytes of a BGZF file taken at once
+_LARGEST_BLOCK = 1 << 16  # text of a BGZF block at most
 _HEADROOM = 1 << 16  # the longest line; what is left of a block is carried into this space before the next one
 #: What reading compressed data may raise.
 DAMAGED = (EOFError, OSError, zlib.error, isal_zlib.error, struct.error)
@@ -84,7 +90,7 @@ def damaged(path: Path, offset: int, error: Exception) -> InputError:
 
 
 class Blocks:
-    """Iterate over a file's text in blocks of whole lines, decompressing the next one while the last is worked on.
+    """Iterate over a file's text in blocks of whole lines, decompressing the next ones while one is worked on.
 
     Parameters
     ----------
@@ -92,43 +98,34 @@ class Blocks:
         Plain text, gzip (of any number of members) or BGZF.
     on_progress
         Called with the number of bytes of the file read so far.
+    threads
+        Blocks of a BGZF file that are decompressed side by side; any other file is read by one thread.
 
     Yields
     ------
     text, first, stop : uint8 array and the range of it that holds whole lines; `PADDING` bytes follow. The last line
-        is given a newline if it has none. The array is overwritten two blocks later.
+        is given a newline if it has none. The array is overwritten when the next is asked for.
     """
 
-    def __init__(self, path: Path, on_progress: Callable[[int], None] | None = None, block: int = BLOCK) -> None:
+    def __init__(
+        self, path: Path, on_progress: Callable[[int], None] | None = None, block: int = BLOCK, threads: int = 1
+    ) -> None:
         self.path = path
         self.on_progress = on_progress
         self.block = block
+        self.threads = threads
         self.ends_with_newline = True
         self.text_bytes = 0
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int, int]]:
         check_complete(self.path)
-        buffers = [bytearray(_HEADROOM + self.block + 1 + PADDING) for _ in range(2)]
-        with self.path.open("rb", buffering=0) as raw, ThreadPoolExecutor(1) as reader:
-            source: io.RawIOBase = igzip.IGzipFile(fileobj=raw) if is_gzip(self.path) else raw
-            pending = reader.submit(self._fill, source, buffers[0])
-            carried = b""
-            turn = 0
-            while True:
-                n = self._taken(pending, raw)
-                text = buffers[turn]
-                if n:
-                    pending = reader.submit(self._fill, source, buffers[1 - turn])
+        carried = b""
+        with self.path.open("rb", buffering=0) as raw, ThreadPoolExecutor(self.threads) as pool:
+            for text, n in self._filled(raw, pool):
                 first = _HEADROOM - len(carried)
                 text[first:_HEADROOM] = carried
                 stop = _HEADROOM + n
                 self.text_bytes += n
-                if n == 0:
-                    if carried:
-                        self.ends_with_newline = False
-                        text[stop] = 10
-                        yield np.frombuffer(text, np.uint8), first, stop + 1
-                    return
                 last = text.rfind(b"\n", first, stop) + 1
                 if last == 0:
                     last = first
@@ -141,22 +138,113 @@ class Blocks:
                 carried = bytes(text[last:stop])
                 if last > first:
                     yield np.frombuffer(text, np.uint8), first, last
-                turn = 1 - turn
                 if self.on_progress is not None:
                     self.on_progress(raw.tell())
+        if carried:
+            self.ends_with_newline = False
+            yield np.frombuffer(bytearray(carried + b"\n" + bytes(PADDING)), np.uint8), 0, len(carried) + 1
 
-    def _fill(self, source: io.RawIOBase, buffer: bytearray) -> int:
-        view = memoryview(buffer)[_HEADROOM : _HEADROOM + self.block]
-        n = 0
-        while n < len(view):
-            got = source.readinto(view[n:])
-            if not got:
-                break
-            n += got
+    def _filled(self, raw: io.RawIOBase, pool: ThreadPoolExecutor) -> Iterator[tuple[bytearray, int]]:
+        """Yield buffers and the bytes of text in each, from `_HEADROOM` on, in the order of the file."""
+        work: Iterator[Callable[[bytearray], int]]
+        if not is_gzip(self.path):
+            work = self._serial(raw)
+        elif self.threads > 1 and is_bgzf(self.path):
+            work = self._side_by_side(raw)
+        else:
+            work = self._serial(igzip.IGzipFile(fileobj=raw))
+        ready = [bytearray(_HEADROOM + self.block + 1 + PADDING) for _ in range(self.threads + 1)]
+        pending: deque[tuple[Future[int], bytearray]] = deque()
+        more = True
+        try:
+            while True:
+                while ready and more:
+                    task = self._taken(raw, lambda: next(work, None))
+                    more = task is not None
+                    if more:
+                        buffer = ready.pop()
+                        pending.append((pool.submit(task, buffer), buffer))
+                if not pending:
+                    return
+                future, buffer = pending.popleft()
+                n = self._taken(raw, future.result)
+                if n == 0:
+                    return
+                yield buffer, n
+                ready.append(buffer)
+        finally:
+            for future, _ in pending:
+                future.cancel()
+
+    def _serial(self, source: io.RawIOBase) -> Iterator[Callable[[bytearray], int]]:
+        """Fill one buffer after the other: each task waits for the one before, which was started before it."""
+
+        def fill(before: Event, done: Event, buffer: bytearray) -> int:
+            before.wait()
+            try:
+                return _read_into(source, memoryview(buffer)[_HEADROOM : _HEADROOM + self.block])
+            finally:
+                done.set()
+
+        before = Event()
+        before.set()
+        while True:
+            done = Event()
+            yield partial(fill, before, done)
+            before = done
+
+    def _side_by_side(self, raw: io.RawIOBase) -> Iterator[Callable[[bytearray], int]]:
+        """Decompress groups of BGZF blocks, each into a buffer of its own; what is no BGZF is left to one thread."""
+        rest = yield from self._groups(raw)
+        if rest is not None:
+            raw.seek(rest)
+            yield from self._serial(igzip.IGzipFile(fileobj=raw))
+
+    def _groups(self, raw: io.RawIOBase) -> Generator[Callable[[bytearray], int], None, int | None]:
+        """Yield tasks for runs of blocks whose text fits a buffer; give the place where something else begins."""
+        data, begin, at, size = b"", 0, 0, 0  # data starts at byte `begin` of the file, the next block at data[at]
+        while True:
+            head = data[at : at + 18]
+            length = struct.unpack_from("<H", head, 16)[0] + 1 if len(head) == 18 else 1 << 17
+            if at + length > len(data):
+                more = raw.read(_READ)
+                data += more or b""
+                if more:
+                    continue
+            whole = head[:4] == BGZF_END[:4] and head[10:14] == b"\x06\0BC" and at + length <= len(data)
+            n = struct.unpack_from("<I", data, at + length - 4)[0] if whole else 0
+            if not whole or n > _LARGEST_BLOCK or size + n > self.block or at > 4 * _READ:
+                if size:  # of empty blocks alone nothing is left to do
+                    yield partial(self._inflate, data[:at], size)
+                data, begin, at, size = data[at:], begin + at, 0, 0
+                if not data:
+                    return None
+                if not whole or n > _LARGEST_BLOCK:
+                    return begin
+            at += length
+            size += n
+
+    def _inflate(self, data: bytes, size: int, buffer: bytearray) -> int:
+        source = igzip.IGzipFile(fileobj=io.BytesIO(data))
+        n = _read_into(source, memoryview(buffer)[_HEADROOM : _HEADROOM + size])
+        if n != size or source.read(1):
+            msg = "a block is not as long as it says"
+            raise OSError(msg)
         return n
 
-    def _taken(self, pending: Future[int], raw: io.RawIOBase) -> int:
+    def _taken(self, raw: io.RawIOBase, get: Callable[[], Any]) -> Any:
         try:
-            return pending.result()
+            return get()
         except DAMAGED as error:
             raise damaged(self.path, raw.tell(), error) from error
+
+
+def _read_into(source: io.RawIOBase, view: memoryview) -> int:
+    """Fill a buffer as far as there is something to fill it with."""
+    n = 0
+    while n < len(view):
+        got = source.readinto(view[n:])
+        if not got:
+            break
+        n += got
+    return n

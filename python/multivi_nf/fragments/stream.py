@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
 
 import numpy as np
 
@@ -100,6 +103,9 @@ class FragmentStream:
         Called with the number of bytes read.
     blocks
         Where the text comes from, if not from the whole file.
+    threads
+        Beyond one: blocks of BGZF are decompressed side by side, and lines are parsed while the caller works on the
+        batches before. The batches are the same.
 
     Raises
     ------
@@ -120,13 +126,15 @@ class FragmentStream:
         chrom_style: str = "auto",
         on_progress: Callable[[int], None] | None = None,
         blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
+        threads: int = 1,
     ) -> None:
         self.path = Path(path)
         self.chrom_sizes = chrom_sizes
         self.chrom_style = chrom_style
         self.table = p.BarcodeTable(check_barcodes(barcodes), is_open=not only_these)
         self.facts = Facts()
-        self._blocks = Blocks(self.path, on_progress) if blocks is None else blocks
+        self._threads = threads
+        self._blocks = Blocks(self.path, on_progress, threads=threads) if blocks is None else blocks
         self._label = str(path) if blocks is None else f"{path} (in a sample of its lines)"
         self._order = {name: index for index, name in enumerate(chrom_sizes)}
         self._seen: dict[str, int] = {}
@@ -147,6 +155,9 @@ class FragmentStream:
         return [self.facts.renamed.get(name, name) for name in self._seen if name not in self.facts.other_chroms]
 
     def __iter__(self) -> Iterator[Batch]:
+        return self._parsed() if self._threads == 1 else _ahead(self._parsed())
+
+    def _parsed(self) -> Iterator[Batch]:
         state = np.zeros(p.STATE_SIZE, np.int64)
         position = np.empty((_BATCH, 2), np.int32)
         barcode = np.empty(_BATCH, np.int32)
@@ -320,6 +331,41 @@ class FragmentStream:
                     else ""
                 ),
             )
+
+
+def _ahead(batches: Iterator[Batch], n: int = 4) -> Iterator[Batch]:
+    """Yield copies of batches, of which a thread makes up to `n` in advance; its errors are raised in their place."""
+    queue: Queue[Batch | BaseException | None] = Queue(n)
+    left = Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not left.is_set():
+            with contextlib.suppress(Full):
+                queue.put(item, timeout=0.2)
+                return True
+        return False
+
+    def run() -> None:
+        try:
+            for batch in batches:
+                if not put(Batch(batch.chrom, batch.position.copy(), batch.barcode.copy(), batch.count.copy())):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+        finally:
+            batches.close()
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+        thread.join()
 
 
 def left_out_text(facts: Facts, name: str) -> str | None:

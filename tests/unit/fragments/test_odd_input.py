@@ -39,6 +39,8 @@ TAKEN = {
     "gzip": gzip.compress(TEXT),
     "BGZF": bgzf(TEXT, 64),
     "gzip of two members": gzip.compress(TEXT[:60]) + gzip.compress(TEXT[60:]),
+    "BGZF, then gzip": bgzf(TEXT[:60], 30)[:-28] + gzip.compress(TEXT[60:]) + bgzf(b"", 9),
+    "BGZF with empty blocks": bgzf(TEXT[:60], 30)[:-28] + 5 * bgzf(b"", 9) + bgzf(TEXT[60:], 64),
     "two BGZF files joined": bgzf(TEXT[:60], 64) + bgzf(TEXT[60:], 64),
     "CRLF": TEXT.replace(b"\n", b"\r\n"),
     "header lines": b"# id=x\n# primary_contig=chr1\n" + TEXT,
@@ -52,6 +54,9 @@ TAKEN = {
     "chromosomes in another order": b"\n".join([*LINES[3:], *LINES[:3]]) + b"\n",
 }
 
+_FIRST = bgzf(TEXT, 64).index(b"\x1f\x8b", 1)  # where the second block begins: a block's last 4 bytes are its length
+WRONG_LENGTH = bgzf(TEXT, 64)[: _FIRST - 4] + (60).to_bytes(4, "little") + bgzf(TEXT, 64)[_FIRST:]
+
 REFUSED = {
     "empty file": (b"", "is empty \\(0 bytes\\)"),
     "only a header": (b"# nothing\n", "holds no fragment"),
@@ -59,6 +64,8 @@ REFUSED = {
     "gzip cut in a block": (gzip.compress(TEXT)[:-30], "middle of its compressed data|damaged"),
     "BGZF cut in a block": (bgzf(TEXT, 64)[:-60], "do not end with the BGZF end marker"),
     "BGZF cut at a block": (bgzf(TEXT, 64)[:-28], "do not end with the BGZF end marker"),
+    "BGZF with a flipped bit": (bgzf(TEXT, 64)[:40] + b"\0\0" + bgzf(TEXT, 64)[42:], "damaged"),
+    "BGZF of a wrong length": (WRONG_LENGTH, "damaged"),
     "gzip with a flipped bit": (gzip.compress(TEXT)[:-6] + b"\0\0" + gzip.compress(TEXT)[-4:], "damaged"),
     "last line cut": (TEXT[:-12], "line 6.*has 3 column.*may be cut"),
     "3 columns": (b"chr1\t1\t5\n", "line 1.*has 3 column"),
@@ -82,11 +89,12 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", TAKEN)
-def test_taken(tmp_path, name):
+def test_taken(tmp_path, name, threads):
     path = tmp_path / "f.tsv.gz"
     path.write_bytes(TAKEN[name])
-    found = scan(path, GENOME, barcodes=CELLS, peaks=PEAKS)
+    found = scan(path, GENOME, barcodes=CELLS, peaks=PEAKS, threads=threads)
     assert found.matrix.toarray().tolist() == EXPECTED
     assert found.table["n_mito"].tolist() == [0, 1]
     problems, warnings, facts = preflight(path, GENOME, PEAKS, barcodes=CELLS)
@@ -101,13 +109,14 @@ def test_taken(tmp_path, name):
         assert facts["other_chroms"] == {"KI270728.1": 1}
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(tmp_path, name):
+def test_refused(tmp_path, name, threads):
     data, message = REFUSED[name]
     path = tmp_path / "f.tsv.gz"
     path.write_bytes(data)
     with pytest.raises(InputError, match=message) as caught:
-        scan(path, GENOME)
+        scan(path, GENOME, threads=threads)
     assert caught.value.why and caught.value.remedy
     problems, _, _ = preflight(path, GENOME)
     assert any(message_part in str(problem) for problem in problems for message_part in [caught.value.what[:20]])
@@ -246,3 +255,12 @@ def test_commands_with_a_barcode_map(tmp_path, kind):
     first = output.read_bytes()
     CliRunner().invoke(count_command, counted, catch_exceptions=False)
     assert output.read_bytes() == first
+
+
+def test_the_first_pass_says_what_a_sample_cannot_show(tmp_path):
+    """Preflight reads large files in part, so what only the whole file shows is looked for by qc-fragments."""
+    (tmp_path / "f.tsv").write_bytes(b"# primary_contig=chr7\n" + TEXT[:-1])
+    (tmp_path / "sizes").write_text("".join(f"{name}\t{size}\n" for name, size in SIZES.items()))
+    arguments = [str(tmp_path / "f.tsv"), "--chrom-sizes", str(tmp_path / "sizes"), "--min-fragments", "1"]
+    done = CliRunner().invoke(qc_command, [*arguments, "--output", str(tmp_path / "qc")], catch_exceptions=False)
+    assert "the last line has no end" in done.output and "names chr7, which have no fragment" in done.output

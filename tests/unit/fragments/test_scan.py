@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from fragments_fuzz import bgzf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -168,14 +169,17 @@ def test_random_files(tmp_path_factory, drawn, bare_names, columns):
     assert got.facts.sorted == is_sorted
 
 
-def test_many_barcodes_and_blocks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("packed", ["plain", "gzip", "BGZF"])
+def test_many_barcodes_and_blocks(tmp_path, monkeypatch, packed, threads):
     """Tables grow, outputs fill and blocks are carried over without a change of the sums."""
     rng = np.random.default_rng(0)
     n = 30000
     start = np.sort(rng.integers(0, 19000, n))
     owner = rng.integers(0, 20000, n).tolist()
     rows = [("chr1", s, s + 1 + s % 700, f"barcode_{b}", 1) for s, b in zip(start.tolist(), owner)]
-    path = write(tmp_path / "f.tsv.gz", text_of(rows))
+    path = tmp_path / "f.tsv.gz"
+    path.write_bytes({"plain": bytes, "gzip": gzip.compress, "BGZF": lambda raw: bgzf(raw, 90)}[packed](text_of(rows)))
     cells = [f"barcode_{i}" for i in range(300)]
     tiles = [("chr1", 50 * i, 50 * i + 50) for i in range(400)]
     whole = scan(path, genome(), barcodes=cells, peaks=bed(tiles))
@@ -186,8 +190,8 @@ def test_many_barcodes_and_blocks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(passes, "_ENTRIES", 7)
     monkeypatch.setattr(stream, "_BATCH", 11)
-    monkeypatch.setattr(source.Blocks.__init__, "__defaults__", (None, 100))
-    pieces = scan(path, genome(), barcodes=cells, peaks=bed(tiles))
+    monkeypatch.setattr(source.Blocks.__init__, "__defaults__", (None, 100, 1))
+    pieces = scan(path, genome(), barcodes=cells, peaks=bed(tiles), threads=threads)
     pd.testing.assert_frame_equal(whole.table, pieces.table)
     assert (whole.matrix != pieces.matrix).nnz == 0
     want = np.zeros(len(tiles), int)

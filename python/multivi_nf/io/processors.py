@@ -1,0 +1,62 @@
+"""How many threads a step may use: what it was given, never more than it can run on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def threads_given() -> int:
+    """Give OMP_NUM_THREADS (set by the pipeline to a task's processors), else the processors that this process may use.
+
+    The processors are those of its affinity, as `taskset` and Slurm set it, and at most the quota of its control group,
+    as containers and Kubernetes set it.
+    """
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdigit() and int(named) > 0:
+        return int(named)
+    return max(1, min(len(os.sched_getaffinity(0)), _quota()))
+
+
+def _quota(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Whole processors of the tightest CPU quota of this process's control groups (v2 or v1); many if there is none."""
+    least = 1 << 16
+    for folder in control_groups("cpu", root, own):
+        try:
+            if (folder / "cpu.max").is_file():
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            if quota not in ("max", "-1"):
+                least = min(least, max(1, int(quota) // int(period)))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return least
+
+
+def control_groups(controller: str, root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """Folders of the control groups that this process is in, from its own to the root; limits of each hold.
+
+    Parameters
+    ----------
+    controller
+        `cpu` or `memory`: of version 1, where each has a tree of its own.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return [root]
+    places: dict[Path, None] = {}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / controllers if controllers else root
+        place = Path(os.path.normpath(f"{top}/{path}"))
+        # in a container the path may be the host's; what is seen there is the group itself
+        for folder in [place, *place.parents, top]:
+            if folder == top or top in folder.parents:
+                places[folder] = None
+    return [folder for folder in places if folder.is_dir()] or [root]
