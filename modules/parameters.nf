@@ -4,6 +4,7 @@
  */
 
 include { three_parts } from './messages'
+include { unstageable } from './staging'
 
 // Institutional configs set these; they mean nothing here and are let pass. Not max_\w+: max_epoch is a misspelling.
 def tolerated() { /^(config_profile_\w+|custom_config_\w+|max_memory|max_cpus|max_time|igenomes_\w+)$/ }
@@ -80,10 +81,11 @@ def together(settings) {
     def arrays = ['slurm', 'pbspro', 'lsf', 'awsbatch', 'googlebatch'].any { name -> workflow.profile.tokenize(',').contains(name) }
     def blank  = [arrays && workflow.workDir.toString() =~ /\s/, "the work directory '${workflow.workDir}' has a blank in its path",
         'job arrays of this Nextflow leave the path unquoted, so that every task of an array would fail', 'name another one with -work-dir']
-    def places = [work: workflow.workDir, launch: workflow.launchDir, pipeline: workflow.projectDir].findAll { _name, place -> place.toString() =~ /[$*?]/ }
-    def signs  = [places, "the ${places.keySet().join(' and ')} directory '${places.values().join("' and '")}' holds one of the characters \$ * ?",
-        "Nextflow's own scripts expand them, so that every task would fail", 'run in a folder without them']
-    return (rules + [blank, signs]).findAll { rule -> rule[0] }.collect { rule -> three_parts(rule[1], rule[2], rule[3]) }
+    def signs  = [work: workflow.workDir, launch: workflow.launchDir, pipeline: workflow.projectDir].collect { name, place ->
+        [unstageable(place), "the ${name} directory '${place}' ${unstageable(place)}", "Nextflow's own scripts leave it unquoted, so that every task would fail",
+            'run in a folder without it']
+    }
+    return (rules + [blank] + signs).findAll { rule -> rule[0] }.collect { rule -> three_parts(rule[1], rule[2], rule[3]) }
 }
 
 // The names given on the command line or in a -params-file: those that the user typed
@@ -134,8 +136,9 @@ def wrong(name, value, raw, property) {
     if (outside(value, property)) {
         return three_parts("--${name} is ${raw}, which is not ${range}", about, "give ${kind} ${range}")
     }
-    if (property.exists && raw.toString() =~ /[$*?]/) {
-        return three_parts("--${name} is '${raw}', which holds one of the characters \$ * ?", "Nextflow's own scripts expand them, so that no file would be found",
+    def trouble = property.exists ? unstageable(file(value, glob: false)) : ''
+    if (trouble) {
+        return three_parts("--${name} is '${raw}', which ${trouble}", "Nextflow's own scripts leave it unquoted, so that no file, or another, would be found",
             'rename the file or its folder (a link will do)')
     }
     if (property.exists && !file(value, glob: false).exists()) {

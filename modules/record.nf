@@ -10,14 +10,31 @@ def parameters_text(settings) {
 
 // [ [process, tool, version] ] -> nf-core's software_versions.yml
 def versions_text(triples) {
-    def named = triples.collectMany { step, tool, version ->
+    def named = triples.findAll { _step, tool, _version -> tool != 'purls' }.collectMany { step, tool, version ->
         tool == 'packages' ? version.tokenize().collect { word -> [step] + word.tokenize('=') } : [[step, tool, version]]
     }
     def steps = named.collect { step, tool, version -> [step.tokenize(':').last(), tool, version.trim()] }
-    def all   = steps + [['Workflow', 'multivi-nf', workflow.manifest.version], ['Workflow', 'Nextflow', workflow.nextflow.version.toString()]]
+    def all   = steps + [['Workflow', 'multivi-nf', workflow.manifest.version], ['Workflow', 'Nextflow', workflow.nextflow.version.toString()],
+        ['Workflow', 'Java', System.getProperty('java.version')]]
     return all.unique().groupBy { triple -> triple[0] }.sort().collect { step, rows ->
         "${step}:\n" + rows.sort { row -> row[1] }.collect { row -> "    ${row[1]}: ${row[2]}\n" }.join()
     }.join()
+}
+
+// [ [process, 'purls', package URLs] ] -> one bill of materials (CycloneDX) of all that tasks ran with; same packages, same bytes
+def bill_text(triples) {
+    def found = triples.findAll { _step, tool, _words -> tool == 'purls' }
+        .collectMany { step, _tool, words -> words.tokenize().collect { purl -> [purl, step.tokenize(':').last()] } }
+    def own   = ["pkg:generic/nextflow@${workflow.nextflow.version}", "pkg:generic/java@${System.getProperty('java.version')}"]
+        .collect { purl -> [purl.toString().replace('+', '%2B'), 'Workflow'] }
+    def parts = (found + own).groupBy { pair -> pair[0] }.sort().collect { purl, pairs ->
+        def named = (purl - 'pkg:').tokenize('?')[0].tokenize('/').last()
+        [type: 'library', 'bom-ref': purl, name: named.take(named.lastIndexOf('@')), version: named.drop(named.lastIndexOf('@') + 1), purl: purl,
+            properties: pairs.collect { pair -> pair[1] }.unique().sort().collect { step -> [name: 'multivi-nf:process', value: step] }]
+    }
+    def subject = [type: 'application', 'bom-ref': 'multivi-nf', name: 'multivi-nf', version: workflow.manifest.version]
+    def bill    = [bomFormat: 'CycloneDX', specVersion: '1.6', version: 1, metadata: [component: subject], components: parts]
+    return groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(bill)) + '\n'
 }
 
 // A small text under pipeline_info/

@@ -3,6 +3,7 @@
  */
 
 include { three_parts } from './messages'
+include { unstageable } from './staging'
 
 // samples.json -> [ { index, sample, batch, rna, ..., metadata } ] in samplesheet order
 def samples_of(json) {
@@ -105,7 +106,14 @@ def missing_files(sheet) {
     def places  = columns.collect { column -> rows[0].indexOf(column) }.findAll { place -> place >= 0 }
     def values  = rows.drop(1).collectMany { row -> places.collect { place -> row[place] } }
         .findAll { value -> value && !(value =~ /\p{Cntrl}/) }.unique()
-    return values.findAll { value -> !there(resolved(sheet.parent, value)) }
+    def absent  = values.findAll { value -> !there(resolved(sheet.parent, value)) }
+    def wrong   = (values - absent).collectEntries { value -> [(value): unstageable(resolved(sheet.parent, value))] }.findAll { _value, why -> why }
+    if (wrong) {
+        error(wrong.collect { value, why -> three_parts("${sheet.name}: the path '${value}' ${why}",
+            "Nextflow's own scripts leave it unquoted, so that another file, or none, would reach the step",
+            'rename the file or its folder (a link will do), and correct the sheet') }.join('\n\n'))
+    }
+    return absent
 }
 
 def bytes_of(sheet) {

@@ -36,7 +36,7 @@ include { contrasts_of ; files_of ; group_meta ; group_of ; hashtags_of } from '
 include { meta_of ; modalities_of                                     } from '../modules/samples'
 include { by_path ; in_order ; missing_files ; path_or_none           } from '../modules/samples'
 include { peak_set_of ; run_files ; samples_of ; sources_of ; with_held } from '../modules/samples'
-include { parameters_text ; versions_text ; write_info                } from '../modules/record'
+include { bill_text ; parameters_text ; versions_text ; write_info    } from '../modules/record'
 
 workflow REPROCESS {
     take:
@@ -217,7 +217,8 @@ workflow REPROCESS {
     //
     // The page, and what a run must be repeated by
     //
-    ch_versions = channel.topic('versions').toList().map { triples -> versions_text(triples) } // channel: yaml text
+    ch_told     = channel.topic('versions').toList()                      // channel: [ [process, tool, version] ]
+    ch_versions = ch_told.map { triples -> versions_text(triples) } // channel: yaml text
     ch_resources = CHECK_SAMPLESHEET.out.resources.mix(
         PREFLIGHT.out.resources, CHECK_INPUTS.out.resources, RNA_QC.out.resources, PROTEIN_QC.out.resources,
         FRAGMENTS_QC.out.resources, CALL_PEAKS.out.resources, MERGE_PEAKS.out.resources, COUNT_PEAKS.out.resources,
@@ -237,6 +238,7 @@ workflow REPROCESS {
         parameters_text(settings),
     )
     ch_versions.subscribe { text -> write_info(settings, 'software_versions.yml', text) }
+    ch_told.subscribe { triples -> write_info(settings, 'sbom.cdx.json', bill_text(triples)) }
     in_order(FINGERPRINT.out.table, ch_names).subscribe { tables ->
         write_info(settings, 'inputs.tsv', 'sample\tcolumn\tpath\tsize\tsha256\n' + tables.collect { table -> table.text }.join())
     }

@@ -15,7 +15,7 @@ process ATAC_QC {
     path "qc/${meta.sample}/*"
     path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

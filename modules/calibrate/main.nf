@@ -14,7 +14,7 @@ process CALIBRATE {
     output:
     path 'model', emit: model // the trained model with calibration.json
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

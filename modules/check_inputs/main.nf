@@ -18,8 +18,8 @@ process CHECK_INPUTS {
     path 'peaks.bed', emit: peaks, optional: true // peaks that are known before any are called
     path 'kept', emit: qc                         // <sample>/<sample>.preflight.json
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
+    tuple val("${task.process}"), val('purls'), eval('multivi-nf --purls'), topic: versions
 
     script:
     """

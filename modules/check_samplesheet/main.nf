@@ -16,7 +16,7 @@ process CHECK_SAMPLESHEET {
     output:
     path 'samples.json', emit: samples // { samples: [ { sample, batch, rna, ..., metadata } ], contrasts: [ ... ] }
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     def lines = missing.collect { path -> quoted(path) }.join(' ')

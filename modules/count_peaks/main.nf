@@ -14,7 +14,7 @@ process COUNT_PEAKS {
     output:
     tuple val(meta), path("*.counts.h5ad"), emit: counts // candidates x peaks, raw counts
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

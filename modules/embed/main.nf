@@ -19,7 +19,7 @@ process EMBED {
     path 'multivi.h5mu', emit: embedding
     path 'chunks/*', emit: chunks              // [ file ]: names of the cells of one IMPUTE task
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

@@ -16,7 +16,7 @@ process EXPORT {
     path 'markers/*', emit: markers
     path 'explorer.html', emit: explorer, optional: true
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

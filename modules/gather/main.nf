@@ -15,7 +15,7 @@ process GATHER {
     tuple val(modality), path("imputed/*.zarr"), emit: imputed
     path 'imputed/*.vitessce.json', emit: view
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

@@ -16,7 +16,7 @@ process GENE_ACTIVITY {
     path 'gene_activity.h5ad', emit: table, optional: true
     path 'gene_activity.json', emit: facts // what was made, or why not
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

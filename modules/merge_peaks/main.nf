@@ -14,7 +14,7 @@ process MERGE_PEAKS {
     output:
     path 'consensus.bed', emit: peaks
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

@@ -16,7 +16,7 @@ process MOSAIC {
     output:
     path 'mosaic.h5mu', emit: mosaic
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     def inputs = (cells instanceof List ? cells : [cells]).collect { file -> "--inputs=${file}" }.join(' ')

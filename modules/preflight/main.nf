@@ -18,7 +18,7 @@ process PREFLIGHT {
     output:
     tuple val(meta), path("*.preflight.json"), emit: checked // { problems, warnings, facts }
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

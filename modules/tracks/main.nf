@@ -15,7 +15,7 @@ process TRACKS {
     path 'tracks/*.bw', emit: tracks, optional: true
     path 'tracks.json', emit: facts // what was made, or why not
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

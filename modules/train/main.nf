@@ -15,8 +15,8 @@ process TRAIN {
     output:
     path 'model', emit: model              // config.json, weights.safetensors, features.tsv, history.tsv, split.tsv
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
+    tuple val("${task.process}"), val('purls'), eval('multivi-nf --purls'), topic: versions
 
     script:
     // Time to save a checkpoint: no signal can be counted on

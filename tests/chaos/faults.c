@@ -24,7 +24,7 @@ enum { OFF, COUNT, EIO_ONCE, EIO_STAYS, FULL, KILL, SLOW, CLOCK };
 
 static int mode = OFF;
 static long moment, jump;
-static volatile long *calls; /* shared with who armed it: calls so far, looks at the clock so far, 1 once it has struck */
+static volatile long *calls; /* shared with who armed it: calls so far, looks at the clock so far, 1 once it has struck, writes of all calls */
 static char root[4096], bad[4096];
 static int jumped;
 
@@ -61,6 +61,8 @@ static int strikes(const char *path, int writes)
         return ENOSPC;
     }
     now = __sync_add_and_fetch(&calls[0], 1);
+    if (mode == COUNT && writes)
+        __sync_add_and_fetch(&calls[3], 1);
     if (mode == SLOW) {
         syscall(SYS_nanosleep, &(struct timespec){0, 2000000}, NULL);
         calls[2] = 1;

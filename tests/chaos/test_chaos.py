@@ -6,6 +6,7 @@ One of each here; `MULTIVI_NF_KILLS=10 pytest -m deploy tests/chaos` repeats the
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import re
@@ -217,6 +218,29 @@ def test_cut_result_is_repaired(local_run, nextflow: Nextflow, trace) -> None:
     nextflow(*local_run.arguments, "--outdir", "results", "-resume", cwd=local_run.folder)
     assert [path.read_bytes() for path in victims] == whole
     assert {row["status"] for row in trace(local_run.outdir)} == {"CACHED"}
+
+
+def test_a_result_cut_in_the_work_folder(local_run, nextflow: Nextflow, trace) -> None:
+    """A machine went down: CALIBRATE's marker is on disk, its weights are not. The message names what to delete."""
+    task = {row["name"].partition(" ")[0].rpartition(":")[2]: row["hash"] for row in trace(local_run.outdir)}
+    (work,) = local_run.folder.glob(f"work/{task['CALIBRATE']}*")
+    (embed,) = local_run.folder.glob(f"work/{task['EMBED']}*")
+    weights = work / "model/weights.safetensors"
+    whole = weights.read_bytes()
+    os.truncate(weights, 5000)
+    (embed / ".exitcode").unlink()
+    arguments = [*local_run.arguments, "--outdir", "cut", "-resume"]
+    for _ in range(2):
+        done = nextflow(*arguments, cwd=local_run.folder, status=None)
+        assert done.returncode != 0
+        assert f"delete the work folder {work} and run with -resume" in done.stdout + done.stderr, done.stdout
+    subprocess.run(["rm", "-r", "--", work], check=True)  # the remedy
+    nextflow(*arguments, cwd=local_run.folder)
+    assert (local_run.folder / "cut/model/weights.safetensors").read_bytes() == whole
+    manifest = (local_run.folder / "cut/manifest.tsv").read_text().splitlines()[1:]
+    for name, _, digest, _ in (line.split("\t") for line in manifest):
+        if digest:
+            assert hashlib.sha256((local_run.folder / "cut" / name).read_bytes()).hexdigest() == digest
 
 
 def test_nextflow_killed_finished_tasks_stay_finished(local_run, nextflow: Nextflow, trace, same_results) -> None:

@@ -41,7 +41,7 @@ def test_the_sweep_sees_what_is_wrong(tmp_path: Path, fault: str) -> None:
     said = "Traceback ..." if fault == "code" else "ERROR: a\n  Why it matters: b\n  What to do: c"
     from tests.chaos.sweep import message_fault
 
-    wrong = message_fault(Ended(code, said, 0, 0, True, 0.0))
+    wrong = message_fault(Ended(code, said, 0, 0, 0, True, 0.0))
     one.judge(tally, Fault(room=1), wrong, left, killed=False, code=code)
     assert (tally.lost, tally.unexplained, tally.debris) == {"half": (1, 0, 0), "code": (0, 1, 0), "debris": (0, 0, 1)}[
         fault

@@ -152,6 +152,17 @@ def test_versions_and_costs(finished):
     versions = (info / "software_versions.yml").read_text()
     assert "TRAIN:" in versions and re.search(r"    torch: 2\.", versions) and "    Nextflow: " in versions
     assert "REPORT:" not in versions
+    told = dict(re.findall(r"^(\w+):\n((?:    .*\n)+)", versions, re.MULTILINE))
+    ran = set(finished.submitted()) - {"REPORT", "FINGERPRINT"}
+    assert ran <= set(told) and "    Java: " in told["Workflow"]
+    assert all("    numpy: " in told[step] and "    multivi-nf: " in told[step] for step in ran)
+    bill = json.loads((info / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    parts = {part["purl"]: part for part in bill["components"]}
+    assert len(parts) == len(bill["components"]) > 50 and all(part["version"] for part in bill["components"])
+    torch = next(part for purl, part in parts.items() if purl.startswith("pkg:pypi/torch@"))
+    assert {"name": "multivi-nf:process", "value": "TRAIN"} in torch["properties"]
+    assert any(purl.startswith("pkg:generic/nextflow@") for purl in parts)
     costs = [json.loads(path.read_text()) for path in (info / "resources").glob("*.resources.json")]
     steps = {cost["step"] for cost in costs}
     assert {"qc-rna", "qc-atac", "count-peaks", "mosaic", "train", "embed", "impute", "differential", "report"} <= steps

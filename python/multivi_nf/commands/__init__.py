@@ -9,21 +9,20 @@ import contextlib
 import importlib
 import json
 import os
-import platform
 import resource
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from importlib import metadata
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from multivi_nf import __version__
-from multivi_nf.commands._trouble import of_the_machine, trouble_of
+from multivi_nf.commands._trouble import of_the_machine, trouble_of, with_origin
 from multivi_nf.errors import InputError, Interrupted
 from multivi_nf.io.caches import writable_caches
 from multivi_nf.io.files import written_whole
@@ -78,28 +77,31 @@ class Steps(click.Group):
             formatter.write_dl(list(STEPS.items()))
 
 
-PACKAGES = (
-    "anndata h5py igraph isal leidenalg mudata numba numpy pandas pysam safetensors scanpy scikit-learn scipy torch "
-    "umap-learn zarr"
-).split()
-PACKAGES_HELP = "Print NAME=VERSION of Python and of what computes here, and leave."
+TOLD = {
+    "--packages": "Print NAME=VERSION of Python and of what computes here, and leave.",
+    "--purls": "Print the package URLs of all that is installed here, and leave.",
+    "--sbom": "Print a bill of materials (CycloneDX 1.6) of all that is installed here, and leave.",
+}
 
 
-def tell_packages(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    """Print the versions that pipeline_info/software_versions.yml names, without importing anything of it."""
-    if not wanted:
-        return
-    found = [f"python={platform.python_version()}"]
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name}={metadata.version(name)}")
-    click.echo(" ".join(found))
-    ctx.exit()
+def told_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of :data:`TOLD`; nothing of what they name is imported."""
+
+    def tell(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            from multivi_nf.io.packages import QUESTIONS
+
+            click.echo(QUESTIONS[parameter.opts[0]]())
+            context.exit()
+
+    for name, text in reversed(TOLD.items()):
+        command = click.option(name, is_flag=True, is_eager=True, expose_value=False, callback=tell, help=text)(command)
+    return command
 
 
 @click.group(cls=Steps, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="multivi-nf")
-@click.option("--packages", is_flag=True, is_eager=True, expose_value=False, callback=tell_packages, help=PACKAGES_HELP)
+@told_options
 @click.option(
     "--resources",
     type=click.Path(path_type=Path),
@@ -156,7 +158,7 @@ def exit_code(arguments: list[str]) -> int:
             if context.obj is not None:
                 write_resources(context.obj, context.invoked_subcommand, time.monotonic() - started)
     except (InputError, Interrupted) as error:
-        error = of_the_machine(error) if isinstance(error, InputError) else error
+        error = with_origin(of_the_machine(error)) if isinstance(error, InputError) else error
         click.echo(str(error), err=True)
         return error.code
     except click.ClickException as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from pathlib import Path
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import is_full
@@ -23,6 +24,29 @@ class Trouble(InputError):
     def __init__(self, what: str, why: str, remedy: str, code: int = 2) -> None:
         super().__init__(what, why, remedy)
         self.code = code
+
+
+_DAMAGE = re.compile(
+    r"damaged|truncated|\bcut\b|cannot be (read|used|opened)|is no |is not (a|an|JSON|the one)\b|missing"
+)
+
+
+def with_origin(error: InputError) -> InputError:
+    """Name the folder of the task that wrote a damaged file, in a task of Nextflow.
+
+    A machine that goes down may cut what it had written; `-resume` takes such a result from its cache every time, until
+    the folder of the task that wrote it is gone.
+    """
+    task = Path.cwd()
+    if not (task / ".command.sh").is_file() or not _DAMAGE.search(str(error)):
+        return error
+    staged = [path for path in [*task.iterdir(), *task.glob("*/*")] if path.is_symlink() and path.name in str(error)]
+    origins = {folder for path in staged for folder in path.resolve().parents if (folder / ".command.sh").is_file()}
+    if not origins:
+        return error
+    folders = " and ".join(sorted(map(str, origins)))
+    hint = f"; if the machine went down while it was written, delete the work folder {folders} and run with -resume"
+    return Trouble(error.what, error.why, error.remedy + hint, error.code)
 
 
 _MEMORY_WORDS = re.compile(

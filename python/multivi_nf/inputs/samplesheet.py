@@ -47,7 +47,7 @@ LONGEST_NAME = 100
 """Letters of a sample's or contrast's name: file names are made of it and its step, and may have 255 bytes."""
 _METADATA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-_UNSTAGED = re.compile(r"[$*?]")
+_UNSTAGED = re.compile(r"\$[A-Za-z0-9_@*#?$-]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -323,8 +323,8 @@ def _check_files(
             table.add(
                 line,
                 column,
-                f"{resolved!r} holds one of the characters $ * ?",
-                "Nextflow's own scripts expand them, so that another file, or none, would reach the step",
+                f"{resolved!r} holds a $ that a shell takes for a variable",
+                "Nextflow's own scripts leave it unquoted, so that another file, or none, would reach the step",
                 "rename the file or its folder (a link will do), and correct the sheet",
             )
             continue

@@ -197,8 +197,7 @@ def _damaged(path: Path, how: str) -> InputError:
     return InputError(
         f"{path} is damaged: {how}",
         "a model read in part, or put together from several, gives wrong values without a sign",
-        "copy the model folder again, or train the model again; in a Nextflow run that keeps taking it from its cache, "
-        "delete TRAIN's folder below work/ (its path leads to the link) and run with -resume",
+        "copy the model folder again, or train the model again",
     )
 
 

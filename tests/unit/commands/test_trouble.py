@@ -76,6 +76,28 @@ def test_trouble_has_three_parts_and_a_code(failing, capsys, name):
     assert code == 130 or all(part in printed for part in ("ERROR: ", "Why it matters: ", "What to do: "))
 
 
+def test_the_folder_of_the_task_that_wrote_a_damaged_file_is_named(failing, capsys, tmp_path, monkeypatch):
+    """And only in a task of Nextflow, and only where the message is of a file that another task wrote."""
+    writer, task = tmp_path / "work/ab/cd", tmp_path / "work/ef/01"
+    for folder in (writer / "model", task):
+        folder.mkdir(parents=True)
+    (task / "model").symlink_to(writer / "model")
+    monkeypatch.chdir(task)
+    for error, there, named in (
+        (InputError("model/weights.safetensors is damaged: cut", "b", "copy it again"), True, True),
+        (InputError("model/weights.safetensors is damaged: cut", "b", "copy it again"), False, False),
+        (InputError("cells.txt is damaged", "b", "copy it again"), True, False),
+        (InputError("model has no batch b1", "b", "name another"), True, False),
+    ):
+        for folder in (writer, task):
+            (folder / ".command.sh").touch() if there else (folder / ".command.sh").unlink(missing_ok=True)
+        failing(error)
+        with pytest.raises(SystemExit) as left:
+            steps.main(["merge-peaks"])
+        assert left.value.code == 2
+        assert (f"delete the work folder {writer} and run with -resume" in capsys.readouterr().err) == named
+
+
 WORDED = {
     "hdf5": RuntimeError(
         "Can't read data (file read failed: time = Mon, errno = 5, error message = 'Input/output error')"
