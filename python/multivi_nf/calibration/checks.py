@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from multivi_nf.calibration.effects import impossible_effects
+
 _NUMBERS = {"temperature": (0.0, False), "dispersion_factor": (0.0, False)}
 """Entry of a calibrated direction to its lower bound, and whether the bound itself is possible."""
 
@@ -55,6 +57,10 @@ def _direction(entry: Any) -> str:
         wrong = _curve(entry[name]) if name in entry and entry[name] is not None else ""
         if wrong:
             return f"{name!r}: {wrong}"
+    for kind, effects in (entry.get("effects") or {}).items():
+        wrong = impossible_effects(effects)
+        if wrong:
+            return f"'effects' of {kind}: {wrong}"
     if "levels" in entry and not _is_levels(entry["levels"]):
         return "'levels' are not two ascending rows from 0 to 1"
     widths = entry.get("conformal")

@@ -44,13 +44,14 @@ def support_columns(calibration: Calibration, model: MultiVI, data: MosaicData) 
         calibrated[cells] &= found.cell_calibrated
     return pd.DataFrame(
         {
-            "out_of_support": _nullable(outside, lacking & (checked | outside)),
+            "out_of_support": nullable(outside, lacking & (checked | outside)),
             "support_p": p,
-            "calibrated": _nullable(calibrated, lacking),
+            "calibrated": nullable(calibrated, lacking),
         },
         index=data.cells,
     )
 
 
-def _nullable(values: np.ndarray, known: np.ndarray) -> pd.arrays.BooleanArray:
+def nullable(values: np.ndarray, known: np.ndarray) -> pd.arrays.BooleanArray:
+    """Booleans that are missing where they are not known."""
     return pd.arrays.BooleanArray(values & known, ~known)

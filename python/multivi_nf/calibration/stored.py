@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from multivi_nf.calibration.checks import impossible
+from multivi_nf.calibration.effects import ImputedEffects
 from multivi_nf.calibration.support import Support
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
@@ -248,14 +249,24 @@ class Calibration:
         entry = self.direction(sources, target)
         return float(entry.get("dispersion_factor", 1.0)) if entry else 1.0
 
-    def effect_noise(self, data: MosaicData, cells: np.ndarray, target: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Error of the log mean of imputed groups: (log means, standard deviations) for each direction of `cells`."""
-        entries = [self.direction(sources, target) for sources in patterns(data, cells)]
-        return [
-            (np.asarray(entry["effect_sd"]["log_mean"]), np.asarray(entry["effect_sd"]["sd"]))
-            for entry in entries
-            if entry and "effect_sd" in entry
-        ]
+    def imputed_effects(
+        self, data: MosaicData, cells: np.ndarray, target: str, kind: str
+    ) -> list[tuple[float, ImputedEffects]]:
+        """What imputed log ratios of groups are worth: (share of the cells, numbers) of each calibrated direction.
+
+        Parameters
+        ----------
+        kind
+            `labels` or `clusters` (:mod:`multivi_nf.calibration.effects`).
+        """
+        out = []
+        for sources, rows in patterns(data, cells).items():
+            entry = self.direction(sources, target) or {}
+            if kind in (known := entry.get("effects") or {}):
+                out.append((len(rows) / len(cells), ImputedEffects.read(known[kind])))
+            elif "effect_sd" in entry:
+                out.append((len(rows) / len(cells), ImputedEffects.plain(entry["effect_sd"])))
+        return out
 
     def assess(self, model: MultiVI, data: MosaicData, index: np.ndarray, target: str) -> Assessment:
         """Temperature, support and calibration of the cells at `index` when `target` is asked for."""

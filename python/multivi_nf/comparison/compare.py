@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from multivi_nf.calibration.effects import CLUSTERS, LABELS
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.comparison.design import MAX_CELLS, Design, make_design, replicate_names
-from multivi_nf.comparison.effects import TINY, Counted, Track, combined_variance, pair_variance, side
+from multivi_nf.comparison.effects import TINY, Counted, Track, combined_variance, pair_variance, restored, side
 from multivi_nf.comparison.group_means import SPAN, Means
 from multivi_nf.comparison.pseudobulk import (
     cells_of_pseudobulks,
@@ -29,13 +30,14 @@ from multivi_nf.latent.embed import cells_of
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from multivi_nf.comparison.group_means import Part, Sums
+    from multivi_nf.comparison.group_means import GroupSupport, Part, Sums
     from multivi_nf.data.mosaic_data import MosaicData
     from multivi_nf.training import MultiVI
 
 TENTH = 0.1
 MOST_OUTSIDE = 0.5
-"""Share of a side's cells out of support from which none of its effects is called."""
+"""Share of a side's cells out of support, or never measured, from which its effects are called only where the error of
+such groups was measured."""
 INTERVAL = 0.95
 INFLATION = 1.25
 """Factor on the variance of an effect. On simulated mosaics with batch effects the error of the centre had a standard
@@ -44,6 +46,7 @@ COLUMNS = [
     "feature", "symbol", "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change",
     "delta", "probability", "fdr", "replicate_p", "replicate_fdr", "significant", "n_target", "n_reference",
     "replicates_target", "replicates_reference", "imputed", "confounded", "groups_from_same_data", "out_of_support",
+    "extrapolated",
 ]  # fmt: skip
 
 
@@ -115,12 +118,13 @@ def differential(
     names = model.features[model.features["modality"] == modality]
     tables = {}
     for design, column, own_batches in _designs(data, contrast, replicate, seed, max_cells):
-        means = Means(model, data, decoder, list(design.groups.values()), calibration, n_samples, seed, own_batches)
+        kind = CLUSTERS if design.same_data else LABELS
+        groups = list(design.groups.values())
+        means = Means(model, data, decoder, groups, calibration, n_samples, seed, own_batches, kind)
         found = _Engine(means, design, delta, mode).run()
         replicates = _Replicates(data, design, column, modality)
         for one, pair in zip(found, design.pairs, strict=True):
-            outside = means.outside(design, pair)
-            tables[pair] = _table(one, names, design, *pair, replicates, fdr, outside)
+            tables[pair] = _table(one, names, design, *pair, replicates, fdr, means.support(design, pair))
             if target == "each":
                 tables[pair].insert(0, "target", pair[0])
     return pd.concat([tables[pair] for pair in sorted(tables)], ignore_index=True)
@@ -171,6 +175,7 @@ class _Engine:
         self.means, self.design, self.mode, self.given = means, design, mode, delta
         self.decoder = means.decoder
         self.difference = self.decoder.modality == "atac"
+        self.middle: list[np.ndarray] = []
 
     def run(self) -> list[dict[str, np.ndarray]]:
         """For each pair, arrays over features: means, effect, bounds, probability, delta."""
@@ -192,6 +197,8 @@ class _Engine:
     def _errors(self, start: int, tracks: dict[str, list[Track]]) -> list[dict[str, np.ndarray]]:
         """Decode a span of features of all groups once; keep means, and the variance of each pair's log ratio."""
         spans: dict[str, list[tuple[Part, Sums]]] = {}
+        if self.means.middle is not None:
+            self.middle.append(np.log(np.maximum(self.means.sums(self.means.middle, start).value[0], TINY)))
         for name, parts in self.means.parts.items():
             spans[name] = [(part, self.means.sums(part, start)) for part in parts]
             for track, (part, sums) in zip(tracks[name], spans[name]):
@@ -206,6 +213,7 @@ class _Engine:
             cell, between, freedom = pair_variance(target, reference)
             out.append({
                 "cell": cell, "between": between, "extra": target.extra + reference.extra,
+                "noise": np.broadcast_to(target.noise + reference.noise, cell.shape),
                 "count": np.minimum(target.count, reference.count), "freedom": np.full(len(cell), freedom),
                 "counted": [Counted.of(target, reference)],
             })  # fmt: skip
@@ -214,12 +222,13 @@ class _Engine:
     def _effects(
         self, tracks: dict[str, list[Track]], errors: list[dict[str, np.ndarray]]
     ) -> list[dict[str, np.ndarray]]:
-        corrected, centres = (
+        middle = np.concatenate(self.middle) if self.middle else np.zeros(0)
+        corrected, centres, unshrunk = (
             {
-                name: [of(track, part) for track, part in zip(tracks[name], parts)]
+                name: [restored(part, of(track, part), middle, stretch) for track, part in zip(tracks[name], parts)]
                 for name, parts in self.means.parts.items()
             }
-            for of in (Track.corrected, Track.centre)
+            for of, stretch in ((Track.corrected, False), (Track.centre, False), (Track.centre, True))
         )
         floors, out = [], []
         for pair, error in zip(self.design.pairs, errors):
@@ -229,8 +238,10 @@ class _Engine:
             one, other = (self._mean(centres, pair, name) for name in pair)
             log_ratio, counted = np.log(one / other), Counted.join(list(error["counted"]))
             sd = settled_error(log_ratio, variance, counted)
-            beyond = np.sqrt(INFLATION * error["extra"])
+            sd, beyond = np.sqrt(sd**2 + error["noise"]), np.sqrt(error["extra"])
             summary = self._summary(target[0], reference[0], log_ratio, sd, beyond, floors[-1])
+            one, other = (self._mean(unshrunk, pair, name) for name in pair)
+            summary["log2_fold_change"] = np.log2(one / other)
             out.append(summary | {"unmeasured": (counted.size == 0).any(axis=0)})
         if self.given is None:
             of = "of probability" if self.decoder.is_probability else "fragments"
@@ -298,7 +309,7 @@ class _Engine:
         return {
             "mean_target": mean_target, "mean_reference": mean_reference,
             "effect": self._effect(mean_target, mean_reference), "effect_lower": lower, "effect_upper": upper,
-            "log2_fold_change": log_ratio / np.log(2), "delta": delta, "probability": np.clip(probability, 0, 1),
+            "delta": delta, "probability": np.clip(probability, 0, 1),
             "evidence": (np.abs(center) - threshold) / np.hypot(sd, beyond),
         }  # fmt: skip
 
@@ -424,9 +435,13 @@ def _table(
     reference: str,
     replicates: _Replicates,
     fdr: float,
-    outside: float,
+    support: GroupSupport,
 ) -> pd.DataFrame:
-    """One pair's rows, sorted by evidence; nothing is called of a side whose imputed cells lie outside the support."""
+    """One pair's rows, sorted by evidence.
+
+    Of a side whose imputed cells lie outside the support, or of which no cell was ever measured, nothing is called
+    unless calibration measured the error of such groups; then `extrapolated` marks it.
+    """
     sides = [design.members(name, target) for name in (target, reference)]
     between, confounded = _confounded(design, (target, reference))
     table = pd.DataFrame({"feature": names["feature"].to_numpy(str), "symbol": names["symbol"].to_numpy(str), **found})
@@ -441,8 +456,8 @@ def _table(
     if between and not any(g.imputed for side in sides for g in side):
         untested &= False
     table["significant"] = (table["fdr"] <= fdr) & ((table["replicate_fdr"] <= fdr) | untested)
-    table["significant"] &= outside <= MOST_OUTSIDE and not confounded
-    table["out_of_support"] = outside
+    table["significant"] &= (support.extrapolated <= MOST_OUTSIDE or support.known) and not confounded
+    table["out_of_support"] = support.outside
     table["n_target"], table["n_reference"] = (sum(g.n_cells for g in side) for side in sides)
     table["replicates_target"] = replicates.count(target, target)
     table["replicates_reference"] = replicates.count(reference, target)
@@ -450,4 +465,5 @@ def _table(
     table["imputed"] = any(g.imputed for side in sides for g in side) | table.get("unmeasured", False)
     table["confounded"] = confounded
     table["groups_from_same_data"] = design.same_data
+    table["extrapolated"] = support.extrapolated > MOST_OUTSIDE
     return table[COLUMNS + [c for c in ("bayes_factor",) if c in table]]

@@ -46,6 +46,8 @@ class Group:
         (n,) replicate names.
     batches, replicates
         Batches and replicates of all its cells.
+    n_measured
+        Cells of this name anywhere in the mosaic that were measured, compared or not.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Group:
     replicate: np.ndarray
     batches: frozenset[str]
     replicates: frozenset[str] = frozenset()
+    n_measured: int = 0
 
     @property
     def n_cells(self) -> int:
@@ -142,7 +145,8 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
         kept = chosen if len(chosen) <= max_cells else np.sort(chosen[np.argsort(keys[chosen])[:max_cells]])
         batches = frozenset(np.unique(data.source.batch[chosen].astype(str)))
         found = frozenset(np.unique(replicates[chosen].astype(str)))
-        groups[name] = Group(name, kept, chosen, has[kept], replicates[kept], batches, found)
+        seen = int((mask & has).sum())
+        groups[name] = Group(name, kept, chosen, has[kept], replicates[kept], batches, found, seen)
     if problems:
         raise InputError.all_of(problems)
     pairs = [p for p in pairs if p[0] in groups and (p[1] in groups or p[1] == others)]

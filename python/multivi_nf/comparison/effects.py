@@ -33,6 +33,8 @@ class Side:
         (width,) counts behind it; infinite where nothing was counted.
     size
         Summed sizes of the cells that were counted, a number or (width,); 0 without any.
+    noise
+        (width,) variance of imputed values that is the decoder's own noise.
     """
 
     influence: dict[str, np.ndarray]
@@ -40,6 +42,7 @@ class Side:
     extra: np.ndarray
     count: np.ndarray
     size: float | np.ndarray = 0.0
+    noise: float | np.ndarray = 0.0
 
 
 @dataclass
@@ -85,6 +88,26 @@ class Track:
         return (value + half) * np.exp(np.concatenate([tile[0] for tile in self.residual]))
 
 
+def restored(part: Part, value: np.ndarray, middle: np.ndarray, stretch: bool) -> np.ndarray:
+    """Imputed means with their distance from the middle of all cells made what it is worth, others as they are.
+
+    Parameters
+    ----------
+    value
+        (n_features,) means, or (n_rows, n_features) of which the first row says where a feature stands.
+    middle
+        (n_features,) log mean over cells of all kinds.
+    stretch
+        By the factor that has a slope of 1 on the truth, not by that which is expected (its own slope is below 1).
+    """
+    if not part.worth:
+        return value
+    whole = np.log(np.maximum(value if value.ndim == 1 else value[0], TINY))
+    slope, _, _, unshrunk = part.worth_at(whole)
+    away = np.log(np.maximum(value, TINY)) - middle
+    return value * np.exp(((unshrunk if stretch else slope) - 1) * away)
+
+
 def side(parts: list[tuple[Part, Sums]]) -> Side:
     """Join the parts of a side over one span of features.
 
@@ -114,6 +137,7 @@ def side(parts: list[tuple[Part, Sums]]) -> Side:
             if not counted:
                 inside = p.share * s.value[0] * p.n_cells / whole
                 joined.extra += inside**2 * s.extra
+                joined.noise += inside**2 * s.noise
         if counted:
             joined.count, joined.size = np.where(weight > 0.01, x, joined.count), size
             measured = np.sqrt(joined.cell)

@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from multivi_nf.calibration.effects import LABELS
+from multivi_nf.comparison.design import Group
 from multivi_nf.data.draws import blocks, cell_keys, normals, uniforms
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, Prepared
 from multivi_nf.imputation.intervals import protein_expectation
@@ -33,8 +35,9 @@ from multivi_nf.latent.embed import device_of, draw, posteriors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from multivi_nf.calibration.effects import ImputedEffects
     from multivi_nf.calibration.stored import Calibration
-    from multivi_nf.comparison.design import Design, Group
+    from multivi_nf.comparison.design import Design
     from multivi_nf.data.mosaic_data import MosaicData
     from multivi_nf.training import MultiVI
 
@@ -44,6 +47,9 @@ SPAN = 8 * TILE
 """Features of one pass: hidden layers are computed once for all of its tiles."""
 NEIGHBOURS = 15
 TEACHERS = 5000
+MIDDLE_CELLS = 512
+LEAST_MEASURED = 10
+"""Measured cells of a group's name from which the group counts as one that shows the modality."""
 LEAST_EXPECTED = 5.0
 """Expected counts from which a feature helps to learn the spread of residuals."""
 
@@ -94,10 +100,13 @@ class Part:
         The cells' counts; None where they were not measured.
     teachers
         Measured cells nearest to the unmeasured ones; None for measured parts.
-    noise
-        Error of imputed log means by their height (:meth:`Calibration.effect_noise`).
+    worth
+        What imputed log ratios are worth (:meth:`Calibration.imputed_effects`); empty where it is not known.
     outside
         Share of the cells that are out of support.
+    extrapolated
+        Share of the cells whose like never shows the modality: those out of support, or all where hardly any cell of
+        the group's name does.
     """
 
     group: str
@@ -108,8 +117,9 @@ class Part:
     rows: np.ndarray
     own: Cells | None
     teachers: Cells | None
-    noise: list[tuple[np.ndarray, np.ndarray]]
+    worth: list[tuple[float, ImputedEffects]]
     outside: float
+    extrapolated: float
     normaliser: dict[tuple[int, int, bool], list[torch.Tensor]] = field(default_factory=dict)
 
     @property
@@ -117,10 +127,35 @@ class Part:
         """Cells that are decoded."""
         return len(self.z[0])
 
+    def worth_at(self, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Slope of true log ratios on imputed ones, their error, noise, and the stretch of slope 1, at log means."""
+        total = sum(share for share, _ in self.worth)
+        found = [(share / total, one.at(level, self.extrapolated)) for share, one in self.worth]
+        slope, stretch = (sum(share * values[k] for share, values in found) for k in (0, 3))
+        sd, noise = (np.max([values[k] for _, values in found], axis=0) for k in (1, 2))
+        return slope, sd, noise, stretch
+
     @property
     def n_samples(self) -> np.ndarray:
         """(n_cells,) samples of each cell."""
         return np.sum([np.arange(self.n_cells) < len(z) for z in self.z], axis=0)
+
+
+@dataclass
+class GroupSupport:
+    """How far a pair's imputed cells are like any that show the modality.
+
+    Attributes
+    ----------
+    outside, extrapolated
+        Share of cells, of the side where it is larger.
+    known
+        Calibration measured what imputed effects are worth, of groups that no cell shows too.
+    """
+
+    outside: float
+    extrapolated: float
+    known: bool
 
 
 @dataclass
@@ -142,6 +177,8 @@ class Sums:
     extra
         (width,) variance of the log mean beyond that of its cells (unmeasured cells): the error of imputed effects, and
         the sampling error of the measured cells that taught the decoder.
+    noise
+        (width,) variance of the log mean that is the decoder's own noise, and is shrunk as that of counts is.
     """
 
     value: np.ndarray
@@ -150,6 +187,7 @@ class Sums:
     size: dict[str, float | np.ndarray]
     second: np.ndarray
     extra: np.ndarray
+    noise: np.ndarray | float = 0.0
 
 
 class Means:
@@ -170,6 +208,8 @@ class Means:
     own_batches
         Decode cells under their own batch and covariates instead of the reference mixture: for groups that share no
         batch, whose difference the batch codes would otherwise take away.
+    kind
+        `labels`, or `clusters` where the groups were found in the latent space.
     """
 
     def __init__(
@@ -182,10 +222,11 @@ class Means:
         n_samples: int,
         seed: int,
         own_batches: bool = False,
+        kind: str = LABELS,
     ) -> None:
         self.model, self.data, self.decoder, self.seed = model, data, decoder, seed
         self.own, self.scale = (Decoder(model, decoder.modality, "own", decoder.depth) for _ in range(2))
-        self.own_batches = own_batches
+        self.own_batches, self.kind = own_batches, kind
         self.calibration, self.n_samples = calibration, n_samples
         self.names = data.cells.to_numpy(str)
         self._teachers: tuple[np.ndarray, Cells] | None = None
@@ -197,8 +238,19 @@ class Means:
             ]
             for group in groups
         }
+        imputed = any(part.worth for parts in self.parts.values() for part in parts)
+        self.middle = (
+            self._part(self._anyone(), np.ones(MIDDLE_CELLS, bool)[: data.n_cells], False) if imputed else None
+        )
 
     # ------------------------------------------------------------------------------------------------ cells
+
+    def _anyone(self) -> Group:
+        """A few cells of the whole mosaic: their mean is the middle that imputed values are drawn to."""
+        keys = cell_keys(self.names, self.seed, "middle")
+        cells = np.sort(np.argsort(keys, kind="stable")[:MIDDLE_CELLS])
+        nobody = np.zeros(len(cells), bool)
+        return Group("", cells, cells, nobody, np.full(len(cells), ""), frozenset(), n_measured=LEAST_MEASURED)
 
     def _part(self, group: Group, rows: np.ndarray, measured: bool) -> Part:
         cells = group.cells[rows]
@@ -211,10 +263,12 @@ class Means:
         table = np.concatenate([np.ones((1, len(cells))), halves]).astype(np.float32)
         if own is not None:
             own.panel = self.data.in_panel(cells, self.decoder.modality)
-        noise = [] if measured else self.calibration.effect_noise(self.data, cells, self.decoder.modality)
-        teachers = None if measured else self._taught_by(latent)
-        outside = self.calibration.assess(self.model, self.data, cells, self.decoder.modality).outside.mean()
-        return Part(group.name, group.share, z, codes, replicate, table, own, teachers, noise, outside)
+        modality = self.decoder.modality
+        worth = [] if measured else self.calibration.imputed_effects(self.data, cells, modality, self.kind)
+        teachers = None if measured or worth else self._taught_by(latent)
+        outside = float(self.calibration.assess(self.model, self.data, cells, modality).outside.mean())
+        apart = 1.0 if group.n_measured < LEAST_MEASURED and not measured else outside
+        return Part(group.name, group.share, z, codes, replicate, table, own, teachers, worth, outside, apart)
 
     def _encode(
         self, cells: np.ndarray, names: np.ndarray, pairs: float, measured: bool
@@ -278,13 +332,16 @@ class Means:
         panel = None if cells.panel is None else cells.panel[used]
         return Cells(cells.counts.tocsr()[used].tocsc(), cells.size[used], weight[used] / weight.sum(), panel)
 
-    def outside(self, design: Design, pair: tuple[str, str]) -> float:
-        """Share of cells out of support, of the side where it is larger."""
-        shares = []
+    def support(self, design: Design, pair: tuple[str, str]) -> GroupSupport:
+        """Shares of cells out of support or never measured, of the side where they are larger."""
+        shares, imputed = [], []
         for name in pair:
             parts = [part for group in design.members(name, pair[0]) for part in self.parts[group.name]]
-            shares.append(np.average([p.outside for p in parts], weights=[p.share * p.n_cells for p in parts]))
-        return float(max(shares))
+            weights = [p.share * p.n_cells for p in parts]
+            shares.append(np.average([[p.outside, p.extrapolated] for p in parts], axis=0, weights=weights))
+            imputed += [part for part in parts if part.own is None]
+        outside, extrapolated = np.max(shares, axis=0)
+        return GroupSupport(float(outside), float(extrapolated), all(bool(part.worth) for part in imputed))
 
     # ------------------------------------------------------------------------------------------------ sums
 
@@ -368,7 +425,7 @@ class Means:
         else:
             sizes = [part.own.sizes(span)[code == i].sum(axis=0) for i in range(n)]
         first, sizes = dict(zip(replicates, counts)), dict(zip(replicates, sizes))
-        return Sums(self._averaged(part, value), residual, first, sizes, second, np.zeros(width))
+        return Sums(self._averaged(part, value), residual, first, sizes, second, *np.zeros((2, width)))
 
     def _unmeasured(
         self, part: Part, value: torch.Tensor, spread: torch.Tensor, per_replicate: dict, start: int
@@ -377,11 +434,11 @@ class Means:
         size = {name: float((part.replicate == name).sum()) for name in first}
         mean = self._averaged(part, value)
         second = np.stack([spread.double().cpu().numpy(), sum(first.values()), np.full(len(spread), part.n_cells)])
-        extra = self._taught_variance(part, start)
-        if part.noise:
-            level = np.log(np.maximum(mean[0], 1e-12))
-            extra = extra + np.max([np.interp(level, knots, height) for knots, height in part.noise], axis=0) ** 2
-        return Sums(mean, np.zeros_like(mean), first, size, second, extra)
+        extra, own = self._taught_variance(part, start), 0.0 * spread.double().cpu().numpy()
+        if part.worth:
+            _, sd, noise, _ = part.worth_at(np.log(np.maximum(mean[0], 1e-12)))
+            extra, own = extra + sd**2, noise**2
+        return Sums(mean, np.zeros_like(mean), first, size, second, extra, own)
 
     def _averaged(self, part: Part, value: torch.Tensor) -> np.ndarray:
         cells = _halved(part.rows.sum(axis=1, keepdims=True).astype(np.float64))

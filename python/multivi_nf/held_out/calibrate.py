@@ -20,6 +20,7 @@ from multivi_nf.data.draws import blocks, cell_keys, normals, uniforms
 from multivi_nf.data.threads import one_thread
 from multivi_nf.errors import InputError
 from multivi_nf.held_out import scoring
+from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, median_depth
 from multivi_nf.imputation.intervals import (
     CONFORMAL_INTERVAL,
@@ -46,7 +47,6 @@ MAX_CELLS = 400
 MAX_FEATURES = 500
 TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
 FACTORS = (0.05, 20.0)
-GROUP_CELLS = 50
 NEAR = 5
 DECILES = 10
 RATE_CELLS = 5000
@@ -105,9 +105,9 @@ def _calibrated(model: MultiVI, data: MosaicData, n_samples: int, conformal: boo
             cells = paired[np.all([has[m][paired] for m in (*sources, target)], axis=0)] if len(paired) else paired
             name = f"{'+'.join(sources)}->{target}"
             if len(cells) >= MINIMUM_PAIRS:
-                found.directions[name] = _Direction(
-                    model, data, cells, sources, target, depth, n_samples, seed, rates
-                ).fit(conformal)
+                entry = _Direction(model, data, cells, sources, target, depth, n_samples, seed, rates).fit(conformal)
+                entry["effects"] = Groups(model, data, cells, held, sources, target, depth, seed).fit()
+                found.directions[name] = entry
             elif any(_wanted(has, sources, target)):
                 found.directions[name] = {"calibrated": False, "n_cells": len(cells)}
             advance(1)
@@ -348,7 +348,7 @@ class _Direction:
             entry.update(dispersion_factor=1.0, shrinkage=self.shrinkage)
         draws, mixture = self.predict(temperature)
         entry.update(self._report(draws, mixture, factor, "after"))
-        entry["effect_sd"], entry["mean_sd"] = self._effect_error(draws, mixture), self._mean_error(draws, mixture)
+        entry["mean_sd"] = self._mean_error(draws, mixture)
         if conformal and mixture is not None:
             level = Levels.read(entry["levels"]).at(CONFORMAL_INTERVAL)
             entry["conformal"] = conformal_widths(_scaled(mixture, factor), self.data.counts, level, self.data.known)
@@ -427,38 +427,6 @@ class _Direction:
             out["risk_coverage"] = scoring.risk_coverage(error[known], sd[known])
             out["risk_coverage_mean"] = scoring.risk_coverage(error[known], np.sqrt(mean)[known])
         return out
-
-    def _effect_error(self, draws: np.ndarray, mixture: Mixture | None) -> dict[str, list[float]]:
-        """Standard deviation of the error of imputed log means of groups of about 50 cells, by feature mean.
-
-        Held-out cells are grouped by k-means in the latent space of their sources; r = log(observed / expected) of a
-        group less that of all cells is the error of an effect, whose variance beyond the counts' own is kept.
-        """
-        from sklearn.cluster import KMeans
-
-        n_groups = max(2, len(self.cells) // GROUP_CELLS)
-        label = KMeans(n_groups, n_init=3, random_state=0).fit_predict(self.latent)
-        value = draws.mean(axis=0)
-        expected, x = self._expected(value, mixture), self.data.counts
-        overall = np.log((x.sum(0) + 0.5) / (expected.sum(0) + 0.5))
-        theta = np.full(x.shape[1], POISSON_THETA) if mixture is None else mixture.theta.mean(axis=0)
-        level, excess, weight = [], [], []
-        for group in range(n_groups):
-            rows = label == group
-            if rows.sum() < 10:
-                continue
-            e, seen = expected[rows].sum(0), x[rows].sum(0)
-            variance = 1 / (e + 0.5) + (expected[rows] ** 2).sum(0) / theta / (e + 0.5) ** 2
-            residual = np.log((seen + 0.5) / (e + 0.5)) - overall
-            level.append(np.log(np.maximum(value[rows].mean(0), 1e-12)))
-            excess.append(residual**2 - variance)
-            weight.append(1 / (variance + 0.05) ** 2)
-        level, excess, weight = (np.concatenate(v) for v in (level, excess, weight))
-        parts = np.array_split(np.argsort(level), min(DECILES, len(level)))
-        sd = [float(np.sqrt(max((excess[p] * weight[p]).sum() / weight[p].sum(), 0.0))) for p in parts]
-        # a decile is too small to prove that its effects are free of error: the overall value is the least
-        overall_sd = float(np.sqrt(max((excess * weight).sum() / weight.sum(), 0.0)))
-        return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(one, overall_sd) for one in sd]}
 
     def _expected(self, value: np.ndarray, mixture: Mixture | None) -> np.ndarray:
         """(n_cells, n_features) expected counts; 0, as the counts, where nothing was measured."""

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from multivi_nf import __version__
+from multivi_nf.calibration.per_cell import nullable
 from multivi_nf.calibration.stored import Assessment, Calibration
 from multivi_nf.data.draws import BLOCK, blocks, cell_keys, normals
 from multivi_nf.errors import InputError
@@ -275,8 +276,15 @@ def _tables(request: _Request, modality: str) -> tuple[pd.DataFrame, pd.DataFram
     names = data.cells[request.index].astype(str)
     measured = data.has[modality][request.index]
     found = request.assessment
+    # missing where nothing was checked: False would say that the cell is like those that taught the model
     obs = pd.DataFrame(
-        {"measured": measured, "out_of_support": found.outside, "support_p": found.support_p}, index=pd.Index(names)
+        {
+            "measured": measured,
+            "out_of_support": nullable(found.outside, np.isfinite(found.support_p)),
+            "support_p": found.support_p,
+            "calibrated": nullable(found.cell_calibrated, ~measured),
+        },
+        index=pd.Index(names),
     )
     table = model.features[model.features["modality"] == modality].iloc[request.positions]
     var = pd.DataFrame({"symbol": table["symbol"].to_numpy(str)}, index=pd.Index(table["feature"].to_numpy(str)))
@@ -352,7 +360,8 @@ def impute(
     Returns
     -------
     AnnData (n_cells, n_features) with layers sd, lower, upper (predicted_lower, predicted_upper), obs measured,
-    out_of_support, uns calibrated. The same values as `impute_to_zarr` writes.
+    out_of_support, support_p, calibrated (missing where not checked), uns calibrated. The same values as
+    `impute_to_zarr` writes.
     """
     calibration = calibration or Calibration.none()
     request = _request(

@@ -390,7 +390,7 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
             shown.remove("log2_fold_change")
         notes = [
             c
-            for c in ("imputed", "confounded", "groups_from_same_data")
+            for c in ("imputed", "confounded", "groups_from_same_data", "extrapolated")
             if c in table and table[c].astype(str).str.lower().eq("true").any()
         ]
         largest = max(groups, key=lambda item: int(item[1]["significant"].astype(str).str.lower().eq("true").sum()))

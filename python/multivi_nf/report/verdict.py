@@ -411,7 +411,9 @@ def _assessed(results: Results) -> list[tuple[str, np.ndarray, np.ndarray | None
         obs = read_imputed_obs(path)
         if "out_of_support" not in obs or obs["measured"].astype(bool).all():
             continue
-        imputed = obs[~obs["measured"].astype(bool)]
+        imputed = obs[~obs["measured"].astype(bool) & obs["out_of_support"].notna()]
+        if imputed.empty:
+            continue
         p = imputed["support_p"].to_numpy(float) if "support_p" in imputed else None
         out.append((f"cells imputed for {modality}", imputed["out_of_support"].astype(bool).to_numpy(), p))
     return out

@@ -38,7 +38,10 @@ def test_calibrate_impute_gather_differential(folder, capsys):
     assert run("impute", mosaic, model, *options, "--output", folder / "whole.zarr") == 0
     one, two = ad.read_zarr(folder / "rna.zarr"), ad.read_zarr(folder / "whole.zarr")
     np.testing.assert_array_equal(one.X, two.X)
-    assert one.obs["out_of_support"].dtype == bool and bool(one.uns["calibrated"])
+    # never False where it was not checked
+    assert (one.obs["out_of_support"].isna() == one.obs["support_p"].isna()).all() and bool(one.uns["calibrated"])
+    assert one.obs.loc[one.obs["measured"], ["out_of_support", "calibrated"]].isna().all(axis=None)
+    assert one.obs.loc[~one.obs["measured"], "calibrated"].notna().all()
     (folder / "c.csv").write_text("contrast,modality,groupby,target\nx,atac,cell_type,T0\n")
     chosen = ("--contrasts", folder / "c.csv", "--contrast", "x")
     assert run("differential", mosaic, model, *chosen, "--output", folder / "x.tsv.gz") == 0

@@ -243,7 +243,7 @@ def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple
         np.array([[(x**2).sum()], [(x * size).sum()], [(size**2).sum()]]), np.zeros(1),
     )  # fmt: skip
     cells = Cells(sparse.csc_matrix(x[:, None]), size, np.ones(len(x)))
-    part = Part("g", 1.0, [torch.zeros(len(x), 1)] * 2, None, replicate, np.ones((4, len(x))), cells, None, [], 0.0)
+    part = Part("g", 1.0, [torch.zeros(len(x), 1)] * 2, None, replicate, np.ones((4, len(x))), cells, None, [], 0, 0)
     return part, sums
 
 
@@ -344,7 +344,7 @@ def test_a_few_differences_that_only_counts_show_stay_in_the_centre():
     count[::10] = 50
     size, expected = np.full(8, 25.0), np.full(400, 100.0)
     own = Cells(sparse.csc_matrix((8, 400)), size, np.ones(8))
-    part = Part("A", 1.0, torch.zeros(1, 8, 2), None, None, None, own, None, [], 0.0)
+    part = Part("A", 1.0, torch.zeros(1, 8, 2), None, None, None, own, None, [], 0.0, 0.0)
     residual = np.log((count + 0.5) / (expected + 0.5))[None]
     track = Track([expected[None] / size.sum()], [residual], [1 / (count + 0.5)])
     np.testing.assert_allclose(track.centre(part), (count + 0.5) / size.sum())
@@ -559,3 +559,57 @@ def test_table_bytes_do_not_hold_the_time(tmp_path, model, mosaic):
     read = pd.read_csv(gzip.open(tmp_path / "a.tsv.gz"), sep="\t")
     assert list(read.columns) == COLUMNS
     np.testing.assert_allclose(read["effect"], table["effect"], rtol=1e-5)
+
+
+EFFECTS = {
+    "log_mean": [-20.0, 20.0], "slope": [1.5, 1.5], "sd": [0.1, 0.1], "slope_outside": [1.0, 1.0],
+    "sd_outside": [0.8, 0.8], "noise": [0.0, 0.0], "unshrunk": 2.0,
+}  # fmt: skip
+
+
+def with_effects(modality: str, **changes: object) -> Calibration:
+    entry = {"calibrated": True, "temperature": 1.0}
+    entry["effects"] = dict.fromkeys(("labels", "clusters"), EFFECTS | changes)
+    sources = ("rna", "atac", "protein", "rna+protein", "atac+protein", "rna+atac")
+    return Calibration(calibrated=True, directions={f"{s}->{modality}": entry for s in sources}, atac_depth=0.5)
+
+
+@pytest.mark.parametrize("modality", ["rna", "atac"])
+def test_imputed_effects_are_stretched_by_what_they_are_worth(model, mosaic, modality):
+    one, other = (
+        differential(model, mosaic, modality, cells="imputed", calibration=c, **PAIR).set_index("feature").sort_index()
+        for c in (with_effects(modality, slope=[1.0, 1.0], unshrunk=1.0), with_effects(modality))
+    )
+    np.testing.assert_allclose(other["log2_fold_change"], 2 * one["log2_fold_change"], rtol=0.02, atol=1e-3)
+    ratio = [np.log2(t["mean_target"] / t["mean_reference"]) for t in (one, other)]
+    assert np.polyfit(*ratio, 1)[0] == pytest.approx(1.5, abs=0.15)
+    noisy = differential(
+        model, mosaic, modality, cells="imputed", calibration=with_effects(modality, noise=[2.0, 2.0]), **PAIR
+    )
+    assert noisy["effect"].abs().mean() < 0.5 * other["effect"].abs().mean(), "noise is shrunk"
+
+
+def test_measured_effects_are_not_stretched(model, mosaic):
+    one, other = (
+        differential(model, mosaic, "rna", cells="observed", calibration=c, **PAIR) for c in (None, with_effects("rna"))
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_group_that_never_shows_the_modality_is_extrapolated(model, mosaic):
+    """Its error is that of groups left out, it is marked, and called only where that error is known."""
+    mosaic = mosaic.copy()
+    hidden = ~np.isin(mosaic.obs_names, mosaic["rna"].obs_names)
+    mosaic.obs["kind"] = np.where(hidden, "never", "shown")
+    options = {"groupby": "kind", "target": "never", "cells": "all"}
+    found = {
+        name: differential(model, mosaic, "rna", calibration=c, **options)
+        for name, c in (("known", with_effects("rna")), ("unknown", None))
+    }
+    assert found["known"]["extrapolated"].all() and found["unknown"]["extrapolated"].all()
+    assert not found["unknown"]["significant"].any()
+    width = (found["known"]["effect_upper"] - found["known"]["effect_lower"]).median()
+    assert width > 2 * 1.9 * 0.8 / np.log(2) * 0.9
+    plain = differential(model, mosaic, "rna", calibration=with_effects("rna"), cells="imputed", **PAIR)
+    assert not plain["extrapolated"].any(), "cells of both names were measured elsewhere"
+    assert (plain["effect_upper"] - plain["effect_lower"]).median() < width / 2

@@ -135,7 +135,7 @@ def test_proteins_outside_the_panel_are_not_zeros():
     assert 0.8 < masked["dispersion_factor"] < 1.25
     assert np.interp([0.5, 0.8, 0.95], *masked["levels"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.05)
     assert dict(masked["coverage_after"])[0.8] == pytest.approx(0.8, abs=0.03)
-    assert max(masked["mean_sd"]["sd"]) < 0.15 and max(masked["effect_sd"]["sd"]) < 0.15
+    assert max(masked["mean_sd"]["sd"]) < 0.15
     assert len(masked["mean_sd"]["sd"]) == 8, "fewer features than deciles"
     assert found["as zeros"]["dispersion_factor"] > 5 and max(found["as zeros"]["mean_sd"]["sd"]) > 0.5
 
@@ -288,8 +288,10 @@ def test_errors_of_imputed_effects_widen_their_intervals(paired):
     noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
     options = {"groupby": "cell_type", "target": "T0", "cells": "imputed"}
     plain, wide = (differential(model, mosaic, "rna", calibration=c, **options) for c in (None, noisy))
-    # the prior shrinks what the data say less clearly, and calls less
-    assert (wide["effect"].abs().mean() < plain["effect"].abs().mean()) and wide["probability"].max() < 0.9
+    plain, wide = (table.set_index("feature").sort_index() for table in (plain, wide))
+    # what imputation misses moves no effect, and leaves less of it sure
+    np.testing.assert_allclose(wide["effect"], plain["effect"], rtol=1e-4, atol=1e-6)
+    assert (wide["effect_upper"] - wide["effect_lower"] > 1.5).all() and wide["probability"].max() < 0.9
 
 
 def test_support_flags_a_type_that_has_no_pairs():

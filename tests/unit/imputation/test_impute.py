@@ -241,3 +241,18 @@ def test_default_features_are_the_variable_ones(monkeypatch, mosaic, model):
     residual = (counts - expected) / np.sqrt(expected + expected**2 / 100)
     best = np.sort(np.argsort(-np.clip(residual, -np.sqrt(len(counts)), np.sqrt(len(counts))).var(0))[:10])
     assert list(found.var_names) == list(mosaic["rna"].var_names[best])
+
+
+def test_support_is_missing_where_it_was_not_checked(model, mosaic, tmp_path):
+    """Without references no cell is "not out of support"; the store keeps that, chunks joined too."""
+    found = impute(model, mosaic, "rna", features="all", n_samples=40)
+    assert found.obs["out_of_support"].isna().all() and found.obs["support_p"].isna().all()
+    measured = found.obs["measured"]
+    assert found.obs.loc[measured, "calibrated"].isna().all()
+    assert not found.obs.loc[~measured, "calibrated"].any()
+    impute_to_zarr(model, mosaic, tmp_path / "x.zarr", modality="rna", features="all", n_samples=40)
+    gather([tmp_path / "x.zarr"], tmp_path / "y.zarr")
+    for name in ("x", "y"):
+        again = ad.read_zarr(tmp_path / f"{name}.zarr").obs
+        assert again["out_of_support"].isna().all() and str(again["out_of_support"].dtype) == "boolean"
+        assert again["calibrated"].isna().sum() == measured.sum()

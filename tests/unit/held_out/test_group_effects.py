@@ -1,0 +1,132 @@
+"""What imputed log ratios are worth, on groups whose true ratios are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from trained import make_model, make_mosaic, with_split
+
+from multivi_nf.calibration.effects import ImputedEffects, impossible_effects
+from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.held_out.group_effects import Compared, Groups, fit_effects, shared_variance, slopes
+
+G, J = 8, 1500
+
+
+def compared(
+    slope: float, error: float, count: float, seed: int = 0, noise: float = 0.0, theta: float = 5.0
+) -> Compared:
+    """Counts of groups: true log ratios slope s + e, imputed ones s + noise; cells of a half share gamma noise too."""
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(0, 0.4, (G, J))
+    truth = slope * signal + rng.normal(0, error, (G, J)) if error else slope * signal
+    imputed = signal + rng.normal(0, noise, (G, J)) if noise else signal
+    level = rng.uniform(0.5, 2, J)
+    size = rng.uniform(0.5, 1.5, (G, 2, 1))
+    base = size * level * count
+    mean = base * np.exp(truth)[:, None]
+    observed = rng.poisson(mean * rng.gamma(10 * theta, 1 / (10 * theta), mean.shape))
+    return Compared(observed.astype(float), base * np.exp(imputed)[:, None], base, np.log(level))
+
+
+@pytest.mark.parametrize("count", [0.5, 4.0, 40.0])
+def test_the_slope_is_found_however_sparse_counts_are(count):
+    assert slopes(compared(1.4, 0.0, count)).mean() == pytest.approx(1.4, abs=0.12)
+    assert slopes(compared(0.5, 0.2, count)).mean() == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize("count", [2.0, 40.0])
+@pytest.mark.parametrize("error", [0.2, 0.4])
+def test_the_error_is_told_from_counting_noise(count, error):
+    found = compared(1.3, error, count)
+    left = shared_variance(found, np.full(J, 1.3), [np.arange(J)])[0]
+    assert np.sqrt(left) == pytest.approx(error, rel=0.25)
+    none = shared_variance(compared(1.3, 0.0, count), np.full(J, 1.3), [np.arange(J)])[0]
+    assert np.sqrt(none) < 0.1, "counts' own noise is none of it"
+
+
+def test_attenuated_values_are_stretched_and_cover_the_truth():
+    found = fit_effects(compared(1.5, 0.25, 20.0))
+    assert found.slope.mean() == pytest.approx(1.5, abs=0.1) and (found.noise == 0).all()
+    assert found.sd.mean() == pytest.approx(0.25, rel=0.25)
+    # u = b / squared correlation: (1.5 * 0.4)^2 / ((1.5 * 0.4)^2 + 0.25^2) = 0.85
+    assert found.unshrunk == pytest.approx(1.5 / 0.85, rel=0.1)
+    rng = np.random.default_rng(1)
+    signal = rng.normal(0, 0.4, 5000)
+    truth = 1.5 * signal + rng.normal(0, 0.25, 5000)
+    slope, sd, _, stretch = found.at(np.zeros(5000), 0.0)
+    assert 0.9 < (np.abs(truth - slope * signal) < 1.96 * sd).mean() < 0.99
+    assert np.polyfit(slope * signal, truth, 1)[0] == pytest.approx(1, abs=0.1)
+    assert np.polyfit(truth, stretch * signal, 1)[0] == pytest.approx(1, abs=0.12)
+
+
+def test_noise_of_the_decoder_is_told_as_noise():
+    """x = s + noise of the same size: half of its variance is noise, and the slope stays 1."""
+    found = fit_effects(compared(1.0, 0.0, 20.0, noise=0.4))
+    assert (found.slope == 1).all()
+    assert found.noise.mean() == pytest.approx(0.4, rel=0.2)
+
+
+def test_values_that_say_nothing_are_all_noise():
+    """Negative control: imputed ratios of other features."""
+    one = compared(1.0, 0.0, 20.0)
+    other = np.random.default_rng(0).permutation(J)
+    shuffled = Compared(one.observed, one.base * (one.expected / one.base)[..., other], one.base, one.level)
+    found = fit_effects(shuffled)
+    assert abs(slopes(shuffled).mean()) < 0.1
+    assert found.noise.mean() == pytest.approx(0.4, rel=0.15), "all of its spread"
+    assert found.sd.mean() > 0.3, "and the truth is as far as it ever was"
+
+
+def test_cells_that_trained_are_stretched_less():
+    one, other = (fit_effects(compared(1.5, 0.2, 20.0), gain=gain) for gain in (1.0, 1.25))
+    np.testing.assert_allclose(other.slope, one.slope / 1.25)
+
+
+def test_what_neighbours_lose_is_half_of_what_is_lost_out_of_reach():
+    inside = compared(1.2, 0.2, 20.0)
+    near = (compared(1.0, 0.2, 20.0, 1), compared(0.5, 0.4, 20.0, 2))
+    found = fit_effects(inside, near)
+    assert found.slope_outside.mean() / found.slope.mean() == pytest.approx(0.75, abs=0.05)
+    more = found.sd_outside**2 - found.sd**2
+    assert more.mean() == pytest.approx((0.4**2 - 0.2**2) / 2, rel=0.3)
+    slope, sd, _, _ = found.at(np.zeros(1), 0.5)
+    assert slope[0] == pytest.approx((found.slope.mean() + found.slope_outside.mean()) / 2, rel=0.05)
+    assert found.sd.mean() < sd[0] < found.sd_outside.mean()
+
+
+def test_it_is_stored_and_read_and_what_is_impossible_refused():
+    found = fit_effects(compared(1.2, 0.2, 20.0))
+    stored = found.stored()
+    assert impossible_effects(stored) == ""
+    again = ImputedEffects.read(stored)
+    np.testing.assert_array_equal(again.slope, found.slope)
+    for wrong in (
+        None, {}, stored | {"slope": [1.0]}, stored | {"sd": [float("nan")] * len(stored["sd"])},
+        stored | {"noise": [-1.0] * len(stored["sd"])}, stored | {"unshrunk": 99.0}, stored | {"unshrunk": "x"},
+        stored | {"log_mean": stored["log_mean"][::-1]},
+    ):  # fmt: skip
+        assert impossible_effects(wrong), wrong
+
+
+@pytest.mark.parametrize(("sources", "target"), [(("atac",), "rna"), (("rna",), "atac"), (("rna",), "protein")])
+def test_groups_of_held_out_cells_are_compared(sources, target):
+    mosaic = make_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac+protein", "rna", "atac", "rna+atac+protein"))
+    model = with_split(make_model(mosaic, n_hidden=8), mosaic)
+    data = MosaicData(mosaic, model)
+    held = np.flatnonzero(data.cells.isin(model.split.loc[model.split["split"] == "calibration", "cell"]))
+    with torch.inference_mode():
+        groups = Groups(model, data, held, held, sources, target, 0.5 if target == "atac" else None, 0)
+        again = Groups(model, data, held, held, sources, target, 0.5 if target == "atac" else None, 0)
+        found = groups.fit()
+    np.testing.assert_array_equal(groups.counts, again.counts)
+    truth = data.minibatch(groups.cells).modalities[target].counts.dense().numpy()
+    assert (groups.counts <= truth).all() and groups.counts.sum() == pytest.approx(truth.sum() / 2, rel=0.05)
+    assert set(found) == {"labels", "clusters"} and not any(impossible_effects(one) for one in found.values())
+    label = np.arange(len(groups.cells)) % 3
+    sums = groups._compared(label, groups.decoded)
+    np.testing.assert_allclose(sums.observed[1].sum(0), groups.counts[label == 1].sum(0))
+    np.testing.assert_allclose(sums.expected.sum((0, 1)), groups.decoded.sum(0), rtol=1e-4)
+    # the base of all groups together is what was decoded of all: a group of everyone has no ratio
+    np.testing.assert_allclose(sums.base.sum((0, 1)), groups.decoded.sum(0), rtol=1e-4)
