@@ -38,6 +38,8 @@ class Observed:
         (n_rows,) log library (rna, and atac by counts) or logit of depth (atac by 0/1); None for protein.
     weight
         (n_rows,) weight of each row in the sum.
+    part
+        (n_rows,) share of each row's counts that is scored (`multivi_nf.model.thinning`); None is all.
     """
 
     counts: SparseRows
@@ -45,6 +47,7 @@ class Observed:
     codes: CodeTuple
     size: torch.Tensor | None
     weight: torch.Tensor
+    part: torch.Tensor | None = None
 
 
 class Rna(nn.Module):
@@ -137,7 +140,9 @@ class Atac(nn.Module):
         """{"atac": weighted sum of -log p(x | z), nats}."""
         h = self.hidden(z, seen.codes).to(z.dtype)
         output = self.output
-        value, _ = likelihoods.bernoulli(h, output.weight, output.bias, seen.size, self.region, seen.tiles, seen.weight)
+        value, _ = likelihoods.bernoulli(
+            h, output.weight, output.bias, seen.size, self.region, seen.tiles, seen.weight, seen.part
+        )
         return {"atac": value}
 
 
@@ -225,15 +230,18 @@ class Protein(nn.Module):
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         panel = None if self.scvi else self.panel[seen.codes[0]]
         x = seen.counts.dense().to(z.dtype)
-        value, _ = likelihoods.protein_mixture(
-            x, mean + log_sd.exp() * noise, fore, mixing, self.log_dispersion, panel, seen.weight
-        )
+        background = mean + log_sd.exp() * noise
+        weight = seen.weight
+        if seen.part is not None:
+            # counts of a part have that part of the mean; the background's own cost is paid once
+            background, weight = background + seen.part.log().unsqueeze(1), weight * seen.part
+        value, _ = likelihoods.protein_mixture(x, background, fore, mixing, self.log_dispersion, panel, seen.weight)
         if self.scvi:
             return {"protein": value}
         batch = seen.codes[0]
         kl = likelihoods.kl_normal(mean, log_sd, self.background_mean(batch), self.background_log_sd(batch))
         kl = torch.where(panel, kl, torch.zeros_like(kl)).sum(1)
-        return {"protein": value, "protein_background": torch.dot(kl, seen.weight)}
+        return {"protein": value, "protein_background": torch.dot(kl, weight)}
 
 
 def _columns(linear: nn.Linear, h: torch.Tensor, start: int, stop: int) -> torch.Tensor:

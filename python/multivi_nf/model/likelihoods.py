@@ -42,6 +42,10 @@ class _Bernoulli(torch.autograd.Function):
     q = (1-t)/t = A (1+D)(1+R) + D(1+R) + R is a sum of positive terms: nothing cancels as t -> 1.
     -log(1-t) = log(1 + 1/q), -log t = log(1 + 1/q) + log q. With s = 1/q where x = 0 and -1 where x = 1 the
     gradients are s(1-y), s(1-d), s(1-r) with respect to u, delta, rho.
+
+    Where only a part g of a row's open peaks was hidden from its encoder, a peak not shown is open with probability
+    t g / (1 - t (1 - g)): the inverse odds become q / g, shown peaks cost nothing, and the gradients are those above,
+    0 at shown peaks, times (s + g) / (g (1 + s)) with s = g / q.
     """
 
     @staticmethod
@@ -54,6 +58,7 @@ class _Bernoulli(torch.autograd.Function):
         region: torch.Tensor,
         tiles: Tiles,
         row_weight: torch.Tensor,
+        part: torch.Tensor | None,
         with_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         d = torch.exp(-depth.clamp(-SIZE_LIMIT, SIZE_LIMIT)).unsqueeze(1)
@@ -64,25 +69,39 @@ class _Bernoulli(torch.autograd.Function):
             odds = torch.zeros_like(depth)
             grad_h, grad_w = torch.zeros_like(h), torch.empty_like(weight)
             grad_b, grad_r = torch.empty_like(bias), torch.empty_like(region)
-        buffers = [tiles.buffer(h.dtype) for _ in range(3)]
-        scale = row_weight.unsqueeze(1)
+        buffers = [tiles.buffer(h.dtype) for _ in range(3 if part is None else 4)]
+        row_scale = row_weight if part is None else row_weight / part
+        scale = row_scale.unsqueeze(1)
         for tile in range(tiles.n_tiles):
             start, stop = tiles.span(tile)
             size = (tiles.n_rows, stop - start)
-            a, q, scratch = (buffer[: size[0] * size[1]].view(size) for buffer in buffers)
+            a, q, scratch, *more = (buffer[: size[0] * size[1]].view(size) for buffer in buffers)
             torch.addmm(bias[start:stop], h, weight[start:stop].T, out=a)
             a.clamp_(-LOGIT_LIMIT, LOGIT_LIMIT).neg_().exp_()
             rt, one_rt = r[:, start:stop], one_r[:, start:stop]
             torch.mul(a, one_d, out=q).add_(d).mul_(one_rt).add_(rt)
             entries = tiles.entries(tile)
             where, row = tiles.flat[entries], tiles.row[entries]
+            if part is not None:
+                q.div_(part.unsqueeze(1))
+                shown = tiles.values[entries] == 0
+                where, row, where_shown, row_shown = where[~shown], row[~shown], where[shown], row[shown]
             per_row.index_add_(0, row, q.view(-1).take(where).log_())
             s = q.reciprocal_()
             # log(1 + s), in half the time of log1p: what it rounds off is below 1e-7 a peak
-            per_row += torch.add(s, 1, out=scratch).log_().sum(1)
+            torch.add(s, 1, out=scratch)
+            if part is not None:
+                # (s + g) / (1 + s) = 1 - (1 - g) / (1 + s)
+                torch.reciprocal(scratch, out=more[0]).mul_((part - 1).unsqueeze(1)).add_(1)
+            per_row += scratch.log_().sum(1)
+            if part is not None:
+                per_row.index_add_(0, row_shown, scratch.view(-1).take(where_shown).neg_())
             if not with_gradient:
                 continue
             s.view(-1).index_fill_(0, where, -1)
+            if part is not None:
+                s.view(-1).index_fill_(0, where_shown, 0)
+                s.mul_(more[0])
             odds += s.sum(1)
             s.mul_(scale)
             torch.sum(s, 0, out=grad_r[start:stop])
@@ -92,7 +111,7 @@ class _Bernoulli(torch.autograd.Function):
             grad_h.addmm_(a, weight[start:stop])
         total = torch.dot(per_row, row_weight)
         if with_gradient:
-            grad_d = odds * row_weight * (d / one_d).squeeze(1)
+            grad_d = odds * row_scale * (d / one_d).squeeze(1)
             grad_r *= (r / one_r).squeeze(0)
             _leave(ctx, grad_h, grad_w, grad_b, grad_d, grad_r)
         ctx.mark_non_differentiable(per_row)
@@ -100,7 +119,7 @@ class _Bernoulli(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (*_collect(ctx, by), None, None, None)
+        return (*_collect(ctx, by), None, None, None, None)
 
 
 def bernoulli(
@@ -111,6 +130,7 @@ def bernoulli(
     region: torch.Tensor,
     tiles: Tiles,
     row_weight: torch.Tensor,
+    part: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log likelihood of accessibility, Bernoulli(y(z, s) d_c r_j) (PeakVI, Ashuach et al. 2022, eq. 1).
 
@@ -128,13 +148,16 @@ def bernoulli(
         Open peaks of the rows, by tile.
     row_weight
         (n_rows,) weight of each row in the sum.
+    part
+        (n_rows,) share in (0, 1] of each row's open peaks that was hidden from its encoder; those alone are scored, and
+        the tiles' values are 0 at the others. None: all are scored.
 
     Returns
     -------
     tuple
         Weighted sum (scalar, nats) and the rows' own values (n_rows,), detached.
     """
-    return _Bernoulli.apply(h, weight, bias, depth, region, tiles, row_weight, torch.is_grad_enabled())
+    return _Bernoulli.apply(h, weight, bias, depth, region, tiles, row_weight, part, torch.is_grad_enabled())
 
 
 class _PoissonPeaks(torch.autograd.Function):

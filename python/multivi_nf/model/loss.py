@@ -16,6 +16,7 @@ from multivi_nf.model.fusion import Gaussian, Posteriors, fuse, joint, kl_standa
 from multivi_nf.model.generative import Observed
 from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.sparse import Tiles, select_rows, tiles_of
+from multivi_nf.model.thinning import Halves, scored
 
 INTEGRATION_SHARE = 0.05
 """Nats of a mixing penalty, at a strength of 1, for each nat of reconstruction."""
@@ -78,9 +79,19 @@ class Encoded(Protocol):
         ...
 
     def encode(
-        self, minibatch: Minibatch, *, generator: torch.Generator | None = None, tiles: dict[str, Tiles] | None = None
+        self,
+        minibatch: Minibatch,
+        *,
+        generator: torch.Generator | None = None,
+        tiles: dict[str, Tiles] | None = None,
+        thinning: float = 0.0,
+        halves: dict[str, Halves] | None = None,
     ) -> dict[str, Gaussian]:
         """Posterior of every measured row by modality."""
+        ...
+
+    def scored(self, modality: str, seen: Observed, halves: Halves, used: torch.Tensor) -> Observed:
+        """What a modality's likelihood scores of thinned rows."""
         ...
 
     def stack(self, n_cells: int, minibatch: Minibatch, encoded: dict[str, Gaussian]) -> Posteriors:
@@ -150,17 +161,17 @@ def views(model: Encoded, posteriors: Posteriors, generator: torch.Generator | N
 def objective(
     model: Encoded,
     minibatch: Minibatch,
-    kl_weight: float,
     generator: torch.Generator | None,
-    alignment_weight: float | None,
-    adversary_weight: float | None,
+    weights: tuple[float, float | None, float | None],
     denominator: float | None,
     mixing: LocalMixing | None = None,
+    thinning: float = 0.0,
 ) -> LossTerms:
-    """Cost of a minibatch; see `MultiVI.loss` for the arguments."""
+    """Cost of a minibatch; see `MultiVI.loss` for the arguments, `weights` are those of KL, alignment and adversary."""
     tiles: dict[str, Tiles] = {}
+    halves: dict[str, Halves] = {}
     rows = model.measured(minibatch)
-    encoded = model.encode(minibatch, generator=generator, tiles=tiles)
+    encoded = model.encode(minibatch, generator=generator, tiles=tiles, thinning=thinning, halves=halves)
     posteriors = model.stack(minibatch.n_cells, minibatch, encoded)
     samples = posteriors.mean + posteriors.variance.sqrt() * _noise(posteriors.mean, generator)
     noise = _noise(posteriors.mean[:, 0], generator)
@@ -181,6 +192,9 @@ def objective(
             seen, z_rows = observe(minibatch, measured, encoded[m], tile, view)
             if seen is None:
                 continue
+            if m in halves:
+                used = view.use[:, model.modalities.index(m)]
+                seen = model.scored(m, seen, halves[m], used if z_rows is None else used[z_rows])
             z_m = z if z_rows is None else z[z_rows]
             for name, value in model.generative[m].loss(z_m, seen, generator).items():
                 parts[name] = parts.get(name, zero) + value
@@ -200,11 +214,9 @@ def objective(
     if "batch" in model.adversaries:
         contests["batch"] = batch_contest(z_joint, minibatch.batch, len(model.config.batches), even=not model.scvi)
     contests = {name: contest for name, contest in contests.items() if contest is not None}
-    weights = (
-        kl_weight,
-        model.config.alignment_weight if alignment_weight is None else alignment_weight,
-        model.config.adversary_weight if adversary_weight is None else adversary_weight,
-    )
+    config, (kl_weight, *given) = model.config, weights
+    own = (config.alignment_weight, config.adversary_weight)
+    weights = (kl_weight, *(default if value is None else value for value, default in zip(given, own)))
     return _add_up(model, parts, pull, contests, weights, {m: r.cells.numel() for m, r in rows.items()})
 
 

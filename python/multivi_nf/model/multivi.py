@@ -23,11 +23,12 @@ from multivi_nf.data.minibatch import Minibatch, ModalityRows, SparseRows
 from multivi_nf.model.adversary import Classifier
 from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.fusion import Gaussian, Joint, Posteriors, joint
-from multivi_nf.model.generative import generative
+from multivi_nf.model.generative import Observed, generative
 from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.loss import LossTerms, objective
 from multivi_nf.model.networks import CodeTable, Encoder, FullSizeEncoder, SizeHead
 from multivi_nf.model.sparse import Tiles, binary, first_layers, log1p_rows, row_sums, select_rows, tiles_of
+from multivi_nf.model.thinning import THINNED, Halves, scored, thinned_rows, thinned_tiles
 
 N_REFERENCE_BATCHES = 8
 """At most so many batches make up the mixture that a modality is decoded under."""
@@ -161,6 +162,8 @@ class MultiVI(nn.Module):
         *,
         generator: torch.Generator | None = None,
         tiles: dict[str, Tiles] | None = None,
+        thinning: float = 0.0,
+        halves: dict[str, Halves] | None = None,
     ) -> dict[str, Gaussian]:
         """q(z_m | x_m, s) = N(mu_m, diag v_m) of every measured row.
 
@@ -173,6 +176,9 @@ class MultiVI(nn.Module):
             training mode; None hides none.
         tiles
             Receives each modality's counts by tile, for the likelihood.
+        thinning, halves
+            Share of the counts of `THINNED` hidden from their encoders in training mode with a generator, in place of
+            `input_dropout`, and what receives them.
 
         Returns
         -------
@@ -180,30 +186,41 @@ class MultiVI(nn.Module):
             Modality to `Gaussian`, rows aligned with ``minibatch.modalities[m].cells``. `Gaussian.size` is the
             log library (rna, and atac where fragments are counted) or the logit of the depth (atac).
         """
-        batch, rate = minibatch.batch, self.config.batch_dropout
-        if self.training and generator is not None and rate and not self.scvi:
+        batch, noisy = minibatch.batch, self.training and generator is not None
+        if noisy and self.config.batch_dropout and not self.scvi:
             hide = torch.rand(minibatch.n_cells, generator=generator, device=batch.device)
-            batch = batch.masked_fill(hide < rate, -1)
+            batch = batch.masked_fill(hide < self.config.batch_dropout, -1)
         encoded = {}
         for m, rows in self.measured(minibatch).items():
             counts = binary(rows.counts) if self._is_open(m) and not self.scvi else rows.counts
+            rate = thinning if noisy and halves is not None and m in THINNED else 0.0
+            seen = counts
+            if rate and m != "atac":
+                seen, halves[m] = thinned_rows(counts, rate, generator)
             # the likelihood of fragments meets the tiles as they are counted
             counted = m == "atac" and self.counts_peaks
-            x = tiles_of(counts if self.scvi or counted else log1p_rows(counts))
+            x = tiles_of(counts if self.scvi or counted else log1p_rows(seen))
             if tiles is not None:
                 tiles[m] = x
+            if rate and m == "atac":
+                x, halves[m] = thinned_tiles(x, rate, generator)
             if counted:
                 x = x.logged()
             if self.scvi:
                 encoded[m] = self._encode_scvi(m, x, batch[rows.cells])
                 continue
             codes = (batch[rows.cells], minibatch.categorical[rows.cells], minibatch.continuous[rows.cells])
-            rate = self.config.input_dropout.get(m, 0.0)
-            if rate and self.training and generator is not None:
-                x = x.thinned(rate, generator)
+            dropped = self.config.input_dropout.get(m, 0.0)
+            if dropped and noisy and not rate:
+                x = x.thinned(dropped, generator)
             first = self.encoders[m].first(x, codes)
             encoded[m] = Gaussian(*self.encoders[m].rest(first, codes), self._size(m, counts, first))
         return encoded
+
+    def scored(self, modality: str, seen: Observed, halves: Halves, used: torch.Tensor) -> Observed:
+        """What a modality's likelihood scores of thinned rows, `used` where z was drawn from them."""
+        open_or_not, own_total = self._is_open(modality), modality not in self.size_encoders
+        return scored(seen, halves, used, open_or_not=open_or_not, observed_size=own_total)
 
     def _size(self, modality: str, counts: SparseRows, first: torch.Tensor) -> torch.Tensor | None:
         if modality == "protein":
@@ -273,6 +290,7 @@ class MultiVI(nn.Module):
         adversary_weight: float | None = None,
         denominator: float | None = None,
         mixing: LocalMixing | None = None,
+        thinning: float = 0.0,
     ) -> LossTerms:
         """Objective of a minibatch, nats per cell (`multivi_nf.model.loss`).
 
@@ -291,8 +309,12 @@ class MultiVI(nn.Module):
             Divide by this many cells rather than by the minibatch's (gradient accumulation, several devices).
         mixing
             Running sums of the local mixing penalties; None leaves these out.
+        thinning
+            In training, hide this share of a cell's RNA and ATAC counts from its encoders and score these alone
+            (`multivi_nf.model.thinning`); 0 is not at all.
         """
-        return objective(self, minibatch, kl_weight, generator, alignment_weight, adversary_weight, denominator, mixing)
+        weights = (kl_weight, alignment_weight, adversary_weight)
+        return objective(self, minibatch, generator, weights, denominator, mixing, thinning)
 
     def adversary_loss(self, losses: LossTerms) -> torch.Tensor | None:
         """The classifiers' own loss on what `loss` showed them; None where there is nothing to tell apart.

@@ -545,10 +545,14 @@ def training(results: Results) -> Finding | None:
     recent = values[max(0, n - 6) :]
     fall = float((recent[0] - recent[-1]) / max(abs(recent[-1]), 1e-12)) if len(recent) > 2 else np.nan
     planned = results.parameters.get("max_epochs") or results.model.get("training", {}).get("max_epochs")
+    told = str(results.model.get("stopped", ""))
     capped = best == n - 1 and (planned is None or n >= int(planned))
     if n < FEW_EPOCHS:
         few = f"{text}: too few to learn from"
         return Finding(question, "poor", few, "leave --max_epochs out, or raise it", n, expected)
+    if "still gained" in told:
+        text += "; pairs held out still gained in the last quarter of the epochs"
+        return Finding(question, "look", text, "raise --max_epochs", 0.0 if np.isnan(fall) else fall, expected)
     if capped and fall > 0.003:
         level: Level = "poor" if fall > 0.02 else "look"
         return Finding(question, level, f"{text}, still falling at the last", "raise --max_epochs", fall, expected)

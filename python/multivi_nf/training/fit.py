@@ -106,6 +106,7 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
         precision=precision,
+        thins=not model.scvi,
     )
     return run(
         model,

@@ -13,8 +13,9 @@ from torch.optim import AdamW
 from multivi_nf.data.minibatch import Minibatch
 from multivi_nf.model import MultiVI
 from multivi_nf.model.local_mixing import LocalMixing
-from multivi_nf.model.loss import comparisons
+from multivi_nf.model.loss import INTEGRATION_SHARE, comparisons
 from multivi_nf.training.device import World
+from multivi_nf.training.held_pairs import IMPUTATION, PAIRING, SCORE
 from multivi_nf.training.settings import Settings
 
 FLOOR = 0.01
@@ -147,6 +148,7 @@ class Objective:
                 alignment_weight=self._alignment_weight,
                 adversary_weight=self._adversary_weight,
                 mixing=self.mixing,
+                thinning=self.settings.thinning,
             )
             rival = self.model.adversary_loss(losses) if self.rival_parameters else None
         if losses.total.requires_grad:
@@ -231,6 +233,11 @@ class Objective:
         sums = torch.tensor(self._measured.values(), dtype=torch.float64, device=self.device)
         return self._measured.means(world.sum(sums).tolist(), n_cells)
 
+    def excess(self, validation: dict[str, float]) -> float:
+        """Nats a cell by which groups mix less than they should, from what that costs (`INTEGRATION_SHARE`)."""
+        paid = sum(validation.get(m, 0.0) for m in self.model.modalities)
+        return validation.get("integration", 0.0) / (INTEGRATION_SHARE * paid) if paid > 0 else 0.0
+
     # -- reports and state --------------------------------------------------------------------------------------------
 
     def row(
@@ -251,7 +258,8 @@ class Objective:
         }
         row |= {name: mean[name] for name in self.terms if name != "elbo_loss"}
         row |= {f"validation_{name}": validation.get(name, math.nan) for name in self.terms if name != "elbo_loss"}
-        row |= {name: validation[name] for name in ("adversary_accuracy", "adversary_chance") if name in validation}
+        others = ("adversary_accuracy", "adversary_chance", PAIRING, IMPUTATION, SCORE)
+        row |= {name: validation[name] for name in others if name in validation}
         row[GRADIENT] = mean[GRADIENT]
         row["learning_rate"] = self.settings.learning_rate * factor * self.rate(epoch, n_steps - 1, n_steps, anneal)
         row["kl_weight"], row["alignment_weight"] = self.kl_weight(epoch), self.alignment_weight(epoch)

@@ -13,6 +13,13 @@ STEPS = 600
 """A training's length where neither few nor many cells ask for another."""
 PEAK_DECAY = 5.0
 
+THINNING = 0.5
+"""Share of a cell's RNA and ATAC counts that its encoders do not see and that its likelihood scores."""
+
+PASSES = 40
+"""Passes over the cells from which training is thinned: the more often a cell is met, the better its noise is known by
+heart, and the slower half of its counts teach."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -44,6 +51,9 @@ class Settings:
         the latent space has to.
     max_norm
         Gradients are scaled down to this norm.
+    thinning
+        Share of a cell's RNA and ATAC counts that is hidden from its encoders in a step; the likelihood scores these
+        alone (`multivi_nf.model.thinning`). 0 is not at all.
     patience
         Epochs without a better validation loss after which training goes back to the best weights and anneals.
     anneal_epochs
@@ -77,6 +87,7 @@ class Settings:
     dispersion_pace: float = 10.0
     protein_code_pace: float = 10.0
     max_norm: float = 50.0
+    thinning: float = 0.0
 
     def __post_init__(self) -> None:
         problems = []
@@ -116,6 +127,7 @@ def settings_for(
     learning_rate: float | None = None,
     seed: int = 0,
     precision: str = "float32",
+    thins: bool = False,
 ) -> Settings:
     """Fill in what the user left open.
 
@@ -128,6 +140,8 @@ def settings_for(
         as long.
     max_epochs, batch_size, learning_rate
         Given values win; None takes the rule.
+    thins
+        Whether training may be thinned: it is, where it makes `PASSES` passes or more.
 
     Notes
     -----
@@ -155,5 +169,6 @@ def settings_for(
         adversary_warmup=max(1, max_epochs // 20) if max_epochs > 1 else 0,
         seed=seed,
         precision=precision,
+        thinning=THINNING if thins and max_epochs >= PASSES else 0.0,
         peak_decay=PEAK_DECAY * min(1.0, STEPS / max(steps * max_epochs, 1)),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from multivi_nf.training.held_pairs import SCORE
 from multivi_nf.training.history import History
 from multivi_nf.training.settings import Settings
 
@@ -16,9 +17,28 @@ if TYPE_CHECKING:
     from multivi_nf.training.optimiser import Objective
 
 
+GAIN = 0.1
+"""A tenth better in pairing or imputation of held-out pairs."""
+
+STILL = ", and held-out pairs still gained in the last quarter: more epochs may serve"
+
+
 def copy_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A model's weights, copied to the host."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+def what_counts(row: dict[str, Any]) -> float:
+    """The number of an epoch by which weights are compared, the lower the better.
+
+    With enough held-out pairs what these tell (`multivi_nf.training.held_pairs`), else -ELBO plus weighted alignment
+    plus what integration costs. The ELBO alone would prefer the first weights after the warm-up, which the alignment
+    hardly touched; nor does it know whether batches and modalities meet.
+    """
+    if SCORE in row:
+        return -row[SCORE]
+    aligned = row["alignment_weight"] * row.get("validation_alignment", 0.0)
+    return row["validation_loss"] + aligned + row.get("validation_integration", 0.0)
 
 
 class State:
@@ -35,8 +55,7 @@ class State:
     anneal
         The epoch from which the learning rate falls for good, since the validation loss no longer does; or None.
     best
-        Weights of the epoch, after the warm-ups, with the lowest −ELBO plus weighted alignment and mixing on the
-        validation cells; None before one.
+        Weights of the epoch, after the warm-ups, that :func:`what_counts` prefers; None before one.
     """
 
     def __init__(self, objective: Objective, settings: Settings) -> None:
@@ -70,24 +89,27 @@ class State:
         self.step = 0
         self.sums = [0.0] * len(self.objective.names)
         self.seconds = 0.0
-        # The ELBO alone would prefer the first weights after the warm-up, which the alignment hardly touched.
-        # Nor does it know whether batches and modalities meet.
-        loss = row["validation_loss"] + row["alignment_weight"] * row.get("validation_alignment", 0.0)
-        loss += row.get("validation_integration", 0.0)
+        loss = what_counts(row)
         if validated and self.epoch > self.settings.full_from and loss < self.best_loss:
             self.best, self.best_loss = weights(), loss
             self.history.best_epoch = self.epoch
         if self.epoch >= self.settings.max_epochs:
-            self.history.stopped = f"trained for {self.epoch} epochs"
+            self.history.stopped = f"trained for {self.epoch} epochs" + (STILL if self._still_gains() else "")
         elif self.anneal is not None:
             if self.epoch - self.anneal >= self.settings.anneal_epochs:
                 self.history.stopped = (
-                    f"stopped early after epoch {self.epoch}: no better validation loss in {self.settings.patience} "
-                    f"epochs, then {self.settings.anneal_epochs} from the best weights with a falling learning rate"
+                    f"stopped early after epoch {self.epoch}: nothing better on held-out cells in "
+                    f"{self.settings.patience} epochs, then {self.settings.anneal_epochs} from the best weights with a falling learning rate"
                 )
         elif self.best is not None and self.epoch - self.history.best_epoch >= self.settings.patience:
             self.anneal = self.epoch
             self.objective.model.load_state_dict(self.best)
+
+    def _still_gains(self) -> bool:
+        """Whether the last quarter of the epochs brought more than `GAIN` on held-out pairs."""
+        scores = [row[SCORE] for row in self.history.rows if SCORE in row]
+        last = max(len(scores) // 4, 1)
+        return len(scores) > last and max(scores[-last:]) - max(scores[:-last]) > GAIN
 
     def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Everything, as named tensors (copies on the host) and JSON."""

@@ -20,6 +20,7 @@ from multivi_nf.errors import InputError, Interrupted
 from multivi_nf.model import MultiVI
 from multivi_nf.training.checkpoint.run import Vault
 from multivi_nf.training.device import World
+from multivi_nf.training.held_pairs import HeldPairs
 from multivi_nf.training.history import History
 from multivi_nf.training.optimiser import Objective
 from multivi_nf.training.progress import Reporter
@@ -88,6 +89,8 @@ class Trainer:
         if not self.train_cells.size:
             raise InputError("no cell is left to train on", "all are held out", "give more cells")
         self.objective = Objective(model, settings, self.device, trainable)
+        some = self.validation_cells if trainable is None else self.validation_cells[:0]
+        self.pairs = HeldPairs(model, data, some, settings.seed)
         self.n_steps = math.ceil(self.train_cells.size / settings.batch_size)
         self.parts = 1
         self.state = State(self.objective, settings)
@@ -233,6 +236,7 @@ class Trainer:
     def _validate_and_record(self) -> None:
         state = self.state
         validation = self._validate()
+        validation |= self._score_pairs(validation)
         row = self.objective.row(state.sums, validation, state.epoch, self.n_steps, state.rate, state.anneal)
         if not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
             raise FloatingPointError("validation_loss")
@@ -253,6 +257,13 @@ class Trainer:
                 return self.objective.end_validation(self.world, self.validation_cells.size)
             except torch.OutOfMemoryError as error:
                 self._smaller_parts(self.settings.batch_size, error)
+
+    def _score_pairs(self, validation: dict[str, float]) -> dict[str, float]:
+        """What held-out pairs tell; the first process's answer in all, so that all of them stop together."""
+        found = self.pairs.score(self.objective.excess(validation))
+        mine = float(self.world.first)
+        values = torch.tensor([mine * v for v in found.values()], dtype=torch.float64, device=self.device)
+        return dict(zip(found, self.world.sum(values).tolist()))
 
     @torch.no_grad()
     def _validation_losses(self) -> None:
