@@ -21,7 +21,7 @@ _FILE = click.Path(path_type=Path)
 @click.argument("more_inputs", type=_FILE, nargs=-1)
 @click.option("--min-cells-fraction", type=Finite(0, 1), default=0.01, help="Of the cells with the modality.")
 @click.option("--min-shared-genes", type=Finite(0, 1), default=0.5, help="Of the smallest sample's genes.")
-@click.option("--n-top-genes", type=Whole(min=0), default=0, help="Most variable genes to keep; 0 = all.")
+@click.option("--n-top-genes", type=Whole(min=0), default=0, help="Variable genes that the RNA encoder sees; 0 = all.")
 @click.option(
     "--partial-cells",
     type=click.Choice(["drop", "keep"]),

@@ -217,12 +217,20 @@ class Encoder(nn.Module):
         self.mean = nn.Linear(config.n_hidden, config.n_latent)
         self.log_variance = nn.Linear(config.n_hidden, config.n_latent)
         self.fusion = nn.Linear(config.n_hidden, 1) if config.fusion == "cell-weighted" else None
+        # not a buffer: weights of 0 say the same of a model that is read again
+        self.blind: torch.Tensor | None = None
 
     @torch.no_grad()
     def start_at(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """Set the first layer: (n_features, n_hidden) weight and (n_hidden,) bias."""
         self.weight.copy_(weight)
         self.bias.copy_(bias)
+
+    @torch.no_grad()
+    def blind_to(self, features: torch.Tensor) -> None:
+        """Give these features no weight, and let them learn none: `blind` are the rows whose gradients are dropped."""
+        self.blind = features
+        self.weight[features] = 0
 
     def first(self, tiles: Tiles, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """(n_rows, n_hidden) first hidden layer, before dropout."""

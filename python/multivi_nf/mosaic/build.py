@@ -16,7 +16,7 @@ from multivi_nf import __version__
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.samplesheet import Sample
 from multivi_nf.io.files import written_whole
-from multivi_nf.modalities import MODALITIES
+from multivi_nf.modalities import MODALITIES, SEEN
 from multivi_nf.mosaic import features as feature_sets
 from multivi_nf.mosaic.features import Features, cells_needed
 from multivi_nf.mosaic.names import Aliases, read_aliases
@@ -61,7 +61,8 @@ def build_mosaic(
     min_shared_genes
         Smallest share of the smallest sample's genes that all samples must have.
     n_top_genes
-        Keep only this many variable genes (seurat_v3 per sample, combined by median rank); 0 = all.
+        Mark this many variable genes (seurat_v3 per sample, combined by median rank) as those that the RNA encoder
+        sees, in ``var["seen_by_encoder"]``; all that pass stay. 0 = it sees all.
     partial_cells, remove_doublets
         See :func:`multivi_nf.mosaic.parts.choose_cells`.
     reference
@@ -189,7 +190,7 @@ def _filter(
     notes: list[str],
     progress: Callable[[str], None],
 ) -> None:
-    """Drop features detected in too few of the cells that have the modality; then keep the most variable genes."""
+    """Drop features detected in too few of the cells that have the modality; then mark the most variable genes."""
     detected = np.zeros(len(found.var), dtype=np.int64)
     measured = np.zeros(len(found.var), dtype=np.int64)
     rankings = []
@@ -222,14 +223,18 @@ def _filter(
     found.facts["with_counts"] = int((detected > 0).sum())
     ranked = any(np.isfinite(ranking["rank"]).any() for ranking in rankings)
     if modality == "rna" and n_top_genes and not ranked:
-        notes.append(f"no sample has cells enough to tell its variable genes: --n_top_genes {n_top_genes} keeps all")
+        notes.append(
+            f"no sample has cells enough to tell its variable genes: the RNA encoder sees all, not {n_top_genes}"
+        )
+    top = None
     if modality == "rna" and n_top_genes and ranked and keep.sum() > n_top_genes:
         order = _by_rank(rankings, keep)
         top = np.zeros(len(keep), dtype=bool)
         top[order[:n_top_genes]] = True
-        found.facts["removed_by_n_top_genes"] = int((keep & ~top).sum())
-        keep &= top
+        found.facts["unseen_by_encoder"] = int((keep & ~top).sum())
     found.keep(keep)
+    if top is not None:
+        found.var = found.var.assign(**{SEEN: top[keep]})
 
 
 _SPANS = (0.3, 0.5, 0.75, 1.0)  # scanpy's span of the loess, and wider ones for samples that it fails on

@@ -30,7 +30,12 @@ N_MUTUAL = 20
 
 
 def first_layer(
-    matrix: Matrix, n_hidden: int, *, seed: int = 0, batch: np.ndarray | None = None
+    matrix: Matrix,
+    n_hidden: int,
+    *,
+    seed: int = 0,
+    batch: np.ndarray | None = None,
+    seen: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Weight and bias that make a first hidden layer a rotation of the data's leading components.
 
@@ -51,6 +56,8 @@ def first_layer(
     batch
         (n_cells,) batch of each cell: what separates batches where they have counterparts is left out as well, so that
         encoders start blind to it. None keeps it.
+    seen
+        (n_features,) bool: features that have a weight, the others' are 0; None is all.
 
     Returns
     -------
@@ -62,7 +69,7 @@ def first_layer(
     random = np.random.default_rng(seed)
     n_cells, binary = len(matrix.cells), matrix.values is None
     some = np.arange(n_cells) if n_cells <= N_CELLS else np.sort(random.choice(n_cells, N_CELLS, replace=False))
-    counts = matrix.rows(some)
+    counts = matrix.rows(some) if seen is None else matrix.rows(some)[:, np.flatnonzero(seen)]
     total = np.asarray(counts.sum(1)).ravel()
     group = None if batch is None else np.asarray(batch)[some][total > 0]
     counts, total = counts[total > 0], total[total > 0]
@@ -86,6 +93,10 @@ def first_layer(
     layer = (weight[:, None] * directions[:, kept] / np.sqrt(spread[kept])) @ rotation
     units = (counts if binary else counts.log1p()) @ layer
     scale = units.std(0).mean()
+    if seen is not None:
+        whole = np.zeros((len(seen), layer.shape[1]))
+        whole[seen] = layer
+        layer = whole
     return (layer / scale).astype(np.float32), (-units.mean(0) / scale).astype(np.float32)
 
 

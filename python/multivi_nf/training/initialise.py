@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from multivi_nf.data.source import Source
+from multivi_nf.data.source import Matrix, Source
+from multivi_nf.modalities import SEEN
 from multivi_nf.model import MultiVI
 from multivi_nf.training.describe import feature_means
 from multivi_nf.training.directions import first_layer
@@ -28,14 +29,24 @@ def initialise(model: MultiVI, source: Source, seed: int = 0) -> None:
     """
     means = {m: torch.from_numpy(feature_means(matrix)) for m, matrix in source.matrices.items() if m != "protein"}
     model.initialise_from_means(means)
-    for m in means if not model.scvi else ():
-        batch = batch_of(source, m) if model.integrates_batches else None
-        start = first_layer(source.matrices[m], model.config.n_hidden, seed=seed, batch=batch)
-        if start is not None:
-            model.encoders[m].start_at(*map(torch.from_numpy, start))
+    for m in means:
+        seen = seen_by_encoder(source.matrices[m])
+        if not model.scvi:
+            batch = batch_of(source, m) if model.integrates_batches else None
+            start = first_layer(source.matrices[m], model.config.n_hidden, seed=seed, batch=batch, seen=seen)
+            if start is not None:
+                model.encoders[m].start_at(*map(torch.from_numpy, start))
+        if seen is not None:
+            model.encoders[m].blind_to(torch.from_numpy(np.flatnonzero(~seen)))
     if "protein" in source.matrices:
         mean, sd = protein_background(source, model.config.batches)
         model.initialise_background(torch.from_numpy(mean), torch.from_numpy(np.log(sd)))
+
+
+def seen_by_encoder(matrix: Matrix) -> np.ndarray | None:
+    """(n_features,) bool: which features the encoder is to see; None is all."""
+    seen = matrix.var[SEEN].to_numpy(dtype=bool) if SEEN in matrix.var else None
+    return None if seen is None or seen.all() or not seen.any() else seen
 
 
 def batch_of(source: Source, modality: str) -> np.ndarray:

@@ -72,6 +72,8 @@ class Objective:
         self._optimisers: dict[str, tuple[AdamW, list[str]]] = {"model": _adamw(own, settings.learning_rate, groups)}
         if rival:
             self._optimisers["adversary"] = _adamw(rival, settings.adversary_learning_rate, groups)
+        encoders = model.encoders.values()
+        self._blind = [(e.weight, e.blind.to(device)) for e in encoders if e.blind is not None]
         self._partial = self._zeros()
         self._sums = self._zeros()
         self._rival_losses: list[torch.Tensor] = []
@@ -169,6 +171,9 @@ class Objective:
     def update(self, world: World, n_cells: int) -> None:
         """Take the step: sum gradients over processes, clip, and move."""
         world.sum_gradients(self.parameters + self.rival_parameters)
+        for weight, rows in self._blind:
+            if weight.grad is not None:
+                weight.grad.index_fill_(0, rows, 0)
         if self.mixing is not None:
             self._share_mixing(world)
             self.mixing.step()

@@ -287,12 +287,14 @@ def test_variable_genes_are_those_of_scanpy_with_a_batch_key(tmp_path):
     joined.obs["sample"] = ["a"] * 120 + ["b"] * 120
     sc.pp.highly_variable_genes(joined, flavor="seurat_v3", batch_key="sample", n_top_genes=20)
     columns = ["highly_variable_rank", "highly_variable_nbatches"]
+    found = mosaic.mod["rna"].var
+    assert len(found) == 100, "the decoder models all genes"
     ours, theirs = (
-        joined.var.loc[names, columns] for names in (mosaic.mod["rna"].var_names, joined.var["highly_variable"])
+        joined.var.loc[names, columns] for names in (found.index[found["seen_by_encoder"]], joined.var["highly_variable"])
     )
     # genes that tie in both columns are ordered by their variance here, and by nothing there
     np.testing.assert_array_equal(ours.sort_values(columns), theirs.sort_values(columns))
-    assert record["features"]["rna"]["removed_by_n_top_genes"] == 80
+    assert record["features"]["rna"]["unseen_by_encoder"] == 80
 
 
 def test_annotation_of_inputs_and_metadata(tmp_path):
