@@ -541,7 +541,8 @@ def training(results: Results) -> Finding | None:
     lowest = int(np.nanargmin(values))
     if lowest != best:
         epoch = int(history["epoch"].iloc[lowest])
-        text += f" (the lowest of all was {values[lowest]:.5g}, at epoch {epoch})"
+        chosen = "held-out pairs chose it; the lowest loss" if "held_out_score" in history else "the lowest of all"
+        text += f" ({chosen} was {values[lowest]:.5g}, at epoch {epoch})"
     recent = values[max(0, n - 6) :]
     fall = float((recent[0] - recent[-1]) / max(abs(recent[-1]), 1e-12)) if len(recent) > 2 else np.nan
     planned = results.parameters.get("max_epochs") or results.model.get("training", {}).get("max_epochs")

@@ -187,6 +187,15 @@ def history(values, **columns) -> pd.DataFrame:
     return pd.DataFrame({"epoch": np.arange(1, len(values) + 1), "validation_loss": values} | columns)
 
 
+def test_a_run_whose_pairs_still_gained_is_told_to_go_on():
+    results = made(places(types()))
+    results.history = history(np.full(40, 5.0), held_out_score=np.linspace(1, 2, 40), best=np.arange(40) == 39)
+    assert lines.training(results).level == "good"
+    results.model = {"stopped": "trained for 40 epochs, and held-out pairs still gained in the last quarter: more"}
+    found = lines.training(results)
+    assert found.level == "look" and found.remedy == "raise --max_epochs" and "still gained" in found.answer
+
+
 def test_training():
     results = made(places(types()))
     results.history = history([*np.linspace(9, 5, 30), *[5.0] * 10])
