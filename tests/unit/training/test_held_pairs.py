@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_mosaic import make_mosaic
 
 from multivi_nf.data.mosaic_data import MosaicData
-from multivi_nf.training import MultiVI, held_pairs, train
+from multivi_nf.errors import Interrupted
+from multivi_nf.training import MultiVI, fit, held_pairs, settings, train
 from multivi_nf.training.held_pairs import HeldPairs
-from multivi_nf.training.optimiser import INTEGRATION_SHARE
+from multivi_nf.training.optimiser import INTEGRATION_SHARE, Objective
 from multivi_nf.training.settings import PASSES, Settings, settings_for
 from multivi_nf.training.state import STILL, State, what_counts
 
@@ -82,6 +84,39 @@ def test_training_pairs_better_and_keeps_the_epoch_that_does(mosaic):
     assert model.training_settings["thinning"] == 0.5
 
 
+def test_a_thinned_run_that_is_interrupted_goes_on_to_the_same_bytes(mosaic, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "PASSES", 3)
+    how = {"max_epochs": 5, "batch_size": 64, "quiet": True, "device": "cpu"}
+
+    def fitted(**more) -> MultiVI:
+        model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
+        train(model, mosaic, **how, **more)
+        return model
+
+    undisturbed = fitted()
+    assert undisturbed.training_settings["thinning"] == 0.5
+    left = iter([""] * 11 + ["the test says so"])
+    with monkeypatch.context() as patched:
+        patched.setattr(fit, "_stopper", lambda *_: lambda: next(left))
+        with pytest.raises(Interrupted):
+            fitted(checkpoint_dir=tmp_path, resume=True)
+    again = fitted(checkpoint_dir=tmp_path, resume=True)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in undisturbed.state_dict().items())
+    a, b = (model.history.to_frame().drop(columns="seconds") for model in (again, undisturbed))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+    plain = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
+    monkeypatch.setattr(settings, "PASSES", 300)
+    train(plain, mosaic, **how)
+    assert not torch.equal(plain.encoders["rna"].weight, undisturbed.encoders["rna"].weight)
+
+
+def test_of_rna_and_protein_the_loss_keeps_the_epoch_and_nothing_is_thinned():
+    mosaic = make_mosaic(n_cells=600, modalities=("rna", "protein"), paired=0.8)
+    model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
+    history = train(model, mosaic, max_epochs=PASSES, batch_size=256, quiet=True, device="cpu")
+    assert model.training_settings["thinning"] == 0.0 and "held_out_score" not in history.rows[0]
+
+
 def test_weights_are_compared_by_pairs_and_without_them_by_the_loss():
     row = {"validation_loss": 5.0, "alignment_weight": 2.0, "validation_alignment": 0.5, "validation_integration": 0.25}
     assert what_counts(row) == 6.25
@@ -90,10 +125,7 @@ def test_weights_are_compared_by_pairs_and_without_them_by_the_loss():
 
 def test_excess_is_in_nats_of_a_penalty(mosaic):
     model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
-    settings = settings_for(300, kl_warmup=5)
-    from multivi_nf.training.optimiser import Objective
-
-    objective = Objective(model, settings, torch.device("cpu"))
+    objective = Objective(model, settings_for(300, kl_warmup=5), torch.device("cpu"))
     paid = {"rna": 300.0, "atac": 100.0, "integration": 400 * INTEGRATION_SHARE * 0.2}
     assert objective.excess(paid) == pytest.approx(0.2)
     assert objective.excess({}) == 0.0
@@ -106,8 +138,7 @@ def test_a_run_that_still_gains_at_its_cap_says_so(gain, said):
         mixing = None
         model = torch.nn.Linear(1, 1)
 
-    settings = Settings(8, 32, 1e-3, 8, 5, 0, 0, 0)
-    state = State(Nothing(), settings)
+    state = State(Nothing(), Settings(8, 32, 1e-3, 8, 5, 0, 0, 0))
     for epoch in range(8):
         score = 1.0 if epoch < 6 else 1.0 + gain
         state.record({"held_out_score": score, "alignment_weight": 1.0}, dict, validated=True)
