@@ -16,7 +16,7 @@ from multivi_nf.model.fusion import Gaussian, Posteriors, fuse, joint, kl_standa
 from multivi_nf.model.generative import Observed
 from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.sparse import Tiles, select_rows, tiles_of
-from multivi_nf.model.thinning import Halves, scored
+from multivi_nf.model.thinning import Halves
 
 INTEGRATION_SHARE = 0.05
 """Nats of a mixing penalty, at a strength of 1, for each nat of reconstruction."""

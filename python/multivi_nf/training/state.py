@@ -99,7 +99,8 @@ class State:
             if self.epoch - self.anneal >= self.settings.anneal_epochs:
                 self.history.stopped = (
                     f"stopped early after epoch {self.epoch}: nothing better on held-out cells in "
-                    f"{self.settings.patience} epochs, then {self.settings.anneal_epochs} from the best weights with a falling learning rate"
+                    f"{self.settings.patience} epochs, then {self.settings.anneal_epochs} from the best weights with "
+                    "a falling learning rate"
                 )
         elif self.best is not None and self.epoch - self.history.best_epoch >= self.settings.patience:
             self.anneal = self.epoch

@@ -290,7 +290,8 @@ def test_variable_genes_are_those_of_scanpy_with_a_batch_key(tmp_path):
     found = mosaic.mod["rna"].var
     assert len(found) == 100, "the decoder models all genes"
     ours, theirs = (
-        joined.var.loc[names, columns] for names in (found.index[found["seen_by_encoder"]], joined.var["highly_variable"])
+        joined.var.loc[names, columns]
+        for names in (found.index[found["seen_by_encoder"]], joined.var["highly_variable"])
     )
     # genes that tie in both columns are ordered by their variance here, and by nothing there
     np.testing.assert_array_equal(ours.sort_values(columns), theirs.sort_values(columns))
