@@ -138,4 +138,12 @@ def umap_and_clusters(latent: np.ndarray, resolution: float, seed: int) -> tuple
         sc.tl.leiden(graph, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
         # spectral initialisation needs more cells than eigenvectors, and connected graphs
         sc.tl.umap(graph, random_state=seed, init_pos="spectral" if n > 50 else "random")
-    return graph.obsm["X_umap"].astype(np.float32), graph.obs["leiden"].astype(str).tolist(), graph
+    return graph.obsm["X_umap"].astype(np.float32), by_size(graph.obs["leiden"].to_numpy()), graph
+
+
+def by_size(groups: np.ndarray) -> list[str]:
+    """Number groups from "0", the largest, on; of equal ones the first to appear goes first."""
+    _, first, place, size = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(size), int)
+    rank[np.lexsort((first, -size))] = np.arange(len(size))
+    return rank[place].astype(str).tolist()

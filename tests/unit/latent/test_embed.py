@@ -87,3 +87,9 @@ def test_the_neighbour_graph_is_stored_as_scanpy_makes_it(model, mosaic, tmp_pat
     sc.tl.leiden(fresh, flavor="igraph", n_iterations=2, directed=False, random_state=3)
     sizes = [sorted(table.value_counts().tolist()) for table in (fresh.obs["leiden"], stored.obs["cluster"])]
     assert sizes[0] == sizes[1], "clusters are those of the stored graph"
+
+
+def test_the_largest_cluster_is_0():
+    from multivi_nf.latent.annotate import by_size
+
+    assert by_size(np.array(["b", "a", "c", "c", "a", "c", "d"])) == ["2", "1", "0", "0", "1", "0", "3"]
