@@ -49,6 +49,8 @@ STEPS = {
     "gather-imputed": "chunks of imputed cells to one store",
     "differential": "genes, peaks or proteins between groups",
     "export": "h5ad, tables, markers",
+    "links": "peaks that go with a gene near them",
+    "motifs": "motifs in peaks, deviations of cells",
     "tracks": "accessibility of groups as bigWig",
     "group-peaks": "peaks of groups by MACS3",
     "gene-activity": "accessibility over genes",

@@ -28,8 +28,8 @@ FEWEST_CELLS = 10
 """Cells with a count that a gene or a peak needs."""
 TILE = 256
 """Genes at a time: 256 × 150,000 peaks are 150 MB."""
-DENSE = 0.1
-"""Share of values above 0 from which a dense product is faster."""
+BLOCK = 10_000
+"""Peaks at a time where counts become dense."""
 COLUMNS = (
     "gene", "symbol", "peak", "distance", "correlation", "z", "p", "fdr", "sign", "significant", "background_peaks",
     "imputed_correlation", "imputed_z",
@@ -130,8 +130,28 @@ class Scores:
     null: np.ndarray
 
 
+def peak_values(atac: sparse.csr_matrix, units: Units) -> sparse.csr_matrix | np.ndarray:
+    """Normalise counts of peaks over units: ln(1 + per 10,000 of the unit's total).
+
+    Returns
+    -------
+    (n_units, n_peaks) float32: sparse for cells, dense for metacells, which hardly have a zero; made a block of peaks
+    at a time, so that nothing of float64 has that size.
+    """
+    if not units.metacells:
+        return log_normalised(atac, "atac")
+    total = units.summed(sparse.csr_matrix(atac.sum(axis=1))).toarray().ravel()
+    scale = np.divide(1e4, total, out=np.zeros_like(total), where=total > 0)[:, None]
+    by_peak = sparse.csc_matrix(atac)
+    values = np.empty((len(units.stratum), atac.shape[1]), dtype=np.float32)
+    for start in range(0, atac.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        values[:, block] = np.log1p(units.summed(by_peak[:, block]).toarray() * scale)
+    return values
+
+
 def correlations(
-    genes: np.ndarray, peaks: sparse.csr_matrix, stratum: np.ndarray
+    genes: np.ndarray, peaks: sparse.csr_matrix | np.ndarray, stratum: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Correlate every gene with every peak within strata, a tile of genes at a time.
 
@@ -143,7 +163,7 @@ def correlations(
     genes
         (n_units, n_genes) values.
     peaks
-        (n_units, n_peaks) values, sparse.
+        (n_units, n_peaks) values, sparse or float32.
     stratum
         (n_units,) numbers.
 
@@ -151,26 +171,29 @@ def correlations(
     ------
     Genes of the tile, and (tile, n_peaks) float32 correlations; 0 where a gene or peak does not vary.
     """
-    member = sparse.csr_matrix((np.ones(len(stratum)), (stratum, np.arange(len(stratum)))))
-    size = np.asarray(member.sum(axis=1))
-    sums = np.asarray((member @ peaks).todense())
-    squares = np.asarray(peaks.multiply(peaks).sum(axis=0)).ravel() - (sums**2 / size).sum(axis=0)
-    scale = np.where(squares > 1e-9, 1 / np.sqrt(np.maximum(squares, 1e-9)), 0).astype(np.float32)
-    dense = peaks.nnz > DENSE * np.prod(peaks.shape)
-    right = peaks.toarray().astype(np.float32) if dense else sparse.csr_matrix(peaks.T, dtype=np.float32)
+    member = sparse.csr_matrix((np.ones(len(stratum), np.float32), (stratum, np.arange(len(stratum)))))
+    size = np.asarray(member.sum(axis=1), dtype=np.float64).reshape(-1, 1)
+    if sparse.issparse(peaks):
+        sums = np.asarray((member.astype(np.float64) @ peaks).todense())
+        squares = np.asarray(peaks.multiply(peaks).sum(axis=0), dtype=np.float64).ravel()
+        right = sparse.csr_matrix(peaks.T, dtype=np.float32)
+    else:
+        sums, squares, right = member @ peaks, np.einsum("ij,ij->j", peaks, peaks, dtype=np.float64), peaks
+    squares = squares - (np.asarray(sums, dtype=np.float64) ** 2 / size).sum(axis=0)
+    scale = np.where(squares > 1e-4, 1 / np.sqrt(np.maximum(squares, 1e-4)), 0).astype(np.float32)
     for first in range(0, genes.shape[1], TILE):
         tile = slice(first, min(first + TILE, genes.shape[1]))
         left = centred(genes[:, tile].astype(np.float64), stratum)
         norm = np.linalg.norm(left, axis=0)
         left = np.divide(left, norm, out=np.zeros_like(left), where=norm > 1e-9).astype(np.float32)
-        product = left.T @ right if dense else np.ascontiguousarray((right @ left).T)
+        product = np.ascontiguousarray((right @ left).T) if sparse.issparse(right) else left.T @ right
         product *= scale
         yield tile, product
 
 
 def score_pairs(
     genes: np.ndarray,
-    peaks: sparse.csr_matrix,
+    peaks: sparse.csr_matrix | np.ndarray,
     stratum: np.ndarray,
     pairs: Pairs,
     near: Callable[[int, np.ndarray], np.ndarray],
@@ -236,7 +259,7 @@ def tail_share(z: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def peak_gene_links(
-    rna: sparse.csr_matrix,
+    rna: sparse.csr_matrix | None,
     atac: sparse.csr_matrix,
     units: Units,
     pairs: Pairs,
@@ -258,7 +281,7 @@ def peak_gene_links(
     Parameters
     ----------
     rna
-        (n_cells, n_genes) counts, cells of `units`; with `imputed` not looked at.
+        (n_cells, n_genes) counts, cells of `units`; None with `imputed`.
     atac
         (n_cells, n_peaks) counts.
     units
@@ -274,7 +297,7 @@ def peak_gene_links(
     window
         As of `pairs`.
     imputed
-        (n_cells, n_genes) ln(1 + imputed value), NaN where a gene was not imputed; then it stands for the genes.
+        (n_units, n_genes) mean ln(1 + imputed value), NaN where a gene was not imputed; then it stands for the genes.
     seed
         Of the background.
 
@@ -300,9 +323,9 @@ def peak_gene_links(
         genes = log_normalised(units.summed(rna), "rna").toarray()
     else:
         expressed = np.isfinite(imputed).all(axis=0)
-        genes = units.mean(np.where(expressed, imputed, 0.0)).astype(np.float32)
+        genes = np.where(expressed, imputed, 0).astype(np.float32)
     kept_peaks = np.flatnonzero(seen)
-    values = log_normalised(units.summed(atac), "atac")[:, kept_peaks]
+    values = peak_values(atac, units)[:, kept_peaks] if len(kept_peaks) < len(peaks) else peak_values(atac, units)
     place = np.full(len(peaks), -1)
     place[kept_peaks] = np.arange(len(kept_peaks))
     asked = np.flatnonzero(expressed[pairs.gene] & (place[pairs.peak] >= 0))

@@ -20,7 +20,7 @@ REACH = 150_000
 """bp within which a planted enhancer lies from its gene's start."""
 FACTORS, DECOYS = 5, 15
 TARGETS = 0.08
-"""Share of the distal peaks that hold a factor's motif because it acts there, or a decoy's for no reason."""
+"""Share of the distal peaks that hold a factor's motif since it acts there, and of all peaks that hold a decoy's."""
 BY_CHANCE = 0.02
 """Share of the other peaks that hold a motif as well."""
 MOTIF_WIDTH = 11
@@ -97,7 +97,8 @@ def plant(world: World, options: Options) -> Planted | None:
             rows.append((gene, peak, "planted"))
     holds = np.zeros((len(peaks), len(named)), dtype=bool)
     for k, gene in enumerate(named):
-        open_to = np.flatnonzero(free)
+        # a decoy lies anywhere: among distal peaks alone it would tell these from promoters
+        open_to = np.flatnonzero(free) if k < FACTORS else np.arange(len(peaks))
         target = rng.choice(open_to, round(TARGETS * open_to.size), replace=False)
         if k < FACTORS:
             world.atac.loadings[:, target] += 0.7 * world.rna.loadings[:, [gene]]

@@ -1,0 +1,256 @@
+"""From `multivi.h5mu` and an annotation to the table of peak-gene links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from multivi_nf.export.markers import imputed_runs
+from multivi_nf.export.peak_genes import parse_peaks
+from multivi_nf.inputs import genome as genomes
+from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.regulation import links
+from multivi_nf.regulation.background import peak_properties
+from multivi_nf.regulation.possible import NotPossible
+from multivi_nf.regulation.sequence import peak_sequences
+from multivi_nf.regulation.units import Units, make_units
+
+
+@dataclass
+class Counts:
+    """Counts of one modality: CSR (n_cells, n), names of its cells, its `var`."""
+
+    values: sparse.csr_matrix
+    cells: pd.Index
+    var: pd.DataFrame
+
+
+@dataclass
+class Embedded:
+    """What relations are computed from: counts of RNA (None where not measured) and ATAC, obs, joint latent space."""
+
+    obs: pd.DataFrame
+    latent: np.ndarray | None
+    rna: Counts | None
+    atac: Counts
+
+    @property
+    def paired(self) -> pd.Index:
+        """Cells with both, in the order of ATAC's."""
+        return self.atac.cells[self.atac.cells.isin(self.rna.cells)] if self.rna is not None else self.atac.cells[:0]
+
+    def units(self, cells: pd.Index, strata: str | None, seed: int) -> Units:
+        """Cells or metacells of these cells, within `strata`: a column; None: donor where there is one, else sample."""
+        column = strata or next((name for name in ("donor", "sample") if name in self.obs), None)
+        if column is not None and column not in self.obs:
+            raise NotPossible(
+                f"--strata {column}: no such column in obs ({', '.join(map(str, self.obs.columns[:12]))}, ...)",
+                "what differs between donors must not count as a relation within them",
+                "name a column of the samplesheet, or leave it out",
+            )
+        of_cell = self.obs[column] if column else pd.Series("", index=self.obs.index)
+        latent = None if self.latent is None else self.latent[self.obs.index.get_indexer(cells)]
+        return make_units(cells, latent, of_cell.loc[cells], seed)
+
+
+def read_embedded(path: Path) -> Embedded:
+    """Read counts, obs and latent space of `multivi.h5mu`; nothing else of it.
+
+    Raises
+    ------
+    NotPossible
+        No cell has ATAC.
+    """
+    check_hdf5(path)
+    with h5py.File(path, "r") as file:
+        if "mod/atac" not in file:
+            raise NotPossible(
+                "no sample brings atac",
+                "there is no accessibility to look at",
+                "add samples with fragments or an atac matrix",
+            )
+        obs = ad.io.read_elem(file["obs"])
+        latent = np.asarray(ad.io.read_elem(file["obsm/X_multivi"])) if "obsm/X_multivi" in file else None
+        found = {name: _counts(file[f"mod/{name}"]) for name in ("rna", "atac") if f"mod/{name}" in file}
+    return Embedded(obs, latent, found.get("rna"), found["atac"])
+
+
+def _counts(group: h5py.Group) -> Counts:
+    values = sparse.csr_matrix(ad.io.read_elem(group["layers/counts"] if "layers/counts" in group else group["X"]))
+    return Counts(
+        values.astype(np.int32, copy=False), ad.io.read_elem(group["obs"]).index, ad.io.read_elem(group["var"])
+    )
+
+
+def gene_places(name: str | None, gtf: Path | None, tss: Path | None) -> pd.DataFrame:
+    """Read where genes start: `chrom`, `pos` (0-based), `strand`, `symbol` and, but for a BED, `id`.
+
+    Raises
+    ------
+    NotPossible
+        There is no annotation.
+    """
+    if tss is not None:
+        fields = genomes.read_bed_fields(tss)[1]
+        return genomes.read_tss(tss).assign(symbol=[line[3] if len(line) > 3 else "" for line in fields])
+    if gtf is not None:
+        genes = genomes.read_genes(gtf)
+    elif name in genomes.BUILT_IN:
+        genes = genomes.built_in_genes(name)
+        genes = genes[genes["refseq"]]
+    else:
+        raise NotPossible(
+            "there is no annotation of genes",
+            "which peaks lie near a gene is not known",
+            f"give --gtf GTF, --tss BED, or --genome {', '.join(genomes.BUILT_IN)}",
+        )
+    return genomes.starts_of(genes).assign(symbol=genes["symbol"].to_numpy(), id=genes["id"].to_numpy())
+
+
+def find_links(
+    embedded: Embedded,
+    places: pd.DataFrame,
+    *,
+    fasta: Path | None = None,
+    imputed: Path | None = None,
+    window: int = links.WINDOW,
+    level: float = 0.05,
+    strata: str | None = None,
+    style: str = "auto",
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Link peaks to the genes near them; see :func:`multivi_nf.regulation.links.peak_gene_links`.
+
+    Parameters
+    ----------
+    embedded
+        Of :func:`read_embedded`.
+    places
+        Of :func:`gene_places`.
+    fasta
+        The genome, for the peaks' GC; without it background peaks are matched on accessibility and width only.
+    imputed
+        Store `rna.zarr` of `impute`. Its values of the cells with ATAC and without RNA, against their measured peaks,
+        make the columns `imputed_*`, which nothing else depends on.
+    window
+        bp to either side of a start site.
+    level
+        FDR of `significant`.
+    strata
+        Column of obs within which is correlated; None: donor where there is one, else sample.
+    style
+        How chromosome names may differ.
+    seed
+        Of metacells and background.
+
+    Returns
+    -------
+    Table of links (:data:`multivi_nf.regulation.links.COLUMNS`), the significant ones as BEDPE, and numbers to tell.
+
+    Raises
+    ------
+    NotPossible
+        No RNA, no peak near a gene, or neither paired cells enough nor imputed ones.
+    """
+    if embedded.rna is None:
+        raise NotPossible(
+            "no sample brings rna",
+            "links are relations of peaks and genes",
+            "add samples with rna, best of the same cells",
+        )
+    peaks, var = parse_peaks(embedded.atac.var.index), embedded.rna.var
+    mapping = genomes.harmonise(places["chrom"].unique(), peaks["chrom"].unique(), style)
+    places = places[places["chrom"].isin(mapping)].assign(chrom=lambda table: table["chrom"].map(mapping))
+    sites = links.match_genes(var, places)
+    pairs = links.near_pairs(sites, peaks, window)
+    if len(pairs.gene) == 0:
+        raise NotPossible(
+            f"no peak lies within {window:,} bp of a measured gene ({len(sites)} start sites of measured genes known)",
+            "there is nothing to correlate",
+            "give the annotation (--genome, --gtf, --tss) of the peaks' assembly; genes are matched by id, else symbol",
+        )
+    sequences = peak_sequences(fasta, peaks, style) if fasta is not None else None
+    properties, matched_on = peak_properties(
+        np.asarray(embedded.atac.values.sum(axis=0)).ravel(),
+        None if sequences is None else sequences.gc(),
+        (peaks["end"] - peaks["start"]).to_numpy(),
+    )
+    common = {"pairs": pairs, "peaks": peaks, "sites": sites, "properties": properties, "window": window, "seed": seed}
+    scores, units = _measured(embedded, strata, common)
+    guessed, guessed_units = _guessed(embedded, imputed, strata, common)
+    if scores is None and guessed is None:
+        raise NotPossible(
+            f"{len(embedded.paired)} cells have both RNA and ATAC, and no RNA was imputed for cells with ATAC alone",
+            f"no correlation can be told from chance in fewer than {links.FEWEST_UNITS} cells",
+            "add samples measured in both (multiome), or impute RNA (--impute rna)",
+        )
+    if scores is None:
+        scores = pd.DataFrame(np.nan, index=guessed.index, columns=guessed.columns)
+    table = links.links_table(pairs, scores, var, peaks.index, level, guessed)
+    facts = {
+        "genes": int(len(np.unique(pairs.gene))),
+        "pairs": len(table),
+        "links": int(table["significant"].sum()),
+        "cells": 0 if units is None else len(units.cells),
+        "units": 0 if units is None else len(units.stratum),
+        "cells_imputed": 0 if guessed_units is None else len(guessed_units.cells),
+        "matched_on": matched_on,
+    }
+    facts["told"] = _told(facts, level, window)
+    return table, links.bedpe(table, sites, var, peaks), facts
+
+
+def _told(facts: dict[str, Any], level: float, window: int) -> str:
+    """What was done, as a sentence."""
+    units = f" in {facts['units']:,} metacells" if facts["units"] < facts["cells"] else ""
+    over = (
+        f"over {facts['cells']:,} paired cells{units}" if facts["cells"] else "no cell has both, so imputed ones only"
+    )
+    gc = "" if "GC" in facts["matched_on"] else " (GC needs --fasta)"
+    return (
+        f"{facts['links']:,} links at FDR {level:g} among {facts['pairs']:,} pairs of a gene and a peak within "
+        f"{window:,} bp, {over}; background peaks are alike in {', '.join(facts['matched_on'])}{gc}."
+    )
+
+
+def _measured(
+    embedded: Embedded, strata: str | None, common: dict[str, Any]
+) -> tuple[pd.DataFrame | None, Units | None]:
+    cells = embedded.paired
+    if len(cells) < links.FEWEST_UNITS:
+        return None, None
+    units = embedded.units(cells, strata, common["seed"])
+    rna = embedded.rna.values[embedded.rna.cells.get_indexer(cells)]
+    atac = embedded.atac.values[embedded.atac.cells.get_indexer(cells)]
+    return links.peak_gene_links(rna, atac, units, **common), units
+
+
+def _guessed(
+    embedded: Embedded, store: Path | None, strata: str | None, common: dict[str, Any]
+) -> tuple[pd.DataFrame | None, Units | None]:
+    """Scores of imputed genes and measured peaks over the cells with ATAC and without RNA."""
+    if store is None:
+        return None, None
+    names = embedded.rna.var.index
+    columns, runs = imputed_runs(store, names)
+    alone = embedded.atac.cells[~embedded.atac.cells.isin(embedded.rna.cells)]
+    there = pd.Index(np.concatenate([np.asarray(cells[~measured]) for cells, measured, _ in runs()]))
+    cells = alone[alone.isin(there)]
+    if len(cells) < links.FEWEST_UNITS or len(columns) == 0:
+        return None, None
+    units = embedded.units(cells, strata, common["seed"])
+    total = np.zeros((len(units.stratum), len(columns)))
+    for found, _, values in runs():
+        at = cells.get_indexer(found)
+        np.add.at(total, units.unit[at[at >= 0]], np.log1p(values[at >= 0]))
+    genes = np.full((len(units.stratum), len(names)), np.nan, dtype=np.float32)
+    genes[:, columns] = total / np.bincount(units.unit)[:, None]
+    atac = embedded.atac.values[embedded.atac.cells.get_indexer(cells)]
+    return links.peak_gene_links(None, atac, units, imputed=genes, **common), units
