@@ -94,7 +94,7 @@ def sources_of(rows) {
 
 // The same of the files that parameters name
 def run_files(settings) {
-    return ['input', 'contrasts', 'chrom_sizes', 'gtf', 'tss', 'blacklist', 'peaks', 'impute_features', 'reference', 'feature_aliases']
+    return ['input', 'contrasts', 'chrom_sizes', 'gtf', 'tss', 'blacklist', 'peaks', 'impute_features', 'reference', 'feature_aliases', 'fasta', 'motifs']
         .findAll { name -> settings[name] && settings[name] != 'all' }
         .collect { name -> [name, settings[name]] }
 }

@@ -53,6 +53,8 @@ workflow REPROCESS {
     contrasts   = path_or_none(settings.contrasts)
     reference   = path_or_none(settings.reference)
     marker_sets = path_or_none(settings.marker_sets)
+    fasta       = path_or_none(settings.fasta)
+    motifs      = path_or_none(settings.motifs)
     aliases     = path_or_none(settings.feature_aliases)
     features    = settings.impute_features == 'all' ? [] : path_or_none(settings.impute_features)
     seeded      = chosen(settings, ['seed', 'device'])
@@ -209,7 +211,11 @@ workflow REPROCESS {
         ch_sources = ch_samples.filter { row -> row.fragments }
             .toSortedList { one, other -> one.index <=> other.index }
             .map { rows -> sources_of(rows) } // channel: [ samples, fragments, mapped, maps ] (one)
-        REGULATION(EMBED.out.embedding, ch_sources, ch_peaks.ifEmpty([]), genome, chrom_sizes, gtf, blacklist, settings.groups)
+        ch_rna = GATHER.out.imputed.filter { modality, _store -> modality == 'rna' }.map { _modality, store -> store }
+        REGULATION(
+            EMBED.out.embedding, ch_sources, ch_peaks.ifEmpty([]), ch_rna.ifEmpty([]), genome, chrom_sizes, gtf, tss, blacklist,
+            fasta, motifs, settings.groups, chosen(settings, ['fdr', 'seed']),
+        )
         ch_facts = REGULATION.out.facts
         ch_regulation_costs = REGULATION.out.resources
     }
