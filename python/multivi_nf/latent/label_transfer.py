@@ -48,7 +48,8 @@ class Transferred:
         (n_cells,) of the label; 1 where it was given, NaN where unknown.
     record
         For the report: `column`, `n_labelled`, `n_transferred`, `n_unknown` by reason, and by what cells show
-        `checked` ("atac": `n`, `brier`, `brier_prior`, `ece`, `reliability`); `notes`.
+        `checked` ("atac": `n`, `brier`, `brier_prior`, `accuracy`, `ece`, `reliability`, and the first four of each
+        batch whose labels were hidden, as `batches`); `notes`.
     """
 
     label: np.ndarray
@@ -209,9 +210,10 @@ class _Transfer:
 
     def _fit(self, kind: str) -> dict[str, Any] | None:
         """Power and share of one kind of cells, and scores on cells that took no part in fitting them."""
-        votes, truth, key = self._checked(kind)
+        votes, truth, cells = self._checked(kind)
         if len(truth) < LEAST_CHECKED:
             return None
+        key = self.key[cells]
         odd = key % np.uint64(2) == 1
         p = np.empty_like(votes)
         for mine in (odd, ~odd):
@@ -219,12 +221,15 @@ class _Transfer:
         power, share = self._best(votes, truth)
         hit, top = p.argmax(axis=1) == truth, p.max(axis=1)
         one_hot = np.eye(len(self.names))[truth]
-        own = one_hot.mean(axis=0)
         reliability, ece = _reliability(top, hit)
+        batches = {}
+        if self._by_batch(np.sort(cells)):
+            batch = self.batch[cells]
+            names, sizes = np.unique(batch, return_counts=True)
+            batches = {str(b): _scores(p[batch == b], one_hot[batch == b]) for b in names[sizes >= LEAST_CHECKED]}
         return {
-            "n": len(truth), "brier": float(((p - one_hot) ** 2).sum(axis=1).mean()),
-            "brier_prior": float(((own - one_hot) ** 2).sum(axis=1).mean()), "accuracy": float(hit.mean()), "ece": ece,
-            "reliability": reliability, "power": power, "share": share,
+            **_scores(p, one_hot), "ece": ece, "reliability": reliability, "power": power, "share": share,
+            "batches": batches,
         }  # fmt: skip
 
     def _best(self, votes: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -234,7 +239,7 @@ class _Transfer:
         return min(((p, s) for p in POWERS for s in PRIOR_SHARES), key=lambda pair: loss(*pair))
 
     def _checked(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Votes on cells of known label as if they had none and showed only `kind`; their labels and keys."""
+        """Votes on cells of known label as if they had none and showed only `kind`; their labels and positions."""
         places, truth = self._seen_as(kind)
         cells = np.flatnonzero(truth >= 0)
         cells = cells[np.argsort(self.key[cells], kind="stable")[:MOST_CHECKED]]
@@ -249,9 +254,9 @@ class _Transfer:
                 votes.append(self._votes(places[hidden], among))
                 kept.append(hidden)
         if not kept:
-            return np.zeros((0, len(self.names))), np.zeros(0, int), np.zeros(0, np.uint64)
+            return np.zeros((0, len(self.names))), np.zeros(0, int), np.zeros(0, int)
         joined = np.concatenate(kept)
-        return np.concatenate(votes), truth[joined], self.key[joined]
+        return np.concatenate(votes), truth[joined], joined
 
     def _seen_as(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Places of cells by `kind` alone, and their labels (-1: none, or not measured so).
@@ -295,6 +300,16 @@ class _Transfer:
         fold = (self.key[cells] // np.uint64(2)) % np.uint64(FOLDS)
         for k in range(FOLDS):
             yield cells[fold == k]
+
+
+def _scores(p: np.ndarray, one_hot: np.ndarray) -> dict[str, float]:
+    """Brier score of probabilities and of the labels' own frequencies, and the share of right labels."""
+    own = one_hot.mean(axis=0)
+    right = p.argmax(axis=1) == one_hot.argmax(axis=1)
+    return {
+        "n": len(p), "brier": float(((p - one_hot) ** 2).sum(axis=1).mean()),
+        "brier_prior": float(((own - one_hot) ** 2).sum(axis=1).mean()), "accuracy": float(right.mean()),
+    }  # fmt: skip
 
 
 def _shown(obs: pd.DataFrame) -> np.ndarray:

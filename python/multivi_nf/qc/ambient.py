@@ -26,6 +26,8 @@ _CHOSEN = 10
 _SEEN, _STEP = 5.0, 1.6
 _RESOLVED, _WHOLE = 0.4, 0.65
 _AGREE = 10
+_DEEP = 300.0
+"""Expected counts of a pair from which its ratio is known to about 0.04 where a half of it is soup."""
 _GROUP = 30
 _MOST_GROUPS = 12
 _COMPONENTS = 20
@@ -137,6 +139,10 @@ def estimate_ambient(counts: sparse.csr_matrix, seed: int) -> Ambient:
     seen, of = measure.ravel()[chosen].sum(), expected[1].ravel()[chosen].sum()
     share = float(min(1.0, (seen + 0.5) / of))
     lower, upper = (float(min(1.0, special.gammaincinv(seen + 0.5, p) / of)) for p in (0.025, 0.975))
+    if share > _RESOLVED:
+        piled = _piled(choose, measure, expected)
+        if piled is not None:
+            return Ambient(*piled, soup, groups)
     return Ambient(share, lower, upper, _agreeing(share, measure, expected[1]), soup, groups)
 
 
@@ -153,6 +159,28 @@ def _agreeing(share: float, seen: np.ndarray, expected: np.ndarray) -> int:
     at = int((measured & (ratio > share / _STEP) & (ratio <= share * _STEP)).sum())
     above = int((measured & (ratio > share * _STEP) & (ratio <= min(share * _STEP**3, _WHOLE))).sum())
     return at if at > above else 0
+
+
+def _piled(choose: np.ndarray, seen: np.ndarray, expected: list[np.ndarray]) -> tuple[float, float, float, int] | None:
+    """Share, its interval and the pairs at it, of a high share: genes that are absent pile up at one ratio.
+
+    Of cells that are alike the ratios thin out towards their least; under soup they begin with a step, since no gene
+    can be seen below it. Only pairs deep enough to tell are used, and the step has to hold more of them than the
+    stretch of twice its width above it. None where it does not.
+    """
+    deep = np.flatnonzero(np.minimum(*expected).ravel() >= _DEEP)
+    if len(deep) < 4 * _CHOSEN:
+        return None
+    ratio = [part.ravel()[deep] / of.ravel()[deep] for part, of in zip((choose, seen), expected)]
+    lowest = np.argsort(ratio[0], kind="stable")[:_CHOSEN]
+    total, of = seen.ravel()[deep][lowest].sum(), expected[1].ravel()[deep][lowest].sum()
+    share = float(total / of)
+    z = (ratio[1] - share) * np.sqrt(expected[1].ravel()[deep] / share)
+    at, above = int((np.abs(z) <= 2).sum()), int(((z > 2) & (z <= 6)).sum())
+    if share > _WHOLE or at < _AGREE or at <= above:
+        return None
+    lower, upper = (float(special.gammaincinv(total + 0.5, p) / of) for p in (0.025, 0.975))
+    return share, lower, upper, at
 
 
 def _groups(counts: sparse.csr_matrix, seed: int) -> np.ndarray:

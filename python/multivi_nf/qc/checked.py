@@ -88,7 +88,10 @@ def finish(
     }
     if doublets is not None:
         threshold = None if np.isnan(doublets.threshold) else doublets.threshold
+        share = None if np.isnan(doublets.share) else doublets.share
         summary["doublets"] = {"flagged": int(doublets.flag.sum()), "threshold": threshold, "note": doublets.note}
+        if share is not None:
+            summary["doublets"]["share"] = share
     return Checked(cells, table, summary)
 
 

@@ -18,6 +18,9 @@ _SIMULATED = 2  # simulated doublets per cell, as in Scrublet
 _COMPONENTS = 30
 _FEWEST_COMPONENTS = 5
 _LSI_COMPONENTS = 15
+_MOST_CELLS, _ROUNDS, _AROUND, _VARIABLE = 2000, 5, 15, 1000
+_UNLIKE = 0.3
+"""Share of simulated doublets that are taken for sums of two like cells, by their score."""
 _DEPTH_WEIGHT = 0.25
 """Share of the spread of the LSI space that log depth gets: chosen by `benchmarks/doublets.py`. Without it, cells of
 a few hundred fragments are told apart by noise alone; with much more, only depth would speak."""
@@ -37,12 +40,15 @@ class Doublets:
         Smallest flagged score; NaN where nothing was scored.
     note
         Why nothing was scored, or what was done otherwise than usual; else empty.
+    share
+        Estimated share of doublets, where it was estimated (:func:`doublet_share`).
     """
 
     score: np.ndarray
     flag: np.ndarray
     threshold: float
     note: str = ""
+    share: float = float("nan")
 
 
 def expected_rate(n_cells: int) -> float:
@@ -112,6 +118,77 @@ def score_rna(counts: sparse.csr_matrix, seed: int) -> Doublets:
             found.note = f"scored in {components} dimensions instead of {_COMPONENTS}: few of its genes vary"
         return found
     return _unscored(n, f"not scored: fewer than {_FEWEST_COMPONENTS} of its genes vary")
+
+
+def doublet_share(counts: sparse.csr_matrix, seed: int) -> float:
+    """Estimate from below which share of a sample's cells are doublets of unlike cells, however many there are.
+
+    Flags cannot tell: their number is capped by what a well usually holds. A doublet lies where sums of two cells lie
+    **and** is deeper than the single cells around it; a cell between two types lies there at the depth of its
+    neighbours, so that as many are much shallower as much deeper. The excess of deeper ones is counted and they are
+    taken out, so that what is left makes better sums, until there is no excess; at most five rounds.
+
+    Parameters
+    ----------
+    counts
+        Cells × genes; at most 2,000 cells are looked at.
+    seed
+        Of the cells and the simulated doublets.
+
+    Returns
+    -------
+    NaN with fewer than 100 cells or too few genes.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    rng = np.random.default_rng([seed, 17])
+    if counts.shape[0] > _MOST_CELLS:
+        counts = counts[np.sort(rng.choice(counts.shape[0], _MOST_CELLS, replace=False))]
+    counts = counts[:, np.diff(counts.tocsc().indptr) >= 3].astype(np.float64).tocsr()
+    depth = np.asarray(counts.sum(axis=1)).ravel()
+    rows = np.flatnonzero(depth > 0)
+    if len(rows) < LEAST_CELLS or counts.shape[1] < 2 * _COMPONENTS:
+        return float("nan")
+    share, n = 0.0, counts.shape[0]
+    for _ in range(_ROUNDS):
+        pairs = rows[rng.integers(0, len(rows), size=(2, _SIMULATED * len(rows)))]
+        cells, sums = _log_space(counts[rows], counts[pairs[0]] + counts[pairs[1]], seed)
+        score, simulated = _scrublet_score(cells, sums, 0.05)
+        least = np.quantile(simulated, _UNLIKE)
+        between, unlike = score >= least, simulated >= least
+        if (~between).sum() < LEAST_CELLS // 2:
+            break
+        single = np.log(depth[rows][~between])
+        near = NearestNeighbors(n_neighbors=_AROUND).fit(cells[~between])
+        around = [np.median(single[near.kneighbors(x, return_distance=False)], axis=1) for x in (cells, sums[unlike])]
+        expected = float(np.median(np.log(depth[pairs].sum(axis=0)[unlike]) - around[1]))
+        excess = np.log(depth[rows]) - around[0]
+        deeper, shallower = between & (excess > expected / 2), between & (excess < -expected / 2)
+        if expected <= 0 or deeper.sum() <= 2 * shallower.sum():
+            break
+        share += (deeper.sum() - shallower.sum()) / n
+        rows = rows[~deeper]
+        if len(rows) < LEAST_CELLS:
+            break
+    return float(share)
+
+
+def _log_space(cells: sparse.csr_matrix, sums: sparse.csr_matrix, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of the cells' log-normalised most variable genes, and where sums of two lie in them."""
+    from sklearn.utils.extmath import randomized_svd
+
+    def normal(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        scaled = sparse.csr_matrix(sparse.diags(1e4 / np.asarray(counts.sum(axis=1)).ravel()) @ counts)
+        scaled.data = np.log1p(scaled.data)
+        return scaled
+
+    x, y = normal(cells), normal(sums)
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
+    top = np.sort(np.argsort(-variance, kind="stable")[:_VARIABLE])
+    dense = [(part[:, top].toarray() - mean[top]).astype(np.float32) for part in (x, y)]
+    axes = randomized_svd(dense[0], min(_COMPONENTS, min(dense[0].shape) - 1), n_iter=4, random_state=seed)[2].T
+    return dense[0] @ axes, dense[1] @ axes
 
 
 def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:

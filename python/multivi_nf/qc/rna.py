@@ -9,7 +9,7 @@ from multivi_nf.counts.mitochondria import mitochondrial
 from multivi_nf.errors import InputError
 from multivi_nf.qc.ambient import estimate_ambient, tell_ambient
 from multivi_nf.qc.checked import Checked, finish, per_cell, used
-from multivi_nf.qc.doublets import score_rna
+from multivi_nf.qc.doublets import doublet_share, score_rna
 from multivi_nf.qc.rules import at_least, at_most, judge, within_mads
 
 HARMLESS_MITO = 5.0
@@ -90,6 +90,7 @@ def qc_rna(
     verdict = judge(used(rules), sample, "rna")
     values = {"rna_n_counts": total, "rna_n_genes": genes, "rna_pct_mito": percent}
     doublets = score_rna(counts.X[verdict.kept], seed)
+    doublets.share = doublet_share(counts.X[verdict.kept], seed)
     parameters = {"min_genes": min_genes, "min_counts": min_counts, "max_mito": max_mito, "mad": mad, "seed": seed}
     if mito_genes:
         parameters["mito_genes"] = mito_genes

@@ -29,7 +29,23 @@ CLOSE, FAR = 0.3, 0.4
 """FOSCTTM of pairs up to which views agree, and beyond which they are near chance (0.5)."""
 FEW_EPOCHS = 10
 DEPTH_DRIVEN, DEPTH_SEEN = 0.35, 0.15
-DOUBLETS = (0.15, 0.3)
+GAINED = (0.04, 0.1)
+"""Share of all that training gained which its second half may gain at the cap: settled, and not settled."""
+LEVEL = 0.001
+"""Fall of the loss, relative to its size, below which it is level whatever was gained before."""
+STRUCTURE = (0.4, 0.15)
+"""Reliability of the best axis from which counts tell cells apart, and below which they hardly do. Whole real samples
+reach 0.75 to 0.95, cells of one type 0.8; empty droplets and antibodies that bind nothing 0 to 0.1."""
+SAME_FEATURES = (0.5, 0.25)
+"""Correlation of mean profiles from which batches' features agree (two laboratories 0.63 to 0.94), and below which not
+(names permuted 0)."""
+OUTSIDE = (0.1, 0.3)
+"""Share out of support that is fine (5 % by how it is defined), and from which it is not; half of a cluster."""
+SAMPLE_PAIRS = 50
+"""Pairs from which a sample is judged by itself: FOSCTTM is then known to 0.04."""
+MOST_SAMPLES = 24
+"""Samples looked at by themselves, the largest."""
+DOUBLETS = (0.15, 0.25)
 AMBIENT = (0.2, 0.35)
 OFF = (0.03, 0.1)
 
@@ -69,6 +85,8 @@ def verdict(results: Results) -> list[Finding]:
     """All findings, in the order in which a reader should care."""
     findings = [
         pairs(results),
+        counts(results),
+        features(results),
         batches(results),
         *modalities(results),
         latent(results),
@@ -130,6 +148,70 @@ def pairs(results: Results) -> Finding | None:
         n,
         EXPECTED_PAIRS,
     )
+
+
+def counts(results: Results) -> Finding | None:
+    """Do the counts of each modality and sample tell cells apart, or is what they show depth and noise?"""
+    found = []
+    for modality in results.features:
+        for where, cells in _by_sample(results, modality):
+            matrix = read_counts(results.outdir / "multivi.h5mu", modality, results.cells.index[cells])
+            found.append((measures.told_apart(matrix), where, float(np.median(np.asarray(matrix.sum(axis=1))))))
+    found = [one for one in found if np.isfinite(one[0])]
+    if not found:
+        return None
+    value, where, median = min(found)
+    text = (
+        f"what separates cells in one half of their counts is there in the other with a reliability of {value:.2f} in "
+        f"{where}, the least of any (median {median:,.0f} counts a cell)"
+    )
+    level = graded(value, *STRUCTURE)
+    remedy = (
+        "" if level == "good" else "its cells are told apart by little more than noise: look at its depth, whether its "
+        "barcodes are cells, and leave it out if they are not"
+    )  # fmt: skip
+    return Finding("Do counts tell cells apart?", level, text, remedy, value, f"{STRUCTURE[0]:g} or more")
+
+
+def _by_sample(results: Results, modality: str) -> list[tuple[str, np.ndarray]]:
+    """Positions of the cells of a modality: of all, and of each of the largest samples; of each at most some."""
+    has = results.cells[f"has_{modality}"].astype(bool).to_numpy()
+    sample = results.cells["sample"].astype(str).to_numpy() if "sample" in results.cells else np.full(len(has), "")
+    names, sizes = np.unique(sample[has], return_counts=True)
+    largest = [str(name) for name in names[np.argsort(-sizes, kind="stable")][:MOST_SAMPLES]]
+    parts = [(f"{modality}", np.flatnonzero(has))] if len(names) != 1 else []
+    parts += [(f"{modality} of {name!r}", np.flatnonzero(has & (sample == name))) for name in largest]
+    return [(name, cells[measures.drawn(len(cells), measures.SPLIT_CELLS)]) for name, cells in parts]
+
+
+def features(results: Results) -> Finding | None:
+    """Are the features of a batch those of the others, or were names swapped?"""
+    if "batch" not in results.cells or results.cells["batch"].nunique() < 2:
+        return None
+    worst = None
+    for modality in results.features:
+        has = np.flatnonzero(results.cells[f"has_{modality}"].astype(bool).to_numpy())
+        rows = has[measures.drawn(len(has), measures.MOST_CELLS)]
+        batch = results.cells["batch"].astype(str).to_numpy()[rows]
+        if len(np.unique(batch)) < 2:
+            continue
+        matrix = read_counts(results.outdir / "multivi.h5mu", modality, results.cells.index[rows])
+        for name, value in measures.agreement_of_features(matrix, batch).items():
+            if worst is None or value < worst[0]:
+                worst = value, modality, name
+    if worst is None:
+        return None
+    value, modality, name = worst
+    text = (
+        f"mean {modality} of {name!r} follows that of the other batches, feature by feature, with a rank correlation "
+        f"of {value:.2f}, the least of any"
+    )
+    level = graded(value, *SAME_FEATURES)
+    remedy = (
+        "" if level == "good" else "check that names and columns of its matrix belong together, and that it is the "
+        "same species and assembly"
+    )  # fmt: skip
+    return Finding("Do the batches' features agree?", level, text, remedy, value, f"{SAME_FEATURES[0]:g} or more")
 
 
 def batches(results: Results) -> Finding | None:
@@ -223,40 +305,52 @@ def modalities(results: Results) -> list[Finding | None]:
 
 
 def views(results: Results) -> Finding | None:
-    """FOSCTTM of the two views of paired cells, those kept from training where there are enough."""
+    """FOSCTTM of the two views of paired cells, those kept from training where there are enough, sample by sample.
+
+    Partners are looked for among cells of the same sample: what tells samples apart would tell pairs apart too.
+    """
     names = [m for m in results.features if m in results.views]
     question, expected = "Do the two views of a pair agree?", f"{CLOSE:g} or less (chance 0.5)"
-    held = (
-        set()
-        if results.split is None
-        else set(results.split.loc[results.split["split"] != "train", "cell"].astype(str))
-    )
-    worst = None
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            both = np.isfinite(results.views[one]).all(axis=1) & np.isfinite(results.views[other]).all(axis=1)
-            apart = both & results.cells.index.isin(held)
-            kept = apart if apart.sum() >= measures.LEAST_CELLS else both
-            cells = np.flatnonzero(kept)
-            if len(cells) < measures.LEAST_CELLS:
-                continue
-            cells = cells[measures.drawn(len(cells), measures.MOST_PAIRS)]
-            value = measures.foscttm(results.views[one][cells], results.views[other][cells])
-            of = "pairs kept from training" if kept is apart else "pairs"
-            text = (
-                f"{one} and {other} views: {value:.1%} of the cells lie closer than the true partner, "
-                f"on {len(cells):,} {of}"
-            )
-            if worst is None or value > worst[0]:
-                worst = value, text
-    if worst is None:
+    found = [
+        (value, n, of, sample, f"{one} and {other}")
+        for i, one in enumerate(names)
+        for other in names[i + 1 :]
+        for value, n, of, sample in _foscttm(results, one, other)
+    ]
+    if not found:
         return None
-    level = graded(worst[0], CLOSE, FAR)
+    value, n, of, sample, which = max(found)
+    within = f" of {sample!r}, the worst of any" if sample and len(found) > 1 else ""
+    text = (
+        f"{which} views: {value:.1%} of the cells of a sample lie closer than the true partner, on {n:,} {of}{within} "
+        "(chance 50 %)"
+    )
+    level = graded(value, CLOSE, FAR)
     remedy = (
         "" if level == "good" else "check that barcodes of the modalities belong together (barcode_map), then raise "
         "--alignment_weight"
     )  # fmt: skip
-    return Finding(question, level, worst[1] + " (chance 50 %)", remedy, worst[0], expected)
+    return Finding(question, level, text, remedy, value, expected)
+
+
+def _foscttm(results: Results, one: str, other: str) -> list[tuple[float, int, str, str]]:
+    """FOSCTTM, pairs, which pairs, sample; of each sample with enough pairs, else of all together."""
+    held = [] if results.split is None else results.split.loc[results.split["split"] != "train", "cell"].astype(str)
+    both = np.isfinite(results.views[one]).all(axis=1) & np.isfinite(results.views[other]).all(axis=1)
+    apart = both & results.cells.index.isin(held)
+    sample = results.cells["sample"].astype(str).to_numpy() if "sample" in results.cells else np.full(len(both), "")
+    parts = [(name, both & (sample == name)) for name in np.unique(sample[both])]
+    parts = [(str(name), mine) for name, mine in parts if mine.sum() >= SAMPLE_PAIRS] or [("", both)]
+    found = []
+    for name, mine in parts:
+        kept = mine & apart if (mine & apart).sum() >= (SAMPLE_PAIRS if name else measures.LEAST_CELLS) else mine
+        cells = np.flatnonzero(kept)
+        if len(cells) < measures.LEAST_CELLS:
+            continue
+        cells = cells[measures.drawn(len(cells), measures.MOST_PAIRS)]
+        value = measures.foscttm(results.views[one][cells], results.views[other][cells])
+        found.append((value, len(cells), "pairs kept from training" if not (kept & ~apart).any() else "pairs", name))
+    return found
 
 
 def unpaired(results: Results) -> Finding | None:
@@ -370,7 +464,7 @@ def calibration(results: Results) -> Finding:
 
 def support(results: Results) -> Finding | None:
     """How many imputed cells look unlike every paired cell?"""
-    question, expected = "Do imputed cells have paired relatives?", "5% or fewer out of support"
+    question, expected = "Do imputed cells have paired relatives?", f"{OUTSIDE[0]:.0%} or fewer out of support"
     shares, unknown = {}, []
     for name, outside, p in _assessed(results):
         if p is None or np.isfinite(p).any():
@@ -386,12 +480,26 @@ def support(results: Results) -> Finding | None:
         return Finding(question, "unknown", unchecked, more, np.nan, expected) if unknown else None
     name, share = max(shares.items(), key=lambda item: item[1])
     text = f"{share:.1%} of the {name} lie outside the paired cells' support"
-    text = "; ".join(filter(None, (text, unchecked)))
-    level = graded(share, 0.05, 0.3)
+    lost = _lost_clusters(results)
+    gone = f"of {', '.join(lost[:5])} half or more do: no pair is like them" if lost else ""
+    text = "; ".join(filter(None, (text, gone, unchecked)))
+    level = "poor" if lost else graded(share, *OUTSIDE)
     if level == "good":
         return Finding(question, "look" if unknown else "good", text, more if unknown else "", share, expected)
     remedy = 'leave cells with obs["out_of_support"] out of claims on imputed values, or add pairs of their type'
     return Finding(question, level, text, remedy, share, expected)
+
+
+def _lost_clusters(results: Results) -> list[str]:
+    """Clusters, by what their cells show, of whose judged cells half or more are out of support."""
+    cells, out = results.cells, []
+    if "support_p" not in cells or "out_of_support" not in cells:
+        return out
+    judged = np.isfinite(cells["support_p"].to_numpy(float))
+    for (cluster, shown), part in cells[judged].groupby(["cluster", "modality"], observed=True):
+        if len(part) >= measures.LEAST_CELLS and part["out_of_support"].fillna(False).astype(bool).mean() >= 0.5:
+            out.append(f"cluster {cluster} ({shown})")
+    return out
 
 
 def _assessed(results: Results) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
@@ -448,6 +556,19 @@ def labels(results: Results) -> Finding | None:
         f"(by frequencies {worst['brier_prior']:.2f}), {worst['accuracy']:.0%} right, probabilities off by {ece:.1%}"
     )
     level = graded(skill, 0.5, 0.9)
+    wrong = sorted(
+        {
+            b
+            for c in checked.values()
+            for b, one in c.get("batches", {}).items()
+            if one["brier"] >= 0.9 * one["brier_prior"]
+        }
+    )
+    if wrong and level != "poor":
+        level = "poor"
+        text += (
+            f"; the labels of {', '.join(map(repr, wrong[:5]))} are no better foretold by the others' than by chance"
+        )
     if level == "good" and (ece > 0.05 or "not checked" in record.get("n_unknown", {})):
         level = "look"
     remedy = (
@@ -462,18 +583,21 @@ def doublets(results: Results) -> Finding | None:
     """Which sample has most doublets?"""
     shares = {}
     for entry in results.qc:
-        flagged, kept = (entry.summary.get("doublets") or {}).get("flagged"), entry.summary.get("cells_out")
-        if flagged is not None and kept and kept >= measures.LEAST_CELLS:
-            shares[f"{entry.sample} ({entry.modality})"] = flagged / kept
+        found, kept = entry.summary.get("doublets") or {}, entry.summary.get("cells_out")
+        if found.get("flagged") is not None and kept and kept >= measures.LEAST_CELLS:
+            share, guessed = found["flagged"] / kept, found.get("share") or 0.0
+            how = "are flagged as doublets" if share >= guessed else "are doublets by their depth and place"
+            shares[f"{entry.sample} ({entry.modality})"] = max(share, guessed), how
     if not shares:
         return None
-    worst = max(shares, key=lambda name: shares[name])
-    level = graded(shares[worst], *DOUBLETS)
+    worst = max(shares, key=lambda name: shares[name][0])
+    share, how = shares[worst]
+    level = graded(share, *DOUBLETS)
     remedy = (
         "" if level == "good" else "remove them (--remove_doublets), and look at the score's histogram of this sample"
     )
-    text = f"{shares[worst]:.1%} of the cells of {worst} are flagged as doublets, the most of any sample"
-    return Finding("Are there few doublets?", level, text, remedy, shares[worst], f"{DOUBLETS[0]:.0%} or fewer")
+    text = f"about {share:.1%} of the cells of {worst} {how}, the most of any sample"
+    return Finding("Are there few doublets?", level, text, remedy, share, f"{DOUBLETS[0]:.0%} or fewer")
 
 
 def ambient(results: Results) -> Finding | None:
@@ -543,18 +667,18 @@ def training(results: Results) -> Finding | None:
         epoch = int(history["epoch"].iloc[lowest])
         chosen = "held-out pairs chose it; the lowest loss" if "held_out_score" in history else "the lowest of all"
         text += f" ({chosen} was {values[lowest]:.5g}, at epoch {epoch})"
-    recent = values[max(0, n - 6) :]
-    fall = float((recent[0] - recent[-1]) / max(abs(recent[-1]), 1e-12)) if len(recent) > 2 else np.nan
+    half = values[n // 2]
+    gained, fall = float(np.nanmax(values[: n // 2 + 1]) - values[-1]), float(half - values[-1])
+    late = fall / gained if gained > 0 and fall > LEVEL * abs(values[-1]) else 0.0
     planned = results.parameters.get("max_epochs") or results.model.get("training", {}).get("max_epochs")
-    told = str(results.model.get("stopped", ""))
-    capped = best == n - 1 and (planned is None or n >= int(planned))
+    capped = lowest >= n - 1 - n // 10 and (planned is None or n >= int(planned))
     if n < FEW_EPOCHS:
         few = f"{text}: too few to learn from"
         return Finding(question, "poor", few, "leave --max_epochs out, or raise it", n, expected)
-    if "still gained" in told:
+    if capped and graded(late, *GAINED) != "good":
+        said = f"{text}, and {late:.0%} of what was gained came in the second half: it was still falling at the last"
+        return Finding(question, graded(late, *GAINED), said, "raise --max_epochs", late, expected)
+    if "still gained" in str(results.model.get("stopped", "")):
         text += "; pairs held out still gained in the last quarter of the epochs"
-        return Finding(question, "look", text, "raise --max_epochs", 0.0 if np.isnan(fall) else fall, expected)
-    if capped and fall > 0.003:
-        level: Level = "poor" if fall > 0.02 else "look"
-        return Finding(question, level, f"{text}, still falling at the last", "raise --max_epochs", fall, expected)
-    return Finding(question, "good", text, "", 0.0 if np.isnan(fall) else fall, expected)
+        return Finding(question, "look", text, "raise --max_epochs", late, expected)
+    return Finding(question, "good", text, "", late, expected)

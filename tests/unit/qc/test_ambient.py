@@ -53,6 +53,12 @@ def test_the_share_is_the_one_put_in(share):
     assert note.startswith("ambient RNA: about") and bool(warnings) == (found.share > HIGH)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.6])
+def test_a_high_share_is_told_where_absent_genes_pile_up_at_it(share):
+    found = estimate_ambient(made(share, depth=4000)[0], 0)
+    assert found.is_estimate and found.share == pytest.approx(share, abs=0.05)
+
+
 def test_no_soup_at_all_is_a_small_bound():
     found = estimate_ambient(made(0.0)[0], 0)
     assert found.share < 0.01 and told(found, "s")[1] == []

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
-from multivi_nf.qc.doublets import _flagged, expected_rate, score_atac, score_rna
+from multivi_nf.qc.doublets import _flagged, doublet_share, expected_rate, score_atac, score_rna
 
 
 def mixture(n_features: int, depth: float, binary: bool, n: int = 240, seed: int = 0):
@@ -72,3 +72,27 @@ def test_expected_rate_is_that_of_10x():
     assert expected_rate(1000) == pytest.approx(0.008)
     assert expected_rate(10_000) == pytest.approx(0.08)
     assert expected_rate(10**6) == 0.3
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0.0, 0.05), (0.15, 0.1, 0.2)])
+def test_the_share_of_doublets_is_told_from_place_and_depth(share, low, high):
+    rng = np.random.default_rng(1)
+    profiles = rng.gamma(1.5, 1.0, (5, 300))
+    profiles /= profiles.sum(1, keepdims=True)
+    rate = rng.dirichlet(np.full(5, 0.4), 700) @ profiles
+    cells = rng.poisson(rate * 600 * rng.lognormal(0, 0.3, (700, 1)))
+    n = int(share * 700 / (1 + share))
+    cells[:n] += cells[-n:] if n else 0
+    counts = sparse.csr_matrix(cells[: 700 - n].astype(np.int32))
+    assert low <= doublet_share(counts, 0) <= high
+    assert doublet_share(counts, 0) == doublet_share(counts, 0)
+
+
+def test_cells_between_types_are_no_doublets_and_few_cells_are_not_judged():
+    rng = np.random.default_rng(2)
+    profiles = rng.gamma(0.4, 1.0, (2, 300))
+    place = rng.random((500, 1))
+    rate = (place * profiles[0] + (1 - place) * profiles[1]) / profiles.sum(1).mean()
+    counts = sparse.csr_matrix(rng.poisson(rate * 1500 * rng.lognormal(0, 0.4, (500, 1))).astype(np.int32))
+    assert doublet_share(counts, 0) < 0.1
+    assert np.isnan(doublet_share(counts[:99], 0))

@@ -78,6 +78,56 @@ def test_batches_of_other_types_may_be_biology(monkeypatch):
     assert found.level == "look" and "may be biology" in found.answer
 
 
+@pytest.mark.parametrize(("swapped", "level"), [(0.0, "good"), (0.5, "look"), (1.0, "poor")])
+def test_features_swapped_in_a_batch(swapped, level, monkeypatch):
+    kind, batch = types(), np.arange(N) % 2
+    counts = counts_of(kind, batch).tolil()
+    rng, genes = np.random.default_rng(3), np.arange(300)
+    moved = rng.permutation(300)[: int(300 * swapped)]
+    genes[moved] = rng.permutation(moved)
+    counts[batch == 1] = counts[batch == 1][:, genes]
+    monkeypatch.setattr(lines, "read_counts", lambda path, modality, cells: counts.tocsr())
+    found = lines.features(made(places(kind), batch=np.array(["x", "y"])[batch]))
+    assert found.level == level, found.answer
+    assert lines.features(made(places(kind))) is None
+
+
+def test_noise_of_a_shallow_batch_is_no_disagreement():
+    kind = types()
+    counts = counts_of(kind, np.zeros(N, int)).astype(np.int64)
+    batch = np.where(np.arange(N) < 60, "shallow", "deep")
+    shallow = counts[batch == "shallow"]
+    shallow.data = np.random.default_rng(0).binomial(shallow.data, 0.01)
+    both = sp.vstack([shallow, counts[batch == "deep"]]).tocsr()
+    assert measures.agreement_of_features(both, batch)["shallow"] > 0.8
+
+
+@pytest.mark.parametrize(("effect", "depth", "level"), [(1.0, 300, "good"), (0.11, 300, "look"), (0.0, 300, "poor")])
+def test_counts_that_tell_cells_apart_or_do_not(effect, depth, level, monkeypatch):
+    rng = np.random.default_rng(4)
+    kind = types()
+    rate = rng.gamma(0.7, 1, 300) * np.exp(effect * rng.normal(size=(3, 300)))[kind]
+    library = depth * rng.lognormal(0, 0.7, (N, 1))  # depth alone tells nothing
+    counts = sp.csr_matrix(rng.poisson(library * rate / rate.sum(1, keepdims=True)))
+    monkeypatch.setattr(lines, "read_counts", lambda path, modality, cells: counts)
+    found = lines.counts(made(places(kind)))
+    assert found.level == level, found.answer
+
+
+def test_a_sample_of_empty_droplets_is_named(monkeypatch):
+    rng, kind = np.random.default_rng(5), types()
+    counts = counts_of(kind, np.zeros(N, int))
+    soup = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
+    sample = np.where(np.arange(N) < 200, "empty", "full")
+    both = sp.vstack([sp.csr_matrix(rng.multinomial(200, soup, 200)), counts[200:]]).tocsr()
+    results = made(places(kind), sample=sample)
+    monkeypatch.setattr(
+        lines, "read_counts", lambda path, modality, cells: both[results.cells.index.get_indexer(cells)]
+    )
+    found = lines.counts(results)
+    assert found.level == "poor" and "rna of 'empty'" in found.answer and found.value < 0.1
+
+
 def test_one_type_that_a_batch_lacks_is_no_fault_of_the_others(monkeypatch):
     kind, batch = types(), np.arange(N) % 2
     keep = ~((kind == 2) & (batch == 1))
@@ -142,6 +192,21 @@ def test_views_are_judged_on_pairs_kept_from_training():
     assert lines.views(results) is None
 
 
+def test_pairs_shuffled_within_samples_are_found_though_samples_differ_and_the_sample_is_named():
+    rng = np.random.default_rng(2)
+    sample = np.arange(N) % 3
+    one = places(types(), apart=1.0) + 20.0 * sample[:, None]
+    order = np.arange(N)
+    order[sample == 2] = rng.permutation(order[sample == 2])
+    results = made(one, ("rna", "atac"), {"rna": one, "atac": one[order]}, has_atac=True)
+    assert measures.foscttm(one, one[order]) < 0.2  # which sample a cell is of pairs it well enough
+    results.cells["sample"] = np.array(["fine", "also", "u"])[sample]
+    found = lines.views(results)
+    assert found.level == "poor" and "of 'u', the worst" in found.answer
+    results.views["atac"] = one + rng.normal(0, 0.1, one.shape)
+    assert lines.views(results).level == "good"
+
+
 @pytest.mark.parametrize(("shift", "level"), [(0.0, "good"), (1.5, "look"), (9.0, "poor")])
 def test_unpaired_cells_of_different_modalities(shift, level):
     group = np.arange(N) % 2
@@ -200,11 +265,18 @@ def test_training():
     results = made(places(types()))
     results.history = history([*np.linspace(9, 5, 30), *[5.0] * 10])
     assert lines.training(results).level == "good"
-    results.history = history(np.linspace(5.4, 5.2, 40))
+    epochs = np.arange(40)
+    results.history = history(5 + 4 * np.exp(-epochs / 7.5))  # e^-20/7.5 = 7 % of what is gained comes after half
     found = lines.training(results)
     assert found.level == "look" and "still falling at the last" in found.answer
+    assert found.value == pytest.approx(np.exp(-20 / 7.5), abs=0.01)
     results.history = history(np.linspace(9, 5, 40))
-    assert lines.training(results).level == "poor"
+    found = lines.training(results)
+    assert found.level == "poor" and "% of what was gained came in the second half" in found.answer
+    # of next to nothing, half is nothing
+    results.history = history(np.linspace(5.001, 5.0, 40))
+    assert lines.training(results).level == "good"
+    results.history = history(np.linspace(9, 5, 40))
     # stopped before the cap: falling or not, it was not the cap
     results.parameters = {"max_epochs": 200}
     assert lines.training(results).level == "good"
@@ -251,6 +323,17 @@ def test_support(share, level):
     assert lines.support(made(places(types()))) is None
 
 
+def test_a_cluster_without_a_pair_is_poor_however_small_its_share():
+    p = np.where(np.arange(N) < 60, 0.01, 0.5)
+    cluster = np.where(np.arange(N) < 60, "7", "0")
+    results = made(
+        places(types()), ("rna", "atac"), has_atac=False, support_p=p, cluster=cluster,
+        out_of_support=pd.array(list(p < 0.05), dtype="boolean"),
+    )  # fmt: skip
+    found = lines.support(results)
+    assert found.level == "poor" and "cluster 7 (rna)" in found.answer and found.value == pytest.approx(60 / N)
+
+
 def record(brier: float, ece: float = 0.01, **unknown) -> dict:
     checked = {"atac": {"n": 500, "brier": brier, "brier_prior": 0.7, "accuracy": 0.8, "ece": ece}}
     return {"column": "type", "n_transferred": 100, "n_unknown": unknown, "checked": checked, "notes": []}
@@ -274,6 +357,23 @@ def test_label_transfer():
 
 def quality(**summary) -> list[SampleQC]:
     return [SampleQC(name, "rna", {"cells_out": 1000} | one, pd.DataFrame()) for name, one in summary.items()]
+
+
+def test_labels_of_one_batch_that_contradict_the_others_are_named():
+    results = made(places(types()))
+    results.mosaic_notes = {"labels": record(0.2)}
+    assert lines.labels(results).level == "good"
+    scores = {"fine": {"brier": 0.1, "brier_prior": 0.7}, "odd": {"brier": 0.71, "brier_prior": 0.7}}
+    results.mosaic_notes["labels"]["checked"]["atac"]["batches"] = scores
+    found = lines.labels(results)
+    assert found.level == "poor" and "the labels of 'odd'" in found.answer
+
+
+def test_doublets_beyond_what_flags_may_be():
+    results = made(places(types()))
+    results.qc = quality(a={"doublets": {"flagged": 20, "share": 0.4}})
+    found = lines.doublets(results)
+    assert found.level == "poor" and found.value == 0.4 and "depth and place" in found.answer
 
 
 @pytest.mark.parametrize(("flagged", "level"), [(80, "good"), (200, "look"), (400, "poor")])
@@ -308,7 +408,7 @@ def test_contrasts():
         assert lines.contrasts(results).level == level
 
 
-def test_a_good_run_has_no_poor_line_and_its_table_every_column():
+def test_a_good_run_has_no_poor_line_and_its_table_every_column(monkeypatch):
     rng = np.random.default_rng(5)
     kind = types(2400)
     latent = places(kind, apart=3.0)
@@ -321,6 +421,10 @@ def test_a_good_run_has_no_poor_line_and_its_table_every_column():
     results.calibration = {
         "calibrated": True, "n_pairs": 300, "directions": {"atac->rna": {"coverage_after": [[0.95, 0.951]]}}
     }  # fmt: skip
+    counts = counts_of(kind, np.zeros(2400, int))
+    monkeypatch.setattr(
+        lines, "read_counts", lambda path, modality, cells: counts[results.cells.index.get_indexer(cells)]
+    )
     found = verdict(results)
     assert {f.level for f in found} == {"good"}, [(f.question, f.level, f.answer) for f in found if f.level != "good"]
     told = verdict_table(found)
