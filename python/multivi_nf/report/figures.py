@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from multivi_nf.palette import CATEGORIES, MISSING, colours_of, natural
 
 INK = "#010203"
 """Stands for the page's text colour while drawing; replaced by `currentColor` in the SVG."""
-DOTS = matplotlib.colors.LinearSegmentedColormap.from_list("dots", ["#c9d6e2", "#2a8fd8", "#5b2a86"])
+DOTS = matplotlib.colors.LinearSegmentedColormap.from_list("dots", ["#a7b3c0", "#e0a23a", "#cf2f5b"])
 """Readable on light and on dark: neither end is the page's colour."""
 ACCENT, SECOND, MUTED, WARN = "#2a8fd8", "#e0782f", "#8a93a0", "#d6455d"
 STYLE = {
@@ -198,6 +199,7 @@ def training(history: pd.DataFrame, best: int | None) -> str:
             axes.set_title(term.replace("_", " "))
         for axes in panels:
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
             if best is not None:
                 axes.axvline(best, color=SECOND, lw=0.9, ls=":")
         figure.tight_layout()
@@ -278,8 +280,8 @@ def marker_dots(
     Parameters
     ----------
     panels
-        Heading, means and shares (0 to 1), each clusters × features; colours go from each feature's lowest cluster to
-        its highest within a panel.
+        Heading, means and shares (0 to 1), each clusters × features, NaN for a cluster without cells. Colours go from
+        each feature's lowest cluster to its highest within a panel.
     labels
         What stands beside a feature's row.
     """
@@ -292,8 +294,8 @@ def marker_dots(
         for panel, (heading, means, shares) in zip(axes[0], panels):
             values = means.to_numpy(dtype=float).T
             low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
-            shades = (values - low) / np.maximum(high - low, 1e-12)
-            areas = 2 + 78 * np.clip(shares.to_numpy(dtype=float).T, 0, 1)
+            shades = np.ma.masked_invalid((values - low) / np.maximum(high - low, 1e-12))
+            areas = 2 + 78 * np.clip(np.nan_to_num(shares.to_numpy(dtype=float).T), 0, 1)
             drawn = panel.scatter(x, y, s=areas, c=shades, cmap=DOTS, vmin=0, vmax=1, linewidths=0.3, edgecolors=MUTED)
             panel.set_title(heading)
             panel.set_xticks(range(len(clusters)), clusters, rotation=90, fontsize=7)

@@ -69,14 +69,15 @@ def _of_modality(results: Results, modality: str, data: Any) -> dict[str, Any] |
         clusters = results.cells["cluster"].reindex(values.index).astype(str).to_numpy()
         if hidden:
             panels.append(("imputed, not measured", imputed_profile(values[~measured], clusters[~measured])))
-    order = sorted(set.intersection(*(set(profile.mean.index) for _, profile in panels)), key=natural)
+    of_panel = [set(profile.mean.index) for _, profile in panels]
+    order, both = sorted(set.union(*of_panel), key=natural), sorted(set.intersection(*of_panel), key=natural)
     if len(order) < 2:
         return None
-    if len(panels) == 2:
-        agreement = _agreement(panels[0][1].mean[features], panels[1][1].mean[features], order)
+    if len(panels) == 2 and len(both) > 1:
+        agreement = _agreement(panels[0][1].mean[features], panels[1][1].mean[features], both)
     labels = _labels(results, modality, data, features)
     svg = figures.marker_dots(
-        [(title, profile.mean.loc[order, features], profile.share.loc[order, features]) for title, profile in panels],
+        [(title, *(table.reindex(order)[features] for table in (shown.mean, shown.share))) for title, shown in panels],
         labels, f"markers-{modality}", f"{modality} markers by cluster",
     )  # fmt: skip
     return {

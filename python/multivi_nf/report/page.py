@@ -10,7 +10,7 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from multivi_nf import __version__
 from multivi_nf.io.files import written_whole
@@ -75,6 +75,8 @@ def _environment() -> jinja2.Environment:
     environment.filters["size"] = _size
     environment.filters["term"] = term
     environment.filters["sentence"] = sentence
+    environment.filters["begun"] = begun
+    environment.filters["options"] = options
     return environment
 
 
@@ -176,6 +178,20 @@ def sentence(parts: Any) -> str:
         parts = list(parts.values())
     texts = [str(part).strip() for part in ([parts] if isinstance(parts, str) else parts)]
     return " ".join(f"{text[0].upper()}{text[1:]}{'' if text[-1] in '.!?' else '.'}" for text in texts if text)
+
+
+def begun(text: str) -> str:
+    """Text with a capital letter at its beginning, unless that is a modality's name, which has none."""
+    named = re.match(r"\w+", text)
+    return text if named and named[0] in MODALITIES else text[:1].upper() + text[1:]
+
+
+def options(text: str) -> Markup:
+    """Text in which the name of an option (`--max_epochs`) is not broken at its dashes."""
+    parts = re.split(r"(--[A-Za-z][\w-]*)", str(text))
+    return Markup("").join(
+        Markup('<span class="option">{}</span>').format(part) if k % 2 else escape(part) for k, part in enumerate(parts)
+    )
 
 
 def _composition(results: Results) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ MEASURE = """<!doctype html><iframe id=f src="r.html" style="width:%dpx;height:9
 f.onload=()=>{const d=f.contentDocument,s=f.contentWindow.getComputedStyle(d.body);
 const pre=document.createElement('pre');pre.id='out';
 pre.textContent=JSON.stringify({overflow:d.documentElement.scrollWidth-d.documentElement.clientWidth,background:s.backgroundColor,
-ink:s.color,figures:[...d.querySelectorAll('svg')].map(e=>e.getBoundingClientRect().width),
+ink:s.color,figures:[...d.querySelectorAll('.figure')].map(e=>e.getBoundingClientRect().width),
 drawn:getComputedStyle(d.querySelector('svg text')).fill,broken:[...d.images].filter(i=>!i.complete).length});
 document.body.append(pre)}</script>"""
 

@@ -36,3 +36,12 @@ for (const table of document.querySelectorAll("table.data")) {
   tools.append(filter, save);
   table.closest(".scroll").before(tools);
 }
+// On paper nothing can be opened: all is, and is closed again afterwards.
+let shut = [];
+addEventListener("beforeprint", () => {
+  shut = [...document.querySelectorAll("details:not([open])")];
+  for (const part of shut) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of shut) part.open = false;
+});
