@@ -1,5 +1,6 @@
 # make run    set up, simulate a mosaic, run the pipeline on it, print where the report is
 # make test   set up, run every test
+# make benchmark   the paper's experiments, small, with every method that is here
 # PYTHON names the interpreter to build on (CPython 3.11, 3.12 or 3.13).
 SHELL  := /bin/bash
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN    := .venv/bin
 RUN    ?= results
 CHAOS  ?= /tmp/multivi-nf-chaos
 
-.PHONY: run test setup macs3 peers images push lint test-real test-deploy chaos clean
+.PHONY: benchmark run test setup macs3 peers images push lint test-real test-deploy chaos clean
 
 run: setup
 	@$(BIN)/python tools/run.py --outdir $(RUN)
@@ -33,6 +34,11 @@ chaos: setup
 
 macs3:
 	@$(PYTHON) tools/setup.py macs3
+
+# The paper's five experiments on a small simulated mosaic, with every Python method (and Seurat where R has it)
+benchmark: setup
+	@$(PYTHON) tools/setup.py peers
+	@$(BIN)/python tools/run.py --workflow benchmark --outdir results_benchmark
 
 peers:
 	@$(PYTHON) tools/setup.py peers

@@ -17,7 +17,6 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-import anndata
 import igraph
 import numpy as np
 import pandas as pd
@@ -25,13 +24,11 @@ from quality_common import fit, parser, read_options, show, threads, views_of
 from quality_peers import run_peer
 
 from multivi_nf.benchmark.splits import ORDER, Split, presence_patterns
+from multivi_nf.benchmark.trimodal import trimodal_cells
 from multivi_nf.evaluation.metrics import adjusted_rand, best_leiden, label_purity
 from multivi_nf.evaluation.metrics.clustering import RESOLUTIONS, leiden_clusters
 from multivi_nf.evaluation.metrics.neighbours import nearest
 from multivi_nf.simulate import PRESETS
-from multivi_nf.simulate.cells import draw_cells
-from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
-from multivi_nf.simulate.world import build_world
 
 RUNNER = Path(__file__).with_name("peer_trimodal.py")
 EVERY = [p for n in (1, 2, 3) for p in combinations(ORDER, n)]
@@ -42,26 +39,6 @@ RUNS = {
     "3 pairs": [p for p in EVERY if len(p) == 2],
     "rna+atac, rna+protein": [("rna", "atac"), ("rna", "protein")],
 }
-
-
-def simulated(options) -> tuple[dict[str, anndata.AnnData], pd.Series]:
-    """Every simulated cell in all three modalities, isotype controls included, and its type."""
-    world, groups = build_world(options), draw_cells(options)
-    cells = pd.concat([group.cells for group in groups])
-    good = ~(cells["doublet"] | cells["dying"]).to_numpy(bool)
-    found: dict[str, list] = {m: [] for m in ORDER}
-    for index, group in enumerate(groups):
-        rng = np.random.default_rng([options.seed, 9, index])
-        found["rna"].append(rna_counts(rng, world, group))
-        found["atac"].append(peak_matrix(world, group, *peak_hits(rng, world, group)))
-        found["protein"].append(protein_counts(rng, world, group))
-    complete = {}
-    for m, parts in found.items():
-        data = anndata.concat([anndata.AnnData(part) for part in parts])
-        data.obs_names, data.var_names = cells.index, [f"{m}{j}" for j in range(data.n_vars)]
-        data.obs["batch"] = cells["site"].to_numpy()
-        complete[m] = data[good].copy()
-    return complete, cells.loc[good, "cell_type"]
 
 
 def kept_labels(space: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -122,7 +99,7 @@ def main() -> None:
         for seed in options.seeds:
             wanted = replace(PRESETS["default"], cells=options.cells or 1500, seed=seed, called_depth=1.0,
                              batch_effect=effect)  # fmt: skip
-            complete, types = simulated(wanted)
+            complete, types = trimodal_cells(wanted)
             rows, labels = {}, None
             for name in options.runs:
                 split = presence_patterns(complete, RUNS[name], seed=seed)

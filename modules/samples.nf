@@ -2,6 +2,7 @@
  * From the checked samplesheet to channels: who has what, in which order.
  */
 
+include { path_or_none } from './channels'
 include { three_parts } from './messages'
 include { unstageable } from './staging'
 
@@ -26,11 +27,6 @@ def group_meta(group) {
 // The group of a row, by the column that --peak_group names; without one every sample is its own
 def group_of(row, column) {
     return column ? (row.metadata.containsKey(column) ? row.metadata[column] : row[column]) : row.sample
-}
-
-// A path of the samplesheet, or [] where the cell is empty: an input that is not there
-def path_or_none(path) {
-    return path ? file(path, glob: false) : []
 }
 
 // Modalities that at least one sample brings, in the one order used everywhere
@@ -70,26 +66,11 @@ def peak_set_of(plan) {
     return peak_set
 }
 
-// [ contrast ] of --contrasts, or by default every cluster against the rest in every modality, where there are two
-def contrasts_of(json, modalities) {
-    def given = new groovy.json.JsonSlurper().parse(json.toFile()).contrasts
-    return given ?: modalities.collect { modality ->
-        [contrast: "cluster_${modality}", modality: modality, groupby: 'cluster', target: 'each', reference: 'rest', cells: 'observed', optional: true]
-    }
-}
-
 // [ column, path ] of every file that a row names
 def files_of(row) {
     return ['rna', 'fragments', 'atac', 'protein', 'h5mu', 'peaks', 'barcodes', 'barcode_map', 'cells', 'hto']
         .findAll { column -> row[column] }
         .collect { column -> [column, row[column]] }
-}
-
-// Rows with fragments -> [ samples, their fragments, samples with a barcode map, those maps ]
-def sources_of(rows) {
-    def mapped = rows.findAll { row -> row.barcode_map }
-    return [rows.collect { row -> row.sample }, rows.collect { row -> path_or_none(row.fragments) },
-        mapped.collect { row -> row.sample }, mapped.collect { row -> path_or_none(row.barcode_map) }]
 }
 
 // The same of the files that parameters name
@@ -174,24 +155,4 @@ def csv_rows(text) {
 
 def resolved(base, path) {
     return path ==~ '^([a-z0-9]+:/)?/.*' ? path : "${base.toUriString()}/${path}"
-}
-
-// channel of [ meta, ..., file ] -> one list of the files in the order of the names of samples (channel of one list),
-// whatever the order of completion; of one sample by file name
-def in_order(channel_of_tuples, ch_names) {
-    return channel_of_tuples.toList()
-        .map { tuples -> [tuples] }
-        .combine(ch_names.map { names -> [names] })
-        .map { tuples, names ->
-            def place = names.withIndex().collectEntries { name, index -> [(name): index] }
-            tuples.toSorted { one, other ->
-                place.getOrDefault(one[0].sample, -1) <=> place.getOrDefault(other[0].sample, -1) ?: one.last().name <=> other.last().name
-            }
-                .collect { tuple -> tuple.last() }
-        }
-}
-
-// channel of files -> one list in an order that does not depend on completion
-def by_path(channel_of_files) {
-    return channel_of_files.flatten().toSortedList { one, other -> one.toString() <=> other.toString() }
 }

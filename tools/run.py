@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 import json
 import os
 import subprocess
@@ -21,14 +23,49 @@ def call(*command: str | Path) -> None:
         sys.exit(done.returncode)
 
 
-def simulated(folder: Path, preset: str) -> Path:
+SMALL = ("--preset", "default", "--cells", "700", "--genes", "500", "--peaks", "3000", "--no-fragments")
+"""Of the benchmark's cells: five experiments with every method in a quarter of an hour."""
+
+
+def simulated(folder: Path, options: tuple[str, ...]) -> Path:
     """Give the folder of the simulated mosaic; made once, and anew when its options change."""
     stamp = folder / "preset.json"
-    if not (stamp.is_file() and json.loads(stamp.read_text()) == preset):
+    if not (stamp.is_file() and json.loads(stamp.read_text()) == list(options)):
         print(f"run: simulate a mosaic in {folder.relative_to(CLONE)}", flush=True)
-        call(BIN / "multivi-nf", "simulate", "--outdir", folder, "--preset", preset)
-        stamp.write_text(json.dumps(preset) + "\n")
+        call(BIN / "multivi-nf", "simulate", "--outdir", folder, *options)
+        stamp.write_text(json.dumps(options) + "\n")
     return folder
+
+
+def labelled(mosaic: Path) -> Path:
+    """Give a samplesheet whose column `cells` tells each cell's true type, for experiments that are scored by it."""
+    with gzip.open(mosaic / "truth" / "cells.tsv.gz", "rt", encoding="utf-8", newline="") as lines:
+        types = {row["cell"]: row["cell_type"] for row in csv.DictReader(lines, delimiter="\t")}
+    with (mosaic / "samplesheet.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    for row in rows:
+        table = mosaic / "types" / f"{row['sample']}.tsv"
+        table.parent.mkdir(exist_ok=True)
+        own = {cell.split(":", 1)[1]: name for cell, name in types.items() if cell.split(":", 1)[0] == row["sample"]}
+        table.write_text("barcode\tcell_type\n" + "".join(f"{cell}\t{name}\n" for cell, name in own.items()))
+        row["cells"] = str(table.relative_to(mosaic))
+    sheet = mosaic / "labelled.csv"
+    with sheet.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return sheet
+
+
+def benchmark(mosaic: Path, outdir: Path, given: argparse.Namespace) -> None:
+    """All five experiments, small: one seed, two rates, and every method that is here."""
+    genome = mosaic / "genome"
+    call(
+        *(BIN / "nextflow", "run", CLONE, "--workflow", "benchmark", "--input", labelled(mosaic), "--outdir", outdir),
+        *("--chrom_sizes", genome / "chrom.sizes", "--gtf", genome / "genes.gtf", "--peak_source", "samples"),
+        *("--labels", "cell_type", "--seeds", "0", "--unpaired_rates", "25,75", "--methods", given.methods),
+    )
+    print(f"\nrun: the page is {outdir / 'benchmark' / 'benchmark.html'}", flush=True)
 
 
 def main() -> None:
@@ -36,11 +73,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outdir", type=Path, default=Path("results"))
     parser.add_argument("--preset", default="default")
+    parser.add_argument("--workflow", choices=["reprocess", "benchmark"], default="reprocess")
+    parser.add_argument("--methods", default="all", help="of the benchmark")
     given = parser.parse_args()
     started = time.monotonic()
-    mosaic = simulated(CLONE / "work" / f"simulated_{given.preset}", given.preset)
-    genome = mosaic / "genome"
     outdir = given.outdir.absolute()
+    if given.workflow == "benchmark":
+        benchmark(simulated(CLONE / "work" / "simulated_benchmark", SMALL), outdir, given)
+        return
+    mosaic = simulated(CLONE / "work" / f"simulated_{given.preset}", ("--preset", given.preset))
+    genome = mosaic / "genome"
     call(
         *(BIN / "nextflow", "run", CLONE, "--input", mosaic / "samplesheet.csv", "--outdir", outdir),
         *(

@@ -434,7 +434,11 @@ def peers():
                 settings = installer_environment([tools / "bin" / "python", "-m", "pip"])
                 python = partial / "bin" / "python"
                 run([*uv, "--python", python, "-r", LOCKS / "peers.in"], "benchmarks compare with them", settings)
-    print(f"set-up: the peers' Python is {folder / 'bin' / 'python'}", flush=True)
+    # a script, since Python looks for its environment where the link that started it lies
+    launcher = VENV / "bin" / "peers-python"
+    launcher.write_text('#!/bin/sh\nexec {} "$@"\n'.format(shlex.quote(str(folder / "bin" / "python"))))
+    launcher.chmod(0o755)
+    print(f"set-up: the peers' Python is {launcher}", flush=True)
 
 
 TARGETS = {"setup": setup, "macs3": macs3, "lint": lint_tools, "peers": peers}

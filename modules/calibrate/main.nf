@@ -7,13 +7,12 @@ process CALIBRATE {
     label 'process_gpu'
 
     input:
-    path mosaic
-    path trained, stageAs: 'trained'
+    tuple val(run), path(mosaic), path(trained, stageAs: 'trained')
     val settings // [ seed, device ]
 
     output:
-    path 'model', emit: model // the trained model with calibration.json
-    path '*.resources.json', emit: resources
+    tuple val(run), path('model'), emit: model // the trained model with calibration.json
+    tuple val(run), path('*.resources.json'), emit: cost
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -8,12 +8,12 @@ process DIFFERENTIAL {
     label 'process_gpu'
 
     input:
-    tuple val(contrast), path(embedding), path(model) // contrast: [ contrast, modality, groupby, target, reference, cells, optional? ]
+    tuple val(run), val(contrast), path(embedding), path(model) // contrast: [ contrast, modality, groupby, target, reference, cells, optional? ]
     val settings                                      // [ replicate, delta, fdr, seed, device ]
 
     output:
-    path "differential/*.tsv.gz", emit: table
-    path '*.resources.json', emit: resources
+    tuple val(run), path("differential/*.tsv.gz"), emit: table
+    tuple val(run), path('*.resources.json'), emit: cost
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -7,8 +7,7 @@ process EMBED {
     label 'process_gpu'
 
     input:
-    path mosaic
-    path model
+    tuple val(run), path(mosaic), path(model)
     path contrasts, stageAs: 'contrasts/*'     // or []
     path marker_sets, stageAs: 'marker_sets/*' // or []
     path tss, stageAs: 'tss/*'                 // or []
@@ -16,9 +15,9 @@ process EMBED {
     val settings                               // [ cluster_resolution, labels, genome, chrom_style, seed, device ]
 
     output:
-    path 'multivi.h5mu', emit: embedding
-    path 'chunks/*', emit: chunks              // [ file ]: names of the cells of one IMPUTE task
-    path '*.resources.json', emit: resources
+    tuple val(run), path('multivi.h5mu'), emit: embedding
+    tuple val(run), path('chunks/*', arity: '1..*'), emit: chunks // [ file ]: names of the cells of one IMPUTE task
+    tuple val(run), path('*.resources.json'), emit: cost
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

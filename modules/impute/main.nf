@@ -8,13 +8,13 @@ process IMPUTE {
     label 'process_gpu'
 
     input:
-    tuple val(modality), path(chunk), path(mosaic), path(model)
+    tuple val(run), val(modality), path(chunk), path(mosaic), path(model)
     path features, stageAs: 'features/*' // list of features, or []
     val settings                         // [ samples, batch, predictive, seed, device ]
 
     output:
-    tuple val(modality), path("*.zarr"), emit: imputed
-    path '*.resources.json', emit: resources
+    tuple val(run), val(modality), path("*.zarr"), emit: imputed
+    tuple val(run), path('*.resources.json'), emit: cost
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -8,13 +8,13 @@ process TRAIN {
     label 'process_gpu'
 
     input:
-    path mosaic
+    tuple val(run), path(mosaic)           // run: [ id?, options? ]: which of several models, and how it differs
     path reference, stageAs: 'reference/*' // trained model that the samples are mapped onto, or []
     val settings                           // architecture, objective, training, seed
 
     output:
-    path 'model', emit: model              // config.json, weights.safetensors, features.tsv, history.tsv, split.tsv
-    path '*.resources.json', emit: resources
+    tuple val(run), path('model'), emit: model // config.json, weights.safetensors, features.tsv, history.tsv, split.tsv
+    tuple val(run), path('*.resources.json'), emit: cost
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
     tuple val("${task.process}"), val('purls'), eval('multivi-nf --purls'), topic: versions
 
@@ -24,7 +24,7 @@ process TRAIN {
     """
     ${threads(task.cpus)}
     multivi-nf-train --resources train.resources.json ${mosaic} --output=model --resume --time-limit=${minutes} \\
-        ${options(reference: reference)} ${options(settings)}
+        ${options(reference: reference)} ${options(settings + (run.options ?: [:]))}
     """
 
     stub:

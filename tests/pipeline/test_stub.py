@@ -9,7 +9,8 @@ import pytest
 from nextflow_runs import BIN, REPOSITORY
 
 MODULES = sorted(REPOSITORY.glob("modules/*/main.nf"))
-PROCESSES = sorted(re.search(r"^process (\w+)", path.read_text(), flags=re.MULTILINE).group(1) for path in MODULES)
+ALL = {path.parent.name: re.search(r"^process (\w+)", path.read_text(), re.MULTILINE).group(1) for path in MODULES}
+PROCESSES = sorted(name for module, name in ALL.items() if not module.startswith("benchmark"))
 TREE = [
     "cells.tsv.gz",
     "clusters.tsv",
@@ -61,6 +62,20 @@ def test_every_process_is_reached(nextflow, tmp_path, parser):
     if not parser:
         tree = [name for name in run.results() if not name.startswith("qc/")]
         assert tree == TREE
+
+
+@pytest.mark.parametrize("parser", ["", "v2"])
+def test_every_method_of_the_benchmark_is_reached(nextflow, tmp_path, parser):
+    environment = {"NXF_SYNTAX_PARSER": parser} if parser else {}
+    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--workflow", "benchmark", **environment)
+    assert run.code == 0, run.said
+    found = run.submitted()
+    assert {"MOSAIC", "BENCHMARK_SPLIT", "TRAIN", "CALIBRATE", "EMBED", "IMPUTE", "BENCHMARK_COLLECT"} <= set(found)
+    assert {"RIDGE", "MOFA", "SEURAT_WNN"} <= set(found)
+    assert not {"REPORT", "COBOLT", "DIFFERENTIAL"} & set(found)  # the stub's split asks for none
+    assert found.count("BENCHMARK_SCORE") == 4
+    if not parser:
+        assert run.results() == ["benchmark/benchmark.html", "benchmark/scores.tsv", "manifest.tsv"]
 
 
 def test_lint():

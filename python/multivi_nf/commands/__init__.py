@@ -56,6 +56,11 @@ STEPS = {
     "gene-activity": "accessibility over genes",
     "evaluate": "results against truth",
     "report": "one page for a run",
+    "benchmark-split": "the paper's experiments: parts of a mosaic hidden",
+    "benchmark-run": "one of the package's own methods on a split",
+    "benchmark-collect": "the pipeline's steps on a split, as a result like any method's",
+    "benchmark-score": "one method's scores on a split",
+    "benchmark-page": "all scores in one table and one page",
 }
 """Every step and what it makes or reads; `qc-rna` lives in the module `qc_rna`."""
 

@@ -32,3 +32,20 @@ class Whole(click.IntRange):
 
 
 SEED = Whole(min=0)
+
+
+class Several(click.ParamType):
+    """Values separated by commas, each of one type, none twice."""
+
+    def __init__(self, each: click.ParamType) -> None:
+        self.each = each
+        self.name = f"{each.name},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert each; refuse an empty list."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",") if word.strip()]
+        if not words:
+            self.fail("it names nothing.", param, ctx)
+        return tuple(dict.fromkeys(self.each.convert(word, param, ctx) for word in words))

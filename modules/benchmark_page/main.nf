@@ -1,0 +1,30 @@
+include { quoted ; words } from '../shell'
+
+// All scores in one table, and the paper's figures with every method
+process BENCHMARK_PAGE {
+    label 'process_low'
+    label 'image_cpu'
+
+    input:
+    path scores, stageAs: 'scores/*' // [ folder ]
+    path plan
+    val dataset
+
+    output:
+    path 'benchmark', emit: folder   // scores.tsv, benchmark.html
+    path '*.resources.json', emit: resources
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
+
+    script:
+    """
+    multivi-nf-benchmark-page --resources benchmark_page.resources.json ${words(scores)} --plan=${plan} \\
+        --dataset=${quoted(dataset)} --output=benchmark
+    """
+
+    stub:
+    """
+    mkdir benchmark
+    touch benchmark/scores.tsv benchmark/benchmark.html
+    echo '{}' > benchmark_page.resources.json
+    """
+}

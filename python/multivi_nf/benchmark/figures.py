@@ -1,0 +1,187 @@
+"""Drawings of the benchmark page: one colour and one sign a method, on every figure; error bars over seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from multivi_nf.benchmark.plan import ABLATION, CONTROLS, METHODS
+from multivi_nf.palette import colours_of
+from multivi_nf.report.figures import INK, MUTED, STYLE, svg
+
+# Okabe and Ito's colours, told apart by the colour-blind; signs tell apart what shares one
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b59f00", "#8c564b")
+SIGNS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_PEERS = tuple(m for m in METHODS if m not in ("multivi-nf", "scvi-multivi", "ablation"))
+NAMES = ("multivi-nf", "scvi-multivi", "scvi-multivi: defaults", *_PEERS, *ABLATION)
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Methods in one order everywhere: ours, the peers, baselines and controls, variants of ours."""
+    return sorted(methods, key=lambda name: (NAMES.index(name) if name in NAMES else len(NAMES), name))
+
+
+def colour_of_method(method: str) -> str:
+    """One colour a method; grey for controls."""
+    if method in CONTROLS:
+        return MUTED
+    place = NAMES.index(method) if method in NAMES else len(NAMES)
+    return COLOURS[place % len(COLOURS)]
+
+
+def sign_of(method: str) -> str:
+    """One marker a method."""
+    place = NAMES.index(method) if method in NAMES else len(NAMES)
+    return SIGNS[(place + place // len(COLOURS)) % len(SIGNS)]
+
+
+def metric(rows: pd.DataFrame, name: str, title: str, better: str, key: str) -> str:
+    """One metric of one experiment: over the unpaired rate where splits are rates, else a dot a method and split."""
+    of = rows[rows["metric"] == name]
+    rates = of["split"].map(_rate)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.3, 2.6))
+        if rates.notna().all() and rates.nunique() > 1:
+            _curves(axes, of.assign(rate=rates))
+        else:
+            _dots(axes, of)
+        axes.set_title(f"{title} ({'low' if better == 'lower' else 'high'} is better)", loc="left")
+    return svg(figure, key, f"{title} of every method")
+
+
+def _rate(split: str) -> float:
+    found = re.fullmatch(r"([\d.]+)% unpaired", split)
+    return float(found.group(1)) if found else float("nan")
+
+
+def _curves(axes, of: pd.DataFrame) -> None:
+    for method in ordered(of["method"].unique()):
+        one = of[of["method"] == method].groupby("rate")["value"].agg(["mean", "min", "max"])
+        line = "--" if method in CONTROLS else ":" if method in ABLATION else "-"
+        axes.errorbar(
+            one.index, one["mean"], yerr=[one["mean"] - one["min"], one["max"] - one["mean"]], label=method,
+            color=colour_of_method(method), marker=sign_of(method), markersize=4, linewidth=1.2, linestyle=line,
+            elinewidth=0.8,
+        )  # fmt: skip
+    axes.set_xlabel("cells taken apart, %")
+
+
+def _dots(axes, of: pd.DataFrame) -> None:
+    methods = ordered(of["method"].unique())
+    splits = list(dict.fromkeys(of["split"]))
+    for k, method in enumerate(methods):
+        one = of[of["method"] == method]
+        means = one.groupby("split", sort=False)["value"].mean()
+        y = len(methods) - 1 - k
+        offset = np.linspace(-0.25, 0.25, len(splits)) if len(splits) > 1 else [0.0]
+        for split, shift in zip(splits, offset):
+            values = one.loc[one["split"] == split, "value"].dropna()
+            if len(values):
+                axes.plot([values.min(), values.max()], [y + shift] * 2, color=colour_of_method(method), linewidth=1)
+        axes.plot(
+            means.reindex(splits), y + np.asarray(offset), color=colour_of_method(method), marker=sign_of(method),
+            linestyle="none", markersize=4,
+        )  # fmt: skip
+    axes.set_yticks(range(len(methods)), methods[::-1])
+    axes.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
+
+
+def panels(experiment: int, drawn: list[dict[str, Any]]) -> list[str]:
+    """Maps (2), risk against coverage (3), fold changes (4) of each method."""
+    draw = {2: _maps, 3: _risks, 4: _folds}.get(experiment)
+    return draw(drawn) if draw and drawn else []
+
+
+def _by_method(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = ordered({panel["about"]["method"] for panel in drawn})
+    return sorted(drawn, key=lambda panel: (names.index(panel["about"]["method"]), panel["split"]["name"]))
+
+
+def _grid(n: int, title: str, width: float = 2.3, height: float = 2.2):
+    columns = min(n, 4)
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for unused in axes.flat[n:]:
+        unused.set_visible(False)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9)
+    return figure, list(axes.flat[:n])
+
+
+def _maps(drawn: list[dict[str, Any]]) -> list[str]:
+    out = []
+    for column in ("source", "modality", "label"):
+        having = [panel for panel in _by_method(drawn) if column in panel["panel"]]
+        if not having:
+            continue
+        with plt.rc_context(STYLE):
+            figure, axes = _grid(len(having), f"UMAP by {column}")
+            for panel, one in zip(having, axes):
+                values = panel["panel"][column]
+                colours = colours_of(sorted(set(values)))
+                mixed = np.random.default_rng(0).permutation(len(values))
+                x, y = (np.asarray(panel["panel"][axis])[mixed] for axis in "xy")
+                one.scatter(x, y, c=[colours[values[k]] for k in mixed], s=3, linewidth=0, rasterized=True)
+                one.set(xticks=[], yticks=[], title=panel["about"]["method"])
+        out.append(svg(figure, f"map-{column}", f"UMAP of every method by {column}"))
+    return out
+
+
+def _risks(drawn: list[dict[str, Any]]) -> list[str]:
+    first = {panel["about"]["method"]: panel["panel"] for panel in reversed(_by_method(drawn))}
+    out = []
+    for modality in ("rna", "atac"):
+        having = {method: panel[modality] for method, panel in first.items() if modality in panel}
+        if not having:
+            continue
+        with plt.rc_context(STYLE):
+            figure, axes = plt.subplots(figsize=(4.3, 2.6))
+            for method, curves in having.items():
+                for kind, line in (("sd", "-"), ("mean", ":")):
+                    share, risk = np.asarray(curves[kind]).T
+                    label = f"{method}, by {'its sd' if kind == 'sd' else 'sqrt(mean)'}"
+                    axes.plot(share, risk, linestyle=line, color=colour_of_method(method), label=label)
+                axes.axhline(curves["error"], color=MUTED, linewidth=0.8)
+            axes.set_xlabel("share of entries, the surest first")
+            axes.set_title(f"Mean error against raw {modality}", loc="left")
+            axes.legend(fontsize=7)
+        out.append(svg(figure, f"risk-{modality}", f"Risk against coverage of imputed {modality}"))
+    return out
+
+
+def _folds(drawn: list[dict[str, Any]]) -> list[str]:
+    largest = _by_method(drawn)[0]["split"]["name"]
+    having = {p["about"]["method"]: p["panel"] for p in _by_method(drawn) if p["split"]["name"] == largest}
+    with plt.rc_context(STYLE):
+        figure, axes = _grid(len(having), f"Log fold changes, {largest}: estimated against measured")
+        for (method, panel), one in zip(having.items(), axes):
+            one.scatter(panel["truth"], panel["estimate"], s=3, color=colour_of_method(method), linewidth=0)
+            one.axline((0, 0), slope=1, color=INK, linewidth=0.5)
+            one.set_title(method)
+    return [svg(figure, "folds", "Estimated against measured log fold changes of every method")]
+
+
+def cost(scored: pd.DataFrame) -> str:
+    """CPU seconds of each method on each split, and peak memory."""
+    once = scored.drop_duplicates(["experiment", "dataset", "method", "split", "seed"])
+    methods = ordered(once["method"].unique())
+    with plt.rc_context(STYLE):
+        figure, both = plt.subplots(1, 2, figsize=(8.6, 0.6 + 0.22 * len(methods)), sharey=True)
+        for column, scale, title, one in (
+            ("cpu_seconds", 1, "CPU seconds", both[0]),
+            ("peak_memory", 1e9, "peak memory, GB", both[1]),
+        ):
+            for k, method in enumerate(methods):
+                values = once.loc[once["method"] == method, column].dropna() / scale
+                y = [len(methods) - 1 - k] * len(values)
+                one.plot(
+                    values, y, linestyle="none", marker=sign_of(method), markersize=4, color=colour_of_method(method)
+                )
+            one.set_yticks(range(len(methods)), methods[::-1])
+            one.set_xscale("log")
+            one.set_title(title, loc="left")
+    return svg(figure, "cost", "CPU seconds and peak memory of every method")

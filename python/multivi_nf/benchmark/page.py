@@ -1,0 +1,167 @@
+"""All scores in `scores.tsv`, and the paper's figures with every method in `benchmark.html`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from multivi_nf import __version__
+from multivi_nf.benchmark import figures
+from multivi_nf.benchmark.plan import CONTROLS
+from multivi_nf.benchmark.runner import COLUMNS
+from multivi_nf.io.files import written_whole
+from multivi_nf.report.environment import environment, template
+
+SHOWN = {
+    1: (
+        ("rank_distance", "Neighbour rank distance", "lower"),
+        ("foscttm", "FOSCTTM", "lower"),
+        ("lisi_ratio", "LISI of modality over permuted", "higher"),
+        ("purity", "Label purity, 15 neighbours", "higher"),
+        ("transfer", "Labels carried from RNA to ATAC", "higher"),
+    ),
+    2: (
+        ("lisi_batch_within", "LISI of sources within labels", "higher"),
+        ("lisi_modality_within", "LISI of technologies within labels", "higher"),
+        ("purity", "Label purity", "higher"),
+        ("ari", "ARI", "higher"),
+    ),
+    3: (
+        ("rna_gene_spearman", "RNA: Spearman per gene, smoothed truth", "higher"),
+        ("rna_spearman_smooth", "RNA: Spearman pooled, smoothed truth", "higher"),
+        ("rna_spearman_raw", "RNA: Spearman pooled, raw", "higher"),
+        ("rna_cell_pearson_centred", "RNA: Pearson per cell, centred", "higher"),
+        ("atac_peak_auroc", "ATAC: AUROC per peak", "higher"),
+        ("atac_spearman_smooth", "ATAC: Spearman pooled, smoothed truth", "higher"),
+        ("rna_sd_error_within", "RNA: sd against error, within genes", "higher"),
+        ("rna_sides_with_model", "RNA: sure and wrong, neighbours side with the model", "higher"),
+        ("rna_sides_with_model_random", "The same for random points", "higher"),
+    ),
+    4: (
+        ("pearson", "Log fold change, Pearson", "higher"),
+        ("auroc", "AUROC of the 50 top markers", "higher"),
+        ("precision", "Precision of the 50 top markers", "higher"),
+        ("calls_recall", "Calls: recall", "higher"),
+        ("calls_fdr", "Calls: observed FDR", "lower"),
+    ),
+    5: (
+        ("ari", "ARI", "higher"),
+        ("nmi", "NMI", "higher"),
+        ("micro_f1", "Micro-F1", "higher"),
+        ("lisi_modality", "LISI of patterns over permuted", "higher"),
+    ),
+}
+"""What the page shows of each experiment: metric, title, which way is better. `scores.tsv` holds all."""
+
+TITLES = {
+    1: ("Paired and unpaired cells", "Figure 2: pairs taken apart. Do a cell's halves meet, do types stay apart?"),
+    2: ("Sources and technologies", "Figure 2: all samples as they are. Do labs and technologies mix within types?"),
+    3: ("Imputation and its uncertainty", "Figure 3: a hidden modality predicted. Is it right, is the error known?"),
+    4: ("A type without a modality", "Figure 4: no cell of the type shows it. Are its markers found?"),
+    5: ("Three modalities", "Figure 5: complete cells, and every incomplete combination."),
+}
+
+
+def read_scores(folders: Sequence[Path], plan: Path, dataset: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Every row of every result, with a row for what was planned and gave nothing; and what is drawn of each.
+
+    Parameters
+    ----------
+    folders
+        Of `benchmark-score`.
+    plan
+        `plan.tsv` of `benchmark-split`.
+    dataset
+        Name of the data.
+    """
+    tables = [pd.read_csv(folder / "scores.tsv", sep="\t", keep_default_na=True) for folder in folders]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    panels = [json.loads((folder / "panel.json").read_text()) for folder in folders]
+    wanted = pd.read_csv(plan, sep="\t", keep_default_na=False)
+    seen = set(zip(table["experiment"], table["method"], table["split"], table["seed"].astype(str)))
+    lost = []
+    for row in wanted.itertuples():
+        if row.why:
+            lost.append((row.experiment, dataset, row.method, "", None, f"not run: {row.why}"))
+        elif (row.experiment, row.method, row.split, str(row.seed)) not in seen:
+            why = "failed: no result (see the task of this method in pipeline_info/execution_trace)"
+            lost.append((row.experiment, dataset, row.method, row.split, row.seed, why))
+    if lost:
+        columns = ["experiment", "dataset", "method", "split", "seed", "note"]
+        missing = pd.DataFrame(lost, columns=columns).assign(metric="failed")
+        table = pd.concat([table, missing], ignore_index=True)
+    order = ["experiment", "dataset", "split", "method", "seed", "metric"]
+    return table.reindex(columns=list(COLUMNS)).sort_values(order, kind="stable", ignore_index=True), panels
+
+
+def write_page(folders: Sequence[Path], plan: Path, dataset: str, output: Path) -> None:
+    """Write `scores.tsv` and `benchmark.html` into a new folder."""
+    table, panels = read_scores(folders, plan, dataset)
+    page = environment().from_string(template("benchmark.html.j2")).render(**_context(table, panels, dataset))
+    with written_whole(output) as place:
+        place.mkdir()
+        table.to_csv(place / "scores.tsv", sep="\t", index=False)
+        (place / "benchmark.html").write_text(page, encoding="utf-8")
+
+
+def _context(table: pd.DataFrame, panels: list[dict[str, Any]], dataset: str) -> dict[str, Any]:
+    scored = table[table["metric"] != "failed"]
+    methods = figures.ordered(table["method"].unique())
+    failed = table[table["metric"] == "failed"].drop_duplicates(["experiment", "method", "split", "note"])
+    return {
+        "style": Markup(template("style.css")),
+        "dataset": dataset,
+        "version": __version__,
+        "experiments": [_experiment(k, scored, panels) for k in sorted(scored["experiment"].unique())],
+        "cost": Markup(figures.cost(scored)),
+        "legend": [(name, figures.colour_of_method(name)) for name in methods],
+        "failed": failed[["experiment", "method", "split", "note"]].to_dict("records"),
+        "settings": _settings(panels),
+    }
+
+
+def _settings(panels: list[dict[str, Any]]) -> list[dict[str, str]]:
+    found = {panel["about"]["method"]: panel["about"] for panel in panels}
+    return [
+        {"method": name, "version": str(about.get("version", "")), "settings": str(about.get("settings", ""))}
+        for name, about in sorted(found.items())
+    ]
+
+
+def _experiment(k: int, scored: pd.DataFrame, panels: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = scored[scored["experiment"] == k]
+    drawn = [panel for panel in panels if panel["split"]["experiment"] == k and panel["panel"]]
+    title, text = TITLES[k]
+    shown = [(metric, words, better) for metric, words, better in SHOWN[k] if (rows["metric"] == metric).any()]
+    pictures = [Markup(figures.metric(rows, *one, f"e{k}-{one[0]}")) for one in shown]
+    return {
+        "number": k,
+        "title": title,
+        "text": text,
+        "figures": pictures + [Markup(one) for one in figures.panels(k, drawn)],
+        "table": _means(rows, shown),
+    }
+
+
+def _means(rows: pd.DataFrame, shown) -> list[dict[str, Any]]:
+    """Mean over seeds by split and method, the best of each column (controls aside) marked."""
+    out = []
+    for (dataset, split), of in rows.groupby(["dataset", "split"], sort=False):
+        wide = of.pivot_table(index="method", columns="metric", values="value", aggfunc="mean")
+        lines = []
+        for method in figures.ordered(wide.index):
+            cells = []
+            for metric, _, better in shown:
+                found = wide.get(metric, pd.Series(float("nan"), wide.index))
+                column, value = found.drop(list(CONTROLS), errors="ignore"), found[method]
+                best = column.min() if better == "lower" else column.max()
+                cells.append({"value": "" if pd.isna(value) else f"{value:.3g}", "best": bool(value == best)})
+            lines.append({"method": method, "cells": cells})
+        titles = [f"{words} ({'low' if better == 'lower' else 'high'} is better)" for _, words, better in shown]
+        out.append({"dataset": dataset, "split": split, "columns": titles, "lines": lines})
+    return out

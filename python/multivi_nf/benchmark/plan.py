@@ -1,0 +1,255 @@
+"""Which splits an experiment asks for, and which methods run on each (Ashuach et al. 2023, Figures 2 to 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import mudata
+import pandas as pd
+
+from multivi_nf.benchmark.splits import (
+    Split,
+    build_mosaic,
+    presence_patterns,
+    random_unpairing,
+    strict_unpairing,
+    type_without,
+)
+from multivi_nf.benchmark.task import Task, complete_cells, counted, modalities_of, write_task
+from multivi_nf.benchmark.trimodal import small_world, trimodal_cells
+from multivi_nf.errors import InputError
+from multivi_nf.inputs.labels import label_text, unlabelled
+from multivi_nf.io.files import written_whole
+
+METHODS = {
+    "multivi-nf": (1, 2, 3, 4, 5),
+    "scvi-multivi": (1, 2, 3, 4),
+    "totalvi": (5,),
+    "cobolt": (1, 2, 4, 5),
+    "seurat-activity": (1, 2, 4),
+    "seurat-imputed": (1, 2, 4),
+    "seurat-wnn": (1, 2),
+    "mofa": (1, 2, 5),
+    "wnn": (5,),
+    "ridge": (1, 3, 4),
+    "pca-knn": (1, 3, 4),
+    "depth": (1, 3),
+    "ceiling": (3,),
+    "ablation": (1,),
+}
+"""Every method, and the experiments that it can take part in; `ablation` stands for the variants of ours."""
+
+CONTROLS = ("depth", "ceiling")
+"""Not compared for the best: they look, or know nothing but depth."""
+
+ABLATION = {
+    "multivi-nf: weighted": {"fusion": "weighted"},
+    "multivi-nf: cell-weighted": {"fusion": "cell-weighted"},
+    "multivi-nf: poe": {"fusion": "poe"},
+    "multivi-nf: mopoe": {"fusion": "mopoe"},
+    "multivi-nf: mmd": {"alignment": "mmd"},
+    "multivi-nf: no alignment": {"alignment": "none"},
+    "multivi-nf: no adversary": {"adversary": "none"},
+}
+"""Variants of ours in experiment 1; the defaults are the mean."""
+
+ABLATION_RATE = 75
+PAIRED = 0.25
+"""Share of pairs in experiments 3 and 4."""
+
+LEAST = 30
+"""Cells of a type below which its log fold changes say little."""
+
+NO_LABEL = "unlabelled"
+FEWEST_SIMULATED, MOST_SIMULATED = 400, 1500
+"""Cells with all three modalities that experiment 5 simulates; between them as many as the run has."""
+
+ALL = ("rna", "atac", "protein")
+PATTERNS: dict[str, list[tuple[str, ...]]] = {
+    "complete": [ALL],
+    "7 patterns": [p for n in (1, 2, 3) for p in combinations(ALL, n)],
+    "no trimodal cell": [p for n in (1, 2) for p in combinations(ALL, n)],
+    "pairs only": list(combinations(ALL, 2)),
+    "rna+atac, atac+protein": [("rna", "atac"), ("atac", "protein")],
+    "one modality each": [(m,) for m in ALL],
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the parameters ask for: experiments, methods, unpaired rates (percent), seeds, types of experiment 4."""
+
+    experiments: tuple[int, ...] = (1, 2, 3, 4, 5)
+    methods: tuple[str, ...] = tuple(METHODS)
+    rates: tuple[float, ...] = (0, 25, 50, 75, 90, 99)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    most_types: int = 0
+
+
+def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods of these names, in the tables' order; `all` is every one.
+
+    Raises
+    ------
+    InputError
+        A name is none of them.
+    """
+    unknown = [name for name in names if name not in METHODS and name != "all"]
+    if unknown:
+        raise InputError(
+            f"--methods names {', '.join(unknown)}",
+            "there is no such method",
+            f"name some of {', '.join(METHODS)}, or all",
+        )
+    return tuple(name for name in METHODS if name in names or "all" in names)
+
+
+def labels_of(mosaic: mudata.MuData, column: str) -> pd.Series:
+    """Cell type of each cell as text; `NO_LABEL` where it has none.
+
+    Raises
+    ------
+    InputError
+        There is no such column.
+    """
+    if column not in mosaic.obs:
+        raise InputError(
+            f"--labels {column}: the mosaic's cells have no such column",
+            "experiments 4 and 5 and the purity of types need the cells' types",
+            f"name one of {', '.join(sorted(map(str, mosaic.obs.columns)))}, or leave --labels out",
+        )
+    return label_text(mosaic.obs[column]).mask(unlabelled(mosaic.obs[column]), NO_LABEL).astype(str)
+
+
+def not_possible(mosaic: mudata.MuData, labels: pd.Series | None, wanted: Wanted) -> dict[int, str]:
+    """Experiment to the reason why these data cannot repeat it."""
+    held = modalities_of(mosaic)
+    reasons: dict[int, str] = {}
+    pairs = len(complete_cells(mosaic, ("rna", "atac"))["rna"]) if {"rna", "atac"} <= set(held) else 0
+    for experiment in wanted.experiments:
+        if experiment in (1, 3, 4) and pairs < 2 * LEAST:
+            reasons[experiment] = f"it hides parts of cells measured in RNA and ATAC; there are {pairs}"
+        elif experiment == 4 and not _types(labels, complete_cells(mosaic, ("rna", "atac"))["rna"].obs_names):
+            reasons[experiment] = f"it needs --labels with two types of at least {LEAST} paired cells"
+    return reasons
+
+
+def tasks(mosaic: mudata.MuData, labels: pd.Series | None, wanted: Wanted) -> Iterator[Task]:
+    """Every split that can be made, in the order of experiments; see :func:`not_possible` for the others."""
+    impossible = not_possible(mosaic, labels, wanted)
+    makers = {1: _unpaired, 2: _sources, 3: _imputation, 4: _without_type, 5: _trimodal}
+    for experiment in wanted.experiments:
+        if experiment in impossible:
+            continue
+        # what does not depend on the draw is run once
+        for seed in wanted.seeds if experiment != 2 else wanted.seeds[:1]:
+            for task in makers[experiment](mosaic, labels, wanted, seed):
+                task.methods = tuple(m for m in wanted.methods if experiment in METHODS[m] and _fits(m, task))
+                if task.labels is None and labels is not None:
+                    task.labels = labels.reindex(task.split.origin).set_axis(task.split.origin.index)
+                yield task
+
+
+def _fits(method: str, task: Task) -> bool:
+    """WNN and totalVI with PeakVI take complete cells only."""
+    return method != "ablation" and (method not in ("wnn", "totalvi") or task.name.endswith("complete"))
+
+
+def _types(labels: pd.Series | None, cells: pd.Index) -> list[str]:
+    if labels is None:
+        return []
+    sizes = labels.reindex(cells).value_counts()
+    found = [str(name) for name in sizes.index[sizes >= LEAST] if name != NO_LABEL]
+    return found if len(found) > 1 else []
+
+
+def _pairs(mosaic: mudata.MuData) -> dict:
+    return complete_cells(mosaic, ("rna", "atac"))
+
+
+def _unpaired(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
+    for rate in wanted.rates:
+        split = random_unpairing(_pairs(mosaic), 1 - rate / 100, seed=seed, labels=labels)
+        variants = ABLATION if rate == ABLATION_RATE and "ablation" in wanted.methods else {}
+        yield Task(1, f"{rate:g}% unpaired", seed, split, variants=variants)
+
+
+def _sources(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
+    held = modalities_of(mosaic)
+    shown = [(cell, cell, tuple(m for m in held if mosaic.obs.at[cell, f"has_{m}"])) for cell in mosaic.obs_names]
+    yield Task(2, "all sources", seed, build_mosaic({m: counted(mosaic, m) for m in held}, shown))
+
+
+def _imputation(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
+    split = strict_unpairing(_pairs(mosaic), PAIRED, seed=seed, labels=labels)
+    hidden = {"rna": split.views("atac"), "atac": split.views("rna")}
+    yield Task(3, f"{100 * (1 - PAIRED):g}% unpaired", seed, split, hidden=hidden)
+
+
+def _without_type(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
+    complete = _pairs(mosaic)
+    base = random_unpairing(complete, PAIRED, seed=seed, labels=labels)
+    types = _types(labels, complete["rna"].obs_names)
+    for target in types[: wanted.most_types or None]:
+        for modality, source in (("rna", "atac"), ("atac", "rna")):
+            split: Split = type_without(base, complete, labels, target, modality)
+            yield Task(
+                4, f"{target} without {modality}", seed, split, hidden={modality: split.views(source)}, target=target
+            )
+
+
+def _trimodal(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
+    held = modalities_of(mosaic) == ALL and labels is not None
+    real = complete_cells(mosaic, ALL) if held else {}
+    size = int(min(max(mosaic.n_obs, FEWEST_SIMULATED), MOST_SIMULATED))
+    sources = [("simulated", *trimodal_cells(small_world(size, seed)))]
+    if real and len(real["rna"]) >= 2 * LEAST:
+        sources.append(("", real, labels))
+    for dataset, complete, types in sources:
+        for name, patterns in PATTERNS.items():
+            split = presence_patterns(complete, patterns, seed=seed)
+            own = types.reindex(split.origin).set_axis(split.origin.index).astype(str)
+            prefix = f"{dataset} " if dataset else ""
+            yield Task(5, prefix + name, seed, split, own, dataset=dataset)
+
+
+COLUMNS = ("experiment", "split", "seed", "method", "folder", "why")
+
+
+def write_plan(mosaic: mudata.MuData, column: str | None, wanted: Wanted, folder: Path) -> pd.DataFrame:
+    """Write a folder for each split, and `plan.tsv`: a row for each method on each split, or why there is none.
+
+    Returns
+    -------
+    The plan: `experiment`, `split`, `seed`, `method`, `folder`, `why` (empty where it runs).
+    """
+    labels = None if column is None else labels_of(mosaic, column)
+    impossible = not_possible(mosaic, labels, wanted)
+    if len(impossible) == len(wanted.experiments):
+        reasons = "; ".join(f"experiment {k}: {why}" for k, why in impossible.items())
+        raise InputError(
+            f"none of the experiments can be done on these cells ({reasons})",
+            "there would be no result",
+            "give paired cells, and the column of their types with --labels",
+        )
+    rows = []
+    with written_whole(folder) as place:
+        place.mkdir()
+        for task in tasks(mosaic, labels, wanted):
+            write_task(task, place / task.folder)
+            names = [*task.methods, *task.variants, *(["scvi-multivi: defaults"] if _by_defaults(task) else [])]
+            rows += [(task.experiment, task.name, task.seed, name, task.folder, "") for name in names]
+        for experiment, why in impossible.items():
+            lacking = [m for m in wanted.methods if experiment in METHODS[m] and m != "ablation"]
+            rows += [(experiment, "", "", m, "", why) for m in lacking]
+        plan = pd.DataFrame(rows, columns=COLUMNS)
+        plan.to_csv(place / "plan.tsv", sep="\t", index=False)
+    return plan
+
+
+def _by_defaults(task: Task) -> bool:
+    """scvi-tools as users run it, beside its best settings, where pairing and mixing are scored."""
+    return task.experiment == 1 and "scvi-multivi" in task.methods

@@ -1,0 +1,115 @@
+"""The steps of the benchmark workflow: run a method, bring ours into the same form, score a result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from multivi_nf import __version__
+from multivi_nf.benchmark.collect import collect
+from multivi_nf.benchmark.panels import panel
+from multivi_nf.benchmark.reference import REFERENCE, run_reference
+from multivi_nf.benchmark.result import Result, read_result, write_result
+from multivi_nf.benchmark.scores import score_task
+from multivi_nf.benchmark.task import Task, counted, modalities_of, read_task
+from multivi_nf.errors import InputError
+from multivi_nf.io.files import written_whole
+from multivi_nf.mosaic.read import read_mosaic
+
+COLUMNS = (
+    "experiment", "dataset", "method", "split", "seed", "metric", "value", "cpu_seconds", "peak_memory", "note",
+)  # fmt: skip
+
+
+def run(method: str, folder: Path, complete: Path | None, output: Path) -> str:
+    """Run a method of this package on a task's folder and write its result; a failure becomes its row.
+
+    Returns
+    -------
+    Why it failed, or nothing.
+    """
+    if method not in REFERENCE:
+        raise InputError(
+            f"there is no method {method!r} in this package",
+            "peers run in environments of their own",
+            f"name one of {', '.join(REFERENCE)}",
+        )
+    task = read_task(folder)
+    whole = None
+    if method == "ceiling" and complete is not None:
+        mosaic = read_mosaic(complete)
+        whole = {m: counted(mosaic, m) for m in modalities_of(mosaic)}
+    failed = ""
+    started = time.process_time()
+    try:
+        result = run_reference(method, task, whole)
+    except (ValueError, ArithmeticError) as error:
+        result, failed = Result(about={"failed": str(error)}), str(error)
+    cost = {"cpu_seconds": round(time.process_time() - started, 2), "peak_memory": _peak_memory()}
+    result.about |= {"method": method, "version": f"multivi-nf {__version__}"} | cost
+    _write(result, output)
+    return failed
+
+
+def collected(
+    embedding: Path, stores: Sequence[Path], contrast: Path | None, costs: Sequence[Path], method: str, output: Path
+) -> None:
+    """Write ours as a result; what it cost is the sum of its steps' CPU seconds and the largest of their memories."""
+    result = collect(embedding, stores, contrast)
+    used = [json.loads(path.read_text()) for path in costs]
+    result.about = {
+        "method": method,
+        "version": f"multivi-nf {__version__}",
+        "cpu_seconds": round(sum(one.get("cpu_seconds", 0.0) for one in used), 2),
+        "peak_memory": max((one.get("peak_memory", 0) for one in used), default=0),
+        "steps": sorted(one.get("step", "") for one in used),
+    }
+    _write(result, output)
+
+
+def scored(folder: Path, result_folder: Path, complete: Path, dataset: str, output: Path) -> None:
+    """Write `scores.tsv`, a row a metric, and `panel.json`, what is drawn."""
+    task, result = read_task(folder), read_result(result_folder)
+    about = result.about
+    failed = str(about.get("failed", ""))
+    values, drawn = {}, {}
+    if not failed:
+        mosaic = read_mosaic(complete)
+        values, drawn = score_task(task, result, mosaic), panel(task, result, mosaic)
+    rows = values or {"failed": float("nan")}
+    table = pd.DataFrame({"metric": list(rows), "value": [float(value) for value in rows.values()]})
+    same = {
+        "experiment": task.experiment,
+        "dataset": task.dataset or dataset,
+        "method": about["method"],
+        "split": task.name,
+        "seed": task.seed,
+        "cpu_seconds": about.get("cpu_seconds"),
+        "peak_memory": about.get("peak_memory"),
+        "note": " ".join(f"failed: {failed}".split()) if failed else "",
+    }
+    about_run = {"about": about, "split": _identity(task), "panel": drawn}
+    with written_whole(output) as place:
+        place.mkdir()
+        table.assign(**same)[list(COLUMNS)].to_csv(place / "scores.tsv", sep="\t", index=False)
+        (place / "panel.json").write_text(json.dumps(about_run, default=str) + "\n")
+
+
+def _identity(task: Task) -> dict:
+    return {"experiment": task.experiment, "name": task.name, "seed": task.seed, "target": task.target}
+
+
+def _peak_memory() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _write(result: Result, output: Path) -> None:
+    with written_whole(output) as place:
+        place.mkdir()
+        write_result(result, place)

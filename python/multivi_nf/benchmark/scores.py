@@ -1,0 +1,240 @@
+"""The scores of one method on one split, by experiment: one table of metric and value for every method alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import igraph
+import mudata
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.stats import false_discovery_control, ttest_ind
+
+from multivi_nf.benchmark.baselines import profiles
+from multivi_nf.benchmark.plan import NO_LABEL
+from multivi_nf.benchmark.result import Imputed, Result
+from multivi_nf.benchmark.scoring import Views, hidden_truth, score_atac, score_embedding, score_rna
+from multivi_nf.benchmark.task import Task, counted, modalities_of
+from multivi_nf.benchmark.uncertainty import ranked, sure_and_wrong
+from multivi_nf.evaluation import metrics
+from multivi_nf.evaluation.metrics.clustering import RESOLUTIONS
+from multivi_nf.evaluation.metrics.neighbours import nearest
+
+NEIGHBOURS = 15
+OTHER = {"rna": "atac", "atac": "rna"}
+NAMED_MARKERS = ("CD79A", "MS4A1")
+"""Of the paper's Figure 4: B cells' markers that imputed RNA has to find."""
+
+PSEUDO = 1e-5
+LEAST_FOLD = 0.5
+
+
+def score_task(task: Task, result: Result, mosaic: mudata.MuData) -> dict[str, float]:
+    """Metrics of one result.
+
+    Parameters
+    ----------
+    task
+        What was asked.
+    result
+        What a method said.
+    mosaic
+        The whole mosaic that the split was made of: it holds what was hidden.
+
+    Returns
+    -------
+    Metric to value; experiments differ in what they measure.
+    """
+    return EXPERIMENTS[task.experiment](task, result, mosaic)
+
+
+def whole_views(task: Task, views: Views) -> Views:
+    """The views with each modality's own: the joint place of the cells that show it, where a method gives no other."""
+    joint = views.joint.loc[task.split.mosaic.obs_names]
+    own = {
+        m: views.by_modality.get(m, joint.loc[part.obs_names]).loc[part.obs_names]
+        for m, part in task.split.mosaic.mod.items()
+    }
+    variance = None if views.variance is None else views.variance.loc[joint.index]
+    return Views(joint, own, variance)
+
+
+def known(task: Task, cells: pd.Index) -> np.ndarray:
+    """(n,) whether each cell has a label."""
+    return (task.labels.loc[cells] != NO_LABEL).to_numpy()
+
+
+def _unpaired(task: Task, result: Result, _mosaic) -> dict[str, float]:
+    views = whole_views(task, result.views)
+    found = score_embedding(task.split, views, None, task.seed)
+    if "mutual_rank" in found:
+        found["rank_distance"] = found["mutual_rank"] * found["n_cells"]  # the paper's, not over N
+    if task.labels is None:
+        return found
+    joint = views.joint
+    found["purity"] = _purity(task, joint)
+    rna, atac = task.split.views("rna"), task.split.views("atac")
+    if len(rna) and len(atac):
+        rna, atac = (cells[known(task, cells)] for cells in (rna, atac))
+        labels = task.labels.loc[rna].to_numpy()
+        carried = metrics.label_transfer(joint.loc[rna].to_numpy(), labels, joint.loc[atac].to_numpy(), NEIGHBOURS)
+        found["transfer"] = float((carried == task.labels.loc[atac].to_numpy()).mean())
+    return found
+
+
+def _sources(task: Task, result: Result, _mosaic) -> dict[str, float]:
+    joint = whole_views(task, result.views).joint
+    batch = task.split.mosaic.obs["batch"].astype(str).to_numpy()
+    kind = task.split.modalities[joint.index].to_numpy()
+    found = {}
+    for name, groups in (("batch", batch), ("modality", kind)):
+        if np.unique(groups).size < 2:
+            continue
+        found[f"lisi_{name}"] = metrics.lisi_ratio(joint.to_numpy(), groups, seed=task.seed)["ratio"]
+        if task.labels is not None:
+            use = known(task, joint.index)
+            labels = task.labels.loc[joint.index].to_numpy()[use]
+            within = metrics.lisi_ratio_within(joint.to_numpy()[use], groups[use], labels, seed=task.seed)
+            found[f"lisi_{name}_within"] = within
+    if task.labels is not None:
+        found |= {"purity": _purity(task, joint)} | _clusters(task, joint)
+    return found
+
+
+def _purity(task: Task, joint: pd.DataFrame) -> float:
+    use = known(task, joint.index)
+    return metrics.label_purity(joint.to_numpy()[use], task.labels.loc[joint.index].to_numpy()[use], NEIGHBOURS)
+
+
+def _clusters(task: Task, joint: pd.DataFrame) -> dict[str, float]:
+    use = known(task, joint.index)
+    best = metrics.best_leiden(joint.to_numpy()[use], task.labels.loc[joint.index].to_numpy()[use], seed=task.seed)
+    return {"ari": best["ari"], "nmi": best["nmi"]}
+
+
+def _imputation(task: Task, result: Result, mosaic) -> dict[str, float]:
+    complete = {m: counted(mosaic, m) for m in modalities_of(task.split.mosaic)}
+    found = {}
+    for modality, imputed in result.imputed.items():
+        hidden = hidden_truth(task.split, complete, modality, OTHER[modality])
+        values = imputed.values.loc[hidden.cells, task.split.mosaic[modality].var_names].to_numpy(np.float64)
+        score = {"rna": score_rna, "atac": score_atac}[modality]
+        row = score(hidden, values)
+        smooth = hidden.smooth
+        truth = profiles(modality, hidden.counts).toarray()
+        row["spearman_raw"] = metrics.flat_spearman(values, truth)  # the paper's two headline figures
+        row["spearman_smooth"] = metrics.flat_spearman(values, smooth)
+        if imputed.sd is not None:
+            sd = imputed.sd.loc[hidden.cells, imputed.values.columns].to_numpy(np.float64)
+            row |= ranked(sd, values, truth) | sure_and_wrong(sd, values, truth, smooth, task.seed)
+        found |= {f"{modality}_{name}": value for name, value in row.items()}
+    return found
+
+
+def log_fold_change(target: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """(n_features,) log2 ratio of mean profiles, each made to sum to 1, floored at 1e-5."""
+    target, rest = (
+        m / max(m.sum(), 1e-12) for m in (np.asarray(target.mean(0)).ravel(), np.asarray(rest.mean(0)).ravel())
+    )
+    return np.log2(target + PSEUDO) - np.log2(rest + PSEUDO)
+
+
+def _without_type(task: Task, result: Result, mosaic) -> dict[str, float]:
+    (modality,) = task.hidden
+    imputed: Imputed = result.imputed[modality]
+    features = task.split.mosaic[modality].var_names
+    values = imputed.values[features]
+    of_type = (task.labels.loc[values.index] == task.target).to_numpy()
+    estimated = log_fold_change(values.to_numpy()[of_type], values.to_numpy()[~of_type])
+    origins = pd.Index(task.split.origin).unique()
+    measured = counted(mosaic, modality, origins)[:, features]
+    labels = task.labels.groupby(task.split.origin).first().loc[origins].to_numpy()
+    counts = sparse.csr_matrix(measured.X)
+    own = labels == task.target
+    share = profiles(modality, counts)
+    truth = log_fold_change(share[own], share[~own])
+    found = metrics.fold_change_agreement(estimated, truth)
+    found |= _named(estimated, truth, list(features))
+    if result.effects is not None:
+        table = result.effects.set_index("feature").reindex(features)
+        differential = _differential(share, own, modality) & (np.abs(truth) >= LEAST_FOLD)
+        called = table["significant"].fillna(False).astype(bool).to_numpy()
+        calls = metrics.calls_against_truth(table["lfc"].abs().fillna(0).to_numpy(), called, differential)
+        found |= {f"calls_{name}": value for name, value in calls.items()}
+    return found
+
+
+def _named(estimated: np.ndarray, truth: np.ndarray, features: list[str]) -> dict[str, float]:
+    """Percentile, from the top, of the paper's named markers, where they are markers of this type in the counts."""
+    top = set(np.argsort(-truth, kind="stable")[:50])
+    order = np.argsort(np.argsort(-estimated, kind="stable"))
+    places = {name: features.index(name) for name in NAMED_MARKERS if name in features}
+    return {f"percentile_{name}": float(order[k] / len(features)) for name, k in places.items() if k in top}
+
+
+def _differential(values: sparse.csr_matrix, own: np.ndarray, modality: str) -> np.ndarray:
+    """(n_features,) whether Welch's test on log(1 + 10,000 share), or on 0/1, calls a feature at an FDR of 0.05."""
+    dense = np.log1p(1e4 * values.toarray()) if modality == "rna" else values.toarray()
+    with np.errstate(all="ignore"):
+        p = ttest_ind(dense[own], dense[~own], equal_var=False).pvalue
+    return false_discovery_control(np.nan_to_num(p, nan=1.0)) <= 0.05
+
+
+def _trimodal(task: Task, result: Result, _mosaic) -> dict[str, float]:
+    if result.views is None:
+        return _graph_scores(task, result.edges)
+    joint = whole_views(task, result.views).joint
+    use = known(task, joint.index)
+    labels = task.labels.loc[joint.index].to_numpy()[use]
+    found = _clusters(task, joint) | {"purity": _purity(task, joint)}
+    found["micro_f1"] = micro_f1(joint.to_numpy()[use], labels)
+    kind = task.split.modalities[joint.index].to_numpy()
+    if np.unique(kind).size > 1:
+        found["lisi_modality"] = metrics.lisi_ratio(joint.to_numpy(), kind, seed=task.seed)["ratio"]
+    return found
+
+
+def micro_f1(space: np.ndarray, labels: np.ndarray) -> float:
+    """Share of cells whose 15 nearest other cells give them their own label by majority.
+
+    With one label a cell, this is micro-F1 (as MIDAS reports it).
+    """
+    names, codes = np.unique(labels, return_inverse=True)
+    found, _ = nearest(space, space, NEIGHBOURS, same=True)
+    votes = (codes[found][:, :, None] == np.arange(len(names))).sum(1)
+    return float((votes.argmax(1) == codes).mean())
+
+
+def _graph_scores(task: Task, edges: pd.DataFrame) -> dict[str, float]:
+    """ARI and NMI of Leiden on the method's own graph, and micro-F1 by its edges' weights."""
+    cells = task.split.mosaic.obs_names
+    place = pd.Series(np.arange(len(cells)), index=cells)
+    pairs = np.stack([place.loc[edges["cell"]].to_numpy(), place.loc[edges["other"]].to_numpy()], 1)
+    graph = igraph.Graph(n=len(cells), edges=pairs)
+    igraph.set_random_number_generator(random.Random(task.seed))
+    options = {"objective_function": "modularity", "n_iterations": 3, "weights": edges["weight"].to_numpy()}
+    labels, use = task.labels.loc[cells].to_numpy(), known(task, cells)
+    parts = [np.array(graph.community_leiden(resolution=r, **options).membership) for r in RESOLUTIONS]
+    ari = [metrics.adjusted_rand(labels[use], part[use]) for part in parts]
+    best = parts[int(np.argmax(ari))]
+    names, codes = np.unique(labels, return_inverse=True)
+    weights = sparse.coo_matrix((edges["weight"], pairs.T), shape=(len(cells), len(cells)))
+    inside = sparse.csr_matrix((np.ones(len(cells)), (np.arange(len(cells)), codes)), shape=(len(cells), len(names)))
+    votes = np.asarray(((weights + weights.T) @ inside).todense())
+    return {
+        "ari": max(ari),
+        "nmi": metrics.normalised_mutual_information(labels[use], best[use]),
+        "micro_f1": float((votes.argmax(1) == codes)[use].mean()),
+    }
+
+
+EXPERIMENTS: dict[int, Callable[[Task, Result, mudata.MuData], dict[str, float]]] = {
+    1: _unpaired,
+    2: _sources,
+    3: _imputation,
+    4: _without_type,
+    5: _trimodal,
+}
+"""Experiment to what scores it."""

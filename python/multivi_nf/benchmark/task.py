@@ -1,0 +1,123 @@
+"""One split of an experiment, on disk: what a method may see, and what the scores need besides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anndata
+import mudata
+import pandas as pd
+
+from multivi_nf.benchmark.splits import Split
+from multivi_nf.io.h5mu import read_h5mu
+from multivi_nf.modalities import MODALITIES
+
+LABEL = "label"
+"""Column of obs of the cells' types, where the samplesheet's column was named; no method but a contrast looks at it."""
+
+
+@dataclass
+class Task:
+    """A split and what is asked of a method on it.
+
+    Attributes
+    ----------
+    experiment
+        1 to 5, as the MultiVI paper numbers them.
+    name
+        Of the split, such as `75% unpaired`.
+    seed
+        Of the split and of the methods.
+    split
+        What is shown.
+    labels
+        Cell type of each cell or view; None where no column was named.
+    hidden
+        Modality to the cells whose values a method has to fill in.
+    target
+        The label that lacks a modality (experiment 4).
+    methods
+        Which run on it.
+    variants
+        Name of a variant of ours to the options that it is trained with (experiment 1, the fusion ablation).
+    dataset
+        `simulated` where the cells are not the run's own.
+    """
+
+    experiment: int
+    name: str
+    seed: int
+    split: Split
+    labels: pd.Series | None = None
+    hidden: dict[str, pd.Index] = field(default_factory=dict)
+    target: str | None = None
+    methods: tuple[str, ...] = ()
+    variants: dict[str, dict[str, str]] = field(default_factory=dict)
+    dataset: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder: letters, digits, dots, dashes and underscores."""
+        plain = re.sub(r"[^A-Za-z0-9]+", "_", self.name)
+        # two types may differ in signs only
+        return f"{self.experiment}.{plain}.{hashlib.sha256(self.name.encode()).hexdigest()[:6]}.{self.seed}"
+
+
+def write_task(task: Task, folder: Path) -> None:
+    """Write `task.json`, `mosaic.h5mu`, `cells.tsv` (name, origin, modalities, label) and `hidden/<modality>.txt`."""
+    folder.mkdir(parents=True)
+    about = {"experiment": task.experiment, "name": task.name, "seed": task.seed, "target": task.target}
+    about |= {"methods": list(task.methods), "variants": task.variants, "hidden": sorted(task.hidden)}
+    about |= {"dataset": task.dataset}
+    (folder / "task.json").write_text(json.dumps(about, indent=1) + "\n")
+    table = pd.DataFrame({"origin": task.split.origin, "modalities": task.split.modalities})
+    if task.labels is not None:
+        table[LABEL] = task.labels
+        if task.target is not None:
+            task.split.mosaic.obs[LABEL] = task.labels.reindex(task.split.mosaic.obs_names).to_numpy()
+    table.to_csv(folder / "cells.tsv", sep="\t", index_label="name")
+    for modality, cells in task.hidden.items():
+        (folder / "hidden").mkdir(exist_ok=True)
+        (folder / "hidden" / f"{modality}.txt").write_text("".join(f"{cell}\n" for cell in cells))
+    task.split.mosaic.write_h5mu(folder / "mosaic.h5mu")
+
+
+def read_task(folder: Path) -> Task:
+    """Read what :func:`write_task` wrote."""
+    about = json.loads((folder / "task.json").read_text())
+    table = pd.read_csv(folder / "cells.tsv", sep="\t", index_col="name", dtype=str, keep_default_na=False)
+    hidden = {
+        modality: pd.Index((folder / "hidden" / f"{modality}.txt").read_text().splitlines())
+        for modality in about["hidden"]
+    }
+    split = Split(read_h5mu(folder / "mosaic.h5mu"), table["origin"], table["modalities"])
+    labels = table[LABEL] if LABEL in table else None
+    return Task(
+        about["experiment"], about["name"], about["seed"], split, labels, hidden, about["target"],
+        tuple(about["methods"]), about["variants"], about["dataset"],
+    )  # fmt: skip
+
+
+def complete_cells(mosaic: mudata.MuData, shown: tuple[str, ...]) -> dict[str, anndata.AnnData]:
+    """Modality to the cells that were measured in all of `shown`, counts in X, in the mosaic's order."""
+    common = mosaic.obs_names
+    for modality in shown:
+        common = common.intersection(mosaic[modality].obs_names, sort=False)
+    return {modality: counted(mosaic, modality, common) for modality in shown}
+
+
+def counted(mosaic: mudata.MuData, modality: str, cells: pd.Index | None = None) -> anndata.AnnData:
+    """One modality with counts in X (of ATAC the fragments, where the mosaic has them), and `batch`."""
+    part = mosaic[modality] if cells is None else mosaic[modality][cells]
+    counts = part.layers["counts"] if "counts" in part.layers else part.X
+    batch = mosaic.obs["batch"].reindex(part.obs_names).astype(str)
+    return anndata.AnnData(counts.copy(), batch.to_frame(), part.var.copy())
+
+
+def modalities_of(mosaic: mudata.MuData) -> tuple[str, ...]:
+    """Those that the mosaic holds, in the one order."""
+    return tuple(m for m in MODALITIES if m in mosaic.mod)

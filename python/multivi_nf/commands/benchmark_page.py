@@ -1,0 +1,23 @@
+"""`multivi-nf benchmark-page`: all scores in one table and one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from multivi_nf.commands._outputs import OutputFolder, Step
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(cls=Step)
+@click.argument("scores", type=FILE, nargs=-1)
+@click.option("--plan", type=FILE, required=True, help="plan.tsv: what ran, so that what gave nothing is told.")
+@click.option("--dataset", required=True, help="Name of the data in the tables.")
+@click.option("--output", type=OutputFolder(None), required=True, help="Folder of scores.tsv and benchmark.html.")
+def command(scores: tuple[Path, ...], plan: Path, dataset: str, output: Path) -> None:
+    """Join SCORES (folders of `benchmark-score`) and draw the paper's figures with every method."""
+    from multivi_nf.benchmark.page import write_page
+
+    write_page(list(scores), plan, dataset, output)
