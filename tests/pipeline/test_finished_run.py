@@ -138,7 +138,7 @@ def test_inputs_are_fingerprinted(finished):
     rows = list(csv.DictReader((finished.outdir / "pipeline_info" / "inputs.tsv").open(), delimiter="\t"))
     assert list(dict.fromkeys(row["sample"] for row in rows)) == ["-", *SAMPLES]
     assert {row["column"] for row in rows if row["sample"] == "-"} == {
-        *("input", "contrasts", "chrom_sizes", "tss", "blacklist")
+        *("input", "contrasts", "chrom_sizes", "gtf", "tss", "blacklist")
     }
     row = next(row for row in rows if row["sample"] == "atac_1" and row["column"] == "fragments")
     content = (MOSAIC / "atac_1" / "fragments.tsv.gz").read_bytes()
