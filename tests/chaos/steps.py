@@ -131,6 +131,8 @@ def chain() -> list[Step]:
         ]
     kept = [f"{MADE}/qc-rna@{s}/{s}.rna.h5ad" for s in rna]
     kept += [f"{MADE}/qc-atac@{s}/{s}.atac.h5ad" for s in atac] + [f"{MADE}/qc-protein@cite_1/cite_1.protein.h5ad"]
+    sources = " ".join(f"--fragments {s}={fragments_of(s)}" for s in atac)
+    sources += f" --barcode-map multiome_2={DATA}/multiome_2/barcode_map.tsv"
     mosaic, embedded, model = f"{MADE}/mosaic/mosaic.h5mu", f"{MADE}/embed/multivi.h5mu", f"{MADE}/calibrate/model"
     steps += [
         Step("mosaic", f"{samples} {' '.join(f'--inputs {path}' for path in kept)} --output out/mosaic.h5mu"),
@@ -161,5 +163,9 @@ def chain() -> list[Step]:
                 ("qc-rna@rna_1/qc/rna_1", "results/qc/rna_1"),
             ),
         ),
+        Step(
+            "gene-activity", f"{embedded} {sources} {GENOME} --gtf {DATA}/genome/genes.gtf --output out/activity.h5ad"
+        ),
+        Step("tracks", f"{embedded} {sources} {GENOME} --groups batch --output out/tracks"),
     ]
     return steps

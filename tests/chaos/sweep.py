@@ -495,8 +495,8 @@ def main() -> int:
                 rows.append(tally)
                 notes += [f"{tally.step} {kind}: {note}" for note in tally.notes]
                 print(tally.row(), f"{tally.seconds:.1f} s", *tally.notes, sep="\n  ", flush=True)
-    if given.table:
-        given.table.write_text("\n".join([COLUMNS, *(tally.row() for tally in rows)]) + "\n")
+                if given.table:
+                    given.table.write_text("\n".join([COLUMNS, *(tally.row() for tally in rows)]) + "\n")
     bad = sum(tally.lost + tally.unexplained + tally.debris for tally in rows)
     print(f"{sum(t.trials for t in rows)} trials of {len(seen)} steps: {bad} wrong", flush=True)
     return 1 if bad else 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from multivi_nf.errors import InputError
 from multivi_nf.io.outputs import Kind, check_apart, check_file, check_folder
 
 
@@ -52,12 +55,33 @@ class Step(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Look, then run."""
         inputs = [path for _, path in _paths(self, ctx, outputs=False)]
+        for parameter, path in _paths(self, ctx, outputs=False):
+            _refuse_pipe(
+                path, parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+            )
         for parameter, path in _paths(self, ctx, outputs=True):
             option = parameter.opts[0]
             parameter.type.look(path, option)
             if not isinstance(parameter.type, OutputPlace):
                 check_apart(path, inputs, option)
         return super().invoke(ctx)
+
+
+def _refuse_pipe(path: Path, option: str) -> None:
+    """Refuse a named pipe or a device, also in a folder of files: a step would wait for it for ever, or read no end."""
+    if str(path).startswith(("/dev/", "/proc/")):
+        return  # `<(...)` of a shell; who gives it knows what it is
+    for one in itertools.chain([path], path.iterdir() if path.is_dir() else ()):
+        try:
+            mode = one.stat().st_mode
+        except OSError:
+            continue  # said by whoever reads it
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(
+                f"{option} {one} is neither a file nor a folder but a pipe, a socket or a device",
+                "files are read more than once, from any place in them",
+                "write its content to a file and give that",
+            )
 
 
 def _paths(command: click.Command, ctx: click.Context, *, outputs: bool) -> Iterator[tuple[click.Parameter, Path]]:

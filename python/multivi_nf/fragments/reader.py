@@ -18,6 +18,7 @@ from isal import igzip, isal_zlib
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.byte_scan import PADDING
+from multivi_nf.io.limits import NoHole
 
 #: The empty block that ends every BGZF file (SAM specification, section 4.1.2).
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -152,7 +153,7 @@ class Blocks:
         elif self.threads > 1 and is_bgzf(self.path):
             work = self._side_by_side(raw)
         else:
-            work = self._serial(igzip.IGzipFile(fileobj=raw))
+            work = self._serial(igzip.IGzipFile(fileobj=NoHole(raw, str(self.path))))
         ready = [bytearray(_HEADROOM + self.block + 1 + PADDING) for _ in range(self.threads + 1)]
         pending: deque[tuple[Future[int], bytearray]] = deque()
         more = True

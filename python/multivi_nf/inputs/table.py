@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from multivi_nf.errors import InputError
-from multivi_nf.io.limits import DAMAGED, read_bytes
+from multivi_nf.io.limits import DAMAGED, LARGEST_SHEET, read_bytes
 from multivi_nf.io.text import decoded, records
 
 _CALLED = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -44,7 +44,7 @@ def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
     if not path.is_file():
         raise InputError(f"{kind} {path} does not exist", "nothing says what to work on", "correct the path")
     try:
-        raw = read_bytes(path, longest_line=None)
+        raw = read_bytes(path, longest_line=None, most_bytes=LARGEST_SHEET)
     except DAMAGED as error:
         raise InputError(
             f"{kind} {path} cannot be read: {error}", "nothing says what to work on", "give a readable CSV"

@@ -22,6 +22,12 @@ LONGEST_LINE = 1 << 16
 LARGEST_TABLE = 1 << 28
 """Bytes of a list or table that is read as a whole, unpacked: ten million barcodes."""
 
+LARGEST_SHEET = 1 << 24
+"""Bytes of a samplesheet or a table of contrasts: a hundred thousand samples. Each row is looked at by itself."""
+
+LONGEST_HOLE = 1 << 26
+"""Bytes of a packed file that are zero one after the other: gzip skips them, to an end that may be far."""
+
 LARGEST_JSON = 1 << 26
 """Bytes of a JSON file; as Python's objects they are ten times as many."""
 
@@ -102,6 +108,26 @@ class Guarded(io.RawIOBase):
             raise _too_much(self.name, f"has a line of more than {self.longest_line:,} bytes")
 
 
+class NoHole(io.RawIOBase):
+    """A packed file; the zeros of a hole (a cut download, a disk image) end it instead of being skipped for hours."""
+
+    def __init__(self, source: BinaryIO, name: str) -> None:
+        self.source, self.name, self.zeros = source, name, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer with the next bytes."""
+        block = self.source.read(len(buffer))
+        self.zeros = self.zeros + len(block) if block.count(0) == len(block) else 0
+        if self.zeros > LONGEST_HOLE:
+            raise _too_much(self.name, f"holds more than {LONGEST_HOLE:,} zeros one after the other")
+        buffer[: len(block)] = block
+        return len(block)
+
+
 def is_gzip(path: Path) -> bool:
     """Tell by its first bytes whether a file is gzip."""
     with path.open("rb") as handle:
@@ -118,7 +144,9 @@ def opened(
 ) -> Iterator[io.BufferedReader]:
     """Open a plain or gzip text file as bytes within limits, see :class:`Guarded`."""
     path = Path(path)
-    with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as source:
+    with path.open("rb") as file:
+        packed = is_gzip(path)
+        source = gzip.GzipFile(fileobj=io.BufferedReader(NoHole(file, str(path)), BLOCK)) if packed else file
         limits = {"longest_line": longest_line, "most_bytes": most_bytes, "most_lines": most_lines}
         yield io.BufferedReader(Guarded(source, str(path), **limits), BLOCK)
 

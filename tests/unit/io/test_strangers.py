@@ -306,3 +306,26 @@ def test_no_text_is_read_without_limits():
         if plain.search(line) and str(path.relative_to(package)) not in own
     }
     assert found == set()
+
+
+def test_a_hole_in_a_packed_file_is_not_skipped_for_ever(tmp_path):
+    """gzip takes zeros behind its members for padding: a terabyte of them, in a file that takes no room."""
+    path = tmp_path / "x.tsv.gz"
+    path.write_bytes(gzip.compress(b"a\tb\n1\t2\n"))
+    os.truncate(path, path.stat().st_size + 1000)
+    assert read_tsv(path)["b"].tolist() == [2]
+    os.truncate(path, 1 << 40)
+    with pytest.raises(InputError, match="zeros one after the other"):
+        read_tsv(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, monkeypatch, capsys):
+    from multivi_nf.commands import exit_code
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    os.mkfifo("m/matrix.mtx.gz")
+    os.mkfifo("x.h5")
+    for name in ("m", "x.h5"):
+        assert exit_code(["qc-rna", name, "--sample", "s", "--output", "s.h5ad", "--qc", "qc"]) == 2
+        assert "but a pipe, a socket or a device" in capsys.readouterr().err
