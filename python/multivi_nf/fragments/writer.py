@@ -10,6 +10,7 @@ import numpy as np
 import pysam
 from numba import njit
 
+from multivi_nf.io.bgzf import bgzf_writer
 from multivi_nf.io.files import written_whole
 
 _CHUNK = 1 << 16
@@ -92,7 +93,7 @@ class FragmentWriter:
     def __enter__(self) -> FragmentWriter:
         self._stack = contextlib.ExitStack()
         temporary = self._stack.enter_context(written_whole(self._path))
-        self._handle = self._stack.enter_context(pysam.BGZFile(str(temporary), "wb"))
+        self._handle = self._stack.enter_context(bgzf_writer(temporary))
         for line in self._header:
             self._handle.write(f"# {line}\n".encode())
         return self

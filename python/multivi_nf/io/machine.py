@@ -22,7 +22,8 @@ def errno_of(error: BaseException) -> int | None:
     found = _WORDED.search(str(error))
     if found:
         return int(next(filter(None, found.groups())))
-    return errno.EIO if isinstance(error, OSError) and "BGZFile" in str(error) else None
+    unsaid = isinstance(error, OSError) and re.search(r"BGZFile|building of index", str(error))
+    return errno.EIO if unsaid else None
 
 
 def chain(error: BaseException) -> list[BaseException]:

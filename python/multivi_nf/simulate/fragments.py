@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pysam
 
+from multivi_nf.io.bgzf import bgzf_writer
 from multivi_nf.io.files import written_whole
 from multivi_nf.simulate.cells import SampleCells, barcodes
 from multivi_nf.simulate.counts import PEAK_SHARE
@@ -153,8 +154,7 @@ def write_fragments(path: Path, world: World, sample: str, fragments: dict[str, 
     names = np.char.encode(fragments["names"], "ascii")
     table = names.view(np.uint8).reshape(names.size, -1)
     with written_whole(path) as temporary:
-        # pysam sees ".gz" and would be right, but the bgzip writer is asked for by name
-        with pysam.BGZFile(os.fspath(temporary), "w") as out:
+        with bgzf_writer(temporary) as out:
             header = [f"# id={sample}", "# description=simulated by multivi-nf", "# reference_version=toy-2026"]
             header += [f"# primary_contig={chrom}" for chrom in world.chrom_sizes]
             out.write(("\n".join(header) + "\n").encode())
