@@ -21,6 +21,7 @@ from multivi_nf.data.threads import one_thread
 from multivi_nf.errors import InputError
 from multivi_nf.held_out import scoring
 from multivi_nf.held_out.group_effects import Groups
+from multivi_nf.held_out.mean_error import neighbour_means, whole_error
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, median_depth
 from multivi_nf.imputation.intervals import (
     CONFORMAL_INTERVAL,
@@ -48,6 +49,8 @@ MAX_FEATURES = 500
 TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
 FACTORS = (0.05, 20.0)
 NEAR = 5
+FOLD_CELLS = 30
+"""Cells of a batch that is a fold of its own."""
 DECILES = 10
 RATE_CELLS = 5000
 SHRINKAGES = tuple(i / 20 for i in range(20))
@@ -105,7 +108,9 @@ def _calibrated(model: MultiVI, data: MosaicData, n_samples: int, conformal: boo
             cells = paired[np.all([has[m][paired] for m in (*sources, target)], axis=0)] if len(paired) else paired
             name = f"{'+'.join(sources)}->{target}"
             if len(cells) >= MINIMUM_PAIRS:
-                entry = _Direction(model, data, cells, sources, target, depth, n_samples, seed, rates).fit(conformal)
+                entry = _Direction(model, data, cells, sources, target, depth, n_samples, seed, rates, held).fit(
+                    conformal
+                )
                 entry["effects"] = Groups(model, data, cells, held, sources, target, depth, seed).fit()
                 found.directions[name] = entry
             elif any(_wanted(has, sources, target)):
@@ -212,6 +217,8 @@ class _Target:
 class _Direction:
     """One direction's cells, features and posterior, ready to be predicted at any temperature."""
 
+    means: tuple[np.ndarray, np.ndarray, float] | None = None
+
     def __init__(
         self,
         model: MultiVI,
@@ -223,6 +230,7 @@ class _Direction:
         n_samples: int,
         seed: int,
         rates: np.ndarray | None,
+        held: np.ndarray,
     ) -> None:
         self.model, self.target, self.n_cells = model, target, len(cells)
         keys = cell_keys(data.cells[cells], seed, "calibration")
@@ -250,6 +258,8 @@ class _Direction:
         known = np.ones((len(dense), len(positions)), bool) if panel is None else panel[:, positions]
         self.data = _Target(positions, dense[:, positions], np.concatenate(sizes), known)
         self.rates = rates[positions] if target == "atac" else None
+        self.fold = folds(data.source.batch[self.cells].astype(str))
+        self.means = neighbour_means(model, data, self.cells, held, target, positions, self.decoder.depth, seed)
         self.shrinkage = 0.0
         self.latent = torch.cat([joint.mean for joint, _ in self.blocks]).cpu().numpy()
         self.uniform = uniforms(cell_keys(names, seed, "pit"), 0, len(positions))
@@ -348,7 +358,7 @@ class _Direction:
             entry.update(dispersion_factor=1.0, shrinkage=self.shrinkage)
         draws, mixture = self.predict(temperature)
         entry.update(self._report(draws, mixture, factor, "after"))
-        entry["mean_sd"] = self._mean_error(draws, mixture)
+        entry["mean_sd"] = self._mean_error(draws, mixture) if self.means is None else self._whole_error(draws)
         if conformal and mixture is not None:
             level = Levels.read(entry["levels"]).at(CONFORMAL_INTERVAL)
             entry["conformal"] = conformal_widths(_scaled(mixture, factor), self.data.counts, level, self.data.known)
@@ -415,7 +425,7 @@ class _Direction:
             out = {}
             if when == "after":
                 out["levels"] = Levels.fit(transform[known]).stored()
-                transform = _levelled(transform, known)
+                transform = _levelled(transform, known, self.fold)
             out |= {
                 f"log_score_{when}": float(scoring.log_score(scaled, x)[known].mean()),
                 f"coverage_{when}": scoring.coverage(transform[known]),
@@ -433,6 +443,16 @@ class _Direction:
         if mixture is None:
             return value * self.data.size[:, None]
         return (mixture.mean * mixture.weight).sum(axis=0) * self.data.known
+
+    def _whole_error(self, draws: np.ndarray) -> dict[str, list[float]]:
+        """Error of imputed log means that their spread lacks, from the counts of cells in the same state."""
+        value, spread = draws.mean(axis=0, dtype=np.float64), draws.var(axis=0, ddof=1, dtype=np.float64)
+        if self.target == "atac":
+            value, spread = (
+                (1 - self.shrinkage) * value + self.shrinkage * self.rates,
+                (1 - self.shrinkage) ** 2 * spread,
+            )
+        return whole_error(value, spread, self.means)
 
     def _mean_error(self, draws: np.ndarray, mixture: Mixture | None) -> dict[str, list[float]]:
         """Standard deviation of the error of imputed log means that neighbours share, by feature mean.
@@ -469,12 +489,22 @@ class _Direction:
         return {"log_mean": [float(level[p].mean()) for p in parts], "sd": [max(sd(p), overall) for p in parts]}
 
 
-def _levelled(transform: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Transforms under levels that the other half of the cells taught: what new cells will see."""
-    out, odd = np.empty_like(transform), np.arange(len(transform)) % 2 == 1
-    for mine in (odd, ~odd):
+def _levelled(transform: np.ndarray, known: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Transforms under levels that the cells of other folds taught: what new cells, and new batches, will see."""
+    out = np.empty_like(transform)
+    for one in np.unique(fold):
+        mine = fold == one
         out[mine] = Levels.fit(transform[~mine][known[~mine]]).applied(transform[mine])
     return out
+
+
+def folds(batch: np.ndarray) -> np.ndarray:
+    """(n_cells,) batches, the small ones as one, or every second cell where fewer than two batches have 30 cells."""
+    names, code, count = np.unique(batch, return_inverse=True, return_counts=True)
+    large = count >= FOLD_CELLS
+    if large.sum() < 2:
+        return np.arange(len(batch)) % 2
+    return np.where(large[code], code, len(names))
 
 
 def _scaled(mixture: Mixture, factor: float) -> Mixture:

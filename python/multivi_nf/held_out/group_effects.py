@@ -22,13 +22,13 @@ from scipy import sparse
 
 from multivi_nf.calibration.effects import CLUSTERS, LABELS, LARGEST, ImputedEffects
 from multivi_nf.data.draws import blocks, cell_keys, normals
-from multivi_nf.data.minibatch import ModalityRows, SparseRows
-from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder
+from multivi_nf.held_out.mean_error import encoded, halved, sizes
+from multivi_nf.imputation.decode import TILE, Codes, Decoder
 from multivi_nf.imputation.intervals import protein_expectation
 from multivi_nf.latent.embed import device_of, draw, posteriors
 
 if TYPE_CHECKING:
-    from multivi_nf.data.minibatch import Minibatch
+    from multivi_nf.data.minibatch import SparseRows
     from multivi_nf.data.mosaic_data import MosaicData
     from multivi_nf.training import MultiVI
 
@@ -149,14 +149,15 @@ def explained(found: Compared) -> np.ndarray:
 def _lost(anywhere: Compared, elsewhere: Compared) -> tuple[float, float]:
     """Factor on the slope, and variance added, where no cell of a group was ever measured.
 
-    Half of what is lost by groups' measured neighbours when those of the same group are left out: a decoder carries on
-    beyond the cells that taught it, which neighbours cannot.
+    The slope loses half of what it loses where groups are predicted by their measured neighbours and those of the same
+    group are left out (a decoder carries on beyond the cells that taught it, which neighbours cannot); the error gains
+    all that it gains there.
     """
     whole = [np.arange(len(anywhere.level))]
     b = [slopes(one) for one in (anywhere, elsewhere)]
     errors = [shared_variance(one, slope, whole)[0] for one, slope in zip((anywhere, elsewhere), b, strict=True)]
     ratio = np.clip(b[1].mean() / max(b[0].mean(), 0.05), 0.0, 1.0)
-    return float((1 + ratio) / 2), float(max(errors[1] - errors[0], 0.0) / 2)
+    return float((1 + ratio) / 2), float(max(errors[1] - errors[0], 0.0))
 
 
 def slopes(found: Compared, iterations: int = 30) -> np.ndarray:
@@ -272,17 +273,17 @@ class Groups:
         self.decoder = Decoder(model, target, "own", depth or 1.0)
         most = min(MOST_CELLS, max(LEAST_DECODED, ELEMENTS // self.decoder.n_features))
         self.cells, self.held, self.seed = cells[order[:most]], held, seed
-        self.random = np.random.default_rng([seed, 16])
+        random = np.random.default_rng([seed, 16])
         self.half = np.arange(len(self.cells)) % 2
         self.blocks, own, source, size, counts = [], [], [], [], []
         for block in blocks(len(self.cells)):
             minibatch = data.minibatch(self.cells[block])
             joint = posteriors(model, minibatch, [m for m in model.modalities if m not in sources])[0]
-            first, second = self._halved(minibatch.modalities[target])
-            own.append(_encoded(model, minibatch, target, first))
+            first, second = halved(minibatch.modalities[target], random)
+            own.append(encoded(model, minibatch, target, first))
             source.append(joint.mean.cpu().numpy())
-            size.append(self._sizes(minibatch))
-            counts.append(second)
+            size.append(sizes(model, minibatch, target, self.decoder.depth))
+            counts.append(second.toarray())
             self.blocks.append((joint, Codes(minibatch.batch, minibatch.categorical, minibatch.continuous)))
         self.own, self.source, self.size = map(np.concatenate, (own, source, size))
         self.counts = np.concatenate(counts)
@@ -308,31 +309,6 @@ class Groups:
         return out
 
     # ------------------------------------------------------------------------------------------------ cells
-
-    def _halved(self, rows: ModalityRows) -> tuple[ModalityRows, np.ndarray]:
-        """One random half of the counts as rows, the other as (n_cells, n_features)."""
-        counts = rows.counts
-        values = np.ones(counts.indices.numel()) if counts.values is None else counts.values.cpu().numpy()
-        part = self.random.binomial(values.astype(np.int64), 0.5).astype(np.float32)
-        device = counts.indices.device
-        kept = torch.from_numpy(part > 0).to(device)
-        ends = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.long().cumsum(0)])[counts.indptr]
-        some = None if counts.values is None else torch.from_numpy(part).to(device)[kept]
-        first = SparseRows(ends, counts.indices[kept], some, counts.n_features)
-        rest = np.zeros((counts.n_rows, counts.n_features), np.float32)
-        rest[counts.row_index().cpu().numpy(), counts.indices.cpu().numpy()] = values - part
-        return ModalityRows(rows.cells, first), rest
-
-    def _sizes(self, minibatch: Minibatch) -> np.ndarray:
-        """What turns a decoded value into an expected count: library, or depth over d~."""
-        rows = minibatch.modalities[self.target].counts
-        if self.target == "rna":
-            return rows.dense().sum(1).double().cpu().numpy() / RNA_SCALE
-        if self.target == "atac":
-            others = [m for m in self.model.modalities if m != "atac"]
-            encoded = posteriors(self.model, minibatch, others)[1]
-            return self.model.level("atac", encoded["atac"].size).double().cpu().numpy() / self.decoder.depth
-        return np.ones(rows.n_rows)
 
     def _decoded(self) -> np.ndarray:
         """(n_cells, n_features) expected counts over antithetic draws, each cell under its own batch."""
@@ -379,8 +355,8 @@ class Groups:
         of_batch = np.eye(self.batch.max() + 1, dtype=np.float32)[self.batch]
         rate = (of_batch.T @ self.decoded) / np.maximum(of_batch.T @ measured, 1e-12)
         level = np.log(np.maximum(self.decoded.sum(0) / np.maximum(measured.sum(0), 1e-12), 1e-12))
-        sizes = np.stack([(member * of_batch[:, b]) @ measured for b in range(of_batch.shape[1])])
-        base = (sizes * rate[:, None, :]).sum(0)
+        shares = np.stack([(member * of_batch[:, b]) @ measured for b in range(of_batch.shape[1])])
+        base = (shares * rate[:, None, :]).sum(0)
         shape = (len(kept), 2, -1)
         sums = [m.astype(np.float64).reshape(shape) for m in (member @ self.counts, member @ expected, base)]
         return Compared(*sums, level)
@@ -400,7 +376,7 @@ class Groups:
         for block in blocks(len(known)):
             minibatch = self.data.minibatch(known[block])
             rows = minibatch.modalities[self.target]
-            place.append(_encoded(self.model, minibatch, self.target, rows))
+            place.append(encoded(self.model, minibatch, self.target, rows))
             counts.append(_profiles(rows.counts))
         place, profile = np.concatenate(place), sparse.vstack(counts).tocsr()
         average = np.asarray(profile.mean(axis=0), np.float32).ravel()
@@ -464,14 +440,3 @@ def _profiles(rows: SparseRows) -> sparse.csr_matrix:
     arrays = (values.astype(np.float32), rows.indices.cpu().numpy(), rows.indptr.cpu().numpy())
     counts = sparse.csr_matrix(arrays, shape=(rows.n_rows, rows.n_features))
     return sparse.diags(1 / np.maximum(np.asarray(counts.sum(1)).ravel(), 1)).astype(np.float32) @ counts
-
-
-def _encoded(model: MultiVI, minibatch: Minibatch, target: str, rows: ModalityRows) -> np.ndarray:
-    """(n_cells, n_latent) mean of the posterior from one modality's rows alone."""
-    alone = type(minibatch)(
-        batch=minibatch.batch,
-        modalities={target: rows},
-        categorical=minibatch.categorical,
-        continuous=minibatch.continuous,
-    )
-    return model.fuse(alone, model.encode(alone)).mean.cpu().numpy()

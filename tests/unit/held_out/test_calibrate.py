@@ -127,6 +127,7 @@ def test_proteins_outside_the_panel_are_not_zeros():
     )  # fmt: skip
     direction.predict = lambda temperature: (mixture.mean, mixture)
     direction.uniform, direction.latent = rng.random(shape), rng.normal(size=(n, 3))
+    direction.fold = np.arange(n) % 2
     found = {}
     for name, used in (("masked", known), ("as zeros", np.ones(shape, bool))):
         direction.data = _Target(np.arange(len(mean)), np.where(known, drawn, 0.0), np.ones(n), used)

@@ -84,13 +84,13 @@ def test_cells_that_trained_are_stretched_less():
     np.testing.assert_allclose(other.slope, one.slope / 1.25)
 
 
-def test_what_neighbours_lose_is_half_of_what_is_lost_out_of_reach():
+def test_what_neighbours_lose_tells_what_is_lost_out_of_reach():
     inside = compared(1.2, 0.2, 20.0)
     near = (compared(1.0, 0.2, 20.0, 1), compared(0.5, 0.4, 20.0, 2))
     found = fit_effects(inside, near)
     assert found.slope_outside.mean() / found.slope.mean() == pytest.approx(0.75, abs=0.05)
     more = found.sd_outside**2 - found.sd**2
-    assert more.mean() == pytest.approx((0.4**2 - 0.2**2) / 2, rel=0.3)
+    assert more.mean() == pytest.approx(0.4**2 - 0.2**2, rel=0.3)
     slope, sd, _, _ = found.at(np.zeros(1), 0.5)
     assert slope[0] == pytest.approx((found.slope.mean() + found.slope_outside.mean()) / 2, rel=0.05)
     assert found.sd.mean() < sd[0] < found.sd_outside.mean()
