@@ -43,6 +43,7 @@ class Plan:
     mito: float = 0.02
     barcode_style: str = "10x"
     seed: int = 0
+    first_chrom: str = "chr1"  # this chromosome and those after it
 
 
 def barcode_names(n: int, style: str, rng: np.random.Generator) -> list[str]:
@@ -59,6 +60,7 @@ def barcode_names(n: int, style: str, rng: np.random.Generator) -> list[str]:
 def place(plan: Plan, rng: np.random.Generator) -> dict:
     """Draw peaks, how open they are in each type, and transcription starts."""
     names = [name for name in SIZES["hg38"] if name != "chrM"]
+    names = names[names.index(plan.first_chrom) :]
     lengths = np.array([SIZES["hg38"][name] for name in names])
     per_chrom = np.diff(np.round(np.concatenate([[0], np.cumsum(lengths / lengths.sum())]) * plan.peaks).astype(int))
     chrom, summit = [], []
