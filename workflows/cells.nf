@@ -46,7 +46,7 @@ workflow CELLS {
     //
     // The gate: nothing heavy starts before all inputs of all samples were looked at
     //
-    columns = chosen(settings, ['peak_group', 'replicate', 'labels'])
+    columns = chosen(settings, ['peak_group', 'replicate', 'labels'] + (settings.regulation ? ['groups'] : []))
     CHECK_SAMPLESHEET(sheet, contrasts, sheet.parent.toUriString(), missing_files(sheet), columns)
     ch_declared = CHECK_SAMPLESHEET.out.samples.flatMap { json -> samples_of(json) }
     ch_names    = CHECK_SAMPLESHEET.out.samples.map { json -> samples_of(json).collect { row -> row.sample } } // channel: [ sample ] (value)

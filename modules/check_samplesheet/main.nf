@@ -11,7 +11,7 @@ process CHECK_SAMPLESHEET {
     path contrasts, stageAs: 'contrasts/*' // or []
     val base                               // folder that the sheet's relative paths start at
     val missing                            // [ path ] as written in the sheet, for which there is no file
-    val settings                           // [ peak_group, replicate, labels ]: columns that must be there
+    val settings                           // [ peak_group, replicate, labels, groups? ]: columns that must be there
 
     output:
     path 'samples.json', emit: samples // { samples: [ { sample, batch, rna, ..., metadata } ], contrasts: [ ... ] }

@@ -212,3 +212,15 @@ def test_command_leaves_nothing_behind_on_refusal(folder):
 def test_bad_samples_json(folder, content):
     with pytest.raises(InputError):
         read_samples_json(write(folder, content, "samples.json"))
+
+
+@pytest.mark.parametrize("column", ["cluster", "donor", "batch", "type_transferred", "atac_doublet"])
+def test_groups_may_be_a_column_of_the_sheet_or_of_the_run(tmp_path, column):
+    (tmp_path / "a.h5").write_text("")
+    (tmp_path / "s.csv").write_text("sample,rna,donor,type\na,a.h5,d,x\n")
+    words = [str(tmp_path / "s.csv"), "--labels=type", f"--groups={column}", f"--output={tmp_path / 'o.json'}"]
+    assert CliRunner().invoke(command, words).exit_code == 0
+    words[2] = "--groups=doner"
+    refused = CliRunner().invoke(command, words)
+    assert isinstance(refused.exception, InputError) and "--groups" in str(refused.exception)
+    assert "doner" in str(refused.exception)
