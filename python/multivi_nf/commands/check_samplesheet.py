@@ -15,7 +15,6 @@ from multivi_nf.inputs.samplesheet import read_samplesheet
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.limits import read_bytes
 
-
 OWN = ("cluster", "sample", "batch", "modality", "cell_type_by_markers", "out_of_support")
 """Columns that a run makes and --groups may name before they are there."""
 
