@@ -263,6 +263,8 @@ class Trainer:
     def _score_pairs(self, validation: dict[str, float]) -> dict[str, float]:
         """What held-out pairs tell; the first process's answer in all, so that all of them stop together."""
         found = self.pairs.score(self.objective.excess(validation))
+        if not found:
+            return {}
         mine = float(self.world.first)
         values = torch.tensor([mine * v for v in found.values()], dtype=torch.float64, device=self.device)
         return dict(zip(found, self.world.sum(values).tolist()))
