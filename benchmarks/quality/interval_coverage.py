@@ -1,6 +1,6 @@
 """How many true means lie in the 95 % interval of imputed RNA, overall and in the worst stratum, from 500 cells up.
 
-    python benchmarks/quality/coverage.py [--cells 500 2000 20000] [--seeds 0 1 2] [--keep DIR]
+    python benchmarks/quality/interval_coverage.py [--cells 500 2000 20000] [--seeds 0 1 2] [--keep DIR]
 
 The simulated mosaic as a user has it: cells with both, RNA alone, ATAC alone, two sites (800 genes, 3,000 peaks, so
 that 20,000 cells can be afforded). Cells with ATAC alone that are neither doublets nor dying, at most 800; strata are
