@@ -18,6 +18,7 @@ from multivi_nf.fragments.quality import check_listed
 from multivi_nf.fragments.reader import DAMAGED, check_complete, damaged, is_bgzf, is_gzip
 from multivi_nf.fragments.stream import left_out_text, some
 from multivi_nf.inputs.genome import SIZES, Genome, canonical, merge_intervals
+from multivi_nf.io.machine import is_passing
 
 WHOLE_BGZF, WHOLE_GZIP = 16 << 20, 32 << 20
 """Files up to these sizes (bytes) are read whole; larger BGZF is sampled, of larger gzip the beginning is read.
@@ -93,9 +94,14 @@ def preflight(
     except InputError as problem:
         problems.append(problem)
     except DAMAGED as error:
+        if is_passing(error):
+            raise
         problems.append(damaged(path, size, error))
     else:
         _look(found, genome, peaks, barcodes, path, whole, problems, warnings, facts)
+    for problem in problems:
+        if is_passing(problem):
+            raise problem  # a disk that fails is no problem of the file, to be written down and kept
     return problems, warnings, facts
 
 
@@ -103,7 +109,9 @@ def header_facts(path: Path, facts: dict[str, Any]) -> set[str]:
     """Add what the `#` header says: `header` lines, `primary_contigs`; give the assemblies that it names."""
     try:
         text = next(iter(SampledBlocks(path, places=1, blocks=4, head=1 << 16)), None)
-    except DAMAGED:
+    except DAMAGED as error:
+        if is_passing(error):
+            raise
         return set()  # said by the pass itself
     if text is None:
         return set()
