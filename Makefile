@@ -46,6 +46,7 @@ peers:
 images: setup
 	@bash tools/images.sh build
 	@bash tools/images.sh archive
+	@bash tools/images.sh sbom
 
 push:
 	@bash tools/images.sh push "$(REGISTRY)"

@@ -3,6 +3,7 @@
 #
 #   tools/images.sh build [cpu|macs3|cuda ...]     localhost/multivi-nf-{cpu,macs3,cuda}:VERSION
 #   tools/images.sh archive [cpu|macs3|cuda ...]   dist/multivi-nf-X-VERSION.oci.tar, for `apptainer build X.sif oci-archive:...`
+#   tools/images.sh sbom [cpu|macs3|cuda ...]      dist/multivi-nf-X-VERSION.cdx.json, what is in it (CycloneDX)
 #   tools/images.sh unpack FOLDER [cpu|...]        FOLDER/multivi-nf-X-VERSION/, for Charliecloud and --container_registry FOLDER
 #   tools/images.sh push REGISTRY [cpu|...]        REGISTRY/multivi-nf-X:VERSION
 #   tools/images.sh base                           localhost/debian:bookworm, by debootstrap, without any registry
@@ -165,6 +166,18 @@ check_names() {
     done
 }
 
+sbom() {
+    local image target
+    mkdir -p "$repository/dist"
+    for image in "$@"; do
+        need_image "$image"
+        target=$repository/dist/multivi-nf-$image-$version.cdx.json
+        "$engine" run --rm --network none "localhost/multivi-nf-$image:$version" multivi-nf --sbom > "$target.part"
+        mv "$target.part" "$target"
+        say "wrote $target ($(grep -c '"purl"' "$target") components)"
+    done
+}
+
 command=${1:-build}
 [ $# -eq 0 ] || shift
 engine=$(find_engine)
@@ -187,5 +200,6 @@ case "$command" in
     archive) archive "$@" ;;
     push) push "$registry" "$@" ;;
     unpack) unpack "$folder" "$@" ;;
-    *) fail "unknown command '$command'" "commands are build, archive, unpack, push and base" "see the head of tools/images.sh" ;;
+    sbom) sbom "$@" ;;
+    *) fail "unknown command '$command'" "commands are build, archive, unpack, sbom, push and base" "see the head of tools/images.sh" ;;
 esac
