@@ -1,6 +1,7 @@
 # make run    set up, simulate a mosaic, run the pipeline on it, print where the report is
 # make test   set up, run every test
 # make benchmark   the paper's experiments, small, with every method that is here
+# make bench  set up, measure speeds; fails where one is 15 % worse than committed (benchmarks/results/speed.tsv)
 # PYTHON names the interpreter to build on (CPython 3.11, 3.12 or 3.13).
 SHELL  := /bin/bash
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN    := .venv/bin
 RUN    ?= results
 CHAOS  ?= /tmp/multivi-nf-chaos
 
-.PHONY: benchmark run test setup macs3 peers images push lint test-real test-deploy chaos clean
+.PHONY: benchmark run test setup macs3 peers images push lint test-real test-deploy chaos clean bench
 
 run: setup
 	@$(BIN)/python tools/run.py --outdir $(RUN)
@@ -31,6 +32,9 @@ test-deploy: setup
 # Every step killed, on a full and on a failing disk, at twenty random moments: about twenty minutes, root (docs/chaos.md).
 chaos: setup
 	@$(BIN)/python -m tests.chaos.sweep --folder $(CHAOS) --moments 20 --table docs/chaos.tsv
+
+bench: setup
+	@$(BIN)/python benchmarks/speed/suite.py $(BENCH)
 
 macs3:
 	@$(PYTHON) tools/setup.py macs3
