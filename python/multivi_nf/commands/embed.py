@@ -68,21 +68,26 @@ def command(
     from multivi_nf.io.files import written_whole
     from multivi_nf.latent.annotate import annotate
     from multivi_nf.latent.embed import cells_of, embed
-    from multivi_nf.mosaic.read import read_mosaic
+    from multivi_nf.mosaic.read import read_mosaic, read_tables
+    from multivi_nf.mosaic.write import copy_counts
     from multivi_nf.training.model_folder import load_model
 
     table = read_contrasts(contrasts) if contrasts else []
     sets = read_marker_sets(marker_sets) if marker_sets else None
     starts = gene_starts(genome, tss, gtf)
-    trained, cells = load_model(model, device), read_mosaic(mosaic)
-    embedding = embed(trained, cells)
+    trained = load_model(model, device)
+    # markers are looked for in the counts of all cells; else these are read a block of cells at a time
+    tables = None if sets is not None else read_tables(mosaic)
+    cells = read_mosaic(mosaic) if tables is None else tables
+    data = cells_of(trained, cells if tables is None else mosaic)
+    embedding = embed(trained, data)
     if embedding.unseen_batches:
         names = ", ".join(embedding.unseen_batches[:5])
         click.echo(f"batches that the model never saw, embedded through its unknown code: {names}", err=True)
     for name, values in embedding.unseen_categories.items():
         told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
         click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
-    support = support_columns(Calibration.load(model, trained), trained, cells_of(trained, cells))
+    support = support_columns(Calibration.load(model, trained), trained, data)
     annotated = annotate(
         cells, embedding, resolution=cluster_resolution, labels=labels, support=support, split=trained.split, seed=seed
     )
@@ -93,6 +98,8 @@ def command(
     annotate_peaks(annotated, starts, chrom_style)
     fill_modalities(annotated)
     with written_whole(output) as temporary:
-        annotated.write_h5mu(temporary)
+        annotated.write_h5mu(temporary, compression="gzip", compression_opts=1)
+        if tables is not None:
+            copy_counts(mosaic, temporary)
     if chunks:
         write_chunks(chunks, annotated.obs_names, chunk_size)

@@ -94,6 +94,36 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
     return result
 
 
+def read_tables(path: Path) -> mudata.MuData | None:
+    """Read a mosaic that `mosaic` wrote without its counts: tables alone; None where it must be read whole.
+
+    Memory is that of the tables of cells and features, whatever the number of counts.
+    """
+    if not path.is_file():
+        return None
+    check_hdf5(path)
+    with h5py.File(path, "r") as file:
+        own = "multivi_nf" in file.get("uns", {}) and "has_rna" in file.get("obs", {}) and "mod" in file
+        if not own or any("layers" not in file["mod"][name] for name in file["mod"]):
+            return None
+        tables = ("obs", "var", "uns", "obsm", "varm")
+        order = [str(name) for name in file["mod"].attrs.get("mod-order", list(file["mod"]))]
+        with quiet(), mudata.set_options(pull_on_update=False):
+            mods = {
+                name: ad.AnnData(
+                    **{key: ad.io.read_elem(file["mod"][name][key]) for key in tables if key in file["mod"][name]}
+                )
+                for name in order
+            }
+            mosaic = mudata.MuData(mods)
+            obs = ad.io.read_elem(file["obs"])
+            if not mosaic.obs_names.equals(obs.index):
+                return None
+            mosaic.obs = obs
+            mosaic.uns = ad.io.read_elem(file["uns"])
+    return mosaic
+
+
 def _annotation(mosaic: mudata.MuData, cells: pd.Index) -> tuple[pd.DataFrame, list[str]]:
     """`obs` of the whole and of the modalities; a column whose name the pipeline writes itself gets a suffix."""
     whole = mosaic.obs[[c for c in mosaic.obs if ":" not in str(c)]].reindex(cells)

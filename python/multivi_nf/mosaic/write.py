@@ -48,15 +48,22 @@ def quiet() -> Iterator[None]:
 
 
 class MatrixWriter:
-    """A CSR matrix in an HDF5 group, grown block by block of rows; the layout is anndata's."""
+    """A CSR matrix in an HDF5 group, grown block by block of rows; the layout is anndata's.
 
-    def __init__(self, parent: h5py.Group, name: str, n_columns: int, dtype: type) -> None:
+    One that has its entries where another has them (`places_of`) stores values alone: its columns and row pointers are
+    a second name (a hard link of HDF5) of the other's, which every reader follows without noticing.
+    """
+
+    def __init__(
+        self, parent: h5py.Group, name: str, n_columns: int, dtype: type, places_of: MatrixWriter | None = None
+    ) -> None:
         if name in parent:
             del parent[name]
         self.group = parent.create_group(name)
         self.group.attrs["encoding-type"] = "csr_matrix"
         self.group.attrs["encoding-version"] = "0.1.0"
         self.n_columns = n_columns
+        self.places_of = places_of
         options = {
             "maxshape": (None,),
             "chunks": (_CHUNK,),
@@ -65,16 +72,19 @@ class MatrixWriter:
             "shuffle": True,
         }
         self.data = self.group.create_dataset("data", (0,), dtype=dtype, **options)
-        self.indices = self.group.create_dataset("indices", (0,), dtype=np.int32, **options)
+        if places_of is None:
+            self.indices = self.group.create_dataset("indices", (0,), dtype=np.int32, **options)
         self.pointers: list[np.ndarray] = [np.zeros(1, dtype=np.int64)]
         self.stored = 0
 
     def append(self, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> None:
         """Add rows."""
         start, stop = self.stored, self.stored + len(data)
-        for dataset, values in ((self.data, data), (self.indices, indices)):
-            dataset.resize((stop,))
-            dataset[start:stop] = values
+        self.data.resize((stop,))
+        self.data[start:stop] = data
+        if self.places_of is None:
+            self.indices.resize((stop,))
+            self.indices[start:stop] = indices
         self.pointers.append(indptr[1:].astype(np.int64) + start)
         self.stored = stop
 
@@ -82,20 +92,25 @@ class MatrixWriter:
         """Write the row pointers and the shape."""
         indptr = np.concatenate(self.pointers)
         small = self.stored <= np.iinfo(np.int32).max
-        self.group.create_dataset(
-            "indptr",
-            data=indptr.astype(np.int32) if small else indptr,
-            compression="gzip",
-            compression_opts=1,
-            shuffle=True,
-        )
+        if self.places_of is not None:
+            for name in ("indices", "indptr"):
+                self.group[name] = self.places_of.group[name]
+        else:
+            self.group.create_dataset(
+                "indptr",
+                data=indptr.astype(np.int32) if small else indptr,
+                compression="gzip",
+                compression_opts=1,
+                shuffle=True,
+            )
         self.group.attrs["shape"] = np.array([len(indptr) - 1, self.n_columns])
 
 
 def fill(path: Path, modality: str, n_columns: int, blocks: Iterable[Callable[[], sparse.csr_matrix]]) -> int:
     """Write the counts of one modality into a skeleton.
 
-    ATAC gets 0/1 (int8) in `X` and counts in `layers["counts"]`; the others counts in `X`.
+    ATAC gets 0/1 (int8) in `X` and counts in `layers["counts"]`, whose columns stand once in the file; the others have
+    counts in `X`.
 
     Parameters
     ----------
@@ -109,9 +124,11 @@ def fill(path: Path, modality: str, n_columns: int, blocks: Iterable[Callable[[]
     empty = 0
     with h5py.File(path, "r+") as file:
         group = file["mod"][modality]
-        writers = [MatrixWriter(group, "X", n_columns, np.int8 if modality == "atac" else np.int32)]
         if modality == "atac":
-            writers.append(MatrixWriter(group["layers"], "counts", n_columns, np.int32))
+            writers = [MatrixWriter(group["layers"], "counts", n_columns, np.int32)]
+            writers.append(MatrixWriter(group, "X", n_columns, np.int8, places_of=writers[0]))
+        else:
+            writers = [MatrixWriter(group, "X", n_columns, np.int32)]
         for block in blocks:
             counts = block()
             empty += int((np.diff(counts.indptr) == 0).sum())
@@ -121,3 +138,36 @@ def fill(path: Path, modality: str, n_columns: int, blocks: Iterable[Callable[[]
         for writer in writers:
             writer.close()
     return empty
+
+
+def copy_counts(source: Path, target: Path) -> None:
+    """Give a file that was written without counts those of a mosaic, as they are stored there: nothing is unpacked.
+
+    Parameters
+    ----------
+    source
+        The mosaic: `X` and `layers` of each modality.
+    target
+        An h5mu of the same cells and features.
+    """
+    with h5py.File(source, "r") as old, h5py.File(target, "r+") as new:
+        for modality in old["mod"]:
+            own, group = old["mod"][modality], new["mod"][modality]
+            for name in ("X", "layers"):
+                if name in group:
+                    del group[name]
+            old.copy(own["layers"], group, "layers")
+            shared = [
+                (part, layer)
+                for layer in own["layers"]
+                for part in ("indices", "indptr")
+                if part in own["X"] and own["X"][part] == own["layers"][layer].get(part)
+            ]
+            if not shared:
+                old.copy(own["X"], group, "X")
+                continue
+            matrix = group.create_group("X")
+            matrix.attrs.update(own["X"].attrs)
+            old.copy(own["X"]["data"], matrix, "data")
+            for part, layer in shared:
+                matrix[part] = group["layers"][layer][part]
