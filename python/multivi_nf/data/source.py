@@ -26,6 +26,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.cell_table import truths
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.hdf5 import open_hdf5
+from multivi_nf.io.processors import memory_left
 from multivi_nf.modalities import MODALITIES
 
 CHUNK = 1 << 24
@@ -199,10 +200,8 @@ def _free_bytes() -> int:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()))
-    return free
+    left = memory_left()
+    return free if left is None else min(free, left)
 
 
 def _from_mudata(mosaic: MuData, atac_counts: bool = False) -> Source:

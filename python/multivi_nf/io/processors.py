@@ -60,3 +60,22 @@ def control_groups(controller: str, root: Path = _CGROUPS, own: Path = Path("/pr
             if folder == top or top in folder.parents:
                 places[folder] = None
     return [folder for folder in places if folder.is_dir()] or [root]
+
+
+def memory_left(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes that this process's control groups (v2 or v1) still allow, page cache not counted; None without a limit."""
+    least = None
+    for folder in control_groups("memory", root, own):
+        try:
+            one = (folder / "memory.max").is_file()
+            limit = (folder / ("memory.max" if one else "memory.limit_in_bytes")).read_text().strip()
+            if limit == "max" or int(limit) >= 1 << 60:  # version 1 writes no limit as the largest number of pages
+                continue
+            used = int((folder / ("memory.current" if one else "memory.usage_in_bytes")).read_text())
+            stored = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            cache = int(stored.get("inactive_file" if one else "total_inactive_file", 0))
+        except (OSError, ValueError):
+            continue
+        left = max(int(limit) - used + cache, 0)
+        least = left if least is None else min(least, left)
+    return least

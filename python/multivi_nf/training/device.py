@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import distributed
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.processors import memory_left
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -46,6 +50,32 @@ def choose_device(device: str, say: Callable[[str], None]) -> torch.device:
     torch.cuda.set_device(rank)
     torch.set_float32_matmul_precision("high")
     return torch.device("cuda", rank)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the machine has no memory left; torch has no class for the latter."""
+    full = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in full)
+
+
+@contextmanager
+def allocations_within_limits(device: torch.device) -> Iterator[None]:
+    """Let what a control group's memory limit has no room for fail as an allocation, on the processor.
+
+    At such a limit the kernel kills the process, which nothing can answer; an allocation that fails is answered by
+    steps in smaller parts. Without a limit, and on a GPU (whose driver reserves addresses at will), nothing is done.
+    """
+    left = memory_left() if device.type == "cpu" else None
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if left is not None:
+        words = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        most = int(words["VmData"].split()[0]) * 1024 + left // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        lower = [most, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(lower), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import Source, digest, fingerprint, source_of
 from multivi_nf.errors import InputError
 from multivi_nf.training.checkpoint.run import INTERVAL, Vault
-from multivi_nf.training.device import World, choose_device
+from multivi_nf.training.device import World, allocations_within_limits, choose_device
 from multivi_nf.training.history import History
 from multivi_nf.training.model_folder import MultiVI
 from multivi_nf.training.progress import NOTICE, Reporter
@@ -144,7 +144,7 @@ def run(
     _describe(model, data, roles, settings, reporter)
     deadline = None if time_limit is None else time.monotonic() + time_limit
     world = World.join(device)
-    with _stop_signal() as signalled, _own_generators(device):
+    with _stop_signal() as signalled, _own_generators(device), allocations_within_limits(device):
         stop = _stopper(deadline, signalled)
         vault = None
         try:

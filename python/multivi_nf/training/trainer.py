@@ -19,7 +19,7 @@ from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError, Interrupted
 from multivi_nf.model import MultiVI
 from multivi_nf.training.checkpoint.run import Vault
-from multivi_nf.training.device import World
+from multivi_nf.training.device import World, is_out_of_memory
 from multivi_nf.training.held_pairs import HeldPairs
 from multivi_nf.training.history import History
 from multivi_nf.training.optimiser import Objective
@@ -191,7 +191,9 @@ class Trainer:
                     minibatch = self.data.minibatch(part)
                     self.objective.add(minibatch, part.size / cells.size, stream(*key))
                 break
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+                if not is_out_of_memory(error):
+                    raise
                 self._smaller_parts(mine.size, error)
         self.objective.update(self.world, cells.size)
 
@@ -207,7 +209,7 @@ class Trainer:
             ) from error
         self.parts *= 2
         self.reporter.say(
-            f"out of device memory: each step of {n_cells} cells now runs in {self.parts} parts whose gradients are "
+            f"out of memory: each step of {n_cells} cells now runs in {self.parts} parts whose gradients are "
             "added; the effective batch stays the same"
         )
 
@@ -257,7 +259,9 @@ class Trainer:
             try:
                 self._validation_losses()
                 return self.objective.end_validation(self.world, self.validation_cells.size)
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._smaller_parts(self.settings.batch_size, error)
 
     def _score_pairs(self, validation: dict[str, float]) -> dict[str, float]:

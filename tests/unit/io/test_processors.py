@@ -7,7 +7,7 @@ import os
 import pytest
 
 from multivi_nf.io import processors
-from multivi_nf.io.processors import control_groups, threads_given
+from multivi_nf.io.processors import control_groups, memory_left, threads_given
 
 
 @pytest.mark.parametrize(("named", "expected"), [("3", 3), ("0", 2), ("many", 2), (None, 2)])
@@ -41,3 +41,23 @@ def test_the_tightest_quota_of_the_groups_above_counts(tmp_path, files, own, exp
 
 def test_without_control_groups_there_is_only_the_root(tmp_path):
     assert control_groups("memory", tmp_path, tmp_path / "absent") == [tmp_path]
+
+
+def test_memory_that_the_groups_leave(tmp_path):
+    def group(name, **files):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            (tmp_path / name / file.replace("__", ".")).write_text(f"{text}\n")
+
+    (tmp_path / "own").write_text("0::/a/b\n")
+    group(".", memory__max="max", memory__current=10**9, memory__stat="inactive_file 0")
+    assert memory_left(tmp_path, tmp_path / "own") is None
+    group("a", memory__max=5 * 10**9, memory__current=4 * 10**9, memory__stat="anon 1\ninactive_file 500")
+    group("a/b", memory__max=9 * 10**9, memory__current=10**9, memory__stat="inactive_file 0")
+    assert memory_left(tmp_path, tmp_path / "own") == 10**9 + 500
+    group("a", memory__max=3 * 10**9)
+    assert memory_left(tmp_path, tmp_path / "own") == 0
+    (tmp_path / "own").write_text("9:memory:/x\n")
+    group("memory/x", memory__limit_in_bytes=100, memory__usage_in_bytes=30, memory__stat="total_inactive_file 5")
+    group("memory", memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=1, memory__stat="total_inactive_file 0")
+    assert memory_left(tmp_path, tmp_path / "own") == 75

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +193,16 @@ def test_validation_has_the_same_noise_in_every_epoch(mosaic):
     assert len(set(model.history["rna"])) == 3
 
 
-def test_parts_of_a_step_add_up_to_its_gradient(mosaic, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "numpy"],
+)
+def test_parts_of_a_step_add_up_to_its_gradient(mosaic, monkeypatch, error):
     """Out of memory above 10 cells: the step runs in parts, and its gradient is that of the whole step."""
     gradients = {}
 
@@ -224,7 +235,7 @@ def test_parts_of_a_step_add_up_to_its_gradient(mosaic, monkeypatch):
 
     def limited(self: Objective, minibatch: object, share: float, seed: int) -> None:
         if minibatch.n_cells > 10:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         exact(self, minibatch, share, seed)
 
     with monkeypatch.context() as m:
@@ -234,6 +245,39 @@ def test_parts_of_a_step_add_up_to_its_gradient(mosaic, monkeypatch):
     assert len(gradients["whole"]) == len(gradients["parts"])
     for a, b in zip(gradients["whole"], gradients["parts"]):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_other_errors_of_a_step_are_not_taken_for_lack_of_memory(mosaic, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Objective, "add", broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        fitted(mosaic)
+
+
+LIMITED = """
+import numpy as np, torch
+from multivi_nf.training import device
+device.memory_left = lambda: 300 << 20
+errors = []
+for where, room in (("cpu", False), ("meta", True)):
+    with device.allocations_within_limits(torch.device(where)):
+        np.ones(50 << 20, np.uint8)  # what there is room for
+        for make in (lambda: torch.ones(200 << 20), lambda: np.ones(800 << 20, np.uint8)):
+            try:
+                make()
+                assert room
+            except (MemoryError, RuntimeError) as error:
+                assert not room and device.is_out_of_memory(error), error
+torch.ones(200 << 20)
+print("done")
+"""
+
+
+def test_a_limit_of_the_control_group_fails_an_allocation_and_kills_nothing():
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_too_little_memory_for_one_cell_is_said(mosaic, monkeypatch):
