@@ -211,7 +211,13 @@ def mosaic(folder: Path, cells: int = 1000, samples: int = 2) -> Iterator[tuple[
         with h5py.File(target) as source, h5py.File(folder / "floor.h5", "w") as out:
             for name, (chunks, compression, level) in kept.items():
                 out.create_dataset(
-                    name, data=source[name][:], chunks=chunks, compression=compression, compression_opts=level
+                    name,
+                    data=source[name][:],
+                    maxshape=(None,),
+                    chunks=chunks,
+                    shuffle=True,
+                    compression=compression,
+                    compression_opts=level,
                 )
 
     yield work, floor
