@@ -22,7 +22,7 @@ def errno_of(error: BaseException) -> int | None:
     found = _WORDED.search(str(error))
     if found:
         return int(next(filter(None, found.groups())))
-    unsaid = isinstance(error, OSError) and re.search(r"BGZFile|building of index", str(error))
+    unsaid = isinstance(error, OSError) and re.search(r"BGZFile|building of index|Input/output error", str(error))
     return errno.EIO if unsaid else None
 
 

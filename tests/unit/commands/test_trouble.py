@@ -104,6 +104,8 @@ WORDED = {
     ),
     "rust": RuntimeError("I/O error: Input/output error (os error 5)"),
     "htslib": OSError("Error closing BGZFile object"),
+    "htslib's index": OSError("building of index for x.tsv.gz failed"),
+    "htslib's opening": OSError("Could not open file 'x.tsv.gz': Input/output error"),
     "anndata": caused_by(OSError("Can't synchronously read data (errno = 5)")),
     "a reader": caused_by(OSError(errno.EIO, "Input/output error")),
 }
