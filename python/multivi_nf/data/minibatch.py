@@ -82,6 +82,9 @@ class Minibatch:
         (n_cells, n_continuous) float32, standardised.
     labels
         (n_cells,) int64 codes of known labels that guide training; -1 is none.
+    counterparts
+        (n_cells, n_batches) float32 cells of each batch for one of a cell's own, see
+        `multivi_nf.training.counterparts`; None where nobody looked.
     """
 
     batch: torch.Tensor
@@ -89,6 +92,7 @@ class Minibatch:
     categorical: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     continuous: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     labels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    counterparts: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.n_cells

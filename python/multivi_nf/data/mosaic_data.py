@@ -54,6 +54,8 @@ class MosaicData:
         Categorical covariate → values that the model never saw.
     labels
         (n_cells,) int64 tensor of codes of the labels that guide training, -1 where a cell has none; None: none guide.
+    counterparts
+        (n_cells, n_batches) float32 tensor of `multivi_nf.training.counterparts`, set by training; None without.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class MosaicData:
         self.unknown_categories = _unknown(source.obs, dict(config.categorical))
         self.continuous = _continuous(source.obs, dict(config.continuous))
         self.labels = _labels(source.obs, config.labels, config.label_names) if config.guided else None
+        self.counterparts: torch.Tensor | None = None
         self.has: dict[str, np.ndarray] = {}
         self._rows: dict[str, torch.Tensor] = {}
         self._counts: dict[str, _Resident | StoredMatrix] = {}
@@ -159,6 +162,7 @@ class MosaicData:
             categorical=self._placed(self.categorical[index]),
             continuous=self._placed(self.continuous[index]),
             **({} if self.labels is None else {"labels": self._placed(self.labels[index])}),
+            counterparts=None if self.counterparts is None else self._placed(self.counterparts[index]),
         )
 
     def in_panel(self, index: np.ndarray, modality: str) -> np.ndarray | None:

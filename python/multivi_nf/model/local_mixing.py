@@ -3,8 +3,9 @@
 Samples of z mix long before its means do: what tells two labs apart lies below the posterior's own standard deviation,
 where a KL, an adversary or a penalty on samples hardly see it, and users look at means. So the neighbours of a cell's
 *mean* are asked which side they come from. Sides are the two groups of batches (or of patterns of measured modalities)
-that mix least; they are found while training, from running sums of who neighbours whom. Evidence and what else was
-tried: docs/decisions/batch-integration.md.
+that mix least; they are found while training, from running sums of who neighbours whom. Which cells
+of batches have counterparts at all is given (`multivi_nf.training.counterparts`). Evidence and what else was tried:
+docs/decisions/batch-integration.md.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ minibatch are neighbours, and what parts labs within a type is not seen; at 3 fi
 each other. Modalities of one batch differ less, and pair worse with a sharper kernel."""
 
 FLOOR = 0.3
-"""Share of the expected other side's part of a neighbourhood below which a cell is left alone: it has no counterpart.
+"""Share of the expected other side's part of a neighbourhood below which a cell is left alone: it has no counterpart,
+where nothing else tells.
 0.15 where sides are equal; relative, since of a side of 95 % nobody can ask for 15 % of the others."""
+
+SURE_FLOOR = 0.05
+"""The same for cells that are known to have counterparts: of labs that differ much all cells begin below `FLOOR`."""
 
 DECAY = 0.95
 """Of the running sums, a step: they remember about 20 steps."""
@@ -37,10 +42,10 @@ CANDIDATES = 4
 """Ways of splitting the groups that are compared, the slowest to mix first."""
 
 
-CONTENT = {"joint": 2.0, "leading": 2.0, "measured": 1.3}
+CONTENT = {"joint": 1.2, "leading": 1.2, "measured": 1.3}
 """By comparison: a penalty is content at this many times what it costs where groups mix as chance would have it, see
-`chance`. For batches at 1.3 a rare type that one batch alone has is drawn into others; modalities of one batch hold the
-same cells."""
+`chance`. Where it is not known who has counterparts, little above 1 draws a rare type that one batch alone has into
+others."""
 
 DUAL_RATE = 0.02
 """How fast, a step, a penalty's strength rises from 0 to the full one while not content, and falls while it is."""
@@ -124,6 +129,7 @@ class LocalMixing:
         group: torch.Tensor,
         stratum: torch.Tensor | None = None,
         *,
+        counterparts: torch.Tensor | None = None,
         note: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean penalty of the cells whose group is known, and what it is content with, nats a cell.
@@ -139,40 +145,80 @@ class LocalMixing:
         stratum
             (n,) index of a part of the cells inside which groups are compared, below 0 unknown: what follows from a
             neighbour's stratum is expected. None is one stratum.
+        counterparts
+            (n, n_groups) how many cells of each group there are for one of the own among cells of the same kind, below
+            0 where that is only assumed (`multivi_nf.training.counterparts`). Cells of which no other group has
+            counterparts neither pay nor count; for the others these numbers say what is expected. None: groups are
+            alike.
         note
             Add what was seen to the running sums (training).
         """
         stratum = torch.zeros_like(group) if stratum is None else stratum
-        known = ((group >= 0) & (stratum >= 0)).nonzero().squeeze(1)
+        known = (group >= 0) & (stratum >= 0)
+        n_known = int(known.sum())
+        amount = None
+        if counterparts is not None:
+            amount = self._amounts(name, counterparts.to(mean.device))
+            mine = functional.one_hot(group.clamp(min=0), amount.shape[1]).bool()
+            known &= amount.masked_fill(mine, 0.0).abs().sum(1) > 0
+        known = known.nonzero().squeeze(1)
         if known.numel() < 3:
             return mean.new_zeros(()), mean.new_zeros(())
         mean, group, stratum = mean[known], group[known], stratum[known]
-        sums = self.sums[name]
+        sums, share = self.sums[name], known.numel() / n_known
         with torch.autocast(mean.device.type, enabled=False):
             weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float(), SHARPNESS[name])
-            expected = None
-            if self.shapes[name][0] > 1:
+            expected, floor, drawn = None, FLOOR, None
+            if amount is not None:
+                drawn, floor = self._drawn(amount[known], sums.side, group)
+                expected = (drawn @ sums.side.to(drawn.dtype)).to(weight.dtype)
+                floor = floor.to(weight.dtype)
+            elif self.shapes[name][0] > 1:
                 one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
                 expected = weight @ one[stratum].to(weight.dtype)
-            cost, free = penalty(weight, sums.side[group], expected)
+            cost, free = penalty(weight, sums.side[group], expected, floor)
             content = CONTENT[name] * chance(weight)
             if note:
                 # who has no counterpart cannot be mixed: it must not keep the strength up for all others
                 ratio = torch.where(free, cost.detach() / content, 0.0).sum()
-                self._note(name, weight.detach().double(), group, stratum, torch.stack([ratio, free.sum()]).double())
-        return cost.mean(), content
+                seen = torch.stack([ratio, free.sum()]).double()
+                self._note(name, weight.detach().double(), group, stratum, drawn, seen)
+        return cost.mean() * share, content * share
+
+    def _amounts(self, name: str, counterparts: torch.Tensor) -> torch.Tensor:
+        """Counterparts among the cells that a comparison looks at: batches may have measured its modality in part."""
+        everyone, here = self.sums["joint"].table.sum(0), self.sums[name].table.sum(0)
+        share = torch.where(everyone > 0, here / everyone.clamp(min=1e-12), 1.0)
+        return counterparts.double() * share
+
+    @staticmethod
+    def _drawn(amount: torch.Tensor, side: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, n_groups) expected shares of groups, and (n,) the floor: the usual one where they are only assumed."""
+        drawn = amount.abs() / amount.abs().sum(1, keepdim=True)
+        other = side != side[group].unsqueeze(1)
+        assumed = (drawn * ((amount < 0) & other)).sum(1) > (drawn * other).sum(1) / 2
+        return drawn, torch.where(assumed, FLOOR, SURE_FLOOR)
 
     def _note(
-        self, name: str, weight: torch.Tensor, group: torch.Tensor, stratum: torch.Tensor, ratio: torch.Tensor
+        self,
+        name: str,
+        weight: torch.Tensor,
+        group: torch.Tensor,
+        stratum: torch.Tensor,
+        drawn: torch.Tensor | None,
+        ratio: torch.Tensor,
     ) -> None:
         n_strata, n_groups = self.shapes[name]
         # products, not index_add: the same bytes on a GPU
         of, inside = functional.one_hot(group, n_groups).double(), functional.one_hot(stratum, n_strata).double()
         table = inside.T @ of
-        drawn = inside @ (table / table.sum(1, keepdim=True).clamp(min=1))
+        if drawn is None:
+            expected = of.T @ weight @ inside @ (table / table.sum(1, keepdim=True).clamp(min=1))
+        else:
+            expected = of.T @ drawn
         last = torch.zeros_like(table[:1])
         last[0, :2] = ratio
-        self.pending[name] += torch.cat([of.T @ weight @ of, of.T @ weight @ drawn, table, last])
+        self.pending[name] += torch.cat([of.T @ weight @ of, expected, table, last])
 
     def strength(self, name: str) -> torch.Tensor:
         """Scalar: the share of the full strength at which a comparison's penalty acts."""
@@ -239,7 +285,10 @@ def chance(weight: torch.Tensor) -> torch.Tensor:
 
 
 def penalty(
-    weight: torch.Tensor, side: torch.Tensor, expected: torch.Tensor | None = None
+    weight: torch.Tensor,
+    side: torch.Tensor,
+    expected: torch.Tensor | None = None,
+    floor: torch.Tensor | float = FLOOR,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How much more of each cell's neighbourhood than expected is of its own side.
 
@@ -256,6 +305,8 @@ def penalty(
         (n,) bool.
     expected
         (n,) share of the side True that a cell's neighbourhood should have; None: that among the other cells.
+    floor
+        In place of `FLOOR`, also for each cell.
 
     Returns
     -------
@@ -264,14 +315,14 @@ def penalty(
     same = (side.unsqueeze(1) == side).to(weight.dtype)
     own = (weight * same).sum(1)
     usual = (same.sum(1) - 1) / (side.numel() - 1) if expected is None else torch.where(side, expected, 1 - expected)
-    return divergence(own, usual), (1 - own > FLOOR * (1 - usual)).detach()
+    return divergence(own, usual, floor), (1 - own > floor * (1 - usual)).detach()
 
 
-def divergence(own: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+def divergence(own: torch.Tensor, expected: torch.Tensor, floor: torch.Tensor | float = FLOOR) -> torch.Tensor:
     """L of `penalty` from the share of the own side in neighbourhoods and the share expected."""
     acts = (own > expected + 1e-6) & (expected < 1 - 1e-6)
     pi, p = torch.where(acts, expected, 0.5), torch.where(acts, own, 0.5)
-    q = torch.maximum(1 - p, FLOOR * (1 - pi))
+    q = torch.maximum(1 - p, floor * (1 - pi))
     own_part = torch.xlogy(pi, pi) - pi * (1 - q).log()
     return torch.where(acts, own_part + torch.xlogy(1 - pi, 1 - pi) - (1 - pi) * q.log(), torch.zeros_like(own))
 

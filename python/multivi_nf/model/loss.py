@@ -257,11 +257,12 @@ def mixing_terms(
     mean = joint(posteriors, config.fusion, compat=model.scvi).mean
     costs = {}
     if "joint" in mixing.shapes:
-        costs["joint"] = mixing.charge("joint", mean, minibatch.batch, note=note)
+        costs["joint"] = mixing.charge("joint", mean, minibatch.batch, counterparts=minibatch.counterparts, note=note)
     if "leading" in mixing.shapes:
         rows = present[:, model.leading].nonzero().squeeze(1)
         own = posteriors.mean[rows, model.leading]
-        costs["leading"] = mixing.charge("leading", own, minibatch.batch[rows], note=note)
+        theirs = None if minibatch.counterparts is None else minibatch.counterparts[rows]
+        costs["leading"] = mixing.charge("leading", own, minibatch.batch[rows], counterparts=theirs, note=note)
     if "measured" in mixing.shapes:
         bit = torch.arange(present.shape[1], device=present.device)
         pattern = (present.long() << bit).sum(1)

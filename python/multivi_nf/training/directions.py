@@ -7,6 +7,8 @@ common part, at the price of one truncated decomposition.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -27,6 +29,50 @@ N_BETWEEN = 10
 
 N_MUTUAL = 20
 """Neighbours on either side among which a pair of cells of two batches must find each other."""
+
+
+ALIKE = 0.5
+"""Share of the ninth decile of the cosine of mutual neighbours below which two are no counterparts: types that each of
+two batches has alone may be each other's nearest."""
+
+CHUNK = 20_000
+"""Cells whose scores are computed at a time."""
+
+
+@dataclass
+class Directions:
+    """The leading directions of a matrix.
+
+    Attributes
+    ----------
+    vectors
+        (n_features, k) directions of normalised counts, without the mean profile and what parts batches.
+    weight
+        (n_features,) of each feature in the normalisation.
+    median
+        Total that cells are levelled to.
+    cells
+        (n,) int64 rows they were computed from, all with a count.
+    normalised
+        (n, n_features) these rows.
+    """
+
+    vectors: np.ndarray
+    weight: np.ndarray
+    median: float
+    cells: np.ndarray
+    normalised: sp.csr_matrix
+
+    def scores(self, matrix: Matrix) -> np.ndarray:
+        """(n_cells, k) float64 scores of all cells, those of empty cells 0."""
+        found = np.zeros((len(matrix.cells), self.vectors.shape[1]))
+        for start in range(0, len(found), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(found)))
+            counts = matrix.rows(rows)
+            total = np.asarray(counts.sum(1)).ravel()
+            levelled = _levelled(counts, total, self.median, self.weight, binary=matrix.values is None)
+            found[rows] = levelled @ self.vectors
+        return found
 
 
 def first_layer(
@@ -64,33 +110,17 @@ def first_layer(
     (n_features, n_hidden) float32 weight for the encoder's input, log(1 + count) or 0/1, and (n_hidden,) float32 bias;
     units have variance 1 on average and mean 0. None where there are too few cells or features for a direction.
     """
-    from sklearn.utils.extmath import randomized_svd  # dear to import, and only new models need it
-
-    random = np.random.default_rng(seed)
-    n_cells, binary = len(matrix.cells), matrix.values is None
-    some = np.arange(n_cells) if n_cells <= N_CELLS else np.sort(random.choice(n_cells, N_CELLS, replace=False))
-    counts = matrix.rows(some) if seen is None else matrix.rows(some)[:, np.flatnonzero(seen)]
-    total = np.asarray(counts.sum(1)).ravel()
-    group = None if batch is None else np.asarray(batch)[some][total > 0]
-    counts, total = counts[total > 0], total[total > 0]
-    n = min(N_DIRECTIONS, n_hidden, min(counts.shape) - 2)
-    if n < 1:
+    found = leading(matrix, n_hidden, seed=seed, batch=batch, seen=seen)
+    if found is None:
         return None
-    normalised, weight = _normalise(counts, total, binary=binary)
-    _, _, components = randomized_svd(normalised, n + 1, random_state=seed)
-    directions = components[1:].T
-    mean = np.asarray(normalised.mean(0)).ravel()
-    mean /= np.linalg.norm(mean)
-    directions = directions - np.outer(mean, mean @ directions)
-    if group is not None and len(set(group)) > 1:
-        between = _between(normalised, group, mean, normalised @ directions)
-        directions = directions - between @ (between.T @ directions)
+    normalised, directions, binary = found.normalised, found.vectors, matrix.values is None
     spread = (normalised @ directions).std(0)
     kept = spread > 1e-6 * max(spread.max(), 1e-12)
     if not kept.any():
         return None
-    rotation = np.linalg.qr(random.standard_normal((n_hidden, int(kept.sum()))))[0].T
-    layer = (weight[:, None] * directions[:, kept] / np.sqrt(spread[kept])) @ rotation
+    counts = matrix.rows(found.cells) if seen is None else matrix.rows(found.cells)[:, np.flatnonzero(seen)]
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((n_hidden, int(kept.sum()))))[0].T
+    layer = (found.weight[:, None] * directions[:, kept] / np.sqrt(spread[kept])) @ rotation
     units = (counts if binary else counts.log1p()) @ layer
     scale = units.std(0).mean()
     if seen is not None:
@@ -100,11 +130,50 @@ def first_layer(
     return (layer / scale).astype(np.float32), (-units.mean(0) / scale).astype(np.float32)
 
 
+def leading(
+    matrix: Matrix,
+    n: int,
+    *,
+    seed: int = 0,
+    batch: np.ndarray | None = None,
+    among: np.ndarray | None = None,
+    seen: np.ndarray | None = None,
+) -> Directions | None:
+    """`n` leading directions of the rows `among` (None: all), `N_DIRECTIONS` at most; see :func:`first_layer`.
+
+    Where `seen` tells features, they are directions of these alone.
+    """
+    from sklearn.utils.extmath import randomized_svd  # dear to import, and only new models need it
+
+    binary = matrix.values is None
+    some = np.arange(len(matrix.cells)) if among is None else among
+    if len(some) > N_CELLS:
+        some = np.sort(np.random.default_rng(seed).choice(some, N_CELLS, replace=False))
+    counts = matrix.rows(some) if seen is None else matrix.rows(some)[:, np.flatnonzero(seen)]
+    total = np.asarray(counts.sum(1)).ravel()
+    some, counts, total = some[total > 0], counts[total > 0], total[total > 0]
+    n = min(N_DIRECTIONS, n, min(counts.shape) - 2)
+    if n < 1:
+        return None
+    normalised, weight = _normalise(counts, total, binary=binary)
+    _, _, components = randomized_svd(normalised, n + 1, random_state=seed)
+    directions = components[1:].T
+    mean = np.asarray(normalised.mean(0)).ravel()
+    mean /= np.linalg.norm(mean)
+    directions = directions - np.outer(mean, mean @ directions)
+    group = None if batch is None else np.asarray(batch)[some]
+    if group is not None and len(set(group)) > 1:
+        between = _between(normalised, group, mean, normalised @ directions)
+        directions = directions - between @ (between.T @ directions)
+    return Directions(directions, weight, float(np.median(total)), some, normalised)
+
+
 def _between(normalised: sp.csr_matrix, group: np.ndarray, mean: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(n_features, k) orthonormal: the leading directions between groups where they have counterparts.
 
-    Of each group against the rest the mean difference over mutual nearest neighbours (Haghverdi et al. 2018), without
-    its part along `mean`: plain differences of means would hold the cell types that one group alone has.
+    Of each group against the rest the mean difference over mutual nearest neighbours (Haghverdi et al. 2018) that are
+    as alike as most (`ALIKE`), without its part along `mean`: plain differences of means would hold the cell types that
+    one group alone has.
     """
     names, code, size = np.unique(group.astype(str), return_inverse=True, return_counts=True)
     length = np.linalg.norm(scores, axis=1, keepdims=True)
@@ -113,6 +182,10 @@ def _between(normalised: sp.csr_matrix, group: np.ndarray, mean: np.ndarray, sco
     for i in range(names.size):
         inside, outside = np.flatnonzero(code == i), np.flatnonzero(code != i)
         a, b = _mutual(place[inside], place[outside])
+        if a.size:
+            alike = np.einsum("ij,ij->i", place[inside[a]], place[outside[b]])
+            near = alike >= ALIKE * max(np.quantile(alike, 0.9), 0.0)
+            a, b = a[near], b[near]
         if a.size:
             shift = normalised[inside[a]].mean(0) - normalised[outside[b]].mean(0)
             rows.append(np.sqrt(size[i] / size.sum()) * np.asarray(shift, dtype=np.float64).ravel())
@@ -140,10 +213,18 @@ def _mutual(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _normalise(counts: sp.csr_matrix, total: np.ndarray, *, binary: bool) -> tuple[sp.csr_matrix, np.ndarray]:
     """Cells at the median total, logged (counts) or weighted by idf (0/1); and each feature's weight."""
     median = np.median(total)
-    levelled = (sp.diags(median / total) @ counts).tocsr()
+    weight = np.ones(counts.shape[1])
+    if binary:
+        detected = np.maximum(np.asarray(counts.sum(0)).ravel(), 1)
+        weight = np.log1p(SCALE * counts.shape[0] / detected / median)
+    return _levelled(counts, total, median, weight, binary=binary), weight
+
+
+def _levelled(
+    counts: sp.csr_matrix, total: np.ndarray, median: float, weight: np.ndarray, *, binary: bool
+) -> sp.csr_matrix:
+    levelled = (sp.diags(median / np.maximum(total, 1)) @ counts).tocsr()
     if not binary:
         levelled.data = np.log1p(levelled.data)
-        return levelled, np.ones(counts.shape[1])
-    detected = np.maximum(np.asarray(counts.sum(0)).ravel(), 1)
-    weight = np.log1p(SCALE * counts.shape[0] / detected / median)
-    return (levelled @ sp.diags(weight)).tocsr(), weight
+        return levelled
+    return (levelled @ sp.diags(weight)).tocsr()

@@ -22,6 +22,7 @@ from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import Source, digest, fingerprint, source_of
 from multivi_nf.errors import InputError
 from multivi_nf.training.checkpoint.run import INTERVAL, Vault
+from multivi_nf.training.counterparts import counterparts
 from multivi_nf.training.device import World, allocations_within_limits, choose_device
 from multivi_nf.training.history import History
 from multivi_nf.training.model_folder import MultiVI
@@ -98,6 +99,9 @@ def train(
     place = choose_device(device, reporter.say)
     data = MosaicData(source, model)
     roles = chosen_roles(source, split, seed)
+    if model.integrates_batches:
+        found = counterparts(data.source, model.config.batches, among=roles == "train", seed=seed)
+        data.counterparts = torch.from_numpy(found)
     settings = settings_for(
         int((roles == "train").sum()),
         kl_warmup=model.config.kl_warmup,

@@ -9,6 +9,7 @@ from multivi_nf.model.local_mixing import (
     CONTENT,
     FLOOR,
     REFRESH,
+    SURE_FLOOR,
     LocalMixing,
     chance,
     divergence,
@@ -378,3 +379,107 @@ def test_what_has_no_counterpart_does_not_keep_the_strength_up():
         mixing.charge("joint", mean + 30.0 * alone.unsqueeze(1), torch.where(alone, 1, group), note=True)
         mixing.step()
     assert bool(mixing.sums["joint"].side.any()) and float(mixing.strength("joint")) < 0.3
+
+
+def paired(n: int, groups: int, group: torch.Tensor, other: float = 1.0) -> torch.Tensor:
+    """(n, groups) counterparts: 1 of the own group, `other` of each other."""
+    own = torch.nn.functional.one_hot(group, groups).double()
+    return own + other * (1 - own)
+
+
+def two_sides(groups: int = 2) -> LocalMixing:
+    mixing = LocalMixing({"joint": (1, groups)})
+    mixing.sums["joint"].side = torch.arange(groups) == 1
+    return mixing
+
+
+def test_cells_without_counterparts_neither_pay_nor_count_nor_are_pulled():
+    mean, group = two_clouds(40, 1.0)
+    alone = torch.arange(40) % 5 == 0
+    theirs = paired(40, 2, group)
+    theirs[alone] = torch.nn.functional.one_hot(group[alone], 2).double()
+    z = mean.clone().requires_grad_()
+    cost, content = two_sides().charge("joint", z, group, counterparts=theirs, note=False)
+    (pull,) = torch.autograd.grad(cost, z)
+    assert bool((pull[alone] == 0).all()) and bool((pull[~alone].abs().sum(1) > 0).any())
+    some, same = two_sides().charge("joint", mean[~alone], group[~alone], counterparts=theirs[~alone], note=False)
+    assert float(cost.detach()) == pytest.approx(0.8 * float(some), rel=1e-12) and float(some) > 0
+    assert float(content) == pytest.approx(0.8 * float(same), rel=1e-12)
+    nobody = torch.nn.functional.one_hot(group, 2).double()
+    assert float(two_sides().charge("joint", mean, group, counterparts=nobody, note=False)[0]) == 0
+
+
+def test_what_is_expected_are_a_cells_own_counterparts():
+    """One of the other side for each three of the own: shares of 3/4 and 1/4, whatever the sides' sizes are."""
+    mean, group = two_clouds(30, 0.6)
+    found, _ = two_sides().charge("joint", mean, group, counterparts=paired(30, 2, group, 1 / 3), note=False)
+    own = (neighbourhood(mean) * (group.unsqueeze(1) == group)).sum(1)
+    by_hand = divergence(own, torch.full((30,), 0.75, dtype=torch.float64), SURE_FLOOR).mean()
+    assert float(found) == pytest.approx(float(by_hand), rel=1e-9) and float(found) > 0
+    half, _ = two_sides().charge("joint", mean, group, counterparts=paired(30, 2, group), note=False)
+    assert float(half) > float(found), "more counterparts, more to ask for"
+
+
+def test_known_counterparts_pull_from_where_assumed_ones_do_not():
+    mean, group = two_clouds(40, 2.6, seed=3)
+    own = (neighbourhood(mean) * (group.unsqueeze(1) == group)).sum(1)
+    between = (1 - own > 0.5 * SURE_FLOOR) & (1 - own < 0.5 * FLOOR)
+    assert int(between.sum()) > 3
+    pulls = []
+    for sign in (1.0, -1.0):
+        z = mean.clone().requires_grad_()
+        theirs = paired(40, 2, group, sign)
+        cost, _ = two_sides().charge("joint", z, group, counterparts=theirs, note=False)
+        pulls.append(torch.autograd.grad(cost, z)[0])
+    plain = mean.clone().requires_grad_()
+    cost = penalty(neighbourhood(plain), group.bool(), torch.full((40,), 0.5, dtype=torch.float64))[0].mean()
+    assert torch.allclose(pulls[1], torch.autograd.grad(cost, plain)[0]), "assumed: as without looking"
+    assert float(pulls[0].norm()) > 1.5 * float(pulls[1].norm())
+
+
+def test_gradients_with_counterparts_agree_with_finite_differences():
+    mean, group = two_clouds(14, 0.6)
+    theirs = paired(14, 2, group, 0.7)
+    theirs[[2, 9]] = torch.nn.functional.one_hot(group[[2, 9]], 2).double()
+    kept = [i for i in range(14) if i not in (2, 9)]
+    scale = neighbourhood_scale(mean[kept])
+
+    def value(z: torch.Tensor) -> torch.Tensor:
+        z, side = z[kept], group[kept].bool()
+        square = torch.cdist(z, z).square()
+        weight = torch.softmax((-2 * square / scale).masked_fill(torch.eye(12, dtype=torch.bool), -math.inf), 1)
+        own = (weight * (side.unsqueeze(1) == side)).sum(1)
+        return divergence(own, torch.full((12,), 1 / 1.7, dtype=torch.float64), SURE_FLOOR).sum() / 14
+
+    z = mean.clone().requires_grad_()
+    (ours,) = torch.autograd.grad(two_sides().charge("joint", z, group, counterparts=theirs, note=False)[0], z)
+    for i, k in [(0, 0), (3, 1), (10, 2), (13, 0), (2, 1)]:
+        step = torch.zeros_like(mean)
+        step[i, k] = 1e-6
+        slope = float(value(mean + step) - value(mean - step)) / 2e-6
+        assert float(ours[i, k]) == pytest.approx(slope, rel=1e-4, abs=1e-9)
+    assert float(ours.abs().sum()) > 0
+
+
+def test_batches_that_mix_as_much_as_their_counterparts_allow_have_no_sides():
+    """Groups 0 and 1 share nothing and lie apart; with the sizes as expectation they would be the sides."""
+    mean, group = two_clouds(80, 4.0)
+    lone = torch.nn.functional.one_hot(group, 2).double()
+    lone[group == 0, 1] = lone[group == 1, 0] = 1e-6
+    for theirs, split in ((lone, 0), (None, 1)):
+        mixing = LocalMixing({"joint": (1, 2)})
+        mixing.charge("joint", mean, group, counterparts=theirs, note=True)
+        mixing.step()
+        assert int(mixing.sums["joint"].side.sum()) == split
+
+
+def test_of_a_modality_that_a_batch_measured_in_part_fewer_are_expected():
+    mean, group = two_clouds(30, 0.6)
+    mixing = LocalMixing({"joint": (1, 2), "leading": (1, 2)})
+    for name, cells in (("joint", [10.0, 10.0]), ("leading", [10.0, 5.0])):
+        mixing.sums[name].table[0] = torch.tensor(cells)
+        mixing.sums[name].side = torch.tensor([False, True])
+    found, _ = mixing.charge("leading", mean, group, counterparts=paired(30, 2, group), note=False)
+    own = (neighbourhood(mean) * (group.unsqueeze(1) == group)).sum(1)
+    usual = torch.tensor([10 / 15, 5 / 15], dtype=torch.float64)[group]
+    assert float(found) == pytest.approx(float(divergence(own, usual, SURE_FLOOR).mean()), rel=1e-9)

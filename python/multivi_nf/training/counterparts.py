@@ -1,0 +1,242 @@
+"""Which cells have counterparts in which other batches, and how many: looked at once, before training, without a model.
+
+Mixing alone cannot tell a lab from a cell type that one batch alone has: pulled hard enough, both mix. So the pull is
+told beforehand where it may act. In the leading directions of a modality that two batches share (without what parts
+batches where they have counterparts, `directions`) a cell has counterparts in another batch if a round trip, to its
+nearest there and from these to their nearest in its own batch, ends where it began. A type that the other batch lacks
+goes to what is nearest there and comes back among that type's own cells. Evidence: docs/decisions/batch-integration.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from multivi_nf.data.source import Matrix, Source
+from multivi_nf.training.directions import N_DIRECTIONS, leading
+
+N_NEAREST = (3, 15)
+"""Least and most nearest cells of a batch that are looked at: the root of its cells between these."""
+
+HOME = 0.75
+"""From how near a round trip must end for a cell to have counterparts: 1 is as near as a trip through its own batch
+does, 0 anywhere."""
+
+REACH = 0.6
+"""Nor may the nearest of the other batch be farther than those of most: the share of the ninth decile of how near they
+are (1 is as near as in the own batch) from which a cell has counterparts. Two types that each of two batches has alone
+may be each other's nearest, and a trip then returns home."""
+
+N_CELLS = 20_000
+"""Cells among which neighbours are sought, of all batches together; other cells ask the nearest of these."""
+
+BLOCK = 1 << 24
+"""Similarities computed at a time."""
+
+
+def counterparts(
+    source: Source, batches: Sequence[str], *, among: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+    """How many cells of each batch there are for one cell of a cell's own, among cells of its kind.
+
+    Parameters
+    ----------
+    source
+        The data.
+    batches
+        Names of batches, in the order of the columns.
+    among
+        (n_cells,) bool, the cells that are looked at, those one trains on; the others ask the nearest of these in their
+        own batch. None is all.
+    seed
+        Of the directions and of the cells drawn where there are many.
+
+    Returns
+    -------
+    (n_cells, n_batches) float32: 1 in the column of the cell's own batch, 0 where a batch has no counterpart. Where a
+    cell shares no modality with a batch nothing is known: that cells are spread there alike is assumed, and written as
+    a number below 0. Rows of cells of other batches than these are 0.
+    """
+    code = pd.Index(batches).get_indexer(source.batch)
+    among = np.ones(len(code), dtype=bool) if among is None else among
+    size = _sizes(code[among], len(batches))
+    known = np.flatnonzero(code >= 0)
+    found = np.zeros((len(code), len(batches)), dtype=np.float32)
+    found[known] = -size / np.maximum(size[code[known], None], 1)
+    open_ = np.ones(found.shape, dtype=bool)
+    for matrix in source.matrices.values():
+        rows = source.obs.index.get_indexer(matrix.cells)
+        rows_code = code[rows]
+        n = _sizes(rows_code[among[rows]], len(batches))
+        shared = np.flatnonzero(n > max(N_NEAREST[0], 1))
+        if shared.size < 2:
+            continue
+        taking_part = np.where(np.isin(rows_code, shared), rows_code, -1)
+        masses = _of_matrix(matrix, taking_part, among[rows], len(batches), seed)
+        if masses is None:
+            continue
+        # of these cells to all cells: that a batch measured a modality in all its kinds alike
+        share = np.divide(n, size, out=np.ones_like(size), where=n > 0)
+        here = np.flatnonzero(np.isin(rows_code, shared))
+        at = np.ix_(rows[here], shared)
+        scaled = masses[np.ix_(here, shared)] * share[rows_code[here], None] / share[shared]
+        found[at] = np.where(open_[at], scaled, found[at])
+        open_[at] = False
+    found[known, code[known]] = 1
+    return found
+
+
+def _sizes(code: np.ndarray, n_batches: int) -> np.ndarray:
+    """(n_batches,) cells of each."""
+    return np.bincount(code[code >= 0], minlength=n_batches).astype(np.float64)
+
+
+def _of_matrix(matrix: Matrix, code: np.ndarray, among: np.ndarray, n_batches: int, seed: int) -> np.ndarray | None:
+    """(n_rows, n_batches) masses of the cells of one modality; `code` is -1 for cells that take no part."""
+    looked_at = among & (code >= 0)
+    found = leading(matrix, N_DIRECTIONS, seed=seed, batch=code.astype(str), among=np.flatnonzero(looked_at))
+    if found is None:
+        return None
+    place = found.scores(matrix)
+    members = [np.flatnonzero(looked_at & (code == b)) for b in range(n_batches)]
+    middle = np.stack([place[m].mean(0) for m in members if len(m)]).mean(0)
+    place = (place - middle).astype(np.float32)
+    place /= np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)
+    some = _drawn(members, seed)
+    out = np.zeros((len(code), n_batches))
+    masses = _masses(place, some)
+    scale = np.array([len(m) / max(len(s), 1) for m, s in zip(members, some)])
+    for b, drawn in enumerate(some):
+        if drawn.size:
+            own, there = np.flatnonzero(code == b), masses[b] * scale / scale[b]
+            nearest = _nearest(place[own], place[drawn])
+            mean = there[nearest].mean(1)
+            out[own] = np.where((there[nearest] > 0).mean(1) >= 0.5, mean, 0.0)
+            out[drawn] = there
+    return out
+
+
+def _drawn(members: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    """At most `N_CELLS` cells, as many of each batch as of any other where it has them."""
+    sizes = np.array([len(m) for m in members])
+    most = sizes.max()
+    while np.minimum(sizes, most).sum() > N_CELLS and most > N_NEAREST[1]:
+        most = int(most * 0.9)
+    random = np.random.default_rng(seed)
+    return [m if len(m) <= most else np.sort(random.choice(m, most, replace=False)) for m in members]
+
+
+def _masses(place: np.ndarray, members: list[np.ndarray]) -> list[np.ndarray]:
+    """By batch (n_members, n_batches): cells of each batch for one of a cell's own; 0 where it has no counterpart."""
+    spots = [_Spot.of(place[m]) if len(m) else None for m in members]
+    centre = np.mean([s.place.mean(0) for s in spots if s is not None], axis=0)
+    out = [np.zeros((len(m), len(members))) for m in members]
+    for a, one in enumerate(spots):
+        for b, two in enumerate(spots[:a]):
+            if one is None or two is None:
+                continue
+            there, back = _steps(one.place, two.place), _steps(two.place, one.place)
+            near = one.reach(there @ two.place, centre), two.reach(back @ one.place, centre)
+            least = REACH * np.clip(max(np.quantile(n, 0.9) for n in near), 0.5, 1.0)
+            mine = (one.home(there @ (back @ one.place), centre) >= HOME) & (near[0] >= least)
+            theirs = (two.home(back @ (there @ two.place), centre) >= HOME) & (near[1] >= least)
+            out[a][:, b] = one.masses(back, mine, theirs)
+            out[b][:, a] = two.masses(there, theirs, mine)
+    return out
+
+
+@dataclass
+class _Spot:
+    """The cells of a batch.
+
+    Attributes
+    ----------
+    place
+        (n, k) unit vectors.
+    own
+        (n, n) steps to the nearest of the same batch.
+    around
+        (n, n) the mean over a cell and these.
+    step, trip
+        (n,) 1 - cosine to the nearest, and to the end of a trip that leads through the other half of the batch and
+        back: what steps to another batch can be at best.
+    """
+
+    place: np.ndarray
+    own: sp.csr_matrix
+    around: sp.csr_matrix
+    step: np.ndarray
+    trip: np.ndarray
+
+    @classmethod
+    def of(cls, place: np.ndarray) -> _Spot:
+        """Look around in a batch."""
+        around = _steps(place, place, more=1)
+        own = around.copy()
+        own.setdiag(0)
+        own = sp.diags(1 / np.maximum(np.asarray(own.sum(1)).ravel(), 1e-12)) @ own
+        step, trip = np.zeros(len(place)), np.zeros(len(place))
+        for half, rest in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+            there, back = _steps(place[half], place[rest]), _steps(place[rest], place[half])
+            step[half] = _apart(place[half], there @ place[rest])
+            trip[half] = _apart(place[half], there @ (back @ place[half]))
+        return cls(place, own.tocsr(), around, step, trip)
+
+    def reach(self, nearest: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """(n,) how near the mean of a cell's nearest in another batch is: 1 as in the own batch, 0 as any cell."""
+        return self.around @ self._share(_apart(self.place, nearest), self.step, centre)
+
+    def home(self, end: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """(n,) how near a round trip ends to where it began: 1 as through the own batch, 0 as any cell."""
+        return self.around @ self._share(_apart(self.place, end), self.trip, centre)
+
+    def _share(self, far: np.ndarray, best: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        return 1 - (far - best) / np.maximum(1 - self.place @ centre - best, 0.05)
+
+    def masses(self, step: sp.csr_matrix, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """(n,) cells of another batch for one of this; 0 without counterparts.
+
+        Each cell there that has counterparts here is shared out among its nearest of these; so is each cell here among
+        its nearest here, and one is divided by the other: some cells are near to many. In all there are as many as
+        have counterparts there.
+        """
+        got, usual = (self._smooth(_shared_out(s, of, mine)) for s, of in ((step, theirs), (self.own, mine)))
+        ratio = np.where(mine, got / np.maximum(usual, 1e-6), 0.0)
+        return ratio * (theirs.sum() / max(ratio.sum(), 1e-12))
+
+    def _smooth(self, values: np.ndarray) -> np.ndarray:
+        return self.around @ (self.around @ values)
+
+
+def _shared_out(step: sp.csr_matrix, of: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """(n_to,) what each cell of `to` receives where each of `of` gives 1 in all."""
+    given = step @ sp.diags(to.astype(np.float64))
+    total = np.asarray(given.sum(1)).ravel()
+    return (of / np.maximum(total, 1e-12)) @ given
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n,) 1 - the product of rows: of unit vectors and means of such the mean of 1 - cosine."""
+    return 1 - np.einsum("ij,ij->i", a, b)
+
+
+def _steps(a: np.ndarray, b: np.ndarray, more: int = 0) -> sp.csr_matrix:
+    """(n_a, n_b) rows that sum to 1: to each of the nearest alike, and to `more` than usual."""
+    index = _nearest(a, b, more)
+    rows = np.repeat(np.arange(len(a)), index.shape[1])
+    return sp.csr_matrix((np.full(index.size, 1 / index.shape[1]), (rows, index.ravel())), (len(a), len(b)))
+
+
+def _nearest(a: np.ndarray, b: np.ndarray, more: int = 0) -> np.ndarray:
+    """(n_a, k) the rows of `b` of the highest cosine, of unit vectors."""
+    k = min(int(np.clip(np.sqrt(len(b)), *N_NEAREST)) + more, len(b))
+    out = np.empty((len(a), k), dtype=np.int64)
+    step = max(1, BLOCK // len(b))
+    for start in range(0, len(a), step):
+        alike = a[start : start + step] @ b.T
+        out[start : start + step] = np.argpartition(-alike, k - 1, axis=1)[:, :k]
+    return out

@@ -1,0 +1,159 @@
+"""Which cells have counterparts in other batches, against what was planted."""
+
+from __future__ import annotations
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from multivi_nf.data.source import source_of
+from multivi_nf.training import counterparts as room
+from multivi_nf.training.counterparts import counterparts
+
+FEATURES = {"rna": 300, "atac": 600, "protein": 40}
+
+
+def world(cells: dict[str, dict[str, int]], measured: dict[str, tuple[str, ...]] | None = None, lab: float = 0.4):
+    """Batches by their numbers of cells of each type; each batch has a factor of its own on each feature."""
+    random = np.random.default_rng(0)
+    types = sorted({t for by_type in cells.values() for t in by_type})
+    kind = np.concatenate([np.repeat(t, n) for by_type in cells.values() for t, n in by_type.items()])
+    batch = np.concatenate([np.repeat(b, sum(by_type.values())) for b, by_type in cells.items()])
+    names = np.array([f"c{i}" for i in range(len(kind))])
+    parts = {}
+    for m, n in FEATURES.items():
+        profile = {t: random.gamma(0.5, 2.0, n) + 0.05 for t in types}
+        effect = {b: np.exp(lab * random.standard_normal(n)) for b in cells}
+        rate = np.stack([profile[t] * effect[b] for t, b in zip(kind, batch)])
+        counts = random.poisson(rate * random.gamma(5, 0.2, (len(kind), 1))).astype(np.int32)
+        counts = (counts > 1).astype(np.int32) if m == "atac" else counts
+        rows = [i for i, b in enumerate(batch) if m in (measured or {}).get(b, ("rna",))]
+        if rows:
+            var = pd.DataFrame(index=[f"{m}{j}" for j in range(n)])
+            parts[m] = AnnData(sparse.csr_matrix(counts[rows]), obs=pd.DataFrame(index=names[rows]), var=var)
+    with mudata.set_options(pull_on_update=False):
+        made = MuData(parts)
+    where = pd.Index(names).get_indexer(made.obs_names)
+    made.obs["batch"] = batch[where]
+    return made, kind[where], batch[where]
+
+
+TWO = {"a": {"shared": 200, "other": 100, "lone": 150}, "b": {"shared": 100, "other": 200, "own": 60}}
+
+
+def test_a_type_that_one_batch_alone_has_has_no_counterparts_and_shared_ones_have_as_many_as_there_are():
+    made, kind, batch = world(TWO)
+    found = counterparts(source_of(made), ("a", "b"))
+    assert found.shape == (len(kind), 2) and found.dtype == np.float32
+    own = np.where(batch == "a", 0, 1)
+    there = found[np.arange(len(kind)), 1 - own]
+    assert (found[np.arange(len(kind)), own] == 1).all()
+    assert (there >= 0).all(), "nothing is assumed where a modality is shared"
+    for name in ("lone", "own"):
+        assert (there[kind == name] > 0).mean() < 0.03
+    for at, ratio in [
+        ((batch == "a") & (kind == "shared"), 0.5),
+        ((batch == "b") & (kind == "shared"), 2.0),
+        ((batch == "a") & (kind == "other"), 2.0),
+        ((batch == "b") & (kind == "other"), 0.5),
+    ]:
+        assert (there[at] > 0).mean() > 0.97
+        assert there[at].mean() == pytest.approx(ratio, rel=0.15)
+
+
+def test_a_labs_shift_does_not_hide_counterparts_and_without_types_in_common_there_are_none():
+    made, kind, batch = world(TWO, lab=0.8)
+    there = counterparts(source_of(made), ("a", "b"))[batch == "a", 1]
+    assert (there[kind[batch == "a"] == "shared"] > 0).mean() > 0.9
+    made, kind, batch = world({"a": {"s": 150, "t": 150}, "b": {"u": 150, "v": 150}}, lab=0.8)
+    found = counterparts(source_of(made), ("a", "b"))
+    assert (found[np.arange(len(kind)), np.where(batch == "a", 1, 0)] > 0).mean() < 0.05
+
+
+@pytest.mark.parametrize("few", [{"shared": 20, "other": 10}, {"shared": 25, "other": 15, "own": 12}])
+def test_a_batch_of_few_cells(few):
+    """30 cells, and 5 per cent of all with a rare type of its own."""
+    made, kind, batch = world({"a": {"shared": 500, "other": 300, "lone": 150}, "b": few})
+    found = counterparts(source_of(made), ("a", "b"))
+    here = batch == "b"
+    matched = found[here, 0] > 0
+    assert matched[kind[here] != "own"].mean() > 0.9
+    assert matched[kind[here] == "own"].mean() < 0.1 if "own" in few else True
+    assert (found[(batch == "a") & (kind == "lone"), 1] > 0).mean() < 0.05
+    for name in ("shared", "other"):
+        here = (batch == "a") & (kind == name)
+        assert found[here, 1].mean() == pytest.approx(few[name] / here.sum(), rel=0.35)
+
+
+def test_one_kind_of_cells_alone_has_counterparts():
+    """A batch of one type has no other to be told from."""
+    made, kind, batch = world({"a": {"t": 200}, "b": {"t": 100}, "c": {"t": 150, "u": 150}})
+    found = counterparts(source_of(made), ("a", "b", "c"))
+    assert (found[batch == "a", 1] > 0).mean() > 0.9
+    assert (found[(batch == "c") & (kind == "u")][:, :2] > 0).mean() < 0.05
+
+
+def test_batches_that_share_no_modality_are_assumed_to_be_alike_and_a_second_modality_is_asked():
+    sets = {"a": ("rna",), "b": ("atac", "protein"), "c": ("protein",)}
+    cells = {"a": {"s": 100, "t": 100}, "b": {"s": 150, "u": 150}, "c": {"s": 100, "t": 300}}
+    made, kind, batch = world(cells, sets)
+    found = counterparts(source_of(made), ("a", "b", "c"))
+    assert np.allclose(found[batch == "a"], [1, -1.5, -2])
+    assert np.allclose(found[batch == "b"][:, 0], -200 / 300) and np.allclose(found[batch == "c"][:, 0], -0.5)
+    assert (found[(batch == "b") & (kind == "s"), 2] > 0).mean() > 0.95
+    assert (found[(batch == "b") & (kind == "u"), 2] > 0).mean() < 0.05
+    assert (found[batch == "b", 2] >= 0).all()
+
+
+def test_a_modality_that_part_of_a_batch_measured_stands_for_all_of_it():
+    made, kind, batch = world(
+        {"a": {"s": 200, "t": 200}, "b": {"s": 200, "t": 200}}, {"a": ("rna",), "b": ("rna", "atac")}
+    )
+    keep = made["rna"].obs_names[(batch == "a") | (np.arange(len(batch)) % 2 == 0)]
+    made.mod["rna"] = made["rna"][keep].copy()
+    with mudata.set_options(pull_on_update=False):
+        made.update()
+    found = counterparts(source_of(made), ("a", "b"))
+    here = made.obs["batch"].to_numpy() == "a"
+    assert found[here, 1].mean() == pytest.approx(1.0, rel=0.1), "half of b has RNA, but b is as large as a"
+    lone = np.setdiff1d(made.obs_names, made["rna"].obs_names)
+    assert np.allclose(found[made.obs_names.get_indexer(lone), 0], -1.0)
+
+
+def test_batches_that_were_not_asked_for_have_none():
+    made, kind, batch = world(TWO)
+    found = counterparts(source_of(made), ("a",))
+    assert (found[batch == "b"] == 0).all() and (found[batch == "a"] == 1).all()
+
+
+def test_cells_that_are_not_looked_at_ask_their_nearest_and_change_nothing():
+    made, kind, batch = world(TWO)
+    among = np.arange(len(kind)) % 4 > 0
+    found = counterparts(source_of(made), ("a", "b"), among=among)
+    x = made["rna"].X.toarray()
+    x[~among] = x[~among][:, ::-1]
+    made["rna"].X = sparse.csr_matrix(x)
+    again = counterparts(source_of(made), ("a", "b"), among=among)
+    assert found[among].tobytes() == again[among].tobytes() and (found[~among] != again[~among]).any()
+    there = found[np.arange(len(kind)), np.where(batch == "a", 1, 0)]
+    for name, matched in (("shared", True), ("lone", False)):
+        assert ((there > 0) == matched)[~among & (kind == name)].mean() > 0.95
+
+
+def test_of_many_cells_some_are_looked_at_and_the_others_ask_these(monkeypatch):
+    made, kind, batch = world(TWO)
+    source = source_of(made)
+    whole = counterparts(source, ("a", "b"))
+    assert whole.tobytes() == counterparts(source, ("a", "b")).tobytes()
+    monkeypatch.setattr(room, "N_CELLS", 300)
+    monkeypatch.setattr(room, "BLOCK", 1000)
+    some = counterparts(source, ("a", "b"))
+    assert some.tobytes() == counterparts(source, ("a", "b")).tobytes() != whole.tobytes()
+    assert ((some > 0) == (whole > 0)).mean() > 0.95
+    for name in ("shared", "other"):
+        here = (batch == "a") & (kind == name)
+        assert some[here, 1].mean() == pytest.approx(whole[here, 1].mean(), rel=0.25)
