@@ -3,8 +3,12 @@
     python benchmarks/quality/integration.py [--data P P-rna ...] [--seeds 0 1 2] [--peers]
 
 Sets (`../shared/integration/sets`, measures of the `score.py` beside them): P, Q, G, B, M, and P and Q with RNA alone.
-`simulated` is the default mosaic of `multivi-nf simulate`, `snare` 3,500 cells of the cortex, beside 1,000 and all of
-them (imputation there is too kind: the hidden profile is shown as another cell). A row is appended to
+`control` is the one lab A of Q split at random, myeloid cells kept in one half only and B cells in the other: purity of
+these two must be what it is with `--set batch_integration=0`. `kang` is Q and, as a third batch, the stimulated cells
+of `pbmc_two_labs_kang`, with the places of five interferon genes in the contrast of stimulated and control cells.
+`one-5`, `half`, `sisters` and `modality` are simulated mosaics of unequal composition (`COMPOSITION`), `simulated` the
+default mosaic of `multivi-nf simulate`, `snare` 3,500 cells of the cortex, beside 1,000 and all of them (imputation
+there is too kind: the hidden profile is shown as another cell). A row is appended to
 `benchmarks/results/integration.tsv` as soon as it is there, and computed once for each state of data, code, options and
 seed; the table of all rows of this state is printed at the end. `--peers` adds what is cheap: log-normalised RNA's
 principal components, and Harmony on them where harmonypy is installed.
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -21,6 +26,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -35,8 +41,19 @@ SHARED = ROOT.parent / "shared"
 SETS = SHARED / "integration" / "sets"
 RESULTS = ROOT / "benchmarks" / "results" / "integration.tsv"
 COLUMNS = ["data", "data_hash", "code_hash", "method", "seed", "measure", "value"]
-DATA = ("P-rna", "P", "Q-rna", "Q", "G", "B", "M", "simulated", "snare-1000", "snare", "snare-all")
+DATA = ("P-rna", "P", "Q-rna", "Q", "G", "B", "M", "control", "kang", "one-5", "half", "sisters", "modality")
+DATA += ("simulated", "snare-1000", "snare", "snare-all")
 SNARE_CELLS = {"snare-1000": 1000, "snare": 3500, "snare-all": 0}
+COMPOSITION = {
+    "one-5": ({"site_2": ("type_3",)}, {}, 0.05),
+    "half": ({"site_1": ("type_1", "type_2"), "site_2": ("type_3", "type_4")}, {}, 1.0),
+    "sisters": ({"site_1": ("type_4", "type_5"), "site_2": ("type_1", "type_3")}, {}, 1.0),
+    "modality": ({}, {"type_5": "rna", "type_3": "atac"}, 1.0),
+}
+"""Which types a site lacks, of which types only cells of one modality are left, and the share of the second site.
+Types 1 and 2, and 3 and 4, are sisters: in `sisters` type 3 is in one site only and type 4 in the other only."""
+
+INTERFERON = ("ISG15", "IFI6", "IFIT1", "IFIT2", "IFIT3")
 SIMULATED = {
     "mixing of batches, LISI ratio": "lisi_batch",
     "mixing of modalities, LISI ratio": "lisi_modality",
@@ -89,21 +106,160 @@ def trained(mosaic, seed: int, options: dict):
 
 
 def of_set(name: str, seed: int, options: dict) -> dict[str, float]:
-    """A set of `../shared/integration`: train on it, score X_multivi of its cells with RNA."""
+    """A set of `../shared/integration`, or made of one: train on it, score X_multivi of its cells with RNA."""
     import mudata
 
     from multivi_nf.latent.embed import embed
 
     score = scorer()
-    complete = mudata.read_h5mu(SETS / f"{name.removesuffix('-rna')}.h5mu")
+    made = {"control": "Q", "kang": "Q"}
+    complete = mudata.read_h5mu(SETS / f"{made.get(name, name.removesuffix('-rna'))}.h5mu")
     mosaic = complete
     if name.endswith("-rna"):
-        mosaic = mudata.MuData({"rna": complete.mod["rna"].copy()})
-        mosaic.obs = complete.obs.loc[mosaic.obs_names].copy()
+        mosaic = only_rna(complete.mod["rna"].copy(), complete.obs)
+    elif name in made:
+        mosaic = complete = halves(complete) if name == "control" else three_batches(complete)
     model, cost = trained(mosaic, seed, options)
     cells = complete.mod["rna"].obs_names
     z = embed(model, mosaic).mean[mosaic.obs_names.get_indexer(cells)]
-    return scores_of(score, complete.obs.loc[cells], z) | cost
+    obs = complete.obs.loc[cells]
+    found = scores_of(score, obs, z) | cost
+    lineage = obs["lineage"].astype(str).replace("nan", "").to_numpy()
+    if name == "control":
+        purity = score.purity(z[lineage != ""], lineage[lineage != ""])
+        found |= {f"purity_{t}": float(purity[lineage[lineage != ""] == t].mean()) for t in ("myeloid", "B")}
+    if name == "M":
+        label, batch = (obs[c].astype(str).to_numpy() for c in ("label", "batch"))
+        healthy = label == "healthy_reference"
+        found["purity_condition"] = float(score.purity(z, label).mean())
+        found["mix_healthy"] = float(score.mixing(z[healthy], batch[healthy]).mean())
+    if name == "kang":
+        found |= interferon(model, mosaic)
+    return found
+
+
+def only_rna(rna, obs: pd.DataFrame):
+    """A mosaic of RNA alone, with these cells' rows of a table."""
+    import mudata
+
+    mosaic = mudata.MuData({"rna": rna})
+    mosaic.obs = obs.loc[mosaic.obs_names].copy()
+    return mosaic
+
+
+def halves(complete):
+    """Lab A of Q as two batches drawn at random: myeloid cells in the first only, B cells in the second only."""
+    rna = complete.mod["rna"]
+    obs = complete.obs.loc[rna.obs_names]
+    rna, obs = (x[(obs["group"].astype(str) == "A").to_numpy()].copy() for x in (rna, obs))
+    half, lineage = np.random.default_rng(0).integers(0, 2, len(obs)), obs["lineage"].astype(str).to_numpy()
+    obs["batch"] = obs["group"] = np.array(["h0", "h1"])[half]
+    keep = ~(((lineage == "myeloid") & (half == 1)) | ((lineage == "B") & (half == 0)))
+    return only_rna(rna[keep].copy(), obs)
+
+
+def three_batches(complete):
+    """Q's RNA with the stimulated cells of Kang et al. as a third batch S."""
+    import anndata
+    from scipy import io, sparse
+
+    folder = SHARED / "data" / "pbmc_two_labs_kang"
+    rna = complete.mod["rna"]
+    with gzip.open(folder / "stim" / "matrix.mtx.gz") as handle:
+        counts = sparse.csr_matrix(io.mmread(handle).T)
+    barcodes = pd.read_csv(folder / "stim" / "barcodes.tsv.gz", header=None)[0]
+    genes = pd.Index(pd.read_csv(folder / "stim" / "features.tsv.gz", sep="\t", header=None)[1].astype(str))
+    lineage = pd.read_csv(folder / "stim.cells.tsv.gz", sep="\t", index_col=0).iloc[:, 0].reindex(barcodes)
+    at = genes.get_indexer(rna.var_names)
+    stim = anndata.AnnData(
+        counts[:, at].astype(rna.X.dtype),
+        pd.DataFrame(
+            {"batch": "S", "group": "S", "lineage": lineage.replace("unsure", "").to_numpy()}, barcodes + "-S"
+        ),
+        pd.DataFrame(index=rna.var_names),
+    )
+    obs = complete.obs.loc[rna.obs_names, ["batch", "group", "lineage"]].astype(str).replace("nan", "")
+    table = pd.concat([obs, stim.obs]).assign(label="")
+    both = anndata.AnnData(sparse.vstack([rna.X, stim.X]).tocsr(), table[[]].copy(), stim.var)
+    return only_rna(both, table)
+
+
+def interferon(model, mosaic) -> dict[str, float]:
+    """Worst place of five interferon genes where a lineage's stimulated cells are compared with control cells."""
+    from multivi_nf.comparison.compare import differential
+
+    mosaic.obs["contrast"] = mosaic.obs["lineage"].astype(str) + " " + mosaic.obs["batch"].astype(str)
+    found = {}
+    for lineage in ("T", "myeloid"):
+        table = differential(
+            model, mosaic, "rna", groupby="contrast", target=f"{lineage} S", reference=f"{lineage} K", seed=0
+        )
+        lead = table.sort_values("effect", ascending=False)["feature"].tolist()
+        found[f"interferon_worst_place_{lineage}"] = float(max(lead.index(gene) + 1 for gene in INTERFERON))
+    return found
+
+
+def of_composition(name: str, seed: int, options: dict) -> dict[str, float]:
+    """A simulated mosaic in which types, sites and modalities do not go together; see `COMPOSITION`.
+
+    ``alone`` is the purity, among cells with RNA, of types that one batch (or one kind of cells) alone has, and
+    ``others`` that of the rest; ``_all`` among all cells. ``absent_over_bound``: the ten
+    genes that mark such a type, imputed for the ATAC cells of the site that lacks it, over the 95th percentile of what
+    is imputed for cells of other types of the site that has it; at most 1 where nothing of the type was carried over.
+    """
+    from multivi_nf.imputation.impute import impute
+    from multivi_nf.latent.embed import embed
+    from multivi_nf.simulate import PRESETS, simulated_mosaic
+
+    lacking, only, size = COMPOSITION[name]
+    mosaic, truth = simulated_mosaic(replace(PRESETS["default"], seed=seed))
+    kind = truth.cells["cell_type"].reindex(mosaic.obs_names).astype(str)
+    site, modality = mosaic.obs["batch"].astype(str), mosaic.obs["modality"].astype(str)
+    keep = ~truth.cells["doublet"].reindex(mosaic.obs_names).astype(bool)
+    for where, types in lacking.items():
+        keep &= ~((site == where) & kind.isin(types))
+    for which, left in only.items():
+        keep &= (kind != which) | (modality == left)
+    if size < 1:
+        second = np.flatnonzero(keep & (site == "site_2"))
+        n = int(size / (1 - size) * (keep & (site == "site_1")).sum())
+        dropped = np.setdiff1d(second, np.random.default_rng(seed).choice(second, n, replace=False))
+        keep.iloc[dropped] = False
+    mosaic = mosaic[keep.to_numpy()].copy()
+    kind, site, modality = kind[keep], site[keep].to_numpy(), modality[keep].to_numpy()
+    model, cost = trained(mosaic, seed, options)
+    z = embed(model, mosaic).mean
+    score, kinds = scorer(), kind.to_numpy()
+    purity = score.purity(z, kinds)
+    special = sorted({t for types in lacking.values() for t in types} | set(only))
+    lone = np.isin(kinds, special)
+    found = {"alone_all": float(purity[lone].mean()), "others_all": float(purity[~lone].mean())}
+    has = mosaic.obs_names.isin(mosaic.mod["rna"].obs_names)
+    among = score.purity(z[has], kinds[has])
+    found |= {"alone": float(among[lone[has]].mean()), "others": float(among[~lone[has]].mean())}
+    found["mix_others"] = float(score.mixing(z[~lone], site[~lone]).mean())
+    found |= {f"purity_{t}": float(purity[kinds == t].mean()) for t in special}
+    rna = mosaic.mod["rna"]
+    rows = mosaic.obs_names.get_indexer(rna.obs_names)
+    level = rna.X.multiply(1e3 / np.maximum(np.asarray(rna.X.sum(1)), 1)).tocsr()
+    excess = []
+    for where, types in lacking.items():
+        for which in types:
+            of = kinds[rows] == which
+            if not of.any() or not ((site == where) & (modality == "atac")).any():
+                continue
+            ratio = np.log1p(np.asarray(level[of].mean(0)).ravel()) - np.log1p(np.asarray(level[~of].mean(0)).ravel())
+            genes = list(rna.var_names[np.argsort(-ratio)[:10]])
+            lacks = (site == where) & (modality == "atac")
+            others = (site != where) & (modality == "atac") & (kinds != which)
+            values = [
+                np.asarray(impute(model, mosaic, modality="rna", features=genes, cells=list(mosaic.obs_names[at])).X)
+                for at in (lacks, others)
+            ]
+            excess.append(values[0].mean() / np.quantile(values[1].mean(1), 0.95))
+    if excess:
+        found["absent_over_bound"] = float(max(excess))
+    return found | cost
 
 
 def scores_of(score: ModuleType, obs: pd.DataFrame, z: np.ndarray) -> dict[str, float]:
@@ -199,6 +355,7 @@ def main() -> None:
     method = " ".join(["ours", *sorted(given.set)])
     code = code_hash()
     special = {"simulated": of_simulation} | {name: functools.partial(of_snare, name) for name in SNARE_CELLS}
+    special |= {name: functools.partial(of_composition, name) for name in COMPOSITION}
     for seed in given.seeds:
         for name in given.data:
             key = {"data": name, "data_hash": data_hash(name), "code_hash": code, "method": method, "seed": seed}

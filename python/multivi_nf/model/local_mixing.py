@@ -42,10 +42,10 @@ CANDIDATES = 4
 """Ways of splitting the groups that are compared, the slowest to mix first."""
 
 
-CONTENT = {"joint": 1.2, "leading": 1.2, "measured": 1.3}
-"""By comparison: a penalty is content at this many times what it costs where groups mix as chance would have it, see
-`chance`. Where it is not known who has counterparts, little above 1 draws a rare type that one batch alone has into
-others."""
+CONTENT = {"joint": 2.0, "leading": 1.2, "alone": 1.2, "measured": 1.3}
+"""By comparison, and `alone` for the joint means of a model of one modality: a penalty is content at this many times what
+it costs where groups mix as chance would have it, see `chance`. What labs do not all measure tells fine types that the
+modality they share does not: asked for more, the joint means lose these."""
 
 DUAL_RATE = 0.02
 """How fast, a step, a penalty's strength rises from 0 to the full one while not content, and falls while it is."""
@@ -177,7 +177,8 @@ class LocalMixing:
                 one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
                 expected = weight @ one[stratum].to(weight.dtype)
             cost, free = penalty(weight, sums.side[group], expected, floor)
-            content = CONTENT[name] * chance(weight)
+            alone = name == "joint" and "leading" not in self.shapes
+            content = CONTENT["alone" if alone else name] * chance(weight)
             if note:
                 # who has no counterpart cannot be mixed: it must not keep the strength up for all others
                 ratio = torch.where(free, cost.detach() / content, 0.0).sum()

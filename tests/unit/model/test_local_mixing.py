@@ -302,7 +302,7 @@ def test_a_step_pays_at_the_strength_that_acts(model, minibatch, generator):
 
 
 def test_strength_rises_where_groups_part_and_falls_where_they_mix(monkeypatch):
-    monkeypatch.setitem(CONTENT, "joint", 1.2)
+    monkeypatch.setitem(CONTENT, "alone", 1.2)
     mixing = LocalMixing({"joint": (1, 2)})
     seen = []
     for gap in (0.7, 0.0):

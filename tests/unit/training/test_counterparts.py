@@ -157,3 +157,25 @@ def test_of_many_cells_some_are_looked_at_and_the_others_ask_these(monkeypatch):
     for name in ("shared", "other"):
         here = (batch == "a") & (kind == name)
         assert some[here, 1].mean() == pytest.approx(whole[here, 1].mean(), rel=0.25)
+
+
+def test_training_looks_at_its_own_cells_once_and_not_where_there_is_nothing_to_integrate(monkeypatch, mosaic):
+    from multivi_nf.training import MultiVI, fit, train
+
+    seen = []
+
+    def looked(source, batches, *, among, seed):
+        seen.append((tuple(batches), among, seed))
+        return counterparts(source, batches, among=among, seed=seed)
+
+    monkeypatch.setattr(fit, "counterparts", looked)
+    how = {"max_epochs": 1, "device": "cpu", "quiet": True, "seed": 3}
+    model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=2)
+    train(model, mosaic, **how)
+    ((batches, among, seed),) = seen
+    split = model.split.set_index("cell")["split"].loc[mosaic.obs_names]
+    assert batches == ("a", "b") and seed == 3 and (among == (split == "train").to_numpy()).all()
+    train(MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=2, batch_integration=0), mosaic, **how)
+    mosaic.obs["batch"] = "one"
+    train(MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=2), mosaic, **how)
+    assert len(seen) == 1
