@@ -43,8 +43,8 @@ CANDIDATES = 4
 
 
 CONTENT = {"joint": 2.0, "leading": 1.2, "alone": 1.2, "measured": 1.3}
-"""By comparison, and `alone` for the joint means of a model of one modality: a penalty is content at this many times what
-it costs where groups mix as chance would have it, see `chance`. What labs do not all measure tells fine types that the
+"""By comparison, and `alone` for the means of a model of one modality: a penalty is content at this many times what it
+costs where groups mix as chance would have it, see `chance`. What labs do not all measure tells fine types that the
 modality they share does not: asked for more, the joint means lose these."""
 
 DUAL_RATE = 0.02

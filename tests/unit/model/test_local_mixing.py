@@ -234,7 +234,7 @@ def test_parts_of_a_step_add_up_before_it_is_taken():
 
 
 def charged(made, minibatch, generator, mixing):
-    return objective(made, minibatch, 1.0, generator(3), None, 0.0, None, mixing)
+    return objective(made, minibatch, generator(3), (1.0, None, 0.0), None, mixing)
 
 
 def test_what_is_compared(model, config):
@@ -285,8 +285,8 @@ def test_the_strength_is_a_share_of_the_reconstruction(model, minibatch, generat
     assert torch.isclose(with_it.total, without.total + expected)
     assert torch.equal(without.terms["elbo_loss"], t["elbo_loss"])
     with torch.no_grad():
-        warming = objective(made, cells, 0.25, generator(3), None, 0.0, None, mixing)
-        plain = objective(made, cells, 0.25, generator(3), None, 0.0, None, None)
+        warming = objective(made, cells, generator(3), (0.25, None, 0.0), None, mixing)
+        plain = objective(made, cells, generator(3), (0.25, None, 0.0), None, None)
     assert torch.isclose(warming.total - plain.total, 0.25 * expected)
 
 
