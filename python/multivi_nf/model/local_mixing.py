@@ -30,7 +30,8 @@ where nothing else tells.
 0.15 where sides are equal; relative, since of a side of 95 % nobody can ask for 15 % of the others."""
 
 SURE_FLOOR = 0.05
-"""The same for cells that are known to have counterparts: of labs that differ much all cells begin below `FLOOR`."""
+"""The same for cells that are known to have counterparts: of labs that differ much all cells begin below `FLOOR`. Not
+for the joint means of several modalities, which follow the modality that leads."""
 
 DECAY = 0.95
 """Of the running sums, a step: they remember about 20 steps."""
@@ -166,18 +167,19 @@ class LocalMixing:
             return mean.new_zeros(()), mean.new_zeros(())
         mean, group, stratum = mean[known], group[known], stratum[known]
         sums, share = self.sums[name], known.numel() / n_known
+        alone = name == "joint" and "leading" not in self.shapes
         with torch.autocast(mean.device.type, enabled=False):
             weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float(), SHARPNESS[name])
             expected, floor, drawn = None, FLOOR, None
             if amount is not None:
-                drawn, floor = self._drawn(amount[known], sums.side, group)
+                sure = FLOOR if name == "joint" and not alone else SURE_FLOOR
+                drawn, floor = self._drawn(amount[known], sums.side, group, sure)
                 expected = (drawn @ sums.side.to(drawn.dtype)).to(weight.dtype)
                 floor = floor.to(weight.dtype)
             elif self.shapes[name][0] > 1:
                 one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
                 expected = weight @ one[stratum].to(weight.dtype)
             cost, free = penalty(weight, sums.side[group], expected, floor)
-            alone = name == "joint" and "leading" not in self.shapes
             content = CONTENT["alone" if alone else name] * chance(weight)
             if note:
                 # who has no counterpart cannot be mixed: it must not keep the strength up for all others
@@ -193,12 +195,14 @@ class LocalMixing:
         return counterparts.double() * share
 
     @staticmethod
-    def _drawn(amount: torch.Tensor, side: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n, n_groups) expected shares of groups, and (n,) the floor: the usual one where they are only assumed."""
+    def _drawn(
+        amount: torch.Tensor, side: torch.Tensor, group: torch.Tensor, sure: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, n_groups) expected shares of groups, and (n,) the floor: `sure`, but `FLOOR` where they are assumed."""
         drawn = amount.abs() / amount.abs().sum(1, keepdim=True)
         other = side != side[group].unsqueeze(1)
         assumed = (drawn * ((amount < 0) & other)).sum(1) > (drawn * other).sum(1) / 2
-        return drawn, torch.where(assumed, FLOOR, SURE_FLOOR)
+        return drawn, torch.where(assumed, FLOOR, sure)
 
     def _note(
         self,
