@@ -30,8 +30,8 @@ where nothing else tells.
 0.15 where sides are equal; relative, since of a side of 95 % nobody can ask for 15 % of the others."""
 
 SURE_FLOOR = 0.05
-"""The same for cells that are known to have counterparts: of labs that differ much all cells begin below `FLOOR`. Not
-for the joint means of several modalities, which follow the modality that leads."""
+"""The same for cells that are known to have counterparts: of labs that differ much all cells begin below `FLOOR`. For
+models of one modality, see `CONTENT`."""
 
 DECAY = 0.95
 """Of the running sums, a step: they remember about 20 steps."""
@@ -43,10 +43,10 @@ CANDIDATES = 4
 """Ways of splitting the groups that are compared, the slowest to mix first."""
 
 
-CONTENT = {"joint": 2.0, "leading": 1.2, "alone": 1.2, "measured": 1.3}
+CONTENT = {"joint": 2.0, "leading": 2.0, "alone": 1.2, "measured": 1.3}
 """By comparison, and `alone` for the means of a model of one modality: a penalty is content at this many times what it
 costs where groups mix as chance would have it, see `chance`. What labs do not all measure tells fine types that the
-modality they share does not: asked for more, the joint means lose these."""
+modality they share does not: asked for more, models of several modalities lose these."""
 
 DUAL_RATE = 0.02
 """How fast, a step, a penalty's strength rises from 0 to the full one while not content, and falls while it is."""
@@ -149,31 +149,31 @@ class LocalMixing:
         counterparts
             (n, n_groups) how many cells of each group there are for one of the own among cells of the same kind, below
             0 where that is only assumed (`multivi_nf.training.counterparts`). Cells of which no other group has
-            counterparts neither pay nor count; for the others these numbers say what is expected. None: groups are
-            alike.
+            counterparts neither pay nor count; for the others these numbers say what is expected in a model of one
+            modality. None: groups are alike.
         note
             Add what was seen to the running sums (training).
         """
         stratum = torch.zeros_like(group) if stratum is None else stratum
         known = (group >= 0) & (stratum >= 0)
         n_known = int(known.sum())
+        alone = name == "joint" and "leading" not in self.shapes
         amount = None
         if counterparts is not None:
-            amount = self._amounts(name, counterparts.to(mean.device))
+            amount = counterparts.to(mean.device, torch.float64)
             mine = functional.one_hot(group.clamp(min=0), amount.shape[1]).bool()
             known &= amount.masked_fill(mine, 0.0).abs().sum(1) > 0
+            amount = amount if alone else None
         known = known.nonzero().squeeze(1)
         if known.numel() < 3:
             return mean.new_zeros(()), mean.new_zeros(())
         mean, group, stratum = mean[known], group[known], stratum[known]
         sums, share = self.sums[name], known.numel() / n_known
-        alone = name == "joint" and "leading" not in self.shapes
         with torch.autocast(mean.device.type, enabled=False):
             weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float(), SHARPNESS[name])
             expected, floor, drawn = None, FLOOR, None
             if amount is not None:
-                sure = FLOOR if name == "joint" and not alone else SURE_FLOOR
-                drawn, floor = self._drawn(amount[known], sums.side, group, sure)
+                drawn, floor = self._drawn(amount[known], sums.side, group)
                 expected = (drawn @ sums.side.to(drawn.dtype)).to(weight.dtype)
                 floor = floor.to(weight.dtype)
             elif self.shapes[name][0] > 1:
@@ -188,21 +188,13 @@ class LocalMixing:
                 self._note(name, weight.detach().double(), group, stratum, drawn, seen)
         return cost.mean() * share, content * share
 
-    def _amounts(self, name: str, counterparts: torch.Tensor) -> torch.Tensor:
-        """Counterparts among the cells that a comparison looks at: batches may have measured its modality in part."""
-        everyone, here = self.sums["joint"].table.sum(0), self.sums[name].table.sum(0)
-        share = torch.where(everyone > 0, here / everyone.clamp(min=1e-12), 1.0)
-        return counterparts.double() * share
-
     @staticmethod
-    def _drawn(
-        amount: torch.Tensor, side: torch.Tensor, group: torch.Tensor, sure: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n, n_groups) expected shares of groups, and (n,) the floor: `sure`, but `FLOOR` where they are assumed."""
+    def _drawn(amount: torch.Tensor, side: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, n_groups) expected shares of groups, and (n,) the floor: the usual one where they are only assumed."""
         drawn = amount.abs() / amount.abs().sum(1, keepdim=True)
         other = side != side[group].unsqueeze(1)
         assumed = (drawn * ((amount < 0) & other)).sum(1) > (drawn * other).sum(1) / 2
-        return drawn, torch.where(assumed, FLOOR, sure)
+        return drawn, torch.where(assumed, FLOOR, SURE_FLOOR)
 
     def _note(
         self,
