@@ -282,7 +282,6 @@ def peer(table: Table, device: str, size: dict, python: str | None) -> None:
             place = names.get_indexer(part.obs_names)
             spread = sp.csr_matrix((np.ones(len(place)), (place, np.arange(len(place)))), (len(names), len(place)))
             padded = AnnData(sp.csr_matrix(spread @ part.X).astype(np.float32), made.obs[[]].copy(), part.var.copy())
-            padded.obs["group"] = [str(sum(n in m.obs_names for m in made.mod.values())) for n in names]
             padded.obs["group"] = np.where(np.isin(names, made["rna"].obs_names), "r", "") + np.where(
                 np.isin(names, made["atac"].obs_names), "a", "").astype(object)  # fmt: skip
             padded.write_h5ad(f"{folder}/{modality}.h5ad")
