@@ -4,8 +4,8 @@
 
 The simulated mosaic as a user has it: cells with both, RNA alone, ATAC alone, two sites (800 genes, 3,000 peaks, so
 that 20,000 cells can be afforded). Cells with ATAC alone that are neither doublets nor dying, at most 800; strata are
-tenths of the predicted mean, types, batches and thirds of depth. A row is appended to `benchmarks/results/coverage.tsv`
-as it comes.
+tenths of the predicted mean, types, batches and thirds of depth. A row is appended to
+`benchmarks/results/interval_coverage.tsv` as it comes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pandas as pd
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
-RESULTS = HERE.parents[1] / "results" / "coverage.tsv"
+RESULTS = HERE.parents[1] / "results" / "interval_coverage.tsv"
 GENES, PEAKS = 800, 3000
 MOST, LEAST = 800, 20
 """Cells that are scored, and cells of a stratum that counts."""

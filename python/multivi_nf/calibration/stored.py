@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from multivi_nf.training import MultiVI
 
 MINIMUM_PAIRS = 100
+UNMEASURED_ERROR = 0.5
+"""Standard deviation of the error of imputed log means where pairs were too few to measure it; 0.4 to 0.6 where not."""
 KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
 ARRAYS = ("support", "rates")
 """Fields that are not in calibration.json."""
@@ -280,6 +282,9 @@ class Calibration:
             if entry is None:
                 found.n_uncalibrated += len(rows)
                 found.cell_calibrated[rows] = False
+                if f"{sources}->{target}" in self.directions:
+                    # too few pairs to measure it is no reason to be surer than where it was measured
+                    found.mean_error.append((rows, np.zeros(1), np.full(1, UNMEASURED_ERROR)))
             else:
                 found.temperature[rows] = float(entry["temperature"])
                 if entry.get("shrinkage"):

@@ -68,3 +68,14 @@ def test_without_calibration_nothing_is_checked_and_it_is_written(model, mosaic,
     again = mudata.read_h5mu(tmp_path / "x.h5mu").obs
     assert again["out_of_support"].isna().all() and again["support_p"].dtype == np.float64
     assert again["calibrated"].isna().sum() == pytest.approx(found["calibrated"].isna().sum())
+
+
+def test_error_bars_that_too_few_pairs_could_check_are_wide_and_not_narrow(model, mosaic):
+    data = MosaicData(mosaic, model)
+    few = {"calibrated": False, "n_cells": 19}
+    cells = np.flatnonzero(data.has["atac"] & ~data.has["rna"])
+    found = Calibration(n_pairs=19, directions={"atac->rna": few}).assess(model, data, cells, "rna")
+    assert not found.cell_calibrated.any()
+    [(rows, _, sd)] = found.mean_error
+    assert len(rows) == len(cells) and sd.min() >= 0.4
+    assert not Calibration.none().assess(model, data, cells, "rna").mean_error, "nothing was asked of a calibration"
