@@ -9,7 +9,7 @@ BIN    := .venv/bin
 RUN    ?= results
 CHAOS  ?= /tmp/multivi-nf-chaos
 
-.PHONY: benchmark run test setup macs3 peers images push lint test-real test-deploy chaos clean bench
+.PHONY: benchmark run test setup macs3 motifs peers images push lint test-real test-deploy chaos clean bench
 
 run: setup
 	@$(BIN)/python tools/run.py --outdir $(RUN)
@@ -43,6 +43,9 @@ macs3:
 benchmark: setup
 	@$(PYTHON) tools/setup.py peers
 	@$(BIN)/python tools/run.py --workflow benchmark --outdir results_benchmark
+
+motifs:
+	@$(PYTHON) tools/setup.py motifs
 
 peers:
 	@$(PYTHON) tools/setup.py peers

@@ -361,6 +361,8 @@ def make_venv(packages):
             write_script("ps", PS)
         if macs3_folder().exists():
             link("macs3", macs3_folder())
+        if motifs_folder().exists():
+            hold_motifs()
         own = [VENV / "bin" / "python", "-m", "compileall", "-q", CLONE / "python"]
         subprocess.run(own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         written.write_text(stamp)
@@ -405,6 +407,34 @@ def macs3():
     print("set-up: MACS3 is .venv/bin/macs3", flush=True)
 
 
+def motifs():
+    """Write JASPAR's vertebrate motifs, out of pyjaspar in an environment of its own, into `.venv/share`."""
+    setup()
+    folder = install("motifs", LOCKS / "motifs.lock", "install pyjaspar (JASPAR's motifs, 142 MB)")
+    with once(motifs_folder()) as partial:
+        if partial:
+            partial.mkdir()
+            why = "motifs of --regulation are looked for by them (or give --motifs FILE)"
+            run([folder / "bin" / "python", CLONE / "tools" / "jaspar.py", partial / "jaspar.meme"], why)
+    place = hold_motifs()
+    print(f"set-up: {place.read_text().count('MOTIF ')} motifs in {place.relative_to(CLONE)}", flush=True)
+
+
+def motifs_folder():
+    """Give the folder of JASPAR's motifs, written or not."""
+    return cache_root() / "jaspar-{}".format(digest(LOCKS / "motifs.lock", CLONE / "tools" / "jaspar.py"))
+
+
+def hold_motifs():
+    """Put JASPAR's motifs where the package looks for them."""
+    place = VENV / "share" / "multivi-nf" / "jaspar.meme"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(".jaspar.meme")
+    shutil.copyfile(motifs_folder() / "jaspar.meme", partial)
+    partial.replace(place)
+    return place
+
+
 def link(name, environment):
     """Put a program of another environment into `.venv/bin`."""
     place, target = VENV / "bin" / name, environment / "bin" / name
@@ -441,11 +471,11 @@ def peers():
     print(f"set-up: the peers' Python is {launcher}", flush=True)
 
 
-TARGETS = {"setup": setup, "macs3": macs3, "lint": lint_tools, "peers": peers}
+TARGETS = {"setup": setup, "macs3": macs3, "motifs": motifs, "lint": lint_tools, "peers": peers}
 
 
 def main():
-    """Do what the command line names: setup (default), macs3, lint, peers."""
+    """Do what the command line names: setup (default), macs3, motifs, lint, peers."""
     name = sys.argv[1] if len(sys.argv) > 1 else "setup"
     if name not in TARGETS:
         sys.exit("ERROR: {!r} is none of {}".format(name, ", ".join(TARGETS)))

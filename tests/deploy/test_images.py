@@ -39,6 +39,8 @@ def test_content(inside, image: str, version: str) -> None:
     assert has_torch == ("yes" if image == "cuda" else "no")
     if image == "macs3":
         assert inside(image, "macs3 --version").startswith("macs3 3.")
+    if image == "cpu":
+        assert int(inside(image, "grep -c ^MOTIF /opt/multivi-nf/share/multivi-nf/jaspar.meme")) > 1000
 
 
 @pytest.mark.parametrize("image", ["cpu", "macs3", "cuda"])

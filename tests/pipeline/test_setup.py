@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nextflow_runs import BIN, REPOSITORY
 from tests.conftest import skip_or_fail
+
+from multivi_nf.regulation.motif_files import PSEUDOCOUNT, read_motifs
 
 
 @pytest.fixture
@@ -147,3 +150,23 @@ def test_a_second_call_does_nothing():
     said = subprocess.run([base, REPOSITORY / "tools" / "setup.py"], check=True, stdout=subprocess.PIPE, text=True)
     assert said.stdout == ""
     assert set(before) == {path for path in BIN.iterdir() if not path.is_symlink()}
+
+
+class Jaspar:
+    """A motif as pyjaspar gives it."""
+
+    def __init__(self, matrix_id, name, counts):
+        self.matrix_id, self.name, self.counts = matrix_id, name, dict(zip("ACGT", counts))
+
+
+def test_jaspars_motifs_are_written_as_they_are_read(tmp_path):
+    described = importlib.util.spec_from_file_location("jaspar_tool", REPOSITORY / "tools" / "jaspar.py")
+    tool = importlib.util.module_from_spec(described)
+    described.loader.exec_module(tool)
+    counts = [[4.0, 19.0], [16.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    written = tmp_path / "motifs.meme"
+    written.write_text(tool.meme([Jaspar("MA2.1", "JUN::FOS", counts), Jaspar("MA1.3", "Arnt", counts)]))
+    found = read_motifs(written)
+    assert [(motif.id, motif.name) for motif in found] == [("MA1.3", "Arnt"), ("MA2.1", "JUN::FOS")]
+    expected = (np.array(counts) + tool.PSEUDOCOUNT / 4) / (20 + tool.PSEUDOCOUNT)
+    assert np.allclose(found[0].probabilities, expected, atol=1e-5) and tool.PSEUDOCOUNT == PSEUDOCOUNT

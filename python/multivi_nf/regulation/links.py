@@ -130,23 +130,23 @@ class Scores:
     null: np.ndarray
 
 
-def peak_values(atac: sparse.csr_matrix, units: Units) -> sparse.csr_matrix | np.ndarray:
-    """Normalise counts of peaks over units: ln(1 + per 10,000 of the unit's total).
+def peak_values(atac: sparse.csr_matrix, units: Units, chosen: np.ndarray) -> sparse.csr_matrix | np.ndarray:
+    """Normalise counts of peaks over units: ln(1 + per 10,000 of the unit's total over all peaks).
 
     Returns
     -------
-    (n_units, n_peaks) float32: sparse for cells, dense for metacells, which hardly have a zero; made a block of peaks
+    (n_units, n_chosen) float32: sparse for cells, dense for metacells, which hardly have a zero; made a block of peaks
     at a time, so that nothing of float64 has that size.
     """
     if not units.metacells:
-        return log_normalised(atac, "atac")
+        return log_normalised(atac, "atac")[:, chosen]
     total = units.summed(sparse.csr_matrix(atac.sum(axis=1))).toarray().ravel()
     scale = np.divide(1e4, total, out=np.zeros_like(total), where=total > 0)[:, None]
     by_peak = sparse.csc_matrix(atac)
-    values = np.empty((len(units.stratum), atac.shape[1]), dtype=np.float32)
-    for start in range(0, atac.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
-        values[:, block] = np.log1p(units.summed(by_peak[:, block]).toarray() * scale)
+    values = np.empty((len(units.stratum), len(chosen)), dtype=np.float32)
+    for start in range(0, len(chosen), BLOCK):
+        block = chosen[start : start + BLOCK]
+        values[:, start : start + BLOCK] = np.log1p(units.summed(by_peak[:, block]).toarray() * scale)
     return values
 
 
@@ -325,7 +325,7 @@ def peak_gene_links(
         expressed = np.isfinite(imputed).all(axis=0)
         genes = np.where(expressed, imputed, 0).astype(np.float32)
     kept_peaks = np.flatnonzero(seen)
-    values = peak_values(atac, units)[:, kept_peaks] if len(kept_peaks) < len(peaks) else peak_values(atac, units)
+    values = peak_values(atac, units, kept_peaks)
     place = np.full(len(peaks), -1)
     place[kept_peaks] = np.arange(len(kept_peaks))
     asked = np.flatnonzero(expressed[pairs.gene] & (place[pairs.peak] >= 0))

@@ -11,7 +11,7 @@ from multivi_nf.export.normalise import log_normalised
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.regulation import links
 from multivi_nf.regulation.background import peak_properties
-from multivi_nf.regulation.units import make_units
+from multivi_nf.regulation.units import Units, make_units
 from multivi_nf.simulate import Options, simulated_mosaic
 
 
@@ -79,6 +79,15 @@ def test_correlations_are_those_of_deviations_from_the_stratum(density, monkeypa
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.nan_to_num((apart[0].T @ apart[1]) / np.outer(*(np.linalg.norm(part, axis=0) for part in apart)))
     assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_values_of_metacells_are_those_of_summed_counts(monkeypatch):
+    monkeypatch.setattr(links, "BLOCK", 4)
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(0.5, (30, 11)))
+    units = Units(pd.Index(range(30)), np.repeat(np.arange(10), 3), np.zeros(10, int))
+    chosen = np.array([0, 2, 3, 5, 8, 10])
+    expected = log_normalised(units.summed(counts), "atac").toarray()[:, chosen]
+    assert np.allclose(links.peak_values(counts, units, chosen), expected, atol=1e-5)
 
 
 def test_z_is_against_far_peaks_and_a_null_value_does_not_widen_its_own_row():
