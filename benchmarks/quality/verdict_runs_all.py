@@ -156,7 +156,6 @@ RUNS: dict[str, Run] = {
     "good_bmmc_real": Run(
         lambda s: of_set("B", {"s1d1_cite": 302, "s1d2_cite": 215}, ("rna", "protein"), s), real=True
     ),
-    "good_pbmc_real": Run(lambda s: of_set("Q", {"A": 900}, ("rna",), s), training={"max_epochs": 60}, real=True),
     "good_marrow_real": Run(
         lambda s: of_set("M", {"E11-MN-43": 200, "E11-MN-51": 200, "E11-MN-63": 200}, ("rna",), s), real=True
     ),

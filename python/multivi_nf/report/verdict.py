@@ -24,7 +24,7 @@ EXPECTED_PAIRS = f"{ENOUGH_PAIRS:,} or more"
 ACTIVE_KL = 0.05
 """Mean KL (nats) to the prior above which a latent dimension carries information."""
 MIXED, APART = 0.5, 0.25
-"""Share of the expected mixing from which batches are mixed, and below which they are apart; half for modalities."""
+"""Share of the expected mixing from which batches and modalities are mixed, and below which they are apart."""
 CLOSE, FAR = 0.3, 0.4
 """FOSCTTM of pairs up to which views agree, and beyond which they are near chance (0.5)."""
 FEW_EPOCHS = 10
@@ -369,13 +369,13 @@ def unpaired(results: Results) -> Finding | None:
         f"neighbours show other modalities {found.ratio:.2f} times as often as in a full mixture{within}; cells with "
         f"{found.apart} stand most apart ({lowest:.2f})"
     )
-    level = graded(lowest, MIXED / 2, APART / 2)
+    level = graded(lowest, MIXED, APART)
     remedy = (
         "" if level == "good" else "colour the UMAP by modality: where a type lies in two places, raise "
         "--alignment_weight, and do not carry labels or values across"
     )  # fmt: skip
     return Finding(
-        "Are cells of different modalities mixed?", level, text, remedy, lowest, f"{MIXED / 2:g} or more of full mixing"
+        "Are cells of different modalities mixed?", level, text, remedy, lowest, f"{MIXED:g} or more of full mixing"
     )
 
 

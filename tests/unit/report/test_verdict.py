@@ -207,7 +207,7 @@ def test_pairs_shuffled_within_samples_are_found_though_samples_differ_and_the_s
     assert lines.views(results).level == "good"
 
 
-@pytest.mark.parametrize(("shift", "level"), [(0.0, "good"), (1.5, "look"), (9.0, "poor")])
+@pytest.mark.parametrize(("shift", "level"), [(0.0, "good"), (1.1, "look"), (9.0, "poor")])
 def test_unpaired_cells_of_different_modalities(shift, level):
     group = np.arange(N) % 2
     latent = places(types()) + shift * group[:, None]
