@@ -18,6 +18,8 @@ COMPONENTS = 20
 GENES = 2000
 LEAST_FEATURES = 20
 SPLIT_CELLS, SPLIT_FEATURES, AXES = 2000, 10_000, 5
+DENSE = 0.2
+"""Share of ones from which halves of 0/1 values are no longer independent: each one is in one half or the other."""
 RARE = 0.02
 """Expected counts below which a deviation is not scaled up further: single counts of rare features would be all."""
 SAME_KIND = 0.35
@@ -279,7 +281,8 @@ def told_apart(counts: sp.spmatrix, seed: int = 0) -> float:
     Returns
     -------
     Reliability of the best of five axes, for all counts together, less what is chance: 1 where noise plays no part, 0
-    where cells differ by nothing but noise and depth. NaN of fewer than 30 cells.
+    where cells differ by nothing but noise and depth. NaN of fewer than 30 cells, and of 0/1 values of which more than
+    a fifth are 1.
     """
     from sklearn.utils.extmath import randomized_svd
 
@@ -289,7 +292,7 @@ def told_apart(counts: sp.spmatrix, seed: int = 0) -> float:
     often = np.argsort(-np.asarray(x.sum(axis=0)).ravel(), kind="stable")[:SPLIT_FEATURES]
     x = x[:, np.sort(often)].tocsr()
     n = x.shape[0]
-    if n < LEAST_CELLS or x.shape[1] < 3:
+    if n < LEAST_CELLS or x.shape[1] < 3 or (x.data.max() <= 1 and x.nnz > DENSE * n * x.shape[1]):
         return float("nan")
     first = np.random.default_rng([seed, 31]).binomial(x.data.astype(np.int64), 0.5)
     a, b = (_residuals(sp.csr_matrix((part, x.indices, x.indptr), x.shape)) for part in (first, x.data - first))
