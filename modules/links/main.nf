@@ -18,7 +18,7 @@ process LINKS {
     path 'links.bedpe', emit: bedpe, optional: true
     path 'links.json', emit: facts // what was made, or why not
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

@@ -16,7 +16,7 @@ process MOTIFS {
     path 'motifs.tsv.gz', emit: table, optional: true
     path 'motifs.json', emit: facts // what was made, or why not
     path '*.resources.json', emit: resources
-    tuple val("${task.process}"), val('multivi-nf'), eval('multivi-nf --version | sed "s/.* //"'), topic: versions
+    tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """

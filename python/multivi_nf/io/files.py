@@ -44,7 +44,8 @@ class DiskFull(InputError):
 
 _HALF = re.compile(r"\.(new|old)-([0-9a-f]{8}-\d+-\d+)-\d+\.")
 _FULL_WORDS = re.compile(
-    r"No space left on device|Disk quota exceeded|File too large|\bos error (28|122|27)\b|\berrno = (28|122|27)\b"
+    r"No space left on device|Disk quota exceeded|File too large|\bos error (28|122|27)\b|\berrno = (28|122|27)\b|"
+    r"\d+ requested and \d+ written"  # numpy's tofile
 )
 _EXCHANGE = 2
 _HERE = -100  # AT_FDCWD

@@ -104,6 +104,7 @@ def test_files_and_folders_are_on_the_disk_before_they_take_their_name(tmp_path,
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError("31552 requested and 19952 written"),
         OSError("Can't synchronously write data (errno = 28, error message = 'No space left on device')"),
     ],
 )
