@@ -31,6 +31,16 @@ lsi <- function(x, n = 30) {                     # log(1 + TF-IDF) as Signac's d
   scale(z)[, -1]
 }
 
+# Names of genes, or a GTF's attributes, as RNA's features are named: by id or by symbol
+as_rna <- function(words) {
+  ids <- index("mod/rna/var")
+  symbols <- if (has("mod/rna/var/symbol")) { x <- h5("mod/rna/var/symbol"); if (is.list(x)) x$categories[x$codes + 1] else as.vector(x) } else ids
+  attribute <- function(key) ifelse(grepl(key, words, fixed = TRUE), sub(paste0(".*", key, ' "?([^";]+)"?.*'), "\\1", words), words)
+  tried <- list(attribute("gene_id"), attribute("gene_name"))
+  found <- lapply(tried, function(x) { x <- ifelse(x %in% ids, x, ids[match(x, symbols)]); x[is.na(x)] <- ""; x })
+  found[[which.max(vapply(found, function(x) sum(nzchar(x)), 0))]]
+}
+
 # Peaks over gene body and 2 kb before it; genes: BED (name in column 4, strand in 6) or GTF
 activity <- function(atac) {
   if (is.na(genes_file)) stop("gene activity needs the genes' places: give --gtf, or --tss with bodies")
@@ -38,13 +48,13 @@ activity <- function(atac) {
   parts <- strsplit(lines, "\t")
   if (length(parts[[1]]) >= 9) {
     keep <- vapply(parts, function(p) p[3] == "gene", TRUE); parts <- parts[keep]
-    name <- sub('.*gene_name "?([^";]+)"?.*', "\\1", vapply(parts, `[`, "", 9))
+    name <- as_rna(vapply(parts, `[`, "", 9))
     g <- data.frame(chrom = vapply(parts, `[`, "", 1), start = as.numeric(vapply(parts, `[`, "", 4)) - 1,
                     end = as.numeric(vapply(parts, `[`, "", 5)), strand = vapply(parts, `[`, "", 7), name = name)
   } else {
     strand <- vapply(parts, function(p) if (length(p) >= 6) p[6] else "+", "")
     g <- data.frame(chrom = vapply(parts, `[`, "", 1), start = as.numeric(vapply(parts, `[`, "", 2)),
-                    end = as.numeric(vapply(parts, `[`, "", 3)), strand = strand, name = vapply(parts, `[`, "", 4))
+                    end = as.numeric(vapply(parts, `[`, "", 3)), strand = strand, name = as_rna(vapply(parts, `[`, "", 4)))
   }
   g$start <- ifelse(g$strand == "-", g$start, g$start - 2000); g$end <- ifelse(g$strand == "-", g$end + 2000, g$end)
   peaks <- rownames(atac); m <- regmatches(peaks, regexec("^(.+)[:-]([0-9]+)-([0-9]+)$", peaks))
@@ -56,7 +66,7 @@ activity <- function(atac) {
   }))
   if (is.null(pairs)) stop("no peak lies in a gene: are the chromosomes named alike?")
   sums <- sparseMatrix(i = pairs[, 1], j = pairs[, 2], x = 1, dims = c(nrow(g), length(peaks)), dimnames = list(g$name, NULL)) %*% atac
-  sums <- sums[rowSums(sums) > 0 & !duplicated(rownames(sums)), ]
+  sums <- sums[rowSums(sums) > 0 & !duplicated(rownames(sums)) & nzchar(rownames(sums)), ]
   sums
 }
 
