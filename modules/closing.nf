@@ -27,7 +27,7 @@ def success_text(outdir) {
         ['multivi.h5mu', 'cells, embedding, UMAP, clusters'], ['imputed', 'imputed values with error bars'],
         ['differential', 'contrasts'], ['pipeline_info', 'what repeats the run'],
     ].findAll { place, _what -> is_published(place) }
-    def page  = ['report.html', 'benchmark/benchmark.html'].find { place -> is_published(place) }
+    def page  = is_published('report.html') ? 'report.html' : is_published('benchmark') ? 'benchmark/benchmark.html' : ''
     def first = page ? "Done. Look first at ${outdir}/${page}" : "Done. Results are in ${outdir}"
     return '\n' + ([first] + parts.collect { place, what -> "  ${outdir}/${place.padRight(16)} ${what}" }).join('\n')
 }
