@@ -7,6 +7,7 @@
  *          └─ REGULATION ──────────┘ (--regulation: regulation.nf)
  */
 
+include { CONTROLS   } from '../modules/controls'
 include { GATHER     } from '../modules/gather'
 include { EXPORT     } from '../modules/export'
 include { REPORT     } from '../modules/report'
@@ -42,6 +43,11 @@ workflow REPROCESS {
         ch_embedding.first(), // a value: every modality reads it
         chosen(settings, ['zarr_format']),
     )
+    CONTROLS(
+        ch_embedding.filter { _file -> settings.controls },
+        ch_model,
+        chosen(settings, ['seed', 'device']) + (settings.labels ? [groupby: settings.labels] : [:]),
+    )
     EXPORT(
         ch_embedding,
         by_path(GATHER.out.imputed.map { _modality, store -> store }),
@@ -68,10 +74,11 @@ workflow REPROCESS {
     //
     ch_told     = channel.topic('versions').toList()                      // channel: [ [process, tool, version] ]
     ch_versions = ch_told.map { triples -> versions_text(triples) } // channel: yaml text
-    ch_resources = ch_spent.mix(GATHER.out.resources, EXPORT.out.resources, ch_regulation_costs) // channel: *.resources.json
+    ch_resources = ch_spent.mix(GATHER.out.resources, CONTROLS.out.resources, EXPORT.out.resources, ch_regulation_costs) // channel: *.resources.json
     REPORT(
         ch_embedding,
         ch_model,
+        CONTROLS.out.table.ifEmpty([]),
         by_path(ch_qc),
         by_path(GATHER.out.imputed.map { _modality, store -> store }),
         by_path(ch_tables),

@@ -8,6 +8,7 @@ process REPORT {
     input:
     path embedding, stageAs: 'results/multivi.h5mu'
     path model, stageAs: 'results/model'
+    path controls, stageAs: 'results/*'          // controls.tsv or []
     path qc, stageAs: 'parts/?/*'                // [ kept ]: folders of <sample>/
     path imputed, stageAs: 'results/imputed/*'   // [ modality.zarr ] or []
     path tables, stageAs: 'results/differential/*' // [ contrast.tsv.gz ]

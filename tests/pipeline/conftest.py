@@ -49,6 +49,8 @@ def has_macs3() -> bool:
 def finished(nextflow: Callable[..., Run], has_macs3: bool, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The simulated mosaic, for real, through every process; used by many tests, changed by none but `-resume`."""
     source = [] if has_macs3 else ["--peak_source", "samples"]
-    run = nextflow(tmp_path_factory.mktemp("finished"), "-profile", "test", "--save_intermediates", *source)
+    run = nextflow(
+        tmp_path_factory.mktemp("finished"), "-profile", "test", "--save_intermediates", "--controls", *source
+    )
     assert run.code == 0, run.said
     return run

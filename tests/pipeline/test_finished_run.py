@@ -171,6 +171,13 @@ def test_versions_and_costs(finished):
         assert len(list(info.glob(f"execution_{kind}"))) >= 1
 
 
+def test_controls_fall_to_chance(finished):
+    table = pd.read_csv(finished.outdir / "controls.tsv", sep="\t").set_index("measure")
+    calls = table.loc["rna features called"]
+    assert calls["chance"] <= max(2, 0.2 * calls["result"]) and calls["control"] == "groups permuted"
+    assert "What chance gives" in (finished.outdir / "report.html").read_text()
+
+
 def test_the_page_is_self_contained(finished):
     page = (finished.outdir / "report.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>") and len(page) > 50_000

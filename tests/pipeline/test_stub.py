@@ -14,6 +14,7 @@ PROCESSES = sorted(name for module, name in ALL.items() if not module.startswith
 TREE = [
     "cells.tsv.gz",
     "clusters.tsv",
+    "controls.tsv",
     "differential/clusters_atac.tsv.gz",
     "differential/clusters_rna.tsv.gz",
     "differential/donor_1_against_2.tsv.gz",
@@ -54,7 +55,7 @@ TREE = [
 def test_every_process_is_reached(nextflow, tmp_path, parser):
     # The v2 parser of 25.04 reads --outdir only in the script (nextflow#6363), so that only the DAG is compared there
     environment = {"NXF_SYNTAX_PARSER": parser} if parser else {}
-    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--regulation", **environment)
+    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--regulation", "--controls", **environment)
     assert run.code == 0, run.said
     assert sorted(set(run.submitted())) == PROCESSES
     assert run.submitted().count("CALL_PEAKS") == 4

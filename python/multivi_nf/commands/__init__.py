@@ -45,6 +45,7 @@ STEPS = {
     "train": "a MultiVI model",
     "embed": "latent, map, clusters, transferred labels",
     "calibrate": "error bars against held-out pairs",
+    "controls": "what chance gives, beside the results",
     "impute": "what was not measured, with its uncertainty",
     "gather-imputed": "chunks of imputed cells to one store",
     "differential": "genes, peaks or proteins between groups",

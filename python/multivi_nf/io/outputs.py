@@ -198,6 +198,7 @@ _FORMS = {
     "json": "JSON",
     "gzip": "a gzipped table (.tsv.gz)",
     "bed": "a BED table",
+    "tsv": "a table of tab-separated columns (.tsv)",
     "html": "the report of a run (.html)",
     "kept": "the kept fragments of `qc-fragments --kept`",
 }
@@ -217,6 +218,8 @@ def _has_form(path: Path, form: str) -> bool:
         return head.startswith(b"MVNFKF")
     if form == "json":
         return head.lstrip()[:1] in (b"{", b"[")
+    if form == "tsv":
+        return b"\t" in head.split(b"\n", 1)[0] and b"\0" not in head
     if form == "html":
         return head.lstrip()[:15].lower() == b"<!doctype html>" and b"multivi-nf" in head
     whole = head.split(b"\n")[: -1 if len(head) == _HEAD else None]

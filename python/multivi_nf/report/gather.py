@@ -75,6 +75,7 @@ class Results:
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     resources: pd.DataFrame | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
+    controls: pd.DataFrame | None = None
     modality_of: dict[str, str] = field(default_factory=dict)
     nearest_genes: dict[str, str] = field(default_factory=dict)
     regulation: list[dict[str, Any]] = field(default_factory=list)
@@ -133,6 +134,8 @@ def read_results(outdir: Path) -> Results:
     for store in results.imputed.values():
         check_store(store)
     results.regulation = [_json(path) for path in sorted((outdir / "regulation").glob("*.json"))]
+    if (outdir / "controls.tsv").is_file():
+        results.controls = pd.read_csv(outdir / "controls.tsv", sep="\t")
     _read_pipeline_info(results, outdir)
     return results
 

@@ -143,6 +143,7 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
         "regulation": _regulation(results),
         "calibration": _calibration(results),
         "evaluation": results.evaluation,
+        "controls": [] if results.controls is None else results.controls.to_dict("records"),
         "parameters": results.parameters,
         "versions": results.versions,
         "resources": _resources(results),
