@@ -230,7 +230,7 @@ def _skill(model: MultiVI, mosaic: mudata.MuData, source: str, target: str, cell
     truth = dense / total if target == "rna" else dense
     names = mosaic.mod[target].var_names[chosen]
     shown = _joined({source: mosaic.mod[source][cells].copy()}, mosaic.obs)
-    predicted = impute(model, shown, modality=target, features=list(names), n_samples=10, seed=seed)[cells, names].X
+    predicted = impute(model, shown, modality=target, features=list(names), n_samples=39, seed=seed)[cells, names].X
     a, b = (np.apply_along_axis(rankdata, 0, np.asarray(x, dtype=np.float64)) for x in (predicted, truth))
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
