@@ -229,8 +229,12 @@ def _skill(model: MultiVI, mosaic: mudata.MuData, source: str, target: str, cell
     dense = counts[:, chosen].toarray() if hasattr(counts, "toarray") else np.asarray(counts)[:, chosen]
     truth = dense / total if target == "rna" else dense
     names = mosaic.mod[target].var_names[chosen]
-    shown = _joined({source: mosaic.mod[source][cells].copy()}, mosaic.obs)
-    predicted = impute(model, shown, modality=target, features=list(names), n_samples=39, seed=seed)[cells, names].X
+    # the others' target stays: the depth at which accessibility is told is that of measured cells
+    others = mosaic.mod[target].obs_names.difference(cells, sort=False)
+    parts = {source: mosaic.mod[source][cells].copy(), target: mosaic.mod[target][others].copy()}
+    shown = _joined({m: parts[m] for m in mosaic.mod if m in parts}, mosaic.obs)
+    wanted = {"features": list(names), "cells": list(cells), "n_samples": 39, "seed": seed}
+    predicted = impute(model, shown, modality=target, **wanted)[cells, names].X
     a, b = (np.apply_along_axis(rankdata, 0, np.asarray(x, dtype=np.float64)) for x in (predicted, truth))
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
