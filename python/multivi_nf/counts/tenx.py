@@ -294,6 +294,7 @@ def _features(path: Path, shape: tuple[int, int]) -> tuple[list[str], list[str],
     name = path.name.removesuffix(".gz")
     separator = "," if name.endswith(".csv") else "\t"
     rows = [row for row in csv.reader(read_text(path), delimiter=separator, quotechar='"') if any(row)]
+    _refuse_zero_bytes(path, rows)
     if name.endswith("peaks.bed"):
         rows = [row for row in rows if len(row) >= 3 and not row[0].startswith("#")]
         ids = [f"{r[0]}:{r[1]}-{r[2]}" for r in rows]
@@ -309,6 +310,16 @@ def _features(path: Path, shape: tuple[int, int]) -> tuple[list[str], list[str],
         return ids, names, None, [row[place] if len(row) > place else "" for row in rows]
     types = [row[2] if len(row) > 2 else "Gene Expression" for row in rows]
     return ids, names, types if any(len(row) > 2 for row in rows) else None, None
+
+
+def _refuse_zero_bytes(path: Path, rows: list[list[str]]) -> None:
+    for k, row in enumerate(rows):
+        if any("\0" in value for value in row):
+            raise InputError(
+                f"{path}: feature {k + 1}, {''.join(row)[:40]!r}, holds a zero byte",
+                "no result file can hold such a name, and the file is damaged or no text",
+                "copy or download it again; compare its checksum",
+            )
 
 
 def _mtx_header(path: Path) -> tuple[tuple[int, int], int]:

@@ -87,3 +87,12 @@ def test_bad_lines_of_an_mtx(tmp_path, line):
     file.write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match="matrix.mtx"):
         read_counts(folder, "rna")
+
+
+def test_a_zero_byte_in_a_name_is_refused(tmp_path):
+    path = write_mtx(tmp_path / "m", counts(60, 30), CELLS, features("rna"))
+    listed = next(path.glob("features.tsv*"))
+    text = gzip.decompress(listed.read_bytes())
+    listed.write_bytes(gzip.compress(text[:2] + b"\0" + text[3:]))
+    with pytest.raises(InputError, match="feature 1, .*zero byte"):
+        read_counts(path, "rna")
