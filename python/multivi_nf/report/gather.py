@@ -135,7 +135,7 @@ def read_results(outdir: Path) -> Results:
         check_store(store)
     results.regulation = [_json(path) for path in sorted((outdir / "regulation").glob("*.json"))]
     if (outdir / "controls.tsv").is_file():
-        results.controls = pd.read_csv(outdir / "controls.tsv", sep="\t")
+        results.controls = read_tsv(outdir / "controls.tsv")
     _read_pipeline_info(results, outdir)
     return results
 

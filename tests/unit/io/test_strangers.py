@@ -296,6 +296,7 @@ def test_no_text_is_read_without_limits():
         "io/outputs.py",
         "io/stores.py",
         "data/source.py",
+        "training/device.py",
     }
     own |= {
         "training/checkpoint/store.py",

@@ -100,7 +100,7 @@ def test_sigterm_saves_and_leaves_with_75_and_resume_gives_the_same_bytes(file, 
 
 
 def test_two_processes_train_as_one(file, tmp_path):
-    """Same global batch; noise and dropout differ by process: the loss curves agree."""
+    """Same global batch; noise, thinning and dropout differ by process: the loss curves agree."""
     # of 131 cells: at 32 a step the last would have three, whose noise is not of interest
     arguments = [file, "--max-epochs", 8, *SMALL, "--batch-size", 33]
     run(*arguments, "--output", tmp_path / "one")
@@ -109,8 +109,8 @@ def test_two_processes_train_as_one(file, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     a, b = (pd.read_csv(tmp_path / m / "history.tsv", sep="\t") for m in ("one", "two"))
     assert len(a) == len(b)
-    np.testing.assert_allclose(a["validation_loss"], b["validation_loss"], rtol=0.01)
-    np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=0.01)
+    np.testing.assert_allclose(a["validation_loss"], b["validation_loss"], rtol=0.02)
+    np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=0.02)
     assert done.stderr.count("epoch 1/8") == 1, "one process speaks"
 
 
