@@ -6,5 +6,5 @@ include { TRAIN } from '../../modules/train/main'
 
 workflow {
     settings = [seed: 0, max_epochs: params.epochs as int, device: 'cpu', batch_size: 64]
-    TRAIN(file(params.mosaic, checkIfExists: true, glob: false), [], settings)
+    TRAIN([[:], file(params.mosaic, checkIfExists: true, glob: false)], [], settings)
 }
