@@ -93,7 +93,7 @@ def test_images_by_label(resolved: dict, processes: dict, version: str) -> None:
             tag = f"localhost/multivi-nf-{images[0]}:{version}"
             assert task["container"] == tag
     one = {name: task["container"] for name, task in resolved["docker,local"]["processes"].items()}
-    assert {name for name in one if "-macs3:" in one[name]} == {"CALL_PEAKS"}
+    assert {name for name in one if "-macs3:" in one[name]} == {"CALL_PEAKS", "GROUP_PEAKS"}
     assert {name for name in one if "-cuda:" in one[name]} >= MODEL_STEPS
     assert "-cpu:" in one["REPORT"] and "-cpu:" in one["MOSAIC"]
 
