@@ -11,7 +11,8 @@ import pandas as pd
 from quality_common import fit, imputed, parser, read_options, show, snare, threads
 from sklearn.metrics import roc_auc_score
 
-from multivi_nf.benchmark.baselines import Bridge
+from multivi_nf.benchmark.baselines import Bridge, shares
+from multivi_nf.benchmark.scores import log_fold_change
 from multivi_nf.benchmark.splits import random_unpairing, type_without, type_without_pairs
 from multivi_nf.evaluation.metrics import fold_change_agreement
 from multivi_nf.held_out.calibrate import calibrate
@@ -20,17 +21,6 @@ from multivi_nf.imputation.impute import impute
 GATE = ("L2/3", "L4/5", "L6")
 MOST = 2000
 """Features whose intervals are looked at."""
-
-
-def log_fold_change(target: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """log2 ratio of mean shares, floored at 1e-5."""
-    target, rest = (m / m.sum() for m in (target.mean(0), rest.mean(0)))
-    return np.log2(target + 1e-5) - np.log2(rest + 1e-5)
-
-
-def shares(counts) -> np.ndarray:
-    dense = counts.toarray().astype(np.float64)
-    return dense / np.maximum(dense.sum(1, keepdims=True), 1)
 
 
 def type_without_rna(complete, labels, target, seed, options) -> dict[str, dict[str, float]]:

@@ -12,28 +12,27 @@ MOFA+ takes missing views, WNN does not. Doublets and dying cells are left out.
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-import igraph
 import numpy as np
 import pandas as pd
 from quality_common import fit, parser, read_options, show, threads, views_of
 from quality_peers import run_peer
 
-from multivi_nf.benchmark.splits import ORDER, Split, presence_patterns
+from multivi_nf.benchmark.scores import graph_clusters, keeps_label
+from multivi_nf.benchmark.splits import Split, presence_patterns
 from multivi_nf.benchmark.trimodal import trimodal_cells
 from multivi_nf.evaluation.metrics import adjusted_rand, best_leiden, label_purity
-from multivi_nf.evaluation.metrics.clustering import RESOLUTIONS, leiden_clusters
-from multivi_nf.evaluation.metrics.neighbours import nearest
+from multivi_nf.evaluation.metrics.clustering import leiden_clusters
+from multivi_nf.modalities import MODALITIES
 from multivi_nf.simulate import PRESETS
 
 RUNNER = Path(__file__).with_name("peer_trimodal.py")
-EVERY = [p for n in (1, 2, 3) for p in combinations(ORDER, n)]
+EVERY = [p for n in (1, 2, 3) for p in combinations(MODALITIES, n)]
 RUNS = {
-    "full": [ORDER],
+    "full": [MODALITIES],
     "7 patterns": EVERY,
     "6, no trimodal cell": EVERY[:-1],
     "3 pairs": [p for p in EVERY if len(p) == 2],
@@ -41,18 +40,10 @@ RUNS = {
 }
 
 
-def kept_labels(space: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n_cells,) whether the majority of a cell's 15 nearest other cells has its label; the mean is micro-F1."""
-    names, codes = np.unique(labels, return_inverse=True)
-    found, _ = nearest(space, space, 15, same=True)
-    votes = (codes[found][:, :, None] == np.arange(len(names))).sum(1)
-    return votes.argmax(1) == codes
-
-
 def scores_of(space: np.ndarray, cells: pd.Index, types: pd.Series, labels: pd.Series, split: Split) -> dict:
     """Label micro-F1, also over the cells of one modality only, ARI, and 15-NN purity of the types."""
-    kept = kept_labels(space, labels[cells].to_numpy())
-    alone = {m: (split.modalities[cells] == m).to_numpy() for m in ORDER}
+    kept = keeps_label(space, labels[cells].to_numpy())
+    alone = {m: (split.modalities[cells] == m).to_numpy() for m in MODALITIES}
     of = {f"F1, {m} alone": float(kept[rows].mean()) for m, rows in alone.items() if rows.any()}
     types = types[cells].to_numpy()
     best = best_leiden(space, types)
@@ -78,10 +69,7 @@ def peers(python: Path, split: Split, types: pd.Series, labels: pd.Series, full:
     rows["MOFA+"]["cpu_seconds"] = float(found["cpu_seconds"])
     if full:
         found = run_peer(python, RUNNER, arrays_of(split), common | {"method": "wnn"})
-        graph = igraph.Graph(n=len(found["cells"]), edges=found["edges"])
-        igraph.set_random_number_generator(random.Random(seed))
-        settings = {"objective_function": "modularity", "n_iterations": 3, "weights": found["weights"]}
-        parts = [graph.community_leiden(resolution=r, **settings).membership for r in RESOLUTIONS]
+        parts = graph_clusters(len(found["cells"]), found["edges"], found["weights"], seed)
         ari = [adjusted_rand(types[found["cells"]], part) for part in parts]
         best = int(np.argmax(ari))
         rows["WNN"] = {"ARI": ari[best], "clusters": len(set(parts[best])), "cpu_seconds": float(found["cpu_seconds"])}

@@ -16,6 +16,7 @@ from quality_held_out import CITE, DATA, SOURCE, HeldOut, distributions, held_ou
 from sklearn.neighbors import NearestNeighbors
 
 from multivi_nf.benchmark.baselines import smoothed_truth
+from multivi_nf.benchmark.uncertainty import sides_with_model
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.evaluation import metrics
 from multivi_nf.held_out.calibrate import calibrate
@@ -59,22 +60,8 @@ def ranked(sd: np.ndarray, mean: np.ndarray, truth: np.ndarray, name: str) -> di
 
 
 def sure_and_wrong(sd, mean, truth, smooth) -> dict[str, float]:
-    """The paper's entries of low uncertainty and high error: how often the smoothed truth sides with the model.
-
-    Sure are the tenth of least sd / mean in each fiftieth of the predicted mean; wrong the tenth of largest error of
-    these. Beside them random entries of the same fiftieths with an error.
-    """
-    error = np.abs(mean - truth)
-    order = np.array_split(np.argsort(mean, axis=None), 50)
-    rng = np.random.default_rng(0)
-    theirs, others = [], []
-    for part in order:
-        sure = part[np.argsort(sd.ravel()[part])[: len(part) // 10]]
-        wrong = sure[np.argsort(-error.ravel()[sure])[: len(sure) // 10]]
-        theirs.append(wrong)
-        others.append(rng.choice(part, len(wrong), replace=False))
-    m, t, s = (values.ravel() for values in (mean, truth, smooth))
-    sides = [np.abs(s - m)[at] < np.abs(s - t)[at] for at in map(np.concatenate, (theirs, others))]
+    """How often the smoothed truth sides with the model where it is sure and wrong, beside random entries."""
+    sides = sides_with_model(sd, mean, truth, smooth)
     difference = interval(sides[0].astype(float) - sides[1].astype(float))
     return {
         "sides_with_model": sides[0].mean(), "random": sides[1].mean(), "difference_low": difference[1],

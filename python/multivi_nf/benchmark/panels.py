@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import mudata
 import numpy as np
-import pandas as pd
 
 from multivi_nf.benchmark.baselines import profiles
 from multivi_nf.benchmark.result import Result
-from multivi_nf.benchmark.scores import OTHER, log_fold_change, whole_views
-from multivi_nf.benchmark.scoring import hidden_truth
-from multivi_nf.benchmark.task import Task, counted, modalities_of
+from multivi_nf.benchmark.scores import FoldChanges, Truth, whole_views
+from multivi_nf.benchmark.scoring import Hidden
+from multivi_nf.benchmark.task import Task
 from multivi_nf.benchmark.uncertainty import curve
 
 MOST_POINTS = 1500
 
 
-def panel(task: Task, result: Result, mosaic: mudata.MuData) -> dict[str, Any]:
+def panel(task: Task, result: Result, truth: Truth) -> dict[str, Any]:
     """Points and curves of one result: a map (experiment 2), risk against coverage (3), fold changes (4)."""
     if task.experiment == 2 and result.views is not None:
         return _map(task, result)
     if task.experiment == 3:
-        return _risk(task, result, mosaic)
-    if task.experiment == 4:
-        return _folds(task, result, mosaic)
-    return {}
+        return _risk(task, result, truth)
+    return _folds(truth) if task.experiment == 4 else {}
 
 
 def _drawn(n: int) -> np.ndarray:
@@ -48,32 +44,22 @@ def _map(task: Task, result: Result) -> dict[str, Any]:
     return found | ({} if task.labels is None else {"label": task.labels.loc[joint.index].tolist()})
 
 
-def _risk(task: Task, result: Result, mosaic: mudata.MuData) -> dict[str, Any]:
-    complete = {m: counted(mosaic, m) for m in modalities_of(task.split.mosaic)}
+def _risk(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[str, Any]:
     found = {}
     for modality, imputed in result.imputed.items():
         if imputed.sd is None:
             continue
-        hidden = hidden_truth(task.split, complete, modality, OTHER[modality])
-        values = imputed.values.loc[hidden.cells].to_numpy(np.float64)
+        hidden, features = truth[modality], task.split.mosaic[modality].var_names
+        values, sd = (x.loc[hidden.cells, features].to_numpy(np.float64) for x in (imputed.values, imputed.sd))
         error = np.abs(values - profiles(modality, hidden.counts).toarray())
-        sd = imputed.sd.loc[hidden.cells].to_numpy(np.float64)
         of_mean = curve(np.sqrt(np.maximum(values, 0)), error)
         found[modality] = {"sd": curve(sd, error), "mean": of_mean, "error": float(error.mean())}
     return found
 
 
-def _folds(task: Task, result: Result, mosaic: mudata.MuData) -> dict[str, Any]:
-    ((modality, imputed),) = result.imputed.items()
-    values = imputed.values
-    target = (task.labels.loc[values.index] == task.target).to_numpy()
-    estimated = log_fold_change(values.to_numpy()[target], values.to_numpy()[~target])
-    origins = pd.Index(task.split.origin).unique()
-    share = profiles(modality, counted(mosaic, modality, origins)[:, values.columns].X)
-    own = task.labels.groupby(task.split.origin).first().loc[origins].to_numpy() == task.target
-    truth = log_fold_change(share[own], share[~own])
-    shown = _drawn(truth.size)
+def _folds(truth: FoldChanges) -> dict[str, Any]:
+    shown = _drawn(truth.truth.size)
     return {
-        "truth": [round(float(v), 3) for v in truth[shown]],
-        "estimate": [round(float(v), 3) for v in estimated[shown]],
+        "truth": [round(float(v), 3) for v in truth.truth[shown]],
+        "estimate": [round(float(v), 3) for v in truth.estimated[shown]],
     }

@@ -18,11 +18,12 @@ from multivi_nf.benchmark.splits import (
     strict_unpairing,
     type_without,
 )
-from multivi_nf.benchmark.task import Task, complete_cells, counted, modalities_of, write_task
+from multivi_nf.benchmark.task import Task, common_cells, complete_cells, counted, modalities_of, write_task
 from multivi_nf.benchmark.trimodal import small_world, trimodal_cells
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.io.files import written_whole
+from multivi_nf.modalities import MODALITIES
 
 METHODS = {
     "multivi-nf": (1, 2, 3, 4, 5),
@@ -67,14 +68,13 @@ NO_LABEL = "unlabelled"
 FEWEST_SIMULATED, MOST_SIMULATED = 400, 1500
 """Cells with all three modalities that experiment 5 simulates; between them as many as the run has."""
 
-ALL = ("rna", "atac", "protein")
 PATTERNS: dict[str, list[tuple[str, ...]]] = {
-    "complete": [ALL],
-    "7 patterns": [p for n in (1, 2, 3) for p in combinations(ALL, n)],
-    "no trimodal cell": [p for n in (1, 2) for p in combinations(ALL, n)],
-    "pairs only": list(combinations(ALL, 2)),
+    "complete": [MODALITIES],
+    "7 patterns": [p for n in (1, 2, 3) for p in combinations(MODALITIES, n)],
+    "no trimodal cell": [p for n in (1, 2) for p in combinations(MODALITIES, n)],
+    "pairs only": list(combinations(MODALITIES, 2)),
     "rna+atac, atac+protein": [("rna", "atac"), ("atac", "protein")],
-    "one modality each": [(m,) for m in ALL],
+    "one modality each": [(m,) for m in MODALITIES],
 }
 
 
@@ -126,13 +126,12 @@ def labels_of(mosaic: mudata.MuData, column: str) -> pd.Series:
 
 def not_possible(mosaic: mudata.MuData, labels: pd.Series | None, wanted: Wanted) -> dict[int, str]:
     """Experiment to the reason why these data cannot repeat it."""
-    held = modalities_of(mosaic)
     reasons: dict[int, str] = {}
-    pairs = len(complete_cells(mosaic, ("rna", "atac"))["rna"]) if {"rna", "atac"} <= set(held) else 0
+    pairs = common_cells(mosaic, ("rna", "atac"))
     for experiment in wanted.experiments:
-        if experiment in (1, 3, 4) and pairs < 2 * LEAST:
-            reasons[experiment] = f"it hides parts of cells measured in RNA and ATAC; there are {pairs}"
-        elif experiment == 4 and not _types(labels, complete_cells(mosaic, ("rna", "atac"))["rna"].obs_names):
+        if experiment in (1, 3, 4) and len(pairs) < 2 * LEAST:
+            reasons[experiment] = f"it hides parts of cells measured in RNA and ATAC; there are {len(pairs)}"
+        elif experiment == 4 and not _types(labels, pairs):
             reasons[experiment] = f"it needs --labels with two types of at least {LEAST} paired cells"
     return reasons
 
@@ -171,8 +170,9 @@ def _pairs(mosaic: mudata.MuData) -> dict:
 
 
 def _unpaired(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
+    complete = _pairs(mosaic)
     for rate in wanted.rates:
-        split = random_unpairing(_pairs(mosaic), 1 - rate / 100, seed=seed, labels=labels)
+        split = random_unpairing(complete, 1 - rate / 100, seed=seed, labels=labels)
         variants = ABLATION if rate == ABLATION_RATE and "ablation" in wanted.methods else {}
         yield Task(1, f"{rate:g}% unpaired", seed, split, variants=variants)
 
@@ -202,8 +202,8 @@ def _without_type(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
 
 
 def _trimodal(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
-    held = modalities_of(mosaic) == ALL and labels is not None
-    real = complete_cells(mosaic, ALL) if held else {}
+    held = modalities_of(mosaic) == MODALITIES and labels is not None
+    real = complete_cells(mosaic, MODALITIES) if held else {}
     size = int(min(max(mosaic.n_obs, FEWEST_SIMULATED), MOST_SIMULATED))
     sources = [("simulated", *trimodal_cells(small_world(size, seed)))]
     if real and len(real["rna"]) >= 2 * LEAST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from multivi_nf.benchmark.collect import collect
 from multivi_nf.benchmark.panels import panel
 from multivi_nf.benchmark.reference import REFERENCE, run_reference
 from multivi_nf.benchmark.result import Result, read_result, write_result
-from multivi_nf.benchmark.scores import score_task
+from multivi_nf.benchmark.scores import scores_of, truth_of
 from multivi_nf.benchmark.task import Task, counted, modalities_of, read_task
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
@@ -78,8 +79,8 @@ def scored(folder: Path, result_folder: Path, complete: Path, dataset: str, outp
     failed = str(about.get("failed", ""))
     values, drawn = {}, {}
     if not failed:
-        mosaic = read_mosaic(complete)
-        values, drawn = score_task(task, result, mosaic), panel(task, result, mosaic)
+        truth = truth_of(task, result, read_mosaic(complete) if task.hidden else None)
+        values, drawn = scores_of(task, result, truth), panel(task, result, truth)
     rows = values or {"failed": float("nan")}
     table = pd.DataFrame({"metric": list(rows), "value": [float(value) for value in rows.values()]})
     same = {
@@ -104,8 +105,6 @@ def _identity(task: Task) -> dict:
 
 
 def _peak_memory() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

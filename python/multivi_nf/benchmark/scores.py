@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import igraph
 import mudata
@@ -14,8 +16,8 @@ from scipy.stats import false_discovery_control, ttest_ind
 
 from multivi_nf.benchmark.baselines import profiles
 from multivi_nf.benchmark.plan import NO_LABEL
-from multivi_nf.benchmark.result import Imputed, Result
-from multivi_nf.benchmark.scoring import Views, hidden_truth, score_atac, score_embedding, score_rna
+from multivi_nf.benchmark.result import Result
+from multivi_nf.benchmark.scoring import Hidden, Views, hidden_truth, score_atac, score_embedding, score_rna
 from multivi_nf.benchmark.task import Task, counted, modalities_of
 from multivi_nf.benchmark.uncertainty import ranked, sure_and_wrong
 from multivi_nf.evaluation import metrics
@@ -31,7 +33,39 @@ PSEUDO = 1e-5
 LEAST_FOLD = 0.5
 
 
-def score_task(task: Task, result: Result, mosaic: mudata.MuData) -> dict[str, float]:
+@dataclass
+class FoldChanges:
+    """A type against the rest (experiment 4), features in the split's order.
+
+    Attributes
+    ----------
+    estimated, truth
+        (n_features,) log2 fold changes of the imputed values and of the counts.
+    profiles
+        (n_cells, n_features) shares or 0/1 of the measured cells.
+    of_type
+        (n_cells,) which of them are of the type.
+    """
+
+    estimated: np.ndarray
+    truth: np.ndarray
+    profiles: sparse.csr_matrix
+    of_type: np.ndarray
+
+
+Truth = dict[str, Hidden] | FoldChanges | None
+"""What a result is compared with, by experiment; built once, and both scored and drawn."""
+
+
+def truth_of(task: Task, result: Result, mosaic: mudata.MuData | None) -> Truth:
+    """What was hidden of experiments 3 and 4; None for the others, which need no more than the split."""
+    if task.experiment == 3:
+        complete = {m: counted(mosaic, m) for m in modalities_of(task.split.mosaic)}
+        return {m: hidden_truth(task.split, complete, m, OTHER[m]) for m in result.imputed}
+    return fold_changes(task, result, mosaic) if task.experiment == 4 else None
+
+
+def score_task(task: Task, result: Result, mosaic: mudata.MuData | None) -> dict[str, float]:
     """Metrics of one result.
 
     Parameters
@@ -41,13 +75,18 @@ def score_task(task: Task, result: Result, mosaic: mudata.MuData) -> dict[str, f
     result
         What a method said.
     mosaic
-        The whole mosaic that the split was made of: it holds what was hidden.
+        The whole mosaic that the split was made of: it holds what was hidden (experiments 3 and 4).
 
     Returns
     -------
     Metric to value; experiments differ in what they measure.
     """
-    return EXPERIMENTS[task.experiment](task, result, mosaic)
+    return scores_of(task, result, truth_of(task, result, mosaic))
+
+
+def scores_of(task: Task, result: Result, truth: Truth) -> dict[str, float]:
+    """:func:`score_task` where the truth is at hand."""
+    return EXPERIMENTS[task.experiment](task, result, truth)
 
 
 def whole_views(task: Task, views: Views) -> Views:
@@ -66,7 +105,7 @@ def known(task: Task, cells: pd.Index) -> np.ndarray:
     return (task.labels.loc[cells] != NO_LABEL).to_numpy()
 
 
-def _unpaired(task: Task, result: Result, _mosaic) -> dict[str, float]:
+def _unpaired(task: Task, result: Result, _truth: None) -> dict[str, float]:
     views = whole_views(task, result.views)
     found = score_embedding(task.split, views, None, task.seed)
     if "mutual_rank" in found:
@@ -84,7 +123,7 @@ def _unpaired(task: Task, result: Result, _mosaic) -> dict[str, float]:
     return found
 
 
-def _sources(task: Task, result: Result, _mosaic) -> dict[str, float]:
+def _sources(task: Task, result: Result, _truth: None) -> dict[str, float]:
     joint = whole_views(task, result.views).joint
     batch = task.split.mosaic.obs["batch"].astype(str).to_numpy()
     kind = task.split.modalities[joint.index].to_numpy()
@@ -114,21 +153,18 @@ def _clusters(task: Task, joint: pd.DataFrame) -> dict[str, float]:
     return {"ari": best["ari"], "nmi": best["nmi"]}
 
 
-def _imputation(task: Task, result: Result, mosaic) -> dict[str, float]:
-    complete = {m: counted(mosaic, m) for m in modalities_of(task.split.mosaic)}
+def _imputation(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[str, float]:
     found = {}
     for modality, imputed in result.imputed.items():
-        hidden = hidden_truth(task.split, complete, modality, OTHER[modality])
-        values = imputed.values.loc[hidden.cells, task.split.mosaic[modality].var_names].to_numpy(np.float64)
-        score = {"rna": score_rna, "atac": score_atac}[modality]
-        row = score(hidden, values)
-        smooth = hidden.smooth
-        truth = profiles(modality, hidden.counts).toarray()
-        row["spearman_raw"] = metrics.flat_spearman(values, truth)  # the paper's two headline figures
-        row["spearman_smooth"] = metrics.flat_spearman(values, smooth)
+        hidden, features = truth[modality], task.split.mosaic[modality].var_names
+        values = imputed.values.loc[hidden.cells, features].to_numpy(np.float64)
+        row = {"rna": score_rna, "atac": score_atac}[modality](hidden, values)
+        measured = profiles(modality, hidden.counts).toarray()
+        row["spearman_raw"] = metrics.flat_spearman(values, measured)  # the paper's two headline figures
+        row["spearman_smooth"] = metrics.flat_spearman(values, hidden.smooth)
         if imputed.sd is not None:
-            sd = imputed.sd.loc[hidden.cells, imputed.values.columns].to_numpy(np.float64)
-            row |= ranked(sd, values, truth) | sure_and_wrong(sd, values, truth, smooth, task.seed)
+            sd = imputed.sd.loc[hidden.cells, features].to_numpy(np.float64)
+            row |= ranked(sd, values, measured) | sure_and_wrong(sd, values, measured, hidden.smooth, task.seed)
         found |= {f"{modality}_{name}": value for name, value in row.items()}
     return found
 
@@ -141,25 +177,31 @@ def log_fold_change(target: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return np.log2(target + PSEUDO) - np.log2(rest + PSEUDO)
 
 
-def _without_type(task: Task, result: Result, mosaic) -> dict[str, float]:
+def fold_changes(task: Task, result: Result, mosaic: mudata.MuData) -> FoldChanges:
+    """Log fold changes of the type that lacks a modality, as imputed and as measured."""
     (modality,) = task.hidden
-    imputed: Imputed = result.imputed[modality]
     features = task.split.mosaic[modality].var_names
-    values = imputed.values[features]
-    of_type = (task.labels.loc[values.index] == task.target).to_numpy()
-    estimated = log_fold_change(values.to_numpy()[of_type], values.to_numpy()[~of_type])
+    values = result.imputed[modality].values[features]
+    imputed = (task.labels.loc[values.index] == task.target).to_numpy()
     origins = pd.Index(task.split.origin).unique()
-    measured = counted(mosaic, modality, origins)[:, features]
-    labels = task.labels.groupby(task.split.origin).first().loc[origins].to_numpy()
-    counts = sparse.csr_matrix(measured.X)
-    own = labels == task.target
-    share = profiles(modality, counts)
-    truth = log_fold_change(share[own], share[~own])
-    found = metrics.fold_change_agreement(estimated, truth)
-    found |= _named(estimated, truth, list(features))
+    measured = profiles(modality, counted(mosaic, modality, origins)[:, features].X)
+    own = (task.labels.groupby(task.split.origin).first().loc[origins] == task.target).to_numpy()
+    return FoldChanges(
+        log_fold_change(values.to_numpy()[imputed], values.to_numpy()[~imputed]),
+        log_fold_change(measured[own], measured[~own]),
+        measured,
+        own,
+    )
+
+
+def _without_type(task: Task, result: Result, truth: FoldChanges) -> dict[str, float]:
+    (modality,) = task.hidden
+    features = task.split.mosaic[modality].var_names
+    found = metrics.fold_change_agreement(truth.estimated, truth.truth)
+    found |= _named(truth.estimated, truth.truth, list(features))
     if result.effects is not None:
         table = result.effects.set_index("feature").reindex(features)
-        differential = _differential(share, own, modality) & (np.abs(truth) >= LEAST_FOLD)
+        differential = _differential(truth.profiles, truth.of_type, modality) & (np.abs(truth.truth) >= LEAST_FOLD)
         called = table["significant"].fillna(False).astype(bool).to_numpy()
         calls = metrics.calls_against_truth(table["lfc"].abs().fillna(0).to_numpy(), called, differential)
         found |= {f"calls_{name}": value for name, value in calls.items()}
@@ -182,29 +224,37 @@ def _differential(values: sparse.csr_matrix, own: np.ndarray, modality: str) -> 
     return false_discovery_control(np.nan_to_num(p, nan=1.0)) <= 0.05
 
 
-def _trimodal(task: Task, result: Result, _mosaic) -> dict[str, float]:
+def _trimodal(task: Task, result: Result, _truth: None) -> dict[str, float]:
     if result.views is None:
         return _graph_scores(task, result.edges)
     joint = whole_views(task, result.views).joint
     use = known(task, joint.index)
     labels = task.labels.loc[joint.index].to_numpy()[use]
     found = _clusters(task, joint) | {"purity": _purity(task, joint)}
-    found["micro_f1"] = micro_f1(joint.to_numpy()[use], labels)
+    found["micro_f1"] = float(keeps_label(joint.to_numpy()[use], labels).mean())
     kind = task.split.modalities[joint.index].to_numpy()
     if np.unique(kind).size > 1:
         found["lisi_modality"] = metrics.lisi_ratio(joint.to_numpy(), kind, seed=task.seed)["ratio"]
     return found
 
 
-def micro_f1(space: np.ndarray, labels: np.ndarray) -> float:
-    """Share of cells whose 15 nearest other cells give them their own label by majority.
+def keeps_label(space: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n_cells,) whether the majority of a cell's 15 nearest other cells has its label.
 
-    With one label a cell, this is micro-F1 (as MIDAS reports it).
+    With one label a cell, the mean is micro-F1 (as MIDAS reports it).
     """
     names, codes = np.unique(labels, return_inverse=True)
     found, _ = nearest(space, space, NEIGHBOURS, same=True)
     votes = (codes[found][:, :, None] == np.arange(len(names))).sum(1)
-    return float((votes.argmax(1) == codes).mean())
+    return votes.argmax(1) == codes
+
+
+def graph_clusters(n_cells: int, edges: np.ndarray, weights: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Leiden clusters of a weighted graph, for each of the resolutions that every embedding is given."""
+    graph = igraph.Graph(n=n_cells, edges=edges)
+    igraph.set_random_number_generator(random.Random(seed))
+    options = {"objective_function": "modularity", "n_iterations": 3, "weights": weights}
+    return [np.array(graph.community_leiden(resolution=r, **options).membership) for r in RESOLUTIONS]
 
 
 def _graph_scores(task: Task, edges: pd.DataFrame) -> dict[str, float]:
@@ -212,11 +262,8 @@ def _graph_scores(task: Task, edges: pd.DataFrame) -> dict[str, float]:
     cells = task.split.mosaic.obs_names
     place = pd.Series(np.arange(len(cells)), index=cells)
     pairs = np.stack([place.loc[edges["cell"]].to_numpy(), place.loc[edges["other"]].to_numpy()], 1)
-    graph = igraph.Graph(n=len(cells), edges=pairs)
-    igraph.set_random_number_generator(random.Random(task.seed))
-    options = {"objective_function": "modularity", "n_iterations": 3, "weights": edges["weight"].to_numpy()}
     labels, use = task.labels.loc[cells].to_numpy(), known(task, cells)
-    parts = [np.array(graph.community_leiden(resolution=r, **options).membership) for r in RESOLUTIONS]
+    parts = graph_clusters(len(cells), pairs, edges["weight"].to_numpy(), task.seed)
     ari = [metrics.adjusted_rand(labels[use], part[use]) for part in parts]
     best = parts[int(np.argmax(ari))]
     names, codes = np.unique(labels, return_inverse=True)
@@ -230,7 +277,7 @@ def _graph_scores(task: Task, edges: pd.DataFrame) -> dict[str, float]:
     }
 
 
-EXPERIMENTS: dict[int, Callable[[Task, Result, mudata.MuData], dict[str, float]]] = {
+EXPERIMENTS: dict[int, Callable[[Task, Result, Any], dict[str, float]]] = {
     1: _unpaired,
     2: _sources,
     3: _imputation,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-ORDER = ("rna", "atac", "protein")
+from multivi_nf.modalities import MODALITIES
 
 
 @dataclass
@@ -74,7 +74,7 @@ def build_mosaic(
     """
     table = pd.DataFrame(shown, columns=["name", "origin", "modalities"]).set_index("name")
     parts = {}
-    for modality in (m for m in ORDER if m in complete):
+    for modality in (m for m in MODALITIES if m in complete):
         names = table.index[[modality in shows for shows in table["modalities"]]]
         if not len(names):
             continue
@@ -103,7 +103,7 @@ def build_mosaic(
     mosaic.obs["sample"] = mosaic.obs["batch"]
     for modality, part in parts.items():
         mosaic.obs[f"has_{modality}"] = mosaic.obs_names.isin(part.obs_names)
-    labels = table["modalities"].map(lambda shows: "+".join(m for m in ORDER if m in shows))
+    labels = table["modalities"].map(lambda shows: "+".join(m for m in MODALITIES if m in shows))
     mosaic.obs["modality"] = labels.reindex(mosaic.obs_names).to_numpy()
     return Split(mosaic, table["origin"].reindex(mosaic.obs_names), labels.reindex(mosaic.obs_names))
 
@@ -185,7 +185,7 @@ def batches_held_out(
     if unknown:
         msg = f"no cell is of batch {unknown}; batches are {sorted(set(source))}"
         raise ValueError(msg)
-    everything = tuple(m for m in ORDER if m in complete)
+    everything = tuple(m for m in MODALITIES if m in complete)
     shown = [(cell, cell, tuple(shows.get(b, everything))) for cell, b in source.items()]
     return build_mosaic(complete, shown, batch=batch, **build)
 
@@ -218,7 +218,7 @@ def presence_patterns(
     complete: Mapping[str, anndata.AnnData], patterns: list[tuple[str, ...]], *, seed: int = 0, **build
 ) -> Split:
     """S6: each cell shows one of the patterns, dealt out evenly at random (three modalities: seven patterns)."""
-    cells = complete[ORDER[0]].obs_names
+    cells = complete[MODALITIES[0]].obs_names
     rng = np.random.default_rng([seed, 6])
     dealt = rng.permutation(np.arange(len(cells)) % len(patterns))
     return build_mosaic(complete, [(cell, cell, tuple(patterns[k])) for cell, k in zip(cells, dealt)], **build)

@@ -104,10 +104,18 @@ def read_task(folder: Path) -> Task:
 
 def complete_cells(mosaic: mudata.MuData, shown: tuple[str, ...]) -> dict[str, anndata.AnnData]:
     """Modality to the cells that were measured in all of `shown`, counts in X, in the mosaic's order."""
+    common = common_cells(mosaic, shown)
+    return {modality: counted(mosaic, modality, common) for modality in shown}
+
+
+def common_cells(mosaic: mudata.MuData, shown: tuple[str, ...]) -> pd.Index:
+    """Names of the cells that were measured in all of `shown`, in the mosaic's order; none where one is not held."""
+    if not set(shown) <= set(mosaic.mod):
+        return mosaic.obs_names[:0]
     common = mosaic.obs_names
     for modality in shown:
         common = common.intersection(mosaic[modality].obs_names, sort=False)
-    return {modality: counted(mosaic, modality, common) for modality in shown}
+    return common
 
 
 def counted(mosaic: mudata.MuData, modality: str, cells: pd.Index | None = None) -> anndata.AnnData:

@@ -33,10 +33,10 @@ def ranked(sd: np.ndarray, mean: np.ndarray, truth: np.ndarray) -> dict[str, flo
     }
 
 
-def sure_and_wrong(
+def sides_with_model(
     sd: np.ndarray, mean: np.ndarray, truth: np.ndarray, smooth: np.ndarray, seed: int = 0
-) -> dict[str, float]:
-    """Entries of low uncertainty and high error: how often the smoothed truth sides with the model.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Entries of low uncertainty and high error: whether the smoothed truth is nearer to the model than to the counts.
 
     Sure are the tenth of least sd in each fiftieth of the predicted mean, wrong the tenth of largest error of these
     (Ashuach et al. 2023, Figure 3d-e); beside them random entries of the same fiftieths.
@@ -45,6 +45,10 @@ def sure_and_wrong(
     ----------
     sd, mean, truth, smooth
         (n_cells, n_features); `smooth` is the truth averaged over neighbours.
+
+    Returns
+    -------
+    Booleans of the sure and wrong entries, and of the random ones.
     """
     error = np.abs(mean - truth)
     draw = np.random.default_rng(seed)
@@ -55,8 +59,16 @@ def sure_and_wrong(
         theirs.append(wrong)
         others.append(draw.choice(part, len(wrong), replace=False))
     m, t, s = (values.ravel() for values in (mean, truth, smooth))
-    sides = [float((np.abs(s - m)[at] < np.abs(s - t)[at]).mean()) for at in map(np.concatenate, (theirs, others))]
-    return {"sides_with_model": sides[0], "sides_with_model_random": sides[1]}
+    one, two = (np.abs(s - m)[at] < np.abs(s - t)[at] for at in map(np.concatenate, (theirs, others)))
+    return one, two
+
+
+def sure_and_wrong(
+    sd: np.ndarray, mean: np.ndarray, truth: np.ndarray, smooth: np.ndarray, seed: int = 0
+) -> dict[str, float]:
+    """Shares of :func:`sides_with_model`."""
+    sides = sides_with_model(sd, mean, truth, smooth, seed)
+    return dict(zip(("sides_with_model", "sides_with_model_random"), (float(side.mean()) for side in sides)))
 
 
 def curve(uncertainty: np.ndarray, error: np.ndarray, points: int = 20) -> list[tuple[float, float]]:

@@ -12,6 +12,7 @@ from multivi_nf.benchmark import baselines, splits
 from multivi_nf.evaluation import controls
 from multivi_nf.evaluation.metrics import label_purity, pairing
 from multivi_nf.evaluation.spaces import Lsi, Pca, lsi_space, neighbour_mean, pca_space
+from multivi_nf.modalities import MODALITIES
 
 
 def cells(n=200, seed=0):
@@ -117,12 +118,12 @@ def test_s3_to_s6(complete, two):
         ("rna", "atac"),
         ("rna", "protein"),
         ("atac", "protein"),
-        splits.ORDER,
+        MODALITIES,
     ]
     s6 = splits.presence_patterns(complete, patterns)
     assert s6.modalities.nunique() == 7
     assert s6.modalities.value_counts().max() - s6.modalities.value_counts().min() <= 1
-    assert list(s6.mosaic.mod) == list(splits.ORDER)
+    assert list(s6.mosaic.mod) == list(MODALITIES)
     assert s6.mosaic["protein"].uns["panel"].to_numpy().all()
 
 
