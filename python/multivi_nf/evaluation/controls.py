@@ -5,33 +5,47 @@ from __future__ import annotations
 import anndata
 import mudata
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 
 def shuffle_pairs(mosaic: mudata.MuData, *, seed: int = 0) -> mudata.MuData:
-    """N1: among cells measured in both RNA and ATAC, give each the ATAC of another one of the same batch.
+    """N1: give each cell of several modalities the later ones of another such cell of its batch.
 
-    Depth and composition of each modality stay what they were; only who belongs to whom is lost.
+    Depth and composition of every modality stay what they were; only who belongs to whom is lost.
     """
     rng = np.random.default_rng([seed, 11])
-    mosaic = mosaic.copy()
-    atac = mosaic["atac"]
-    paired = mosaic["rna"].obs_names.intersection(atac.obs_names)
-    rows = atac.obs_names.get_indexer(paired)
-    batch = mosaic.obs["batch"].reindex(paired).astype(str).to_numpy()
-    source = np.arange(atac.n_obs)
-    for name in np.unique(batch):
-        of = rows[batch == name]
-        source[of] = of[cyclic_shuffle(of.size, rng)]
-    moved = anndata.AnnData(atac.X[source], var=atac.var.copy(), obs=atac.obs.copy())
-    moved.layers["counts"] = atac.layers["counts"][source] if "counts" in atac.layers else moved.X.copy()
-    parts = {name: moved if name == "atac" else mosaic[name] for name in mosaic.mod}
-    shuffled = mudata.MuData(parts)
-    shuffled = shuffled[mosaic.obs_names].copy()
-    for column in mosaic.obs:
-        if column not in shuffled.obs:
-            shuffled.obs[column] = mosaic.obs[column].reindex(shuffled.obs_names).to_numpy()
-    return shuffled
+    names = list(mosaic.mod)
+    several = sum(mosaic.obs_names.isin(mosaic.mod[m].obs_names).astype(int) for m in names) > 1
+    batch = batches_of(mosaic)
+    parts = {names[0]: mosaic.mod[names[0]].copy()}
+    for modality in names[1:]:
+        part = mosaic.mod[modality]
+        place = mosaic.obs_names.get_indexer(part.obs_names)
+        source = np.arange(part.n_obs)
+        for name in np.unique(batch[place]):
+            rows = np.flatnonzero((batch[place] == name) & several[place])
+            source[rows] = rows[cyclic_shuffle(len(rows), rng)]
+        moved = anndata.AnnData(part.X[source], obs=part.obs.copy(), var=part.var.copy())
+        for layer in part.layers:
+            moved.layers[layer] = part.layers[layer][source]
+        moved.uns = dict(part.uns)
+        parts[modality] = moved
+    return joined(parts, mosaic.obs)
+
+
+def batches_of(mosaic: mudata.MuData) -> np.ndarray:
+    """(n_cells,) batch of each cell as text; one without a name where there is no such column."""
+    return mosaic.obs["batch"].astype(str).to_numpy() if "batch" in mosaic.obs else np.full(mosaic.n_obs, "")
+
+
+def joined(parts: dict[str, anndata.AnnData], obs: pd.DataFrame) -> mudata.MuData:
+    """Modalities as one mosaic, with the columns of obs of the cells that it holds."""
+    with mudata.set_options(pull_on_update=False):
+        out = mudata.MuData(parts)
+    for column in obs:
+        out.obs[column] = obs[column].reindex(out.obs_names).array
+    return out
 
 
 def cyclic_shuffle(n: int, rng: np.random.Generator) -> np.ndarray:

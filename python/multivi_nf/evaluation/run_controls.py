@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import mudata
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from scipy.stats import rankdata
 
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation import metrics
-from multivi_nf.evaluation.controls import cyclic_shuffle
+from multivi_nf.evaluation.controls import batches_of, joined, shuffle_pairs
 
 if TYPE_CHECKING:
     from multivi_nf.calibration.stored import Calibration
@@ -81,7 +80,7 @@ def run_controls(
         epochs = max(LEAST_EPOCHS, round(SHARE_OF_EPOCHS * len(model.history.rows))) if model.history else LEAST_EPOCHS
         say(f"two short runs of {epochs} epochs: pairs as they are, and shuffled within batches")
         plain = _short_run(model, mosaic, epochs, seed, device)
-        shuffled = _short_run(model, shuffle_pairs(mosaic, seed), epochs, seed, device)
+        shuffled = _short_run(model, shuffle_pairs(mosaic, seed=seed), epochs, seed, device)
         models = {"result": model, "short_run": plain, "chance": shuffled}
         for (one, other), cells in held.items():
             found = {name: _foscttm(each, mosaic, one, other, cells) for name, each in models.items()}
@@ -98,31 +97,6 @@ def run_controls(
         if modality in mosaic.mod:
             rows += _calls(model, (mosaic, permuted), modality, groupby, calibration, seed)
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def shuffle_pairs(mosaic: mudata.MuData, seed: int = 0) -> mudata.MuData:
-    """Give each cell of several modalities the later ones of another such cell of its batch.
-
-    Depth and composition of every modality stay what they were; only who belongs to whom is lost.
-    """
-    rng = np.random.default_rng([seed, 41])
-    names = list(mosaic.mod)
-    several = sum(mosaic.obs_names.isin(mosaic.mod[m].obs_names).astype(int) for m in names) > 1
-    batch = _batches(mosaic)
-    parts = {names[0]: mosaic.mod[names[0]].copy()}
-    for modality in names[1:]:
-        part = mosaic.mod[modality]
-        place = mosaic.obs_names.get_indexer(part.obs_names)
-        source = np.arange(part.n_obs)
-        for name in np.unique(batch[place]):
-            rows = np.flatnonzero((batch[place] == name) & several[place])
-            source[rows] = rows[cyclic_shuffle(len(rows), rng)]
-        moved = AnnData(part.X[source], obs=part.obs.copy(), var=part.var.copy())
-        for layer in part.layers:
-            moved.layers[layer] = part.layers[layer][source]
-        moved.uns = dict(part.uns)
-        parts[modality] = moved
-    return _joined(parts, mosaic.obs)
 
 
 def permuted_groups(obs: pd.DataFrame, column: str, seed: int = 0) -> pd.Series:
@@ -185,18 +159,6 @@ def _row(
     return {"measure": measure, "modality": modality, **found, **more}
 
 
-def _batches(mosaic: mudata.MuData) -> np.ndarray:
-    return mosaic.obs["batch"].astype(str).to_numpy() if "batch" in mosaic.obs else np.full(mosaic.n_obs, "")
-
-
-def _joined(parts: dict[str, AnnData], obs: pd.DataFrame) -> mudata.MuData:
-    with mudata.set_options(pull_on_update=False):
-        out = mudata.MuData(parts)
-    for column in obs:
-        out.obs[column] = obs[column].reindex(out.obs_names).array
-    return out
-
-
 # ------------------------------------------------------------------------------------------------ measures
 
 
@@ -204,9 +166,9 @@ def _foscttm(model: MultiVI, mosaic: mudata.MuData, one: str, other: str, cells:
     """Of true partners, among cells of the same batch; mean over batches by their pairs. Chance is 0.5."""
     from multivi_nf.latent.embed import embed
 
-    shown = _joined({m: mosaic.mod[m][cells].copy() for m in (one, other)}, mosaic.obs)
+    shown = joined({m: mosaic.mod[m][cells].copy() for m in (one, other)}, mosaic.obs)
     views = embed(model, shown).by_modality
-    batch, found, sizes = _batches(shown), [], []
+    batch, found, sizes = batches_of(shown), [], []
     for name in np.unique(batch):
         mine = batch == name
         if mine.sum() > 1:
@@ -232,7 +194,7 @@ def _skill(model: MultiVI, mosaic: mudata.MuData, source: str, target: str, cell
     # the others' target stays: the depth at which accessibility is told is that of measured cells
     others = mosaic.mod[target].obs_names.difference(cells, sort=False)
     parts = {source: mosaic.mod[source][cells].copy(), target: mosaic.mod[target][others].copy()}
-    shown = _joined({m: parts[m] for m in mosaic.mod if m in parts}, mosaic.obs)
+    shown = joined({m: parts[m] for m in mosaic.mod if m in parts}, mosaic.obs)
     wanted = {"features": list(names), "cells": list(cells), "n_samples": 39, "seed": seed}
     predicted = impute(model, shown, modality=target, **wanted)[cells, names].X
     a, b = (np.apply_along_axis(rankdata, 0, np.asarray(x, dtype=np.float64)) for x in (predicted, truth))

@@ -41,7 +41,7 @@ def model(mosaic) -> MultiVI:
 
 
 def test_shuffled_pairs_are_the_same_cells_of_the_same_batch_otherwise_paired(mosaic):
-    shuffled = controls.shuffle_pairs(mosaic, 3)
+    shuffled = controls.shuffle_pairs(mosaic, seed=3)
     assert list(shuffled.obs_names) == list(mosaic.obs_names)
     np.testing.assert_array_equal(shuffled["rna"].X.toarray(), mosaic["rna"].X.toarray())
     before, after = (m["atac"].X.toarray() for m in (mosaic, shuffled))
