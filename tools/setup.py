@@ -25,6 +25,8 @@ from pathlib import Path
 CLONE = Path(__file__).resolve().parents[1]
 LOCKS = CLONE / "locks"
 VENV = CLONE / ".venv"
+# programs of environments of their own, by lock file
+PROGRAMS = {"macs3": ("macs3",), "lint": ("nf-core", "lint-imports")}
 TAG = "py{}{}".format(*sys.version_info[:2])
 NEXTFLOW = "25.04.4"
 NEXTFLOW_SHA256 = "194a07da1e927ac8ae6d40bed426878441ae1d4268d9fb6cb66787034178c9d5"
@@ -359,10 +361,7 @@ def make_venv(packages):
         write_script("nextflow", launcher(cache))
         if not on_path("ps"):
             write_script("ps", PS)
-        if macs3_folder().exists():
-            link("macs3", macs3_folder())
-        if motifs_folder().exists():
-            hold_motifs()
+        hold_what_is_made()
         own = [VENV / "bin" / "python", "-m", "compileall", "-q", CLONE / "python"]
         subprocess.run(own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         written.write_text(stamp)
@@ -388,22 +387,33 @@ def setup():
         print(f"set-up: ready; {VENV.name}/bin/nextflow and {VENV.name}/bin/multivi-nf", flush=True)
 
 
-def macs3_folder():
-    """Give the environment that MACS3 has of its own, built or not."""
-    return cache_root() / "macs3-{}-{}".format(TAG, digest(LOCKS / "macs3.lock"))
+def environment_folder(name):
+    """Give the folder of an environment that the cache holds, made or not."""
+    return cache_root() / "{}-{}-{}".format(name, TAG, digest(LOCKS / f"{name}.lock"))
+
+
+def hold_what_is_made():
+    """Put into a new `.venv` what other targets have made before, so that a `.venv` made anew loses nothing."""
+    for name, programs in PROGRAMS.items():
+        for program in programs if environment_folder(name).exists() else ():
+            link(program, environment_folder(name))
+    if motifs_folder().exists():
+        hold_motifs()
+    if peers_folder().exists():
+        hold_peers()
 
 
 def macs3():
     """Build MACS3, which has no wheel, in an environment of its own and link it into `.venv/bin`."""
     setup()
-    if not shutil.which("gcc") and not macs3_folder().exists():
+    if not shutil.which("gcc") and not environment_folder("macs3").exists():
         raise SetupError(
             "there is no C compiler (gcc)",
             "MACS3 comes as source and has to be compiled",
             "install one (Debian, Ubuntu: apt-get install build-essential python3-dev), then `make macs3` again",
         )
     install("macs3", LOCKS / "macs3.lock", "build MACS3 (about 4 minutes)")
-    link("macs3", macs3_folder())
+    hold_what_is_made()
     print("set-up: MACS3 is .venv/bin/macs3", flush=True)
 
 
@@ -446,15 +456,26 @@ def link(name, environment):
 def lint_tools():
     """Install nf-core's and the imports' linters in an environment of their own and link them into `.venv/bin`."""
     setup()
-    folder = install("lint", LOCKS / "lint.lock", "install the linters")
-    for program in ("nf-core", "lint-imports"):
-        link(program, folder)
+    install("lint", LOCKS / "lint.lock", "install the linters")
+    hold_what_is_made()
+
+
+def peers_folder():
+    """Give the environment of what benchmarks compare with, made or not."""
+    return cache_root() / "peers"
+
+
+def hold_peers():
+    """Write the launcher of the peers' Python: a script, since Python looks for its environment where its link lies."""
+    write_script(
+        "peers-python", '#!/bin/sh\nexec {} "$@"\n'.format(shlex.quote(str(peers_folder() / "bin" / "python")))
+    )
 
 
 def peers():
     """Install what benchmarks compare with (scvi-tools, snapatac2, ...) in an environment of its own; say where."""
     check_machine()
-    folder = cache_root() / "peers"
+    folder = peers_folder()
     if not folder.exists():
         tools = bootstrap()
         with step("install the peers (scvi-tools, snapatac2, muon, mofapy2)"), once(folder) as partial:
@@ -464,11 +485,8 @@ def peers():
                 settings = installer_environment([tools / "bin" / "python", "-m", "pip"])
                 python = partial / "bin" / "python"
                 run([*uv, "--python", python, "-r", LOCKS / "peers.in"], "benchmarks compare with them", settings)
-    # a script, since Python looks for its environment where the link that started it lies
-    launcher = VENV / "bin" / "peers-python"
-    launcher.write_text('#!/bin/sh\nexec {} "$@"\n'.format(shlex.quote(str(folder / "bin" / "python"))))
-    launcher.chmod(0o755)
-    print(f"set-up: the peers' Python is {launcher}", flush=True)
+    hold_peers()
+    print(f"set-up: the peers' Python is {VENV / 'bin' / 'peers-python'}", flush=True)
 
 
 TARGETS = {"setup": setup, "macs3": macs3, "motifs": motifs, "lint": lint_tools, "peers": peers}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,20 +138,38 @@ def test_a_stand_in_for_ps(setup, tmp_path):
     said = subprocess.run(["bash", stand_in], stdout=subprocess.PIPE, text=True, check=True).stdout
     parents = dict(line.split() for line in said.splitlines())
     me = Path("/proc/self/stat").read_text().rsplit(") ", 1)[1].split()[1]
-    import os
-
     assert parents[str(os.getpid())] == me
 
 
-def test_a_second_call_does_nothing():
+def clone(folder: Path) -> Path:
+    """What set-up needs of a clone; `.venv` of the clone under test serves the tests beside and is left alone."""
+    for part in ("tools", "locks", "python/multivi_nf"):
+        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def set_up(folder: Path) -> str:
+    """Set a clone up with the machine's own cache; gives what it says."""
+    command = [Path(sys.executable).resolve(), folder / "tools" / "setup.py"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def test_a_second_call_does_nothing_and_a_venv_made_anew_holds_all_programs(tmp_path):
     if not BIN.is_dir():
         skip_or_fail("there is no .venv: type `make setup`")
-    before = {path: path.stat().st_mtime_ns for path in BIN.iterdir() if not path.is_symlink()}
-    base = Path(sys.executable).resolve()
-    subprocess.run([base, REPOSITORY / "tools" / "setup.py"], check=True)
-    said = subprocess.run([base, REPOSITORY / "tools" / "setup.py"], check=True, stdout=subprocess.PIPE, text=True)
-    assert said.stdout == ""
-    assert set(before) == {path for path in BIN.iterdir() if not path.is_symlink()}
+    here = clone(tmp_path / "clone")
+    held = {path.name for path in BIN.iterdir()} - {"peers-python"}
+    made = here / ".venv" / "bin"
+    assert "ready" in set_up(here)
+    assert held <= {path.name for path in made.iterdir()}
+    before = {path: path.lstat().st_mtime_ns for path in made.iterdir()}
+    assert set_up(here) == ""
+    assert before == {path: path.lstat().st_mtime_ns for path in made.iterdir()}
+
+    # made anew, as when another Java is on the path: what `make lint` and `make macs3` put there is there again
+    (here / ".venv" / "stamp").unlink()
+    assert "ready" in set_up(here)
+    assert set(before) == set(made.iterdir())
 
 
 class Jaspar:
