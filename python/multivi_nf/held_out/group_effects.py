@@ -404,8 +404,10 @@ class Groups:
                 [self.size[label == g].sum() for g in np.unique(label) if (label == g).sum() >= LEAST_CELLS]
             )
             flat = sizes[:, None] * (mean / mean.sum())
-            # x = log(E / flat): carried by the base, which keeps the batches' part
-            found.expected = found.base * (found.expected.sum(1) / flat)[:, None]
+            # x = log(E / flat): carried by the base, which keeps the batches' part. Of a feature that no measured cell
+            # shows neighbours say nothing, and it stays at the base
+            said = np.divide(found.expected.sum(1), flat, out=np.ones_like(found.expected.sum(1)), where=flat > 0)
+            found.expected = found.base * said[:, None]
         return found
 
     # ------------------------------------------------------------------------------------------------ gain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from trained import make_model, make_mosaic, with_split
 
 from multivi_nf.calibration.effects import ImputedEffects, impossible_effects
@@ -130,3 +131,21 @@ def test_groups_of_held_out_cells_are_compared(sources, target):
     np.testing.assert_allclose(sums.expected.sum((0, 1)), groups.decoded.sum(0), rtol=1e-4)
     # the base of all groups together is what was decoded of all: a group of everyone has no ratio
     np.testing.assert_allclose(sums.base.sum((0, 1)), groups.decoded.sum(0), rtol=1e-4)
+
+
+def test_a_feature_that_held_out_cells_alone_show_spoils_nothing():
+    mosaic = make_mosaic(n=2000, genes=30, peaks=40, patterns=("rna+atac", "rna+atac", "rna", "atac"))
+    model = with_split(make_model(mosaic, n_hidden=8), mosaic)
+    kept = model.split.loc[model.split["split"] == "calibration", "cell"]
+    atac = mosaic["atac"]
+    shown = atac.X.toarray()
+    shown[~atac.obs_names.isin(kept), 3] = 0
+    assert shown[:, 3].sum() > 0
+    atac.X = sparse.csr_matrix(shown)
+    data = MosaicData(mosaic, model)
+    held = np.flatnonzero(data.cells.isin(kept))
+    with torch.inference_mode():
+        groups = Groups(model, data, held, held, ("rna",), "atac", 0.5, 0)
+        near, found = groups._neighbours(), groups.fit()
+    np.testing.assert_allclose(near[0].log_ratio[:, 3], 0, atol=1e-6)
+    assert not any(impossible_effects(one) for one in found.values())
