@@ -48,13 +48,8 @@ workflow REPROCESS {
         ch_model,
         chosen(settings, ['seed', 'device']) + (settings.labels ? [groupby: settings.labels] : [:]),
     )
-    EXPORT(
-        ch_embedding,
-        by_path(GATHER.out.imputed.map { _modality, store -> store }),
-        chosen(settings, ['explorer_size', 'title']) + [h5ad: settings.h5ad == null ? 'auto' : settings.h5ad.toString()],
-    )
-
     ch_facts = channel.empty()          // channel: <part>.json of regulation
+    ch_links = channel.empty()          // channel: links.tsv.gz
     ch_regulation_costs = channel.empty() // channel: *.resources.json
     if (settings.regulation) {
         ch_sources = ch_rows.filter { row -> row.fragments }
@@ -66,8 +61,16 @@ workflow REPROCESS {
             fasta, motifs, settings.groups, chosen(settings, ['fdr', 'seed']),
         )
         ch_facts = REGULATION.out.facts
+        ch_links = REGULATION.out.links
         ch_regulation_costs = REGULATION.out.resources
     }
+
+    EXPORT(
+        ch_embedding,
+        by_path(GATHER.out.imputed.map { _modality, store -> store }),
+        ch_links.ifEmpty([]), // a part that lacks its inputs gives none
+        chosen(settings, ['explorer_size', 'title']) + [h5ad: settings.h5ad == null ? 'auto' : settings.h5ad.toString()],
+    )
 
     //
     // The page, and what a run must be repeated by

@@ -8,6 +8,7 @@ process EXPORT {
     input:
     path embedding
     path imputed, stageAs: 'imputed/*' // [ modality.zarr ] or []
+    path links, stageAs: 'links/*'     // links.tsv.gz or []
     val settings                       // [ h5ad, explorer_size, title ]
 
     output:
@@ -20,7 +21,8 @@ process EXPORT {
 
     script:
     """
-    multivi-nf-export --resources export.resources.json ${embedding} ${imputed} ${options(settings)} --output=.
+    multivi-nf-export --resources export.resources.json ${embedding} ${imputed} \\
+        ${options(links: links)} ${options(settings)} --output=.
     """
 
     stub:

@@ -22,9 +22,18 @@ from multivi_nf.commands._outputs import OutputPlace, Step
 @click.option(
     "--explorer-size", type=click.FloatRange(min=0), default=25, help="Budget of explorer.html in MB; 0: no page."
 )
+@click.option(
+    "--links", type=click.Path(path_type=Path), help="links.tsv.gz of `links`: explorer.html leads from genes to peaks."
+)
 @click.option("--title", default="multivi-nf", help="Heading of the page.")
 def command(
-    embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str, explorer_size: float, title: str
+    embedding: Path,
+    imputed: tuple[Path, ...],
+    output: Path,
+    h5ad: str,
+    explorer_size: float,
+    links: Path | None,
+    title: str,
 ) -> None:
     """Write EMBEDDING (multivi.h5mu of `embed`) as h5ad, tables of cells, clusters and markers, and explorer.html.
 
@@ -36,9 +45,11 @@ def command(
     from multivi_nf.export.tables import cells_table, clusters_table
     from multivi_nf.io.tables import write_table
     from multivi_nf.mosaic.read import read_mosaic
+    from multivi_nf.regulation.find_links import read_called
     from multivi_nf.report.explorer import write_explorer
 
     mosaic = read_mosaic(embedding)
+    found = None if links is None else read_called(links)
     check_embedded(mosaic, embedding)
     fill_modalities(mosaic)
     write_table(cells_table(mosaic), output / "cells.tsv.gz")
@@ -46,7 +57,7 @@ def command(
     stores = {path.stem: path for path in imputed}
     markers = write_markers(mosaic, stores, output / "markers")
     if explorer_size > 0:
-        held = write_explorer(mosaic, stores, markers, output / "explorer.html", explorer_size, title)
+        held = write_explorer(mosaic, stores, markers, output / "explorer.html", explorer_size, title, found)
         click.echo(f"explorer.html: {held['cells']:,} cells, {held['features']:,} features", err=True)
     if h5ad == "auto" and mosaic.n_obs > MOST_CELLS:
         click.echo(f"no h5ad: {mosaic.n_obs:,} cells are more than {MOST_CELLS:,}; --h5ad writes them", err=True)

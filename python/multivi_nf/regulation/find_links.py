@@ -12,15 +12,23 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from multivi_nf.errors import InputError
 from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs import genome as genomes
 from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.limits import DAMAGED, opened
 from multivi_nf.regulation import links
 from multivi_nf.regulation.background import peak_properties
-from multivi_nf.regulation.possible import NotPossible
+from multivi_nf.regulation.possible import NotPossible, rows_of
 from multivi_nf.regulation.sequence import peak_sequences
 from multivi_nf.regulation.units import Units, make_units
+
+ROWS = 50_000
+"""Rows of a table of links read at a time."""
+SHOWN = 50
+"""Links that the report shows."""
+OF_REPORT = ("gene", "symbol", "peak", "distance", "correlation", "z", "fdr", "imputed_correlation")
 
 
 @dataclass
@@ -114,6 +122,30 @@ def gene_places(name: str | None, gtf: Path | None, tss: Path | None) -> pd.Data
     return genomes.starts_of(genes).assign(symbol=genes["symbol"].to_numpy(), id=genes["id"].to_numpy())
 
 
+def read_called(path: Path) -> pd.DataFrame:
+    """Read the significant rows of `links.tsv.gz`, which stand first; of millions of pairs the others are not read.
+
+    Raises
+    ------
+    InputError
+        Not there, damaged, or another table.
+    """
+    parts: list[pd.DataFrame] = []
+    try:
+        with opened(path) as source:
+            for part in pd.read_csv(source, sep="\t", chunksize=ROWS):
+                parts.append(part[part["significant"].astype(bool)])
+                if len(parts[-1]) < len(part):
+                    break
+        return pd.concat(parts)[list(links.COLUMNS)]
+    except (*DAMAGED, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is no table of links ({type(error).__name__}: {error})",
+            "which peak belongs to which gene is read from it",
+            "give links.tsv.gz as `multivi-nf links` writes it",
+        ) from error
+
+
 def find_links(
     embedded: Embedded,
     places: pd.DataFrame,
@@ -202,6 +234,8 @@ def find_links(
         "units": 0 if units is None else len(units.stratum),
         "cells_imputed": 0 if guessed_units is None else len(guessed_units.cells),
         "matched_on": matched_on,
+        "table": rows_of(table.loc[table["significant"], list(OF_REPORT)].head(SHOWN)),
+        "rows": "The first significant links",
     }
     facts["told"] = _told(facts, level, window)
     return table, links.bedpe(table, sites, var, peaks), facts

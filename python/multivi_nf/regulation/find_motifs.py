@@ -13,13 +13,14 @@ import pandas as pd
 
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.export.peak_genes import parse_peaks
+from multivi_nf.palette import natural
 from multivi_nf.regulation import motifs as science
 from multivi_nf.regulation.background import peak_properties
 from multivi_nf.regulation.cells import groups_of
 from multivi_nf.regulation.find_links import Embedded
 from multivi_nf.regulation.links import FEWEST_UNITS
 from multivi_nf.regulation.motif_files import Motif
-from multivi_nf.regulation.possible import NotPossible
+from multivi_nf.regulation.possible import NotPossible, rows_of
 from multivi_nf.regulation.sequence import peak_sequences
 from multivi_nf.regulation.units import centred
 
@@ -29,6 +30,11 @@ COLUMNS = (
     "group", "motif", "name", "cells", "effect", "z", "p_background", "p_cells", "p", "fdr", "significant", "peaks",
     "genes", "rna_correlation", "rna_fdr",
 )  # fmt: skip
+
+
+SHOWN = 3
+"""Motifs of a group that the report shows."""
+OF_REPORT = ("group", "motif", "name", "effect", "z", "fdr", "genes", "rna_correlation", "rna_fdr")
 
 
 def held_motifs() -> Path:
@@ -146,8 +152,17 @@ def find_motifs(
         "motifs": len(motifs), "motifs_given": len(held), "peaks": len(usable), "cells": len(atac.cells),
         "groups": groups, "significant": int(table["significant"].sum()), "matched_on": matched_on,
         "peaks_without_bases": int((~sequences.known).sum()), "missing_chromosomes": list(sequences.missing[:20]),
+        "table": rows_of(shown_motifs(table)), "rows": f"Up to {SHOWN} motifs more open in each {groups}",
     }  # fmt: skip
     return result, table, facts | {"told": _told(facts, level)}
+
+
+def shown_motifs(table: pd.DataFrame) -> pd.DataFrame:
+    """Give each group's first significant motifs that are more accessible in it, for the report."""
+    up = table[table["significant"] & (table["effect"] > 0)]
+    first = up.groupby("group", sort=False, observed=True).head(SHOWN)
+    order = sorted(range(len(first)), key=lambda k: natural(str(first["group"].iloc[k])))
+    return first.iloc[order][list(OF_REPORT)]
 
 
 def _told(facts: dict[str, Any], level: float) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 
@@ -31,7 +33,7 @@ def told_in(facts: Path | None, part: str) -> Iterator[dict[str, Any]]:
     Yields
     ------
     A dictionary for what is worth telling. The report shows of it `told` (a sentence), `files` (paths below
-    `regulation/`) and `table` (a list of rows, whose `file` becomes a link).
+    `regulation/`), `rows` (what the table holds) and `table` (a list of rows, whose `file` becomes a link).
     """
     found: dict[str, Any] = {}
     try:
@@ -44,3 +46,10 @@ def told_in(facts: Path | None, part: str) -> Iterator[dict[str, Any]]:
     if facts is not None:
         with written_whole(facts) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table for `facts`: numbers of four digits, None where there is none (JSON knows no NaN)."""
+    short = {name: table[name].map(lambda x: float(f"{x:.4g}")) for name in table.select_dtypes("floating")}
+    plain = table.assign(**short).astype(object)
+    return plain.where(table.notna(), None).to_dict("records")

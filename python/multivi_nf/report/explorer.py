@@ -30,6 +30,8 @@ MOST_CATEGORIES = 254
 MISSING = 255
 """Code of a cell that has no value or in which a modality was not measured."""
 VARIABLE = 2_000
+LINKED = 200
+"""Peak-gene links of lowest FDR whose gene and peak come before other genes and peaks."""
 HIDDEN_COLUMNS = ("has_rna", "has_atac", "has_protein")
 """Said by `modality` already."""
 
@@ -64,6 +66,7 @@ def write_explorer(
     output: Path,
     size: float = 25,
     title: str = "multivi-nf",
+    links: pd.DataFrame | None = None,
 ) -> dict[str, int]:
     """Write the page.
 
@@ -79,9 +82,13 @@ def write_explorer(
         The HTML file.
     size
         Budget in MB (10⁶ bytes) of the page. Map, names and columns always go in; then features until it is full: all
-        proteins, markers by rank, variable genes; each as measured and as imputed.
+        proteins, genes and peaks of the first links, markers by rank, variable genes; each as measured and as imputed.
     title
         Heading.
+    links
+        Significant ones, best first: `gene`, `peak`, `distance`, `correlation`
+        (:func:`multivi_nf.regulation.find_links.read_called`). The page leads from a gene to its peaks, beside it, and
+        back.
 
     Returns
     -------
@@ -95,13 +102,14 @@ def write_explorer(
     page.size = sum(len(text) for _, text in page.blobs)
     for column in mosaic.obs.columns:
         _add_column(page, str(column), mosaic.obs[column].iloc[rows])
-    wanted = _wanted(mosaic, markers, most=int(4 * page.budget / max(len(rows), 1)) + 50)
+    links = _known_links(links, mosaic)
+    wanted = _wanted(mosaic, markers, links, most=int(4 * page.budget / max(len(rows), 1)) + 50)
     full = _add_features(page, mosaic, imputed, wanted, rows)
     n_features = len({(item["group"].split(" ")[0], item["id"]) for item in page.items if item["kind"] == "feature"})
     scope = f"{n_features:,} features" + (f", as many as fit into {size:g} MB (--explorer_size)" if full else "")
     if len(rows) < mosaic.n_obs:
         scope += f"; a random {len(rows):,} of {mosaic.n_obs:,} cells"
-    meta = {"n": len(rows), "n_features": n_features, "items": page.items}
+    meta = {"n": len(rows), "n_features": n_features, "items": page.items, "links": _shown_links(page, links)}
     html = (
         environment()
         .get_template("explorer.html.j2")
@@ -187,15 +195,35 @@ def _add_column(page: Page, name: str, values: pd.Series) -> None:
         )
 
 
-def _wanted(mosaic: MuData, markers: dict[str, pd.DataFrame], most: int) -> list[tuple[str, int]]:
+def _known_links(links: pd.DataFrame | None, mosaic: MuData) -> pd.DataFrame:
+    """Links whose gene and peak the mosaic has, in the order of the table; no rows where there is none."""
+    if links is None or not {"rna", "atac"} <= set(mosaic.mod):
+        return pd.DataFrame(columns=["gene", "peak", "distance", "correlation"])
+    return links[links["gene"].isin(mosaic.mod["rna"].var_names) & links["peak"].isin(mosaic.mod["atac"].var_names)]
+
+
+def _shown_links(page: Page, links: pd.DataFrame) -> list[list[Any]]:
+    """Links of which both ends are in the page: gene, peak, bp between them, correlation."""
+    held = {(item["group"], item["id"]) for item in page.items}
+    rows = zip(links["gene"], links["peak"], links["distance"], links["correlation"])
+    return [
+        [gene, peak, int(distance), round(float(r), 3)]
+        for gene, peak, distance, r in rows
+        if ("rna", gene) in held and ("atac", peak) in held
+    ]
+
+
+def _wanted(mosaic: MuData, markers: dict[str, pd.DataFrame], links: pd.DataFrame, most: int) -> list[tuple[str, int]]:
     """Features (modality, place) in the order in which they should get into the page."""
     order: list[tuple[str, int]] = []
     if "protein" in mosaic.mod:
         order += [("protein", k) for k in range(mosaic.mod["protein"].n_vars)]
+    place = {name: mosaic.mod[name].var_names for name in mosaic.mod}
+    for gene, peak in zip(links["gene"].head(LINKED), links["peak"].head(LINKED)):
+        order += [("rna", place["rna"].get_loc(gene)), ("atac", place["atac"].get_loc(peak))]
     ranked = [table.assign(modality=name) for name, table in markers.items() if len(table) and name != "protein"]
     if ranked:
         best = pd.concat(ranked).sort_values("rank", kind="stable").drop_duplicates(["modality", "feature"])
-        place = {name: mosaic.mod[name].var_names for name in mosaic.mod}
         order += [(row.modality, place[row.modality].get_loc(row.feature)) for row in best.itertuples()]
     if "rna" in mosaic.mod:
         values = log_normalised(_counts(mosaic, "rna"), "rna")

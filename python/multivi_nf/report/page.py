@@ -38,6 +38,8 @@ SHOWN = (
 )  # fmt: skip
 NAMES = ("target", "symbol", "feature", "nearest_gene")
 """Columns of words in a contrast's table."""
+WORDS = ("group", "file", "note", "symbol", "gene", "peak", "motif", "name", "genes")
+"""Columns of words in the tables of regulation."""
 QC_MAPS = (
     ("rna_n_counts", "log10 RNA counts"), ("atac_n_fragments", "log10 ATAC fragments"),
     ("atac_n_counts", "log10 ATAC counts"), ("protein_n_counts", "log10 protein counts"),
@@ -117,6 +119,7 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
         "script": Markup(template("report.js")),
         "explorer": has_explorer(results),
         "NAMES": NAMES,
+        "WORDS": WORDS,
         "composition": _composition(results),
         "n_cells": len(cells),
         "n_samples": cells["sample"].nunique() if "sample" in cells else 0,
@@ -368,7 +371,7 @@ def _regulation(results: Results) -> list[dict[str, Any]]:
     shown = []
     for facts in sorted(results.regulation, key=lambda facts: (place.get(facts["part"], len(place)), facts["part"])):
         part = facts["part"]
-        rows = facts.get("table", [])
+        rows = [row | {"link": _pair_link(results, row)} for row in facts.get("table", [])]
         inside = {row.get("file") for row in rows}
         shown.append(
             {
@@ -376,13 +379,35 @@ def _regulation(results: Results) -> list[dict[str, Any]]:
                 "told": facts.get("told", "") if facts.get("done") else "",
                 "lacks": None if facts.get("done") else sentence([facts["what"], facts["why"], facts["remedy"]]),
                 "files": [name for name in facts.get("files", []) if name not in inside],
-                "columns": [
-                    name for name in (rows[0] if rows else {}) if any(row.get(name) not in ("", None) for row in rows)
-                ],
+                "columns": _filled(rows),
+                "about": _about_rows(facts, rows),
                 "rows": rows,
             }
         )
     return shown
+
+
+def _filled(rows: list[dict[str, Any]]) -> list[str]:
+    """Columns of a part's table in which something stands; a gene's id only where the gene has no symbol."""
+    names = [name for name in (rows[0] if rows else {}) if any(row.get(name) not in ("", None) for row in rows)]
+    return [name for name in names if name != "link" and not (name == "gene" and "symbol" in names)]
+
+
+def _about_rows(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """What the rows of a part's table are."""
+    if "rows" in facts:
+        return f"{facts['rows']} ({len(rows):,})"
+    files = any(row.get("file") for row in rows)
+    return (
+        f"{'The files of' if files else 'Table of'} {len(rows):,} {'groups' if rows and 'group' in rows[0] else 'rows'}"
+    )
+
+
+def _pair_link(results: Results, row: dict[str, Any]) -> str:
+    """Address of a gene and its linked peak beside it in the explorer, "" where there is none."""
+    if not ({"gene", "peak"} <= set(row) and has_explorer(results)):
+        return ""
+    return f"explorer.html#left=rna:{quote(str(row['gene']))}&right=atac:{quote(str(row['peak']))}"
 
 
 def _contrasts(results: Results) -> list[dict[str, Any]]:

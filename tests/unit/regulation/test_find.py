@@ -10,8 +10,10 @@ import pytest
 import zarr
 
 from multivi_nf.commands import exit_code
+from multivi_nf.errors import InputError
+from multivi_nf.regulation import find_links as finding
 from multivi_nf.regulation import links
-from multivi_nf.regulation.find_links import find_links, gene_places, read_embedded
+from multivi_nf.regulation.find_links import find_links, gene_places, read_called, read_embedded
 from multivi_nf.regulation.find_motifs import held_motifs
 from multivi_nf.regulation.possible import NotPossible
 from multivi_nf.simulate import Options, simulated_mosaic
@@ -93,6 +95,24 @@ def test_links_are_written_and_bytes_repeat(folder, tmp_path):
     assert head[:10] == ["#chrom1", "start1", "end1", "chrom2", "start2", "end2", "name", "score", "strand1", "strand2"]
 
 
+def test_called_links_are_read_without_the_others(folder, tmp_path, monkeypatch):
+    given = ("--gtf", folder / "genome/genes.gtf", "--fasta", folder / "genome/genome.fa", "--fdr", 0.2)
+    assert run("links", folder / "multivi.h5mu", *given, "--facts", tmp_path / "l.json", "--output", tmp_path) == 0
+    table = pd.read_csv(tmp_path / "links.tsv.gz", sep="\t")
+    called = table[table["significant"]]
+    assert 1 < len(called) < len(table) / 2
+    monkeypatch.setattr(finding, "ROWS", len(called) // 2)
+    pd.testing.assert_frame_equal(read_called(tmp_path / "links.tsv.gz"), called)
+    shown = json.loads((tmp_path / "l.json").read_text())["table"]
+    assert len(shown) == min(len(called), finding.SHOWN)
+    assert [(row["gene"], row["peak"]) for row in shown] == list(zip(called["gene"], called["peak"]))[: finding.SHOWN]
+    assert all(row["imputed_correlation"] is None for row in shown), "JSON knows no NaN"
+    (tmp_path / "cut.tsv.gz").write_bytes((tmp_path / "links.tsv.gz").read_bytes()[:90])
+    for name in ("cut.tsv.gz", "l.json", "nowhere"):
+        with pytest.raises(InputError, match="is no table of links"):
+            read_called(tmp_path / name)
+
+
 def test_a_gtf_gives_the_same_pairs_as_start_sites(folder):
     embedded = read_embedded(folder / "multivi.h5mu")
     one = gene_places(None, folder / "genome/genes.gtf", None)
@@ -151,6 +171,10 @@ def test_motifs_are_written_and_planted_ones_come_first(folder, tmp_path):
     assert set(table["group"]) <= set(found.obs["cluster"])
     facts = json.loads((tmp_path / "m.json").read_text())
     assert facts["done"] and facts["motifs"] == 20 and facts["files"] == ["motifs.h5ad", "motifs.tsv.gz"]
+    up = table[table["significant"] & (table["effect"] > 0)]
+    for group, rows in pd.DataFrame(facts["table"]).groupby("group"):
+        assert rows["motif"].tolist() == up.loc[up["group"] == group, "motif"].head(3).tolist()
+    assert {row["group"] for row in facts["table"]} == set(up["group"])
 
 
 def test_a_missing_chromosome_is_told(folder, tmp_path):

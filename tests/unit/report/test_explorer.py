@@ -129,10 +129,103 @@ def test_markers_come_before_other_genes(mosaic, tmp_path):
     assert order[:3] == ["GENE8", "GENE7", "GENE9"] and order[3] == "GENE0", "then by variance"
 
 
+def linked():
+    """GENE3 with both peaks, GENE4 with the second; one link to a peak that is not there."""
+    return pd.DataFrame(
+        {
+            "gene": ["ENSG3", "ENSG3", "ENSG4", "ENSG5"],
+            "peak": ["chr1:9-12", "chr1:0-5", "chr1:9-12", "chr9:0-1"],
+            "distance": [-1200, 0, 300, 7],
+            "correlation": [0.51239, 0.4, 0.3, 0.2],
+        }
+    )
+
+
+def test_links_are_in_the_page_with_their_genes_and_peaks_before_markers(mosaic, tmp_path):
+    markers = {"rna": pd.DataFrame({"rank": [1], "feature": ["ENSG8"]})}
+    write_explorer(mosaic, {}, markers, tmp_path / "e.html", links=linked())
+    _, meta, _ = read(tmp_path / "e.html")
+    assert meta["links"] == [
+        ["ENSG3", "chr1:9-12", -1200, 0.512], ["ENSG3", "chr1:0-5", 0, 0.4], ["ENSG4", "chr1:9-12", 300, 0.3],
+    ]  # fmt: skip
+    order = [item["id"] for item in meta["items"] if item["group"] in ("rna", "atac")]
+    assert order[:5] == ["ENSG3", "chr1:9-12", "chr1:0-5", "ENSG4", "ENSG8"]
+    numbers = set()
+    for size in np.arange(0.002, 0.006, 0.0002):
+        write_explorer(mosaic, {}, markers, tmp_path / "small.html", size=size, links=linked())
+        _, meta, _ = read(tmp_path / "small.html")
+        held = {item["id"] for item in meta["items"]}
+        assert all(gene in held and peak in held for gene, peak, _, _ in meta["links"])
+        numbers.add(len(meta["links"]))
+    assert numbers == {0, 1, 2, 3}, "of a smaller page the links of what is in it"
+    write_explorer(mosaic, {}, markers, tmp_path / "none.html")
+    assert read(tmp_path / "none.html")[1]["links"] == []
+
+
+LEAD = """<!doctype html>
+<iframe id=f src="e.html#left=rna:GENE3&right=rna:LOST" style="width:%dpx;height:900px;border:0"></iframe><script>
+f.onload = async () => {
+  const w = f.contentWindow, d = f.contentDocument, out = {};
+  const wait = async (ok) => { for (let k = 0; k < 200 && !ok(); k++) await new Promise((r) => setTimeout(r, 20)); };
+  const buttons = (side) => [...d.querySelectorAll(`#${side} .linked button`)];
+  const said = (side) => d.querySelector(`#${side} .linked`).textContent;
+  try {
+    await wait(() => d.documentElement.dataset.ready);
+    out.lacking = d.getElementById('lacking').textContent; out.alone = d.getElementById('right').hidden;
+    out.left = d.querySelector('#left input').value; out.peaks = said('left');
+    buttons('left')[0].click(); await wait(() => !d.getElementById('right').hidden && said('right'));
+    out.right = d.querySelector('#right input').value; out.genes = said('right'); out.hash = w.location.hash;
+    buttons('right')[1].click(); await wait(() => d.querySelector('#left input').value.includes('GENE4'));
+    out.back = d.querySelector('#left input').value; out.other = said('left');
+    const input = d.querySelector('#left input');
+    input.dispatchEvent(new w.Event('focus')); input.value = 'chr1:9'; input.dispatchEvent(new w.Event('input'));
+    out.found = d.querySelector('#left .found li').textContent;
+    input.value = 'gene9'; input.dispatchEvent(new w.Event('input'));
+    input.dispatchEvent(new w.KeyboardEvent('keydown', {key: 'Enter'}));
+    await wait(() => input.value.includes('GENE9'));
+    out.none = d.querySelector('#left .linked').hidden;
+    out.overflow = d.documentElement.scrollWidth - d.documentElement.clientWidth;
+  } catch (e) { out.error = String(e) + e.stack; }
+  const pre = document.createElement('pre'); pre.id = 'out'; pre.textContent = JSON.stringify(out);
+  document.body.append(pre);
+}</script>"""
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_from_a_gene_to_its_linked_peak_beside_it_and_back(mosaic, tmp_path, width):
+    write_explorer(mosaic, {}, {}, tmp_path / "e.html", links=linked())
+    (tmp_path / "drive.html").write_text(LEAD % width)
+    found = driven(tmp_path, dark=False)
+    assert found["left"] == "GENE3 · rna" and found["alone"] is True
+    assert "LOST" in found["lacking"] and "--explorer_size" in found["lacking"]
+    assert found["peaks"] == "Linked peaks:chr1:9-12 −1,200 bp, r 0.512chr1:0-5 at its start, r 0.4"
+    assert found["right"] == "chr1:9-12 · atac" and found["genes"].startswith("Linked genes:GENE3 −1,200 bp")
+    assert found["hash"] == "#left=rna%3AENSG3&right=atac%3Achr1%3A9-12"
+    assert found["back"] == "GENE4 · rna" and found["other"] == "Linked peaks:chr1:9-12 +300 bp, r 0.3"
+    assert "linked to GENE3, GENE4" in found["found"] and found["none"] is True
+    assert found["overflow"] <= 0
+
+
 def test_places_and_codes_by_hand():
     places = scaled(np.array([[0.0, 0.0], [10.0, 5.0]]))
     np.testing.assert_array_equal(places, [[0, 49151], [65535, 16384]])
     np.testing.assert_array_equal(quantised(np.array([-1, 0, 1, 2, 9, np.nan]), 0, 2), [0, 0, 127, 254, 254, MISSING])
+
+
+def driven(folder, dark):
+    """What drive.html noted of the page in its frame."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        skip_or_fail("no Chromium on PATH (Debian: apt-get install chromium)")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000"]
+    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=20000", "--dump-dom"]
+    page = (folder / "drive.html").as_uri()
+    dom = subprocess.run([browser, *flags, page], capture_output=True, text=True, timeout=180, check=True).stdout
+    text = re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1)
+    found = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert "error" not in found, found["error"]
+    return found
 
 
 DRIVE = """<!doctype html><iframe id=f src="e.html" style="width:%dpx;height:900px;border:0"></iframe><script>
@@ -198,19 +291,9 @@ f.onload = async () => {
 
 @pytest.mark.parametrize("width, dark", [(1200, False), (390, True)])
 def test_in_a_browser(mosaic, tmp_path, width, dark):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        skip_or_fail("no Chromium on PATH (Debian: apt-get install chromium)")
     write_explorer(mosaic, {}, {}, tmp_path / "e.html")
     (tmp_path / "drive.html").write_text(DRIVE % width)
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += ["--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000"]
-    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=20000", "--dump-dom"]
-    page = (tmp_path / "drive.html").as_uri()
-    dom = subprocess.run([browser, *flags, page], capture_output=True, text=True, timeout=180, check=True).stdout
-    text = re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1)
-    found = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert "error" not in found, found["error"]
+    found = driven(tmp_path, dark)
     assert set(CATEGORIES[:3]) <= set(found["before"]), "clusters in their colours, by pixel"
     assert CATEGORIES[0] not in found["hidden"] and CATEGORIES[1] in found["hidden"], "the legend hides a cluster"
     left = mosaic.obs_names[mosaic.obsm["X_umap"][:, 0] < -1e-6].tolist()

@@ -331,5 +331,27 @@ def test_parts_of_regulation_are_linked_or_say_what_they_lack(results_folder, tm
     assert section.index("Tracks") < section.index("Gene activity")
     assert section.count('href="regulation/tracks/T_1.bw"') == 1 and 'href="regulation/all.txt"' in section
     assert "T &lt;cells&gt;" in section and "Not made. There is no annotation. X. Give --gtf." in section
-    write_report(results_folder, tmp_path / "without.html")
+    write_report(results_folder, tmp_path / "without.html")  # no part of it, no section
     assert 'id="regulation"' not in (tmp_path / "without.html").read_text()
+
+
+def test_a_link_leads_to_gene_and_peak_side_by_side(results_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(results_folder, folder)
+    (folder / "regulation").mkdir()
+    row = {"gene": "ENSG1", "symbol": "MS4A1", "peak": "chr1:3-4", "distance": -1200, "fdr": 0.02, "imputed": None}
+    facts = {"part": "links", "done": True, "told": "One link.", "table": [row], "rows": "The first significant links"}
+    (folder / "regulation/links.json").write_text(json.dumps(facts))
+    (folder / "explorer.html").touch()
+    write_report(folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    section = page[page.index('id="regulation"') : page.index('id="run"')]
+    assert 'href="explorer.html#left=rna:ENSG1&amp;right=atac:chr1%3A3-4"' in section
+    assert "The first significant links (1)" in section and ">MS4A1<" in section
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", section)
+    assert [re.sub("<.*?>", "", head) for head in heads] == ["symbol", "peak", "distance", "fdr"], "no empty column"
+    (folder / "explorer.html").unlink()
+    (folder / "pipeline_info/params.json").write_text('{"explorer_size": 0}')
+    write_report(folder, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "explorer.html" not in page and ">chr1:3-4<" in page

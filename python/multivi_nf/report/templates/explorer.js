@@ -33,6 +33,17 @@
     }
     item.key = `${item.group}:${item.id}`;
   }
+  // a gene's linked peaks and a peak's linked genes, as measured, whichever of the two is shown and how
+  const partners = new Map();
+  for (const [gene, peak, distance, r] of meta.links) {
+    const ends = [byKey.get(`rna:${gene}`), byKey.get(`atac:${peak}`)];
+    for (const end of [0, 1]) {
+      const id = `${["rna", "atac"][end]}:${ends[end].id}`;
+      if (!partners.has(id)) partners.set(id, []);
+      partners.get(id).push({ item: ends[1 - end], distance, r });
+    }
+  }
+  const partnersOf = (item) => (item.kind === "feature" ? partners.get(`${item.group.split(" ")[0]}:${item.id}`) ?? [] : []);
   const column = (name) => byKey.get(`obs:${name}`);
 
   // colours
@@ -86,7 +97,7 @@
 
   function View(root) {
     const canvas = root.querySelector("canvas"), context = canvas.getContext("2d"), legend = root.querySelector(".legend");
-    const input = root.querySelector("input"), found = root.querySelector(".found");
+    const input = root.querySelector("input"), found = root.querySelector(".found"), linked = root.querySelector(".linked");
     const view = { root, canvas, item: null, codes: null, order: shuffled, hidden: new Set(), path: null };
     let image = null, buffer = null, middles = [];
 
@@ -97,6 +108,7 @@
       middles = item.kind === "category" && item.categories.length <= 60 ? middlesOf(item, codes) : [];
       input.value = item.label;
       drawLegend();
+      listPartners();
       view.draw();
       remember();
     };
@@ -188,6 +200,17 @@
       item.categories.forEach((name, code) => counts[code] && entry(code, name, item.colours[code]));
       if (counts[MISSING]) entry(MISSING, "no value", "var(--missing)");
     }
+    function listPartners() {
+      const all = partnersOf(view.item), few = all.slice(0, 12);
+      linked.hidden = !all.length;
+      const buttons = few.map(({ item, distance, r }) => {
+        const far = distance === 0 ? "at its start" : `${distance > 0 ? "+" : "−"}${number(Math.abs(distance))} bp`;
+        return make("button", { title: "Show beside", onclick: () => beside(view, item) }, item.name, make("small", { className: "soft" }, ` ${far}, r ${r}`));
+      });
+      const title = make("span", { className: "soft" }, view.item.group.startsWith("rna") ? "Linked peaks:" : "Linked genes:");
+      const more = all.length > few.length ? [make("span", { className: "soft" }, `and ${all.length - few.length} more in links.tsv.gz`)] : [];
+      linked.replaceChildren(title, ...buttons, ...more);
+    }
     const pressed = () => {
       for (const button of legend.children) button.ariaPressed = String(!view.hidden.has(+button.dataset.code));
       view.draw();
@@ -204,6 +227,11 @@
     };
 
     // the search box
+    const linksOf = (item) => {
+      const own = partnersOf(item), names = [...new Set(own.map((other) => other.item.name))];
+      if (!own.length) return "";
+      return item.group.startsWith("rna") ? `${own.length} linked peak${own.length > 1 ? "s" : ""}` : `linked to ${names.slice(0, 3).join(", ")}`;
+    };
     let picked = 0, matches = [];
     const list = () => {
       const words = input.value.trim().toLowerCase();
@@ -214,7 +242,7 @@
       matches = meta.items.map((item) => [score(item), item]).filter(([s]) => s < 3).sort((a, b) => a[0] - b[0]).slice(0, 60).map(([, item]) => item);
       picked = 0;
       found.replaceChildren(...matches.map((item, k) => {
-        const about = [item.kind === "feature" ? item.group : "column", item.gene ? `near ${item.gene}` : ""].filter(Boolean).join(", ");
+        const about = [item.kind === "feature" ? item.group : "column", item.gene ? `near ${item.gene}` : "", linksOf(item)].filter(Boolean).join(", ");
         const line = make("li", { onpointerdown: (event) => { event.preventDefault(); pick(k); } }, item.name, " ", make("small", {}, about));
         line.ariaSelected = String(k === 0);
         return line;
@@ -404,6 +432,12 @@
     remember();
     drawAll();
   };
+  const beside = (view, item) => (view === views[0] ? showTwo(true, item) : views[0].colourBy(item));
+  const lacking = ({ left, right }) => {
+    const names = [left, right].filter((key) => key && !byKey.has(key)).map((key) => key.split(":").slice(1).join(":") || key);
+    $("lacking").hidden = !names.length;
+    $("lacking").textContent = `Asked for and not among the ${meta.n_features} features of this page (--explorer_size): ${names.join(", ")}.`;
+  };
   $("pan").onclick = () => setMode("pan");
   $("lasso").onclick = () => setMode("lasso");
   $("reset").onclick = () => { Object.assign(map, whole()); drawAll(); };
@@ -418,10 +452,12 @@
 
   Object.assign(map, whole());
   const { left, right } = asked();
+  lacking({ left, right });
   await views[0].colourBy(byKey.get(left) ?? column("cluster") ?? meta.items[0]);
   if (byKey.has(right)) await showTwo(true, byKey.get(right));
   addEventListener("hashchange", () => {
     const now = asked();
+    lacking(now);
     if (byKey.has(now.left)) views[0].colourBy(byKey.get(now.left));
     if (byKey.has(now.right)) showTwo(true, byKey.get(now.right));
   });
