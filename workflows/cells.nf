@@ -65,7 +65,12 @@ workflow CELLS {
         peaks,
         reference,
         aliases,
-        chosen(settings, ['peak_source', 'min_shared_genes']),
+        settings.regulation ? path_or_none(settings.fasta) : [],
+        settings.regulation ? path_or_none(settings.motifs) : [],
+        settings.regulation ? chrom_sizes : [],
+        settings.regulation ? gtf : [],
+        settings.regulation ? tss : [],
+        chosen(settings, ['peak_source', 'min_shared_genes', 'regulation', 'genome', 'chrom_style']),
     )
     ch_peak_set = CHECK_INPUTS.out.plan.map { json -> peak_set_of(json) }                // channel: word (value)
     ch_samples  = ch_declared.combine(ch_peak_set).combine(CHECK_INPUTS.out.plan)

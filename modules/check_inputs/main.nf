@@ -11,7 +11,12 @@ process CHECK_INPUTS {
     path peaks, stageAs: 'peaks/*'                // the run's peaks (BED), or []
     path reference, stageAs: 'reference/*'        // trained model, or []
     path aliases, stageAs: 'aliases/*'            // spellings of features, or []
-    val settings                                  // [ peak_source, min_shared_genes, ... ]
+    path fasta, stageAs: 'genome/fasta/*'         // of --regulation, and what follows: or []
+    path motifs, stageAs: 'genome/motifs/*'
+    path chrom_sizes, stageAs: 'genome/chrom_sizes/*'
+    path gtf, stageAs: 'genome/gtf/*'
+    path tss, stageAs: 'genome/tss/*'
+    val settings                                  // [ peak_source, min_shared_genes, regulation, genome, ... ]
 
     output:
     path 'plan.json', emit: plan                  // { peak_set: given | matrix | reference | samples | macs3 | none }
@@ -25,6 +30,7 @@ process CHECK_INPUTS {
     """
     multivi-nf-check-inputs --resources check_inputs.resources.json ${words(checked)} --samples=${samples} \\
         ${options(peaks: peaks, reference: reference, feature_aliases: aliases)} ${options(settings)} \\
+        ${options(fasta: fasta, motifs: motifs, chrom_sizes: chrom_sizes, gtf: gtf, tss: tss)} \\
         --output=plan.json --peaks-output=peaks.bed
     for file in checked/*.preflight.json; do
         sample="\$(basename "\$file" .preflight.json)"

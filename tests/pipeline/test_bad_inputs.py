@@ -194,3 +194,15 @@ def test_a_gpu_that_is_not_there(nextflow, tmp_path, finished):
     )
     made = next(run.folder.glob("work/*/*/mosaic.h5mu"))
     assert made.read_bytes() == (finished.outdir / "mosaic" / "mosaic.h5mu").read_bytes()
+
+
+def test_what_regulation_needs_is_looked_at_before_all_else(nextflow, tmp_path, good):
+    path = sheet(tmp_path, "a,good.h5,,,,,,,b1")
+    (tmp_path / "genome.fa").write_text(">scaffold_1\nACGTACGT\n>scaffold_2\nACGT\n")
+    (tmp_path / "motifs.meme").write_text("MEME version 4\n\nALPHABET= ACGT\n")
+    given = ("--genome", "hg38", "--fasta", tmp_path / "genome.fa", "--motifs", tmp_path / "motifs.meme")
+    assert_refused(
+        nextflow(tmp_path, "--input", path, "--regulation", *given),
+        ("genome.fa", "none of the genome's chromosomes (chr1", "scaffold_1"),
+        ("motifs.meme", "holds no motif", "MEME"),
+    )

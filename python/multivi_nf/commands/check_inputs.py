@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputFile, Step
+from multivi_nf.inputs.genome import STYLES
 
 _FILE = click.Path(path_type=Path)
 
@@ -21,6 +24,14 @@ _FILE = click.Path(path_type=Path)
 @click.option("--reference", type=_FILE, help="Trained model whose features are used.")
 @click.option("--feature-aliases", type=_FILE, help="Two columns: a name in the data, the name that is meant.")
 @click.option("--min-shared-genes", type=Finite(0, 1), default=0.5, help="Of the smallest sample's genes.")
+@click.option("--regulation", is_flag=True, help="Also look at what --regulation needs: the options below.")
+@click.option("--genome", help="A built-in assembly.")
+@click.option("--chrom-sizes", type=_FILE, help="Names and lengths of chromosomes; wins over --genome.")
+@click.option("--chrom-style", type=click.Choice(list(STYLES)), default="auto", help="auto: chr1 equals 1.")
+@click.option("--fasta", type=_FILE, help="Sequence of the genome.")
+@click.option("--motifs", type=_FILE, help="Motifs in MEME or JASPAR format.")
+@click.option("--gtf", type=_FILE, help="Gene annotation (GTF or GFF3).")
+@click.option("--tss", type=_FILE, help="Transcription start sites as BED.")
 @click.option("--output", type=OutputFile("json"), required=True, help="plan.json.")
 @click.option("--peaks-output", type=OutputFile("bed"), help="BED of the peak set, where it is known by now.")
 def command(
@@ -31,8 +42,10 @@ def command(
     reference: Path | None,
     feature_aliases: Path | None,
     min_shared_genes: float,
+    regulation: bool,
     output: Path,
     peaks_output: Path | None,
+    **given: Any,
 ) -> None:
     """Gather CHECKED (S.preflight.json of every sample); stop if any has a problem, else write the plan."""
     from multivi_nf.inputs.samplesheet import read_samples_json
@@ -43,6 +56,11 @@ def command(
     rows = read_samples_json(samples)
     content = read_json(samples)
     content = content if isinstance(content, dict) else {}
+    look = None
+    if regulation:
+        from multivi_nf.regulation.gate import Given, check_given
+
+        look = partial(check_given, Given(**given))
     plan, frame = make_plan(
         rows,
         read_checked(checked, rows),
@@ -53,6 +71,7 @@ def command(
         reference=reference,
         aliases=feature_aliases,
         min_shared_genes=min_shared_genes,
+        also=look,
     )
     if frame is not None and peaks_output is not None:
         with written_whole(peaks_output) as temporary:

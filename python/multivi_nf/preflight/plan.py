@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def make_plan(
     reference: Path | None = None,
     aliases: Path | None = None,
     min_shared_genes: float = 0.5,
+    also: Callable[[pd.DataFrame | None], tuple[list[InputError], list[str]]] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame | None]:
     """Check what concerns all samples and decide where the peaks come from.
 
@@ -73,6 +74,8 @@ def make_plan(
         Parameter → column of `obs` that it names.
     peaks, peak_source, reference, aliases, min_shared_genes
         The run's parameters.
+    also
+        Peaks, where they are known by now → problems and warnings of what later steps need.
 
     Returns
     -------
@@ -111,6 +114,9 @@ def make_plan(
         attempt(lambda c=column, p=parameter: _column(c, p, samples, annotations))
     problems += check_contrast_groups([Contrast(**row) for row in contrasts], samples, annotations)
     decided = attempt(lambda: _peak_set(samples, checked, peaks, peak_source, table, notes))
+    if also is not None:
+        found = also(None if decided is None else decided[1])
+        problems, warnings = problems + found[0], warnings + found[1]
     if problems:
         unique = {str(problem): problem for problem in problems}
         raise InputError.all_of(list(unique.values()))

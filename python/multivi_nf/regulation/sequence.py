@@ -78,23 +78,14 @@ def peak_sequences(fasta: str | Path, peaks: pd.DataFrame, style: str = "auto") 
         No FASTA or a damaged one, none of the peaks' chromosomes in it, or peaks past the ends of its sequences.
     """
     fasta = Path(fasta)
-    if not fasta.is_file():
-        raise InputError(f"{fasta} does not exist", "the bases of peaks are read from it", "correct --fasta")
     rows_of = peaks.groupby("chrom", sort=False).indices
     start, end = peaks["start"].to_numpy(), peaks["end"].to_numpy()
     bases: list[np.ndarray | None] = [None] * len(peaks)
-    names, past = _names(fasta), np.zeros(len(peaks), dtype=bool)
+    names, past = list(_contig_lengths(fasta)), np.zeros(len(peaks), dtype=bool)
     mapping = harmonise(names, rows_of, style)
     if not mapping:
-        raise InputError(
-            f"{fasta} holds none of the peaks' chromosomes ({', '.join(map(str, list(rows_of)[:3]))}, ...), but "
-            f"{', '.join(names[:3])}, ...",
-            "no peak would have a sequence",
-            "give the genome that the fragments were aligned to (--fasta); chr1 and 1 are taken as the same",
-        )
+        raise no_chromosome(fasta, "the peaks'", list(rows_of), names)
     for name, text in _contigs(fasta, wanted=set(mapping)):
-        if name not in mapping:
-            continue
         rows = rows_of[mapping[name]]
         whole = np.frombuffer(text, np.uint8)
         _check_letters(fasta, name, text)
@@ -102,47 +93,102 @@ def peak_sequences(fasta: str | Path, peaks: pd.DataFrame, style: str = "auto") 
             past[row] = end[row] > len(whole)
             if not past[row]:
                 bases[row] = _CODE[whole[start[row] : end[row]]]
-    if wrong_assembly(int(past.sum()), len(peaks)):
-        row = int(np.flatnonzero(past)[0])
-        raise InputError(
-            f"{fasta}: the peak {peaks['chrom'].iloc[row]}:{start[row]}-{end[row]} lies past the end of its sequence, "
-            f"as do {int(past.sum())} of {len(peaks)}",
-            "the FASTA is of another assembly, or cut; bases would be those of other places",
-            "give the FASTA of the assembly that the fragments were aligned to",
-        )
+    past_their_ends(fasta, peaks, past)
     missing = tuple(str(chrom) for chrom in rows_of if chrom not in set(mapping.values()))
     return Sequences(bases, missing, {name: to for name, to in mapping.items() if name != to})
 
 
-def _names(fasta: Path) -> list[str]:
-    """Names of the sequences, in order; refuses what is no FASTA."""
-    names = [name for name, _ in _contigs(fasta, wanted=set())]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise InputError(
-            f"{fasta} holds the sequence {twice[0]!r} more than once",
-            "which of them a peak lies on could not be known",
-            "keep one of each name",
-        )
-    return names
+def no_chromosome(fasta: Path, whose: str, wanted: list[str], names: list[str]) -> InputError:
+    """Tell that a FASTA holds other chromosomes than those wanted."""
+    return InputError(
+        f"{fasta} holds none of {whose} chromosomes ({', '.join(map(str, wanted[:3]))}, ...), but "
+        f"{', '.join(names[:3])}, ...",
+        "no peak would have a sequence",
+        "give the genome that the fragments were aligned to (--fasta); chr1 and 1 are taken as the same",
+    )
+
+
+def past_their_ends(fasta: Path, peaks: pd.DataFrame, past: np.ndarray) -> None:
+    """Refuse a FASTA in which too many peaks lie past the end of their sequence.
+
+    Parameters
+    ----------
+    fasta
+        For the message.
+    peaks
+        `chrom`, `start`, `end`.
+    past
+        (n_peaks,) whether each does.
+    """
+    if not wrong_assembly(int(past.sum()), len(peaks)):
+        return
+    row = peaks.iloc[int(np.flatnonzero(past)[0])]
+    raise InputError(
+        f"{fasta}: the peak {row['chrom']}:{row['start']}-{row['end']} lies past the end of its sequence, as do "
+        f"{int(past.sum())} of {len(peaks)}",
+        "the FASTA is of another assembly, or cut; bases would be those of other places",
+        "give the FASTA of the assembly that the fragments were aligned to",
+    )
+
+
+def contig_lengths(fasta: str | Path) -> dict[str, int]:
+    """Give the length of each sequence (bp), in order; the file is read once to its end, and its letters looked at.
+
+    Raises
+    ------
+    InputError
+        Not there, damaged, no FASTA, letters that are no nucleotides, or two sequences of one name.
+    """
+    return _contig_lengths(Path(fasta), letters=True)
+
+
+def _contig_lengths(fasta: Path, letters: bool = False) -> dict[str, int]:
+    if not fasta.is_file():
+        raise InputError(f"{fasta} does not exist", "the bases of peaks are read from it", "correct --fasta")
+    lengths: dict[str, int] = {}
+    for name, piece in _parts(fasta):
+        if piece:
+            lengths[name] += len(piece)
+            if letters:
+                _check_letters(fasta, name, piece)
+        elif name in lengths:
+            raise InputError(
+                f"{fasta} holds the sequence {name!r} more than once",
+                "which of them a peak lies on could not be known",
+                "keep one of each name",
+            )
+        else:
+            lengths[name] = 0
+    return lengths
 
 
 def _contigs(fasta: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Give (name, bases in one piece) of each sequence, one in memory at a time; those not wanted without bases."""
+    """Give (name, bases in one piece) of each wanted sequence, one in memory at a time."""
+    last: str | None = None
+    pieces: list[bytes] = []
+    for name, piece in _parts(fasta):
+        if not piece and last in wanted:
+            yield last, b"".join(pieces)
+        if not piece:
+            last, pieces = name, []
+        elif name in wanted:
+            pieces.append(piece)
+    if last in wanted:
+        yield last, b"".join(pieces)
+
+
+def _parts(fasta: Path) -> Iterator[tuple[str, bytes]]:
+    """Give (name, b"") where a sequence begins, then (name, some of its bases) until its end."""
     name: str | None = None
-    parts: list[bytes] = []
     try:
         with _opened(fasta) as source:
             for piece, head in _pieces(source, fasta):
                 if head is not None:
-                    if name is not None:
-                        yield name, b"".join(parts)
                     words = head.split()
-                    name, parts = (words[0].decode("utf-8", "backslashreplace") if words else ""), []
+                    name = words[0].decode("utf-8", "backslashreplace") if words else ""
                 elif name is None:
                     raise _no_fasta(fasta, f"begins with {piece[:20]!r} where a FASTA begins with >")
-                elif name in wanted:
-                    parts.append(piece)
+                yield name, piece
     except (*DAMAGED, isal_zlib.error) as error:
         raise InputError(
             f"{fasta} cannot be read to its end: {error}",
@@ -151,7 +197,6 @@ def _contigs(fasta: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         ) from error
     if name is None:
         raise _no_fasta(fasta, "is empty")
-    yield name, b"".join(parts)
 
 
 def _pieces(source: BinaryIO, fasta: Path) -> Iterator[tuple[bytes, bytes | None]]:
