@@ -107,6 +107,20 @@ def differential(
     -------
     One row a feature (and, for "each", a target, in a further column), sorted by evidence; columns of `INTERFACES`
     section 3.
+
+    Examples
+    --------
+    (A model for use is trained first, see :func:`multivi_nf.train`.)
+
+    >>> import multivi_nf as mv
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> cells, _ = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> model = mv.MultiVI.from_mosaic(cells, n_latent=5, n_hidden=16)
+    >>> table = mv.differential(model, cells, modality="rna", groupby="batch", target="site_1", replicate="sample")
+    >>> list(table.columns[:7])
+    ['feature', 'symbol', 'mean_target', 'mean_reference', 'effect', 'effect_lower', 'effect_upper']
+    >>> len(table) == cells["rna"].n_vars
+    True
     """
     calibration = calibration or Calibration.none()
     data = cells_of(model, mosaic)

@@ -84,6 +84,20 @@ def calibrate(
     -------
     Calibration; directions with fewer than 100 pairs are not calibrated, which is said in it. The same bytes for any
     number of threads, since sums in another order differ in their last bit: it works with one.
+
+    Examples
+    --------
+    >>> import multivi_nf as mv
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> cells, _ = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> model = mv.MultiVI.from_mosaic(cells, n_latent=5, n_hidden=16)
+    >>> _ = mv.train(model, cells, max_epochs=1, seed=0, quiet=True)
+    >>> found = mv.calibrate(model, cells)
+    >>> found.calibrated  # so few pairs check nothing, which is said
+    False
+    >>> imputed = mv.impute(model, cells, modality="rna", features="all", calibration=found)
+    >>> imputed.uns["calibrated"]
+    False
     """
     with one_thread():
         return _calibrated(model, cells_of(model, mosaic), n_samples, conformal, seed)

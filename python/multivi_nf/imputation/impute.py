@@ -362,6 +362,23 @@ def impute(
     AnnData (n_cells, n_features) with layers sd, lower, upper (predicted_lower, predicted_upper), obs measured,
     out_of_support, support_p, calibrated (missing where not checked), uns calibrated. The same values as
     `impute_to_zarr` writes.
+
+    Examples
+    --------
+    (A model for use is trained first, see :func:`multivi_nf.train`.)
+
+    >>> import multivi_nf as mv
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> cells, _ = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> model = mv.MultiVI.from_mosaic(cells, n_latent=5, n_hidden=16)
+    >>> genes = list(cells["rna"].var_names[:3])
+    >>> rna = mv.impute(model, cells, modality="rna", features=genes, n_samples=39)
+    >>> rna.shape, sorted(rna.layers)
+    ((100, 3), ['lower', 'sd', 'upper'])
+    >>> bool((rna.layers["lower"] <= rna.X).all() and (rna.X <= rna.layers["upper"]).all())
+    True
+    >>> int(rna.obs["measured"].sum()) == cells["rna"].n_obs
+    True
     """
     calibration = calibration or Calibration.none()
     request = _request(

@@ -105,6 +105,22 @@ def embed(model: MultiVI, mosaic: MuData | MosaicData | str | os.PathLike[str]) 
     ------
     InputError
         Features differ from the model's.
+
+    Examples
+    --------
+    (A model for use is trained first, see :func:`multivi_nf.train`.)
+
+    >>> import multivi_nf as mv
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> cells, _ = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> model = mv.MultiVI.from_mosaic(cells, n_latent=5, n_hidden=16)
+    >>> where = mv.embed(model, cells)
+    >>> where.mean.shape, where.variance.shape
+    ((100, 5), (100, 5))
+    >>> import numpy as np
+    >>> rna_alone = ~cells.obs["has_atac"].to_numpy()
+    >>> bool(np.isnan(where.by_modality["atac"][rna_alone]).all())
+    True
     """
     data = cells_of(model, mosaic)
     model.eval()

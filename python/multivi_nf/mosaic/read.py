@@ -49,6 +49,19 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
     ------
     InputError
         Not an h5mu, no known modality, values that are no counts, repeated names.
+
+    Examples
+    --------
+    A simulated MuData stands for one of your own; a path of an h5mu is read alike.
+
+    >>> import multivi_nf as mv
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> cells, _ = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> mosaic = mv.read_mosaic(cells)
+    >>> mosaic.n_obs, list(mosaic.mod)
+    (100, ['rna', 'atac', 'protein'])
+    >>> sorted(mosaic.obs["modality"].unique())
+    ['atac', 'rna', 'rna+atac', 'rna+protein']
     """
     mosaic = path if isinstance(path, mudata.MuData) else _open(Path(path))
     if "multivi_nf" in mosaic.uns and "has_rna" in mosaic.obs:

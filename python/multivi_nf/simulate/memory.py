@@ -21,6 +21,15 @@ def simulated_mosaic(options: Options) -> tuple[mudata.MuData, Truth]:
 
     Doublets and dying cells are in it; isotype controls are not. The same cells and states as
     :func:`multivi_nf.simulate.simulate` writes.
+
+    Examples
+    --------
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> mosaic, truth = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> mosaic["rna"].n_vars, mosaic["atac"].n_vars
+    (50, 100)
+    >>> sorted(truth.cells["cell_type"].unique())[:3]
+    ['arm_a', 'arm_b', 'progenitor']
     """
     world, groups = build_world(options), draw_cells(options)
     planted = plant(world, options)

@@ -90,6 +90,22 @@ def train(
         If features differ, a value is out of range, or the loss is not finite twice.
     Interrupted
         After SIGTERM or the time limit, once the checkpoint is saved.
+
+    Examples
+    --------
+    One epoch, to be quick; left out, `max_epochs` comes from the number of cells.
+
+    >>> import multivi_nf as mv
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> cells, _ = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> model = mv.MultiVI.from_mosaic(cells, n_latent=5, n_hidden=16)
+    >>> history = mv.train(model, cells, max_epochs=1, seed=0, quiet=True)
+    >>> len(history), history.best_epoch
+    (1, 1)
+    >>> list(history.to_frame().columns[:3])
+    ['epoch', 'train_loss', 'validation_loss']
+    >>> sorted(model.split["split"].unique())
+    ['calibration', 'train', 'validation']
     """
     source = source_of(mosaic, atac_counts="atac" in model.config.counted)
     first = int(os.environ.get("RANK", "0")) == 0

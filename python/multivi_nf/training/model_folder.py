@@ -49,6 +49,27 @@ class MultiVI(model.MultiVI):
         Columns cell, split (train, validation, calibration); None before training.
     training_settings
         How it was trained; empty before.
+
+    Examples
+    --------
+    >>> import multivi_nf as mv
+    >>> from multivi_nf.simulate import Options, simulated_mosaic
+    >>> cells, _ = simulated_mosaic(Options(cells=100, genes=50, peaks=100, proteins=4))
+    >>> mosaic = mv.read_mosaic(cells)
+    >>> model = mv.MultiVI.from_mosaic(mosaic, n_latent=5, n_hidden=16)
+    >>> model.modalities
+    ('rna', 'atac', 'protein')
+    >>> model.features["modality"].value_counts().to_dict()
+    {'atac': 100, 'rna': 50, 'protein': 2}
+
+    A saved folder is what `--reference` and every step of the command line take.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model")
+    ...     again = mv.MultiVI.load(f"{folder}/model")
+    >>> again.config == model.config
+    True
     """
 
     def __init__(self, config: ModelConfig, features: pd.DataFrame) -> None:

@@ -15,7 +15,13 @@ RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
 
 def adjusted_rand(labels: Sequence, clusters: Sequence) -> float:
-    """Adjusted Rand index; 1 for the same partition, 0 by chance."""
+    """Adjusted Rand index; 1 for the same partition, 0 by chance.
+
+    Examples
+    --------
+    >>> adjusted_rand(["B", "B", "T", "T"], [1, 1, 0, 0])
+    1.0
+    """
     return float(adjusted_rand_score(labels, clusters))
 
 
@@ -51,7 +57,15 @@ def label_purity(space: np.ndarray, labels: np.ndarray, k: int = 15) -> float:
 
 
 def label_transfer(source: np.ndarray, labels: np.ndarray, target: np.ndarray, k: int = 15) -> np.ndarray:
-    """(n_target,) majority label of the `k` nearest source cells; ties go to the nearer cells' label."""
+    """(n_target,) majority label of the `k` nearest source cells; ties go to the nearer cells' label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> known = np.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> label_transfer(known, np.array(["B", "B", "T", "T"]), np.array([[0.2], [4.0]]), k=2)
+    array(['B', 'T'], dtype='<U1')
+    """
     names, codes = np.unique(np.asarray(labels), return_inverse=True)
     neighbours, _ = nearest(target, source, k)
     votes = np.zeros((len(target), len(names)))

@@ -87,6 +87,16 @@ def lisi_ratio(
     `median`; `permuted` (mean over permutations of the median); `ratio` = median / permuted, 1 for perfect mixing and
     1 / permuted when every neighbourhood is of one group; `scaled_ratio` = (median - 1) / (permuted - 1), which is
     then 0. NaN ratios when there is one group only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> space = np.random.default_rng(0).normal(size=(400, 2))
+    >>> group = np.repeat(["a", "b"], 200)
+    >>> round(lisi_ratio(space, group)["ratio"], 1)  # one cloud
+    1.0
+    >>> round(lisi_ratio(space + 99 * (group == "b")[:, None], group)["scaled_ratio"], 1)  # two clouds
+    0.0
     """
     groups = np.asarray(groups)
     neighbours, distances = nearest(space, space, k, same=True)

@@ -62,6 +62,13 @@ def pairing(a: np.ndarray, b: np.ndarray, labels: np.ndarray | None = None) -> P
         (n_cells, d) embeddings of the two views, in the same cell order.
     labels
         (n_cells,) cell types.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = np.arange(8.0)[:, None]
+    >>> pairing(one, one).foscttm, pairing(one, -one).foscttm
+    (0.0, 0.5)
     """
     if np.shape(a) != np.shape(b):
         msg = f"the two views must have the same shape, not {np.shape(a)} and {np.shape(b)}"
