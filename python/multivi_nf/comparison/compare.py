@@ -17,7 +17,7 @@ from multivi_nf.comparison.group_means import SPAN, Means
 from multivi_nf.comparison.pseudobulk import (
     cells_of_pseudobulks,
     false_discovery_rate,
-    pseudobulks,
+    pseudobulks_of,
     replicate_test,
 )
 from multivi_nf.comparison.shrinkage import shrink
@@ -361,7 +361,7 @@ class _Engine:
         rows = []
         for part in self.means.parts[name]:
             step = max(1, part.n_cells // 1000)
-            rows.append(self.means.decoded(part, start)[::step].double().cpu().numpy())
+            rows.append(self.means.decoded(part, start, step).double().cpu().numpy())
         return np.concatenate(rows)
 
 
@@ -394,7 +394,8 @@ class _Replicates:
     def __init__(self, data: MosaicData, design: Design, column: str, modality: str) -> None:
         names = replicate_names(data, column)
         self.design = design
-        self.sums = {g.name: pseudobulks(data, g.everyone, names, modality) for g in design.groups.values()}
+        groups = {g.name: g.everyone for g in design.groups.values()}
+        self.sums = pseudobulks_of(groups, data, names, modality)
         self.names = {g.name: set(names[g.everyone]) for g in design.groups.values()}
         self.cells = None
         if modality == "protein":

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from multivi_nf.calibration.effects import ImputedEffects
     from multivi_nf.calibration.stored import Calibration
     from multivi_nf.comparison.design import Design
+    from multivi_nf.data.minibatch import Minibatch
     from multivi_nf.data.mosaic_data import MosaicData
     from multivi_nf.training import MultiVI
 
@@ -56,28 +57,89 @@ LEAST_EXPECTED = 5.0
 
 @dataclass
 class Cells:
-    """Counts of measured cells, their sizes, and how much each one counts.
+    """Measured cells: their sizes, and sums over their counts, which are read block by block and not kept.
 
     Attributes
     ----------
-    counts
-        (n_cells, n_features) CSC.
     size
         (n_cells,) library per 10^4 (rna), depth over d~ (atac), 1 (protein).
-    weight
-        (n_cells,).
     panel
         (n_cells, n_features) proteins that the cell's batch measured; None: all.
     """
 
-    counts: sparse.csc_matrix
     size: np.ndarray
-    weight: np.ndarray
-    panel: np.ndarray | None = None
+    panel: np.ndarray | None
 
     def sizes(self, span: slice = slice(None)) -> np.ndarray:
         """(n_cells, width) sizes, 0 where a protein was not measured; (n_cells, 1) where all were."""
         return self.size[:, None] if self.panel is None else self.size[:, None] * self.panel[:, span]
+
+
+@dataclass
+class Tallied(Cells):
+    """The cells of a part, with sums of their counts x and sizes s over cells.
+
+    Attributes
+    ----------
+    observed
+        (1 + n_halves, n_features) sums of x over all cells, and over random halves.
+    first
+        (n_replicates, n_features) sums of x.
+    square, product
+        (n_features,) sums of x^2 and x s.
+    """
+
+    observed: np.ndarray
+    first: np.ndarray
+    square: np.ndarray
+    product: np.ndarray
+
+    @classmethod
+    def none(cls, n_rows: int, n_replicates: int, n_features: int) -> Tallied:
+        """No cell yet."""
+        shapes = (n_rows, n_features), (n_replicates, n_features), n_features, n_features
+        return cls(np.zeros(0), None, *(np.zeros(shape) for shape in shapes))
+
+    def add(self, counts: sparse.csr_matrix, size: np.ndarray, rows: np.ndarray, code: np.ndarray) -> None:
+        """Add cells: (n, n_features) counts, (n,) sizes, (1 + n_halves, n) halves, (n,) codes of their replicates."""
+        self.size = np.concatenate([self.size, size])
+        counts = counts.astype(np.float64)
+        of_replicate = (np.arange(len(self.first))[:, None] == code).astype(np.float64)
+        sums = (counts.T @ np.concatenate([rows, of_replicate]).T).T
+        self.observed += sums[: len(rows)]
+        self.first += sums[len(rows) :]
+        _add_weighted(self.square, counts, counts.data**2)
+        _add_weighted(self.product, counts, counts.data * np.repeat(size, np.diff(counts.indptr)))
+
+
+@dataclass
+class Taught(Cells):
+    """The measured cells nearest to unmeasured ones, with sums over them.
+
+    Attributes
+    ----------
+    weight
+        (n_cells,) how often each is a neighbour, in all 1.
+    total, square, product
+        (n_features,) sums of w x, w^2 x^2, w^2 x s.
+    """
+
+    weight: np.ndarray
+    total: np.ndarray
+    square: np.ndarray
+    product: np.ndarray
+
+    def add(self, counts: sparse.csr_matrix, weight: np.ndarray, size: np.ndarray) -> None:
+        """Add cells: (n, n_features) counts, (n,) weights and sizes."""
+        n, x = np.diff(counts.indptr), counts.data
+        _add_weighted(self.total, counts, x * np.repeat(weight, n))
+        _add_weighted(self.square, counts, x**2 * np.repeat(weight**2, n))
+        _add_weighted(self.product, counts, x * np.repeat(weight**2 * size, n))
+
+
+def _add_weighted(total: np.ndarray, counts: sparse.csr_matrix, values: np.ndarray) -> None:
+    """Add (nnz,) values to their features, cell after cell: the same bits however cells are cut into blocks."""
+    np.add.at(total, counts.indices, values)
 
 
 @dataclass
@@ -97,9 +159,9 @@ class Part:
     rows
         (1 + n_halves, n_cells) ones, then random halves (0/1).
     own
-        The cells' counts; None where they were not measured.
+        What the cells' counts add up to; None where they were not measured.
     teachers
-        Measured cells nearest to the unmeasured ones; None for measured parts.
+        Measured cells nearest to the unmeasured ones; None for measured parts, and where calibration tells the error.
     worth
         What imputed log ratios are worth (:meth:`Calibration.imputed_effects`); empty where it is not known.
     outside
@@ -115,8 +177,8 @@ class Part:
     codes: Codes
     replicate: np.ndarray
     rows: np.ndarray
-    own: Cells | None
-    teachers: Cells | None
+    own: Tallied | None
+    teachers: Taught | None
     worth: list[tuple[float, ImputedEffects]]
     outside: float
     extrapolated: float
@@ -224,12 +286,13 @@ class Means:
         own_batches: bool = False,
         kind: str = LABELS,
     ) -> None:
-        self.model, self.data, self.decoder, self.seed = model, data, decoder, seed
+        self.model, self.decoder, self.seed = model, decoder, seed
+        self.data = data.staged(np.concatenate([group.cells for group in groups]))
         self.own, self.scale = (Decoder(model, decoder.modality, "own", decoder.depth) for _ in range(2))
         self.own_batches, self.kind = own_batches, kind
         self.calibration, self.n_samples = calibration, n_samples
         self.names = data.cells.to_numpy(str)
-        self._teachers: tuple[np.ndarray, Cells] | None = None
+        self._untaught: list[tuple[Part, np.ndarray]] = []
         self.parts = {
             group.name: [
                 self._part(group, rows, measured)
@@ -242,6 +305,7 @@ class Means:
         self.middle = (
             self._part(self._anyone(), np.ones(MIDDLE_CELLS, bool)[: data.n_cells], False) if imputed else None
         )
+        self._teach()
 
     # ------------------------------------------------------------------------------------------------ cells
 
@@ -258,26 +322,37 @@ class Means:
         order = np.argsort(cell_keys(self.names[cells], self.seed, "samples"), kind="stable")
         cells = cells[order]
         names, replicate = self.names[cells], group.replicate[rows][order]
-        z, latent, codes, own = self._encode(cells, names, -(-self.n_samples // 2) / len(group.cells), measured)
         halves = uniforms(cell_keys(names, self.seed, "halves"), 0, N_HALVES).T < 0.5
         table = np.concatenate([np.ones((1, len(cells))), halves]).astype(np.float32)
-        if own is not None:
-            own.panel = self.data.in_panel(cells, self.decoder.modality)
+        code = np.searchsorted(sorted(set(replicate)), replicate)
+        own = Tallied.none(len(table), code.max() + 1, self.decoder.n_features) if measured else None
+        pairs = -(-self.n_samples // 2) / len(group.cells)
+        z, latent, codes = self._encode(cells, names, pairs, table, code, own)
         modality = self.decoder.modality
+        if own is not None:
+            own.panel = self.data.in_panel(cells, modality)
         worth = [] if measured else self.calibration.imputed_effects(self.data, cells, modality, self.kind)
-        teachers = None if measured or worth else self._taught_by(latent)
         outside = float(self.calibration.assess(self.model, self.data, cells, modality).outside.mean())
         apart = 1.0 if group.n_measured < LEAST_MEASURED and not measured else outside
-        return Part(group.name, group.share, z, codes, replicate, table, own, teachers, worth, outside, apart)
+        part = Part(group.name, group.share, z, codes, replicate, table, own, None, worth, outside, apart)
+        if not measured and not worth:
+            self._untaught.append((part, latent))
+        return part
 
     def _encode(
-        self, cells: np.ndarray, names: np.ndarray, pairs: float, measured: bool
-    ) -> tuple[list[torch.Tensor], np.ndarray, Codes, Cells | None]:
-        """Samples, latent means, covariates and counts of cells; `pairs` of samples a cell, on average."""
+        self,
+        cells: np.ndarray,
+        names: np.ndarray,
+        pairs: float,
+        rows: np.ndarray,
+        code: np.ndarray,
+        own: Tallied | None,
+    ) -> tuple[list[torch.Tensor], np.ndarray, Codes]:
+        """Samples, latent means and covariates of cells; `pairs` of samples a cell, on average. Counts go to `own`."""
         k, device = self.model.config.n_latent, device_of(self.model)
         # no temperature here: it corrects single cells, and would shrink contrasts of means (their error is `extra`)
         keys, n_pairs = cell_keys(names, self.seed, "posterior"), max(1, math.ceil(pairs))
-        z, latent, codes, own = [], [], [], []
+        z, latent, codes = [], [], []
         for block in blocks(len(cells)):
             minibatch = self.data.minibatch(cells[block])
             joint, encoded, _ = posteriors(self.model, minibatch)
@@ -285,52 +360,65 @@ class Means:
             z.append(draw(joint, torch.stack([noise, -noise], dim=1).flatten(0, 1)))
             latent.append(joint.mean.cpu().numpy())
             codes.append(Codes(minibatch.batch, minibatch.categorical, minibatch.continuous))
-            if measured:
-                own.append(self._counted(minibatch, encoded))
+            if own is not None:
+                own.add(self._counts(minibatch), self._sizes(minibatch, encoded), rows[:, block], code[block])
         joined = Codes(*(torch.cat([getattr(c, f) for c in codes]) for f in ("batch", "categorical", "continuous")))
-        counted = _stacked(own) if own else None
         last = math.ceil((pairs - n_pairs + 1) * len(cells) - 1e-6) if n_pairs > 1 else len(cells)
         samples = [s[: len(cells) if k < 2 * (n_pairs - 1) else last] for k, s in enumerate(torch.cat(z, dim=1))]
-        return samples, np.concatenate(latent), joined, counted
+        return samples, np.concatenate(latent), joined
 
-    def _counted(self, minibatch, encoded: dict) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Counts and sizes of the measured cells of a minibatch."""
-        modality = self.decoder.modality
-        rows = minibatch.modalities[modality].counts
+    def _counts(self, minibatch: Minibatch) -> sparse.csr_matrix:
+        """Counts of the measured cells of a minibatch, float32."""
+        rows = minibatch.modalities[self.decoder.modality].counts
         values = np.ones(rows.indices.numel()) if rows.values is None else rows.values.cpu().numpy()
         arrays = (values.astype(np.float32), rows.indices.cpu().numpy(), rows.indptr.cpu().numpy())
-        counts = sparse.csr_matrix(arrays, shape=(rows.n_rows, rows.n_features))
+        return sparse.csr_matrix(arrays, shape=(rows.n_rows, rows.n_features))
+
+    def _sizes(self, minibatch: Minibatch, encoded: dict) -> np.ndarray:
+        """Sizes of the measured cells of a minibatch."""
+        modality = self.decoder.modality
         if modality == "rna":
-            return counts, (encoded["rna"].size.exp() / RNA_SCALE).double().cpu().numpy()
+            return (encoded["rna"].size.exp() / RNA_SCALE).double().cpu().numpy()
         if modality == "atac":
             level = self.model.level("atac", encoded["atac"].size)
-            return counts, (level / self.decoder.depth).double().cpu().numpy()
-        return counts, np.ones(rows.n_rows)
+            return (level / self.decoder.depth).double().cpu().numpy()
+        return np.ones(minibatch.modalities[modality].counts.n_rows)
 
-    def _taught_by(self, latent: np.ndarray) -> Cells | None:
-        """Measured cells nearest to some unmeasured ones, weighted by how often they are a neighbour."""
+    def _teach(self) -> None:
+        """Give unmeasured parts the measured cells nearest to them, weighted by how often they are a neighbour.
+
+        Counts of these cells are read once for all parts, and again to be summed when their weights are known.
+        """
         from sklearn.neighbors import NearestNeighbors
 
-        if self._teachers is None:
-            measured = np.flatnonzero(self.data.has[self.decoder.modality])
-            if not measured.size:
-                return None
-            keys = cell_keys(self.names[measured], self.seed, "subsample")
-            chosen = np.sort(measured[np.argsort(keys)[:TEACHERS]])
-            places, own = [], []
-            for block in blocks(len(chosen)):
-                minibatch = self.data.minibatch(chosen[block])
-                joint, encoded, _ = posteriors(self.model, minibatch)
-                places.append(joint.mean.cpu().numpy())
-                own.append(self._counted(minibatch, encoded))
-            self._teachers = np.concatenate(places), _stacked(own)
-            self._teachers[1].panel = self.data.in_panel(chosen, self.decoder.modality)
-        places, cells = self._teachers
-        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(places))).fit(places)
-        weight = np.bincount(near.kneighbors(latent, return_distance=False).ravel(), minlength=len(places))
-        used = weight > 0
-        panel = None if cells.panel is None else cells.panel[used]
-        return Cells(cells.counts.tocsr()[used].tocsc(), cells.size[used], weight[used] / weight.sum(), panel)
+        modality = self.decoder.modality
+        measured = np.flatnonzero(self.data.has[modality])
+        if not measured.size or not self._untaught:
+            return
+        keys = cell_keys(self.names[measured], self.seed, "subsample")
+        chosen = np.sort(measured[np.argsort(keys)[:TEACHERS]])
+        places, sizes, data = [], [], self.data.staged(chosen)
+        for block in blocks(len(chosen)):
+            minibatch = data.minibatch(chosen[block])
+            joint, encoded, _ = posteriors(self.model, minibatch)
+            places.append(joint.mean.cpu().numpy())
+            sizes.append(self._sizes(minibatch, encoded))
+        size, panel = np.concatenate(sizes), self.data.in_panel(chosen, modality)
+        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(chosen))).fit(np.concatenate(places))
+        weights = []
+        for part, latent in self._untaught:
+            often = np.bincount(near.kneighbors(latent, return_distance=False).ravel(), minlength=len(chosen))
+            used = often > 0
+            weights.append(often / often[used].sum())
+            own_panel = None if panel is None else panel[used]
+            sums = (np.zeros(self.decoder.n_features) for _ in range(3))
+            part.teachers = Taught(size[used], own_panel, weights[-1][used], *sums)
+        for block in blocks(len(chosen)):
+            counts = self._counts(data.minibatch(chosen[block]))
+            for (part, _), weight in zip(self._untaught, weights, strict=True):
+                used = np.flatnonzero(weight[block])
+                part.teachers.add(counts[used], weight[block][used], size[block][used])
+        self._untaught = []
 
     def support(self, design: Design, pair: tuple[str, str]) -> GroupSupport:
         """Shares of cells out of support or never measured, of the side where they are larger."""
@@ -408,23 +496,21 @@ class Means:
     def _measured(
         self, part: Part, value: torch.Tensor, expected: torch.Tensor, replicates: list[str], span: slice
     ) -> Sums:
-        x = part.own.counts[:, span]
-        n, width = len(replicates), x.shape[1]
-        observed = (x.T @ part.rows.T.astype(np.float64)).T
+        own = part.own
+        n, width = len(replicates), span.stop - span.start
+        observed = own.observed[:, span]
         residual = np.log((_halved(observed) + 0.5) / (_halved(expected.double().cpu().numpy()) + 0.5))
         code = np.searchsorted(replicates, part.replicate)
-        column = np.repeat(np.arange(width), np.diff(x.indptr))
-        counts = np.bincount(column * n + code[x.indices], weights=x.data, minlength=width * n).reshape(width, n).T
         second = np.stack([
-            np.bincount(column, weights=x.data.astype(np.float64) ** 2, minlength=width),
-            x.T @ part.own.size,
-            np.broadcast_to((part.own.sizes(span) ** 2).sum(axis=0), width),
+            own.square[span],
+            own.product[span],
+            np.broadcast_to((own.sizes(span) ** 2).sum(axis=0), width),
         ])  # fmt: skip
-        if part.own.panel is None:
-            sizes = np.bincount(code, weights=part.own.size, minlength=n).tolist()
+        if own.panel is None:
+            sizes = np.bincount(code, weights=own.size, minlength=n).tolist()
         else:
-            sizes = [part.own.sizes(span)[code == i].sum(axis=0) for i in range(n)]
-        first, sizes = dict(zip(replicates, counts)), dict(zip(replicates, sizes))
+            sizes = [own.sizes(span)[code == i].sum(axis=0) for i in range(n)]
+        first, sizes = dict(zip(replicates, own.first[:, span])), dict(zip(replicates, sizes))
         return Sums(self._averaged(part, value), residual, first, sizes, second, *np.zeros((2, width)))
 
     def _unmeasured(
@@ -449,15 +535,11 @@ class Means:
         stop = min(start + SPAN, self.decoder.n_features)
         if part.teachers is None:
             return np.zeros(stop - start)
-        cells = part.teachers
-        x = cells.counts[:, start:stop]
-        squared = x.copy()
-        squared.data = squared.data**2
-        total = np.asarray(cells.weight @ x).ravel()
-        weight2 = cells.weight**2
-        sizes = cells.sizes(slice(start, stop))
+        cells, span = part.teachers, slice(start, stop)
+        total, weight2 = cells.total[span], cells.weight**2
+        sizes = cells.sizes(span)
         rate = total / np.maximum(cells.weight @ sizes, 1e-12)
-        quadratic = weight2 @ squared - 2 * rate * ((weight2 * cells.size) @ x) + rate**2 * (weight2 @ sizes**2)
+        quadratic = cells.square[span] - 2 * rate * cells.product[span] + rate**2 * (weight2 @ sizes**2)
         # a feature that none of them showed: the variance of the log of a Poisson count of as many cells
         floor = (weight2.sum() / (total + 0.5 * weight2.sum())) if len(cells.weight) else 0.0
         return np.maximum(np.maximum(quadratic, 0) / np.maximum(total, 1e-12) ** 2 * (total > 0), floor)
@@ -480,12 +562,13 @@ class Means:
             return False
         return len(self.decoder.batches) == 1 and bool((part.codes.batch == self.decoder.batches[0]).all())
 
-    def decoded(self, part: Part, start: int) -> torch.Tensor:
-        """(n_cells, width) one posterior sample of each cell over a tile."""
+    def decoded(self, part: Part, start: int, step: int = 1) -> torch.Tensor:
+        """(n, width) one posterior sample of every `step`-th cell over a tile."""
         decoder = self._scale_of(part)
-        tiles = [
-            self._tile(decoder, self._prepared(decoder, part, 0, rows), start) for rows in blocks(part.n_cells, ROWS)
-        ]
+        tiles = []
+        for rows in blocks(part.n_cells, ROWS):
+            tile = self._tile(decoder, self._prepared(decoder, part, 0, rows), start)
+            tiles.append(tile[-rows.start % step :: step].clone())
         return torch.cat(tiles)
 
     def _prepared(self, decoder: Decoder, part: Part, k: int, rows: slice) -> Prepared:
@@ -504,11 +587,6 @@ class Means:
         if decoder is self.own and decoder.modality == "protein":
             return protein_expectation(decoder.raw(prepared.hidden[0], prepared.batches[0], start))
         return decoder.tile(prepared, start)
-
-
-def _stacked(parts: list[tuple[sparse.csr_matrix, np.ndarray]]) -> Cells:
-    size = np.concatenate([size for _, size in parts])
-    return Cells(sparse.vstack([counts for counts, _ in parts]).tocsc(), size, np.ones(len(size)))
 
 
 def _halved(rows: np.ndarray) -> np.ndarray:

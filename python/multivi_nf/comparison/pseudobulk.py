@@ -29,21 +29,40 @@ def pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, moda
         (n_all_cells,) replicate of every cell of the mosaic. Replicates with fewer than 10 measured cells are left out:
         the noise of so few would pass for that of a replicate.
     """
-    sums: dict[str, np.ndarray] = {}
-    cells = cells[data.has[modality][cells]]
-    for name in sorted(set(replicate[cells])):
-        mine = cells[replicate[cells] == name]
-        if len(mine) < MINIMUM_CELLS:
-            continue
-        for start in range(0, len(mine), 2048):
-            counts = data.minibatch(mine[start : start + 2048]).modalities[modality].counts
-            values = None if counts.values is None else counts.values.double().cpu().numpy()
-            part = np.bincount(counts.indices.cpu().numpy(), weights=values, minlength=counts.n_features)
-            sums[name] = sums.get(name, 0) + part
+    return pseudobulks_of({"": cells}, data, replicate, modality)[""]
+
+
+def pseudobulks_of(
+    groups: dict[str, np.ndarray], data: MosaicData, replicate: np.ndarray, modality: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """Group to what :func:`pseudobulks` gives for its cells; groups share no cell, and each count is read once."""
+    has = data.has[modality]
+    sums: dict[str, dict[str, np.ndarray]] = {}
+    code, places = np.full(len(has), -1), []
+    for group, cells in groups.items():
+        cells, sums[group] = cells[has[cells]], {}
+        for name in sorted(set(replicate[cells])):
+            mine = cells[replicate[cells] == name]
+            if len(mine) >= MINIMUM_CELLS:
+                code[mine] = len(places)
+                places.append((group, name, mine))
+    wanted = np.flatnonzero(code >= 0)
+    for start in range(0, len(wanted), 2048):
+        cells = wanted[start : start + 2048]
+        counts = data.minibatch(cells).modalities[modality].counts
+        values = None if counts.values is None else counts.values.double().cpu().numpy()
+        indices, of = counts.indices.cpu().numpy(), np.repeat(code[cells], np.diff(counts.indptr.cpu().numpy()))
+        for one in np.unique(code[cells]):
+            group, name, _ = places[one]
+            mine = of == one
+            weights = None if values is None else values[mine]
+            part = np.bincount(indices[mine], weights=weights, minlength=counts.n_features)
+            sums[group][name] = sums[group].get(name, 0) + part
+    for group, name, mine in places:
         panel = data.in_panel(mine, modality)
         if panel is not None:
-            sums[name] = np.where(panel.all(axis=0), sums[name], np.nan)
-    return sums
+            sums[group][name] = np.where(panel.all(axis=0), sums[group][name], np.nan)
+    return {group: {name: of[name] for name in sorted(of)} for group, of in sums.items()}
 
 
 def cells_of_pseudobulks(data: MosaicData, cells: np.ndarray, replicate: np.ndarray, modality: str) -> dict[str, int]:

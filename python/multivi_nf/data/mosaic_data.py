@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from typing import Protocol
@@ -12,9 +13,10 @@ import torch
 from mudata import MuData
 from scipy import sparse
 
+from multivi_nf.data.draws import BLOCK
 from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows
 from multivi_nf.data.source import Matrix, Source, source_of
-from multivi_nf.data.stored import StoredMatrix
+from multivi_nf.data.stored import StagedRows, StoredMatrix
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.modalities import MODALITIES
@@ -88,7 +90,7 @@ class MosaicData:
         self.counterparts: torch.Tensor | None = None
         self.has: dict[str, np.ndarray] = {}
         self._rows: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, _Resident | StoredMatrix] = {}
+        self._counts: dict[str, _Resident | StoredMatrix | StagedRows] = {}
         position = pd.Index(self.cells)
         for modality in MODALITIES:
             self.has[modality] = np.zeros(len(self.cells), dtype=bool)
@@ -164,6 +166,20 @@ class MosaicData:
             **({} if self.labels is None else {"labels": self._placed(self.labels[index])}),
             counterparts=None if self.counterparts is None else self._placed(self.counterparts[index]),
         )
+
+    def staged(self, index: np.ndarray) -> MosaicData:
+        """The same cells, those of `index` ready to be read block by block in any order.
+
+        Of a mosaic that stays on disk their counts are unpacked once, into a scratch file; in memory nothing changes.
+        """
+        own = {m: counts.stored if isinstance(counts, StagedRows) else counts for m, counts in self._counts.items()}
+        stored = {m: counts for m, counts in own.items() if isinstance(counts, StoredMatrix)}
+        if not stored or len(index) <= BLOCK:
+            return self
+        staged = copy.copy(self)
+        rows = {m: self._rows[m].numpy()[index] for m in stored}
+        staged._counts = self._counts | {m: StagedRows(stored[m], at[at >= 0]) for m, at in rows.items()}
+        return staged
 
     def in_panel(self, index: np.ndarray, modality: str) -> np.ndarray | None:
         """(n, n_proteins) whether each protein was measured in each cell's batch; None where all features were.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import h5py
 import numpy as np
@@ -29,6 +31,9 @@ from multivi_nf.modalities import MODALITIES
 
 CACHE = 16 << 20
 """Bytes of decompressed chunks kept for each dataset: neighbouring runs of rows share their first and last."""
+
+STAGED = 1024
+"""Rows unpacked at a time."""
 
 GAP = 64
 """Rows apart up to which two wanted rows are read in one go: a call costs more than a few rows that are not wanted."""
@@ -116,6 +121,67 @@ class StoredMatrix:
         counts.sum_duplicates()
         counts.eliminate_zeros()
         return counts
+
+
+class StagedRows:
+    """Some rows of a stored matrix, unpacked into a scratch file that vanishes with the process.
+
+    Cells that are drawn at random lie all over a file: asked for block by block, every block would unpack most of the
+    file again. Here they are read once, in the file's order; memory is that of one run of rows.
+
+    Parameters
+    ----------
+    stored
+        The matrix.
+    rows
+        (n,) rows to unpack; others are read from `stored`.
+    """
+
+    def __init__(self, stored: StoredMatrix, rows: np.ndarray) -> None:
+        self.stored, rows = stored, np.unique(rows)
+        self.place = np.full(len(stored.cells), -1, np.int64)
+        self.place[rows] = np.arange(len(rows))
+        lengths = [np.zeros(1, np.int64)]
+        self.indices, self.values = (tempfile.TemporaryFile(prefix="multivi_nf_") for _ in range(2))
+        for start in range(0, len(rows), STAGED):
+            part = stored.rows(torch.from_numpy(rows[start : start + STAGED]), torch.device("cpu"))
+            lengths.append(np.diff(part.indptr.numpy()))
+            self.indices.write(part.indices.numpy().data)
+            if part.values is not None:
+                self.values.write(part.values.numpy().data)
+        self.starts = np.cumsum(np.concatenate(lengths))
+        for file in (self.indices, self.values):
+            file.flush()
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return self.stored.n_features
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of counts held in memory."""
+        return self.stored.n_bytes + self.starts.nbytes
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to move: rows are copied as they are read."""
+
+    def rows(self, rows: torch.Tensor, device: torch.device) -> SparseRows:
+        """The same as :meth:`StoredMatrix.rows`."""
+        place = self.place[rows.numpy()]
+        if (place < 0).any():
+            return self.stored.rows(rows, device)
+        first, last = self.starts[place], self.starts[place + 1]
+        indptr = torch.from_numpy(np.concatenate([np.zeros(1, np.int64), np.cumsum(last - first)])).to(device)
+        indices = self._read(self.indices, first, last, np.int32)
+        values = None if self.stored.binary else self._read(self.values, first, last, np.float32).to(device)
+        return SparseRows(indptr, indices.to(device), values, self.n_features)
+
+    @staticmethod
+    def _read(file: IO[bytes], first: np.ndarray, last: np.ndarray, dtype: type) -> torch.Tensor:
+        size = np.dtype(dtype).itemsize
+        parts = [os.pread(file.fileno(), size * int(b - a), size * int(a)) for a, b in zip(first, last, strict=True)]
+        return torch.from_numpy(np.frombuffer(bytearray(b"".join(parts)), dtype))
 
 
 def stored_source(path: str | os.PathLike[str], *, atac_counts: bool = False) -> Source:

@@ -168,9 +168,10 @@ def _rates(model: MultiVI, data: MosaicData, held: np.ndarray, depth: float) -> 
     for one, weight in zip(chosen.tolist(), weights):
         cells = np.flatnonzero(has & (batch == one))
         cells = cells[np.argsort(cell_keys(data.cells[cells], 0, "rates"))[:RATE_CELLS]]
+        staged = data.staged(cells)
         seen, size = np.full(len(total), 0.5), 1e-12
         for part in blocks(len(cells)):
-            minibatch = data.minibatch(cells[part])
+            minibatch = staged.minibatch(cells[part])
             _, encoded, _ = posteriors(model, minibatch, [m for m in model.modalities if m != "atac"])
             counts = minibatch.modalities["atac"].counts
             values = None if counts.values is None else counts.values.cpu().numpy()

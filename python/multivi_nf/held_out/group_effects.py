@@ -273,6 +273,7 @@ class Groups:
         self.decoder = Decoder(model, target, "own", depth or 1.0)
         most = min(MOST_CELLS, max(LEAST_DECODED, ELEMENTS // self.decoder.n_features))
         self.cells, self.held, self.seed = cells[order[:most]], held, seed
+        data = data.staged(self.cells)
         random = np.random.default_rng([seed, 16])
         self.half = np.arange(len(self.cells)) % 2
         self.blocks, own, source, size, counts = [], [], [], [], []
@@ -372,9 +373,9 @@ class Groups:
         known = known[np.argsort(cell_keys(self.data.cells[known], self.seed, "teachers"), kind="stable")[:TEACHERS]]
         if len(known) < 3 * LEFT_OUT * NEIGHBOURS:
             return None
-        place, counts = [], []
+        place, counts, data = [], [], self.data.staged(known)
         for block in blocks(len(known)):
-            minibatch = self.data.minibatch(known[block])
+            minibatch = data.minibatch(known[block])
             rows = minibatch.modalities[self.target]
             place.append(encoded(self.model, minibatch, self.target, rows))
             counts.append(_profiles(rows.counts))
@@ -429,9 +430,8 @@ class Groups:
                 return 1.0
             keys = cell_keys(self.data.cells[cells], self.seed, "gain")
             cells = cells[np.argsort(keys, kind="stable")[:GAIN_CELLS]]
-            place = [
-                posteriors(self.model, self.data.minibatch(cells[b]))[0].mean.cpu().numpy() for b in blocks(len(cells))
-            ]
+            data = self.data.staged(cells)
+            place = [posteriors(self.model, data.minibatch(cells[b]))[0].mean.cpu().numpy() for b in blocks(len(cells))]
             spread.append(float(np.concatenate(place).var(axis=0).sum()))
         return float(np.clip(np.sqrt(spread[0] / max(spread[1], 1e-12)), 1.0, LARGEST_GAIN))
 

@@ -99,7 +99,7 @@ def neighbour_means(
     known = known[np.argsort(cell_keys(data.cells[known], seed, "library"), kind="stable")[:LIBRARY]]
     if target == "protein" or len(known) < 10 * NEIGHBOURS:
         return None
-    random = np.random.default_rng([seed, 3])
+    random, data = np.random.default_rng([seed, 3]), data.staged(np.concatenate([known, cells]))
     place, counts, size = [], [], []
     for block in blocks(len(known)):
         minibatch = data.minibatch(known[block])

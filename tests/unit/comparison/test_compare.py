@@ -24,12 +24,14 @@ from multivi_nf.comparison.effects import (
 )
 from multivi_nf.comparison.group_means import Cells, Means, Part, Sums
 from multivi_nf.comparison.shrinkage import shrink
+from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
 from multivi_nf.imputation.decode import Codes, Decoder
 from multivi_nf.imputation.impute import impute
 from multivi_nf.inputs.contrasts import Contrast
 from multivi_nf.io.tables import write_table
+from multivi_nf.latent.embed import embed
 
 PAIR = {"groupby": "cell_type", "target": "T0", "reference": "T1"}
 
@@ -137,10 +139,23 @@ def test_random_halves_are_not_called():
     assert np.mean(called) <= 0.005 and max(called) <= 0.02
 
 
+def _teachers(model, data, names, modality):
+    """Weight of each measured cell: how often it is one of the 15 nearest of the named cells."""
+    place = embed(model, data).mean
+    near = place[np.flatnonzero(data.has[modality])]
+    distance = ((place[data.cells.get_indexer(names)][:, None] - near[None]) ** 2).sum(-1)
+    often = np.bincount(np.argsort(distance, axis=1)[:, :15].ravel(), minlength=len(near))
+    return often / often.sum()
+
+
 @pytest.mark.parametrize("modality", ["rna", "atac", "protein"])
 def test_sums_of_a_group_equal_brute_force(model, mosaic, modality, monkeypatch):
     monkeypatch.setattr("multivi_nf.comparison.group_means.ROWS", 7)
+    monkeypatch.setattr("multivi_nf.comparison.group_means.blocks", lambda n, size=9: blocks(n, size))
     data = MosaicData(mosaic, model)
+    counts = pd.DataFrame(mosaic[modality].X.toarray().astype(float), mosaic[modality].obs_names)
+    counts = (counts > 0).astype(float) if modality == "atac" else counts
+    counts = counts.loc[data.cells[data.has[modality]]]
     contrast = Contrast("c", modality, "cell_type", "T0", "T1", "all")
     groups = list(make_design(data, contrast, "batch", 0).groups.values())
     decoder = Decoder(model, modality)
@@ -161,7 +176,18 @@ def test_sums_of_a_group_equal_brute_force(model, mosaic, modality, monkeypatch)
             np.testing.assert_allclose(found.value[2], each[half].mean(0), rtol=1e-5)
             np.testing.assert_allclose(found.value[5], each[~half].mean(0), rtol=1e-5)
             size = np.ones(part.n_cells) if part.own is None else part.own.size
-            x = each if part.own is None else part.own.counts.toarray().astype(float)
+            cells = groups[0].cells[groups[0].measured == (part.own is not None)]
+            names = data.cells[cells[np.argsort(cell_keys(data.cells[cells], 0, "samples"), kind="stable")]]
+            x = each if part.own is None else counts.loc[names].to_numpy()
+            if part.own is not None:
+                np.testing.assert_array_equal(part.own.observed, part.rows @ x)
+            else:
+                teachers = _teachers(model, data, names, modality)
+                expected = teachers @ counts, teachers**2 @ counts**2
+                np.testing.assert_allclose(part.teachers.weight, teachers[teachers > 0], rtol=1e-6)
+                np.testing.assert_allclose((part.teachers.total, part.teachers.square), expected, rtol=1e-6)
+                twos = (teachers[teachers > 0] ** 2 * part.teachers.size) @ counts[teachers > 0]
+                np.testing.assert_allclose(part.teachers.product, twos, rtol=1e-6)
             squares = np.nanmean(values**2, axis=0) if part.own is None else x**2
             for name in set(part.replicate):
                 mine = part.replicate == name
@@ -242,7 +268,7 @@ def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple
         np.ones((7, 1)), np.zeros((7, 1)), first, {n: size[replicate == n].sum() for n in names},
         np.array([[(x**2).sum()], [(x * size).sum()], [(size**2).sum()]]), np.zeros(1),
     )  # fmt: skip
-    cells = Cells(sparse.csc_matrix(x[:, None]), size, np.ones(len(x)))
+    cells = Cells(size, None)
     part = Part("g", 1.0, [torch.zeros(len(x), 1)] * 2, None, replicate, np.ones((4, len(x))), cells, None, [], 0, 0)
     return part, sums
 
@@ -343,7 +369,7 @@ def test_a_few_differences_that_only_counts_show_stay_in_the_centre():
     count = np.full(400, 100.0)
     count[::10] = 50
     size, expected = np.full(8, 25.0), np.full(400, 100.0)
-    own = Cells(sparse.csc_matrix((8, 400)), size, np.ones(8))
+    own = Cells(size, None)
     part = Part("A", 1.0, torch.zeros(1, 8, 2), None, None, None, own, None, [], 0.0, 0.0)
     residual = np.log((count + 0.5) / (expected + 0.5))[None]
     track = Track([expected[None] / size.sum()], [residual], [1 / (count + 0.5)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_mosaic import make_mosaic
 
-from multivi_nf.data import stored
+from multivi_nf.data import mosaic_data, stored
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import source_of
 from multivi_nf.data.stored import StoredMatrix, stored_source
@@ -52,6 +52,46 @@ def test_rows_are_those_of_the_mosaic_in_memory(file, monkeypatch, gap, order):
         if rows.counts.values is not None:
             assert torch.equal(read.counts.values, rows.counts.values)
     assert there.n_bytes < here.n_bytes / 2
+
+
+def test_staged_rows_are_the_same_and_each_is_unpacked_once(file, monkeypatch):
+    monkeypatch.setattr(stored, "STAGED", 16)
+    monkeypatch.setattr(mosaic_data, "BLOCK", 8)
+    model = MultiVI.from_mosaic(str(file), n_hidden=8, n_latent=3)
+    there = MosaicData(stored_source(file), model)
+    index = np.random.default_rng(0).permutation(there.n_cells)[:90]
+    wanted, unpacked = there.minibatch(index), []
+    whole = StoredMatrix.rows
+    monkeypatch.setattr(
+        StoredMatrix,
+        "rows",
+        lambda self, rows, device: (
+            unpacked.extend((self.modality, row) for row in rows.tolist()) or whole(self, rows, device)
+        ),
+    )
+    staged = there.staged(index)
+    assert unpacked == sorted(set(unpacked), key=lambda one: (list(staged._counts).index(one[0]), one[1]))
+    n = len(unpacked)
+    for cells in (index, index[:7], index[[3, 3, 0]]):
+        found, whole_rows = staged.minibatch(cells), there.minibatch(cells)
+        del unpacked[n:]
+        for modality, rows in whole_rows.modalities.items():
+            read = found.modalities[modality]
+            assert torch.equal(read.cells, rows.cells)
+            for name in ("indptr", "indices", "values"):
+                one, other = getattr(read.counts, name), getattr(rows.counts, name)
+                assert (one is None) == (other is None) == (name == "values" and modality == "atac")
+                assert one is None or (torch.equal(one, other) and one.dtype == other.dtype)
+    staged.minibatch(index)
+    assert len(unpacked) == n
+    # a cell that was not staged is read from the file, and what is staged can be staged anew
+    other = np.setdiff1d(np.arange(there.n_cells), index)[:20]
+    assert torch.equal(
+        staged.minibatch(other).modalities["rna"].counts.indices,
+        there.minibatch(other).modalities["rna"].counts.indices,
+    )
+    assert staged.staged(other)._counts["rna"].stored is there._counts["rna"]
+    assert set(wanted.modalities) == set(MODALITIES)
 
 
 def test_features_in_another_order_are_put_in_the_models(file, tmp_path):

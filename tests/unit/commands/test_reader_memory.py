@@ -1,0 +1,125 @@
+"""What the steps after TRAIN hold in memory does not grow with the mosaic's cells: their counts stay in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from multivi_nf.comparison.compare import differential
+from multivi_nf.held_out.calibrate import calibrate
+from multivi_nf.imputation.impute import impute_to_zarr
+from multivi_nf.latent.embed import cells_of, embed
+from multivi_nf.mosaic.write import fill, skeleton
+from multivi_nf.training import MultiVI
+from multivi_nf.training.split import split_cells, split_table
+
+SMALL, LARGE = 14_000, 80_000
+SHOWN = {"rna": (300, 120), "atac": (400, 160)}
+"""Features, and how many of them a cell shows."""
+A_CELL = 700
+"""Bytes of the tables of cells: names in three indexes, batch, row pointers, a few columns of obs."""
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+
+
+def write(path: Path, n: int) -> tuple[pd.Index, int]:
+    """A mosaic of which every second cell has both modalities, the others one; names, and bytes of its counts."""
+    rng = np.random.default_rng(0)
+    names = pd.Index([f"s{i % 2}:{i:08d}" for i in range(n)])
+    rows = {"rna": np.flatnonzero(np.arange(n) % 4 != 3), "atac": np.flatnonzero(np.arange(n) % 4 != 1)}
+    modalities, total = {}, 0
+    for m, (width, _) in SHOWN.items():
+        columns = [f"{m}{j}" if m == "rna" else f"chr1:{1000 * j}-{1000 * j + 500}" for j in range(width)]
+        modalities[m] = names[rows[m]].to_numpy(), pd.DataFrame({"symbol": columns}, index=columns), {}
+    kinds = (np.arange(n) // 4 % 3).astype(str)
+    obs = pd.DataFrame({"batch": [name[:2] for name in names], "group": kinds, "has_rna": np.arange(n) % 4 != 3}, names)
+    order = MuData({m: AnnData(obs=pd.DataFrame(index=cells)) for m, (cells, _, _) in modalities.items()}).obs_names
+    skeleton(path, obs.loc[order], modalities, {"multivi_nf": "{}"})
+    for m, (width, shown) in SHOWN.items():
+        base = sparse.random(1000, width, shown / width, "csr", random_state=rng)
+        base.data = rng.integers(1, 4, base.nnz).astype(np.int32)
+        lengths = [min(1000, len(rows[m]) - start) for start in range(0, len(rows[m]), 1000)]
+        fill(path, m, width, (lambda k=k, b=base: b[:k] for k in lengths))
+        total += len(rows[m]) * shown * (6 if m == "rna" else 4)
+    return order, total
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[int, tuple[Path, MultiVI, int]]:
+    """Size to the mosaic's file, a model of it whose split names its calibration cells, and bytes of its counts."""
+    found = {}
+    for n in (SMALL, LARGE):
+        path = tmp_path_factory.mktemp("memory") / f"{n}.h5mu"
+        names, size = write(path, n)
+        if not found:
+            model = MultiVI.from_mosaic(str(path), n_hidden=8, n_latent=4, seed=0).eval()
+            model.save(path.parent / "model")
+            folder = path.parent / "model"
+        model = MultiVI.load(folder)
+        here = names.str[3:].astype(int).to_numpy()
+        has = {"rna": here % 4 != 3, "atac": here % 4 != 1}
+        model.split = split_table(names, split_cells(has, names.str[:2].to_numpy(), 0))
+        found[n] = path, model, size
+    return found
+
+
+def kilobytes(line: str) -> int:
+    return int(
+        next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(line)).split()[1]
+    )
+
+
+def peak(step: Callable[[], object]) -> float:
+    """Highest resident memory during a step above that before it, bytes."""
+    step()  # what is imported, compiled and kept by the first call is not the data's
+    Path("/proc/self/clear_refs").write_text("5")
+    before = kilobytes("VmRSS")
+    step()
+    return 1024.0 * (kilobytes("VmHWM") - before)
+
+
+def impute(path: Path, model: MultiVI, folder: Path) -> None:
+    data = cells_of(model, path)
+    features = list(model.features["feature"][:10])
+    impute_to_zarr(
+        model, data, folder / "imputed.zarr", modality="rna", cells=list(data.cells[-256:]), features=features,
+        n_samples=10, interval=0.8,
+    )  # fmt: skip
+
+
+def compare(path: Path, model: MultiVI, _: Path) -> None:
+    differential(model, cells_of(model, path), "atac", groupby="group", target="each", cells="all", n_samples=20)
+
+
+def check(path: Path, model: MultiVI, _: Path) -> None:
+    calibrate(model, cells_of(model, path), n_samples=8)
+
+
+def place(path: Path, model: MultiVI, _: Path) -> None:
+    embed(model, path)
+
+
+@pytest.mark.parametrize("step", [impute, compare, check, place])
+def test_peak_memory_grows_with_the_table_of_cells_alone(files, step, tmp_path):
+    peaks = {}
+    for n, (path, model, _) in files.items():
+        peaks[n] = peak(lambda p=path, m=model: step(p, m, tmp_path))
+    counts = files[LARGE][2] - files[SMALL][2]
+    grown = peaks[LARGE] - peaks[SMALL]
+    print(f"{step.__name__}: {peaks[SMALL] / 1e6:.0f} MB, {peaks[LARGE] / 1e6:.0f} MB; counts {counts / 1e6:.0f} MB")
+    assert grown < A_CELL * (LARGE - SMALL) < 0.8 * counts
+
+
+def test_reading_all_counts_is_seen(files):
+    """The measure itself: the same mosaic read into memory."""
+    from multivi_nf.data.source import source_of
+
+    path, _, size = files[LARGE]
+    assert peak(lambda: source_of(path)) > 0.8 * size
