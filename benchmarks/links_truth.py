@@ -1,6 +1,8 @@
 """Planted peak-gene links of simulated cells: found or not, and how many of the calls are wrong.
 
-    python benchmarks/links_truth.py [--cells 4000 --seeds 3 --fragments 4000 --counts 3000]
+    python benchmarks/links_truth.py [--cells 4000 --seeds 3 --fragments 4000 --counts 3000 --table FILE]
+
+Rows go to benchmarks/results/links_truth.tsv.
 
 Cells with both modalities are 38 % of --cells. AUROC: planted links against pairs that are none. Observed FDR: called
 pairs that are neither planted nor otherwise true (peaks that follow their nearest gene, targets of a factor). Shuffled:
@@ -10,6 +12,7 @@ peaks of other cells of the same donor. Metacells (over 2,000 paired cells) are 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,12 +30,20 @@ def keys(gene: np.ndarray, peak: np.ndarray) -> np.ndarray:
     return np.asarray(gene) * 1_000_000 + np.asarray(peak)
 
 
+def write_row(path: Path, row: dict[str, object]) -> None:
+    """Append a row to the table, and print it."""
+    table = pd.DataFrame([row])
+    table.to_csv(path, sep="\t", index=False, mode="a", header=not path.exists())
+    print(table.to_string(index=False), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cells", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fragments", type=float, default=4000)
     parser.add_argument("--counts", type=float, default=3000)
+    parser.add_argument("--table", type=Path, default=Path(__file__).parent / "results" / "links_truth.tsv")
     given = parser.parse_args()
     for seed in range(given.seeds):
         options = Options(
@@ -64,21 +75,23 @@ def main() -> None:
             )
             z = table["z"].to_numpy()
             seen = np.isfinite(z)
-            line = [f"seed {seed} {name}: {len(cells)} cells, {len(units.stratum)} units, {seen.sum()} pairs"]
-            for kind, chosen in (("planted", planted), ("all true", true)):
+            row = {"seed": seed, "pairs_of_cells": name, "cells": len(cells), "units": len(units.stratum)}
+            row |= {"pairs": int(seen.sum()), "planted": int(planted.sum()), "true": int(true.sum())}
+            for kind, chosen in (("planted", planted), ("true", true)):
                 rows_of = seen & (chosen | ~true)
-                line.append(f"AUROC {kind} {roc_auc_score(chosen[rows_of], z[rows_of]):.3f} (of {chosen.sum()})")
+                row[f"auroc_{kind}"] = round(roc_auc_score(chosen[rows_of], z[rows_of]), 4)
             normal = np.ones(len(z))
             normal[seen] = stats.false_discovery_control(2 * stats.norm.sf(np.abs(z[seen])))
             for name_of, fdr, level in (
                 ("", table["fdr"], 0.05),
                 ("", table["fdr"], 0.1),
-                (" by the normal", normal, 0.05),
+                ("_by_the_normal", normal, 0.05),
             ):
                 called = np.asarray(fdr <= level)
                 wrong, found = (~true)[called].sum() / max(called.sum(), 1), planted[called].sum() / planted.sum()
-                line.append(f"FDR {level}{name_of}: {called.sum()} called, {wrong:.3f} wrong, {found:.3f} of planted")
-            print("; ".join(line), flush=True)
+                row |= {f"called_{level}{name_of}": int(called.sum()), f"wrong_{level}{name_of}": round(wrong, 4)}
+                row[f"found_{level}{name_of}"] = round(found, 4)
+            write_row(given.table, row)
 
 
 if __name__ == "__main__":

@@ -111,11 +111,16 @@ def test_seurat_in_r(files, tmp_path):
     if shutil.which("Rscript") is None or subprocess.run(["Rscript", "-e", probe], capture_output=True).returncode:
         skip_or_fail("no R with rhdf5 and Seurat (Debian: apt-get install r-bioc-rhdf5 r-cran-seurat)")
     script = f"""source("{REPOSITORY}/assets/read_multivi.R"); x <- read_multivi("{files}/h5ad/rna.h5ad")
-    cat(dim(x), sum(Seurat::GetAssayData(x, slot = "counts")), Seurat::Reductions(x)); saveRDS(x, "x.rds")"""
+    cat(dim(x), sum(Seurat::GetAssayData(x, slot = "counts")), Seurat::Reductions(x))
+    cat("", as.character(x$cluster[[1]]), ncol(x), class(x)); saveRDS(x, "x.rds")"""
     done = subprocess.run(["Rscript", "-e", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rna = ad.read_h5ad(files / "h5ad" / "rna.h5ad")
-    assert done.stdout.split() == [str(rna.n_vars), str(rna.n_obs), str(rna.layers["counts"].sum()), "umap", "multivi"]
+    counts = str(rna.layers["counts"].sum())
+    assert done.stdout.split() == [
+        str(rna.n_vars), str(rna.n_obs), counts, "umap", "multivi", str(rna.obs["cluster"].iloc[0]), str(rna.n_obs),
+        "Seurat",
+    ]  # fmt: skip
     assert (tmp_path / "x.rds").stat().st_size > 1000
 
 

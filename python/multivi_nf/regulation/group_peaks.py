@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import sparse, stats
 
 from multivi_nf.errors import InputError
+from multivi_nf.fragments.matrix import count_peaks
 from multivi_nf.inputs.genome import Genome, harmonise
 from multivi_nf.io.files import written_whole
 from multivi_nf.peaks import call_peaks, merge_peaks
@@ -21,8 +23,10 @@ LEAST_CELLS = 40
 """Cells of a donor in a group that make a replicate of it, as ArchR's pseudobulks have at least."""
 LEAST_FRAGMENTS = 1_000
 """Fragments of a group below which no peak can be told from chance."""
-REPLICATE_Q = 0.25
-"""Largest false discovery rate of a peak in one replicate: it has to be seen there, not proved again."""
+REPLICATE_P = 0.05
+"""Largest p of a peak in one replicate: it has to be seen there, not proved again."""
+ASIDE = (-5_000, -2_500, 2_500, 5_000)
+"""bp to where a replicate's own background is counted, as MACS3's local one."""
 REPLICATES = 2
 """Replicates that must show a peak of the group, where it has that many."""
 
@@ -62,8 +66,10 @@ def peaks_by_group(
 ) -> GroupPeaks:
     """Call peaks by MACS3 on the fragments of each group's cells, and merge them with the consensus.
 
-    Where two or more donors have :data:`LEAST_CELLS` cells of a group, its peaks are called in each of them too (at an
-    FDR of :data:`REPLICATE_Q`), and a peak stays if :data:`REPLICATES` of them show it.
+    Where two or more donors have :data:`LEAST_CELLS` cells of a group, a peak stays if :data:`REPLICATES` of them show
+    it: two or more fragments of the donor's, and more than it has at places of that width 2.5 and 5 kb beside peaks
+    (Poisson, p ≤ :data:`REPLICATE_P`). Calling each donor's peaks again would lose most of them: half the cells show
+    far fewer than half the peaks.
 
     Parameters
     ----------
@@ -89,22 +95,18 @@ def peaks_by_group(
     """
     kept, notes = _large_enough(obs, groups)
     calling = groups.where(groups.isin(kept))
-    folders = [None, None] if work is None else [work / "groups", work / "replicates"]
-    for folder in folders[: 0 if work is None else 2]:
-        folder.mkdir()
-    summits = _called(obs.index, calling, sources, genome, 0.05, chrom_style, folders[0], workers)
+    summits = _called(obs.index, calling, sources, genome, chrom_style, work, workers)
     donors = _replicates(obs, calling, donor)
     pairs = pd.Series([None if g is None or d is None else f"{g}\t{d}" for g, d in zip(calling, donors)], obs.index)
-    alone = None
-    if pairs.notna().any():
-        alone = _called(obs.index, pairs, sources, genome, REPLICATE_Q, chrom_style, folders[1], workers)
+    every = _widened([summits.assign(group="")], genome, width)
+    shown = _shown(pairs, sources, every, genome, chrom_style) if pairs.notna().any() else {}
     consensus = _located(consensus, genome, chrom_style)
     found, rows = {}, []
     for group in group_names(groups):
         mine = summits[summits["group"] == group]
         peaks = _widened([mine], genome, width)
         n_donors = donors[(calling == group).to_numpy()].dropna().nunique()
-        peaks["replicates"] = _seen(peaks, alone, group, genome, width) if n_donors else -1
+        peaks["replicates"] = _seen(peaks, every, shown, group) if n_donors else -1
         peaks = peaks[~peaks["replicates"].between(0, REPLICATES - 1)].reset_index(drop=True)
         peaks["new"] = _none_overlaps(peaks, consensus)
         found[group] = peaks
@@ -146,7 +148,7 @@ def _replicates(obs: pd.DataFrame, groups: pd.Series, donor: str) -> pd.Series:
     return donors.where(inside, None)
 
 
-def _called(names, groups, sources, genome, q_value, style, work, workers) -> pd.DataFrame:
+def _called(names, groups, sources, genome, style, work, workers) -> pd.DataFrame:
     """Summits of each group with any fragment."""
     inputs = []
     for source, rows, barcodes in matched(names, sources):
@@ -160,7 +162,7 @@ def _called(names, groups, sources, genome, q_value, style, work, workers) -> pd
             "name another column by --groups",
         )
     try:
-        return call_peaks(inputs, genome, q_value=q_value, chrom_style=style, work=work, workers=workers)
+        return call_peaks(inputs, genome, q_value=0.05, chrom_style=style, work=work, workers=workers)
     except NotPossible:
         raise
     except InputError as error:
@@ -190,14 +192,55 @@ def _none_overlaps(peaks: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     return np.asarray(overlaps(peaks, others).sum(axis=1)).ravel() == 0
 
 
-def _seen(peaks: pd.DataFrame, alone: pd.DataFrame | None, group: str, genome: Genome, width: int) -> np.ndarray:
+def _shown(
+    pairs: pd.Series, sources: Sequence[Source], every: pd.DataFrame, genome: Genome, style: str
+) -> dict[str, np.ndarray]:
+    """Of each replicate, whether it shows each peak of all groups together; one pass over the fragments.
+
+    Parameters
+    ----------
+    pairs
+        Replicate of each cell, None where it stands in none.
+    every
+        Peaks of all groups, none over another.
+    """
+    aside = _aside(every, genome)
+    windows = pd.concat([every, aside], ignore_index=True)[["chrom", "start", "end"]]
+    labels, code = np.unique(pairs.dropna(), return_inverse=True)
+    of_cell = pd.Series(code, index=pairs.dropna().index).reindex(pairs.index)
+    total = np.zeros((len(labels), len(windows)))
+    for source, rows, barcodes in matched(pairs.index, sources):
+        own = of_cell.iloc[rows]
+        inside = own.notna().to_numpy()
+        if not inside.any():
+            continue
+        asked = [barcode for barcode, kept in zip(barcodes, inside) if kept]
+        counted = count_peaks(source.fragments, windows, asked, genome, strategy="pic", chrom_style=style).X
+        at = own[inside].astype(int).to_numpy()
+        member = sparse.csr_matrix((np.ones(len(at)), (at, np.arange(len(at)))), shape=(len(labels), len(at)))
+        total += (member @ counted).toarray()
+    background = total[:, len(every) :].mean(axis=1) if len(aside) else np.zeros(len(labels))
+    inside = total[:, : len(every)]
+    found = (inside >= 2) & (stats.poisson.sf(inside - 1, background[:, None]) <= REPLICATE_P)
+    return dict(zip(labels, found))
+
+
+def _aside(every: pd.DataFrame, genome: Genome) -> pd.DataFrame:
+    """Places as wide as peaks beside them, inside of the chromosomes, that overlap no peak."""
+    parts = [every.assign(start=every["start"] + far, end=every["end"] + far) for far in ASIDE]
+    places = pd.concat(parts, ignore_index=True)
+    inside = (places["start"] >= 0) & (places["end"] <= places["chrom"].map(genome.chrom_sizes))
+    places = places[inside].drop_duplicates(["chrom", "start"]).reset_index(drop=True)
+    return places[_none_overlaps(places, every)]
+
+
+def _seen(peaks: pd.DataFrame, every: pd.DataFrame, shown: dict[str, np.ndarray], group: str) -> np.ndarray:
     """In how many of a group's replicates each of its peaks is met."""
+    meets = overlaps(every, peaks)
     seen = np.zeros(len(peaks), np.int64)
-    if alone is None:
-        return seen
-    for label, summits in alone.groupby("group", sort=True):
-        if label.partition("\t")[0] == group:
-            seen += ~_none_overlaps(peaks, _widened([summits], genome, width))
+    for label, found in shown.items():
+        if label.rpartition("\t")[0] == group:
+            seen += found.astype(np.int32) @ meets > 0
     return seen
 
 

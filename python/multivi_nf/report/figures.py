@@ -348,21 +348,32 @@ LABELS = 8
 
 
 def _listed(axes: Axes, points: list[tuple[str, float, float]]) -> None:
-    """Names in a list beside the plot, each with a line to its point, so that none is printed over another."""
+    """Names in a list beside the plot, each with a line to its point, so that none is printed over another.
+
+    What is higher in the target stands to the right of the plot, what is lower to the left of its points; of points of
+    one height the inner one comes first, so that no line crosses another.
+    """
     low, high = axes.get_ylim()
-    right = axes.get_xlim()[1]
-    for k, (name, x, y) in enumerate(sorted(points, key=lambda point: (-point[2], point[1]))):
-        at = high - (k + 0.5) * (high - low) / LABELS
-        axes.annotate(
-            name,
-            (x, y),
-            (right + 0.04 * (right - axes.get_xlim()[0]), at),
-            fontsize=7,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 1, "shrinkB": 2},
-        )
-    axes.set_xlim(right=right)
+    left, right = axes.get_xlim()
+    span = right - left
+    lower = [point for point in points if point[1] < 0]
+    if lower:
+        left -= 0.45 * span
+    for side, own in (("left", lower), ("right", [point for point in points if point[1] >= 0])):
+        for k, (name, x, y) in enumerate(sorted(own, key=lambda point: (-point[2], abs(point[1])))):
+            axes.annotate(
+                name,
+                (x, y),
+                (
+                    right + 0.04 * span if side == "right" else left + 0.03 * span,
+                    high - (k + 0.5) * (high - low) / LABELS,
+                ),
+                fontsize=7,
+                va="center",
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 1, "shrinkB": 2},
+            )
+    axes.set_xlim(left, right)
 
 
 def effects_compared(observed: pd.Series, imputed: pd.Series, name: str) -> str:

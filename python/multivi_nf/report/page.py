@@ -129,6 +129,7 @@ def _context(results: Results, findings: list[Finding]) -> dict[str, Any]:
         "n_clusters": cells["cluster"].nunique() if "cluster" in cells else 0,
         "samples": _sample_table(results),
         "rules": [(entry, entry.summary.get("rules", [])) for entry in results.qc],
+        "measures": explained(list(dict.fromkeys(c for entry in results.qc for c in entry.barcodes))),
         "distributions": [drawn for entry in results.qc if (drawn := _distribution(entry))],
         "fragments": [
             (sample, Markup(svg))
@@ -312,7 +313,9 @@ def _training(results: Results) -> dict[str, Any] | None:
     if history is None or history.empty:
         return None
     best = int(history["epoch"].iloc[best_epoch(history)]) if history["validation_loss"].notna().any() else None
+    held_out = "held_out_score" in history and history["held_out_score"].notna().any()
     return {
+        "chosen_by": "held-out pairs" if held_out else "validation loss",
         "svg": Markup(figures.training(history, best)),
         "terms": explained(["loss_per_cell", *(c.removeprefix("train_") for c in history)]),
         "epochs": len(history),

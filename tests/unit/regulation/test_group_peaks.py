@@ -36,7 +36,7 @@ def summits(group, at):
 
 @pytest.fixture
 def called(monkeypatch):
-    """Stand in for MACS3: summits by group (q 0.05) and by group and donor (looser)."""
+    """Stand in for MACS3: summits by group."""
     given, asked = {}, []
 
     def call(inputs, genome, *, q_value, **_):
@@ -48,24 +48,52 @@ def called(monkeypatch):
     return given, asked
 
 
-def test_a_peak_stays_where_two_donors_show_it(called):
+def fragments_of(path, places, background=400):
+    """Fragments of 80 bp: cell → centres; the first of 40 cells also lie anywhere, as background."""
+    rng = np.random.default_rng(1)
+    rows = [(at - 40, at + 40, cell) for cell, centres in places.items() for at in centres]
+    rows += [(int(at), int(at) + 80, f"C{k % 160}") for k, at in enumerate(rng.integers(0, 59_000, background))]
+    with gzip.open(path, "wt") as file:
+        file.writelines(f"chr1\t{start}\t{end}\t{cell}\t1\n" for start, end, cell in sorted(rows))
+    return path
+
+
+def test_a_peak_stays_where_two_donors_show_it(called, tmp_path):
     given, asked = called
     n = 240
     obs, groups = cells_of(
         n, ["A"] * 160 + ["B"] * 80, (["d1"] * 60 + ["d2"] * 60 + ["d3"] * 39 + ["d1"]) + ["d1"] * 80
     )
     given |= {"A": [5_000, 20_000, 30_000], "B": [20_050, 40_000]}
-    given |= {"A\td1": [5_010, 20_000, 30_000], "A\td2": [20_100]}
-    made = peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, CONSENSUS)
+    # cells 0 to 59 are d1's, 60 to 119 d2's, 120 to 158 d3's: all of d3 show 30,000, of d2 none
+    places = {f"C{k}": [20_000, 30_000] for k in range(0, 60, 4)} | {f"C{k}": [20_020] for k in range(60, 120, 4)}
+    places |= {f"C{k}": [30_000] * 3 for k in range(120, 159)} | {"C1": [5_000] * 9, "C70": [5_000]}
+    source = Source("s", fragments_of(tmp_path / "f.tsv.gz", places))
+    made = peaks_by_group(obs, groups, [source], TOY, CONSENSUS)
     # d3 has 39 cells of A, and B has one donor: neither makes a replicate
-    assert [labels for _, labels, _ in asked] == [["A", "B"], ["A\td1", "A\td2"]]
-    assert asked[1][0] == group_peaks.REPLICATE_Q and len(asked[1][2]) == 121
+    assert [labels for _, labels, _ in asked] == [["A", "B"]], "MACS3 is asked once"
     a, b = made.by_group["A"], made.by_group["B"]
     assert a["start"].tolist() == [19_750] and a["replicates"].tolist() == [2] and a["new"].tolist() == [True]
     assert b["start"].tolist() == [19_800, 39_750] and b["replicates"].tolist() == [-1, -1]
     assert made.table[["group", "cells", "donors", "peaks", "new"]].to_numpy().tolist() == [
         ["A", 160, 2, 1, 1], ["B", 80, 0, 2, 2],
     ]  # fmt: skip
+
+
+def test_what_a_replicate_shows_by_hand(tmp_path):
+    every = pd.DataFrame({"chrom": "chr1", "start": [9_750, 19_750, 29_750], "end": [10_251, 20_251, 30_251]})
+    # background: 8 places beside peaks, one fragment in each of 4: mean 0.5; P(Poisson(0.5) >= 2) = 0.09, >= 3: 0.014
+    near = [7_500, 12_500, 17_500, 22_500]
+    places = {"C0": [*near, 10_000, 10_000, 20_000, 20_000, 20_000], "C1": [10_000] * 9}
+    source = Source("s", fragments_of(tmp_path / "f.tsv.gz", places, background=0))
+    pairs = pd.Series(["A\td1", "A\td2", None], pd.Index(["s:C0", "s:C1", "s:C2"]))
+    aside = group_peaks._aside(every, TOY)
+    assert sorted(aside["start"]) == sorted({9_750 + k * 10_000 + far for k in range(3) for far in group_peaks.ASIDE})
+    shown = group_peaks._shown(pairs, [source], every, TOY, "auto")
+    assert shown["A\td1"].tolist() == [False, True, False] and shown["A\td2"].tolist() == [True, False, False]
+    peaks = every.assign(start=every["start"] + 400, end=every["end"] + 400)
+    assert group_peaks._seen(peaks, every, shown, "A").tolist() == [1, 1, 0]
+    assert group_peaks._seen(peaks, every, shown, "B").tolist() == [0, 0, 0]
 
 
 def test_the_consensus_stays_and_new_peaks_overlap_nothing(called, tmp_path):

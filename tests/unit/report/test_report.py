@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from multivi_nf.commands import exit_code
 from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.palette import MISSING, colours_of
@@ -285,6 +286,13 @@ def test_volcano_names_do_not_overprint():
     if not places:
         places = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>g\d+</text>', svg)]
     assert len(places) == figures.LABELS and np.diff(np.sort(places)).min() > 7
+    table["effect"] *= np.where(np.arange(n) % 2, -1, 1)
+    both = figures.volcano(table, "v")
+    found = re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>(g\d+)</text>', both)
+    sides = [[(float(x), float(y)) for x, y, name in found if int(name[1:]) % 2 == odd] for odd in (0, 1)]
+    assert len(sides[0]) == len(sides[1]) == figures.LABELS // 2
+    assert max(x for x, _ in sides[1]) < min(x for x, _ in sides[0]), "lower ones to the left, higher to the right"
+    assert all(np.diff(sorted(y for _, y in side)).min() > 7 for side in sides)
 
 
 def test_markers_are_dots_of_measured_and_imputed(results_folder, tmp_path):
@@ -355,3 +363,15 @@ def test_a_link_leads_to_gene_and_peak_side_by_side(results_folder, tmp_path):
     write_report(folder, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     assert "explorer.html" not in page and ">chr1:3-4<" in page
+
+
+def test_a_page_with_a_title_of_its_own_may_be_written_again(results_folder, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(results_folder, folder)
+    parameters = json.loads((folder / "pipeline_info/params.json").read_text())
+    (folder / "pipeline_info/params.json").write_text(json.dumps(parameters | {"title": "Tonsils, spring"}))
+    for _ in range(2):
+        assert exit_code(["report", str(folder), "--output", str(tmp_path / "page.html")]) == 0, capsys.readouterr().err
+    assert "<title>Tonsils, spring: report</title>" in (tmp_path / "page.html").read_text()
+    (tmp_path / "page.html").write_text("<!doctype html><title>somebody's</title>")
+    assert exit_code(["report", str(folder), "--output", str(tmp_path / "page.html")]) == 2
