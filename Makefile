@@ -29,7 +29,7 @@ test-deploy: setup
 	@bash tests/deploy/provision.sh
 	@$(BIN)/pytest -m deploy tests/deploy tests/chaos $(PYTEST)
 
-# Every step killed, on a full and on a failing disk, at twenty random moments: about twenty minutes, root (docs/chaos.md).
+# Every step killed, on a full and on a failing disk, at twenty random moments: about twenty minutes, root (docs/benchmarks/chaos.md).
 chaos: setup
 	@$(BIN)/python -m tests.chaos.sweep --folder $(CHAOS) --moments 20 --table docs/chaos.tsv
 

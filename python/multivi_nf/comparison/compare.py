@@ -1,4 +1,4 @@
-"""Differential expression, accessibility and protein abundance by one engine (`docs/inference.md`)."""
+"""Differential expression, accessibility and protein abundance by one engine (`docs/explanation/inference.md`)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def differential(
         Column of obs with the unit that was sampled; the batch by default. Groups that share no batch are compared
         between replicates, or between batches where these are fewer.
     delta
-        Smallest effect that counts, on the scale of `effect`. None: half the 95th percentile of |effect| between
+        Smallest effect that counts, on the scale of `effect`. None: half the 95th percentile of `|effect|` between
         random halves of the groups plus a tenth of the feature's larger mean.
     fdr
         Level of `significant`.
@@ -261,7 +261,7 @@ class _Engine:
             of = "of probability" if self.decoder.is_probability else "fragments"
             unit = of if self.difference else "log2 units"
             print(
-                f"delta: {max(floors):.3g} {unit} (half the 95th percentile of |effect| between random halves"
+                f"delta: {max(floors):.3g} {unit} (half the 95th percentile of `|effect|` between random halves"
                 f"{'' if len(floors) == 1 else ', largest of all groups'}) plus a tenth of the larger mean",
                 file=sys.stderr,
             )

@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 ALIGNMENT_WEIGHT = 5.0
 """Of the alignment, where none is given. Only paired cells pay it and every cell gains from what it forbids, so the
-paper's 1 is too little where few cells are paired (docs/model.md)."""
+paper's 1 is too little where few cells are paired (docs/explanation/model.md)."""
 
 MODALITY_INTEGRATION = 0.2
 """Strength of the penalty between modalities measured, where none is given."""

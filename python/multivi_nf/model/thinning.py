@@ -2,7 +2,7 @@
 
 An encoder that sees the counts which its decoder is scored on learns a cell's noise by heart. In training a share r of
 the counts is therefore hidden, H ~ Bin(x, r), the encoder sees S = x - H, and where z was drawn from that encoder the
-decoder is scored on H alone, 1/r times; where it was not, on all of x (docs/model.md, "Thinning").
+decoder is scored on H alone, 1/r times; where it was not, on all of x (docs/explanation/model.md, "Thinning").
 """
 
 from __future__ import annotations

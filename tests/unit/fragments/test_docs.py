@@ -1,4 +1,4 @@
-"""The example of docs/counting.md says what the code does."""
+"""The example of docs/explanation/counting.md says what the code does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from multivi_nf.fragments.count import scan
 from multivi_nf.inputs.genome import Genome
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "counting.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "explanation" / "counting.md"
 
 
 def test_table_of_strategies(tmp_path):
