@@ -1,4 +1,4 @@
-"""Settings that a user never has to touch, from the number of cells. The evidence is in docs/decisions/training-rule.md."""
+"""Settings that a user never has to touch, from the number of cells. Evidence: docs/decisions/training-rule.md."""
 
 from __future__ import annotations
 
