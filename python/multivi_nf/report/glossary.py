@@ -100,6 +100,6 @@ def glossary() -> dict[str, str]:
     The report's own terms are taken from :data:`multivi_nf.report.terms.TERMS`, so that page and glossary say the
     same; those that mean something of their own there carry the part of the report.
     """
-    of = {name: place for place, names in PLACES.items() for name in names}
+    of = dict.fromkeys(WORDS, "in the report") | {name: place for place, names in PLACES.items() for name in names}
     told = {f"{name} ({of[name]})" if name in of else name: meaning for name, meaning in TERMS.items()}
     return dict(sorted((WORDS | told).items(), key=lambda item: item[0].lower()))
