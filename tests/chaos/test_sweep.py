@@ -1,4 +1,4 @@
-"""One random moment of every step and kind of trouble; `make chaos` is the whole sweep, docs/chaos.md its table."""
+"""One random moment of every step and kind of trouble; `make chaos` is the whole sweep, docs/chaos.tsv its table."""
 
 from __future__ import annotations
 
