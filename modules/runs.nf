@@ -8,7 +8,7 @@ def runs_of(folder) {
     def same = [target: task.target, hidden: task.hidden, seed: task.seed]
     def plain = task.methods.collect { method -> [method: method, variant: '', options: [seed: task.seed]] }
     def varied = task.variants.collect { name, options -> [method: name, variant: name, options: options + [seed: task.seed]] }
-    def users = 'scvi-multivi' in task.methods && task.experiment == 1 ? [[method: 'scvi-multivi', variant: 'defaults', options: [:]]] : []
+    def users = 'scvi-multivi' in task.methods && task.experiment == 1 && !task.name?.endsWith('shuffled pairs') ? [[method: 'scvi-multivi', variant: 'defaults', options: [:]]] : []
     return (plain + varied + users).collect { run ->
         def word = "${run.method} ${run.variant == run.method ? '' : run.variant}".trim()
         [run + same + [id: "${folder.name} ${word}".toString(), name: "${folder.name}.${word.replaceAll(/[^A-Za-z0-9]+/, '_')}".toString()], folder]

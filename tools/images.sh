@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The container images: `make images`, `make push REGISTRY=...` and tests/deploy call this.
 #
-#   tools/images.sh build [cpu|macs3|cuda ...]     localhost/multivi-nf-{cpu,macs3,cuda}:VERSION
-#   tools/images.sh archive [cpu|macs3|cuda ...]   dist/multivi-nf-X-VERSION.oci.tar, for `apptainer build X.sif oci-archive:...`
-#   tools/images.sh sbom [cpu|macs3|cuda ...]      dist/multivi-nf-X-VERSION.cdx.json, what is in it (CycloneDX)
+#   tools/images.sh build [cpu|macs3|cuda|peers|seurat ...]   localhost/multivi-nf-X:VERSION; without a name all of them
+#   tools/images.sh archive [cpu|...]              dist/multivi-nf-X-VERSION.oci.tar, for `apptainer build X.sif oci-archive:...`
+#   tools/images.sh sbom [cpu|...]                 dist/multivi-nf-X-VERSION.cdx.json, what is in it (CycloneDX)
 #   tools/images.sh unpack FOLDER [cpu|...]        FOLDER/multivi-nf-X-VERSION/, for Charliecloud and --container_registry FOLDER
 #   tools/images.sh push REGISTRY [cpu|...]        REGISTRY/multivi-nf-X:VERSION
 #   tools/images.sh base                           localhost/debian:bookworm, by debootstrap, without any registry
@@ -160,8 +160,8 @@ check_names() {
     local image
     for image in "$@"; do
         case "$image" in
-            cpu | macs3 | cuda) ;;
-            *) fail "there is no image '$image'" "the images are cpu, macs3 and cuda" "name one of these, or none for all" ;;
+            cpu | macs3 | cuda | peers | seurat) ;;
+            *) fail "there is no image '$image'" "the images are cpu, macs3, cuda, peers and seurat" "name one of these, or none for all" ;;
         esac
     done
 }
@@ -171,6 +171,11 @@ sbom() {
     mkdir -p "$repository/dist"
     for image in "$@"; do
         need_image "$image"
+        case "$image" in peers | seurat)
+            say "multivi-nf-$image holds no part of the pipeline that could list it: see locks/peers.lock, or dpkg -l in it"
+            continue
+            ;;
+        esac
         target=$repository/dist/multivi-nf-$image-$version.cdx.json
         "$engine" run --rm --network none "localhost/multivi-nf-$image:$version" multivi-nf --sbom > "$target.part"
         mv "$target.part" "$target"
@@ -191,7 +196,7 @@ elif [ "$command" = unpack ]; then
     [ -n "$folder" ] || fail "no folder was given" "each image becomes a folder in it" "tools/images.sh unpack FOLDER"
     shift
 fi
-[ $# -gt 0 ] || set -- cpu macs3 cuda
+[ $# -gt 0 ] || set -- cpu macs3 cuda peers seurat
 check_names "$@"
 
 case "$command" in

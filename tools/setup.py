@@ -462,7 +462,7 @@ def lint_tools():
 
 def peers_folder():
     """Give the environment of what benchmarks compare with, made or not."""
-    return cache_root() / "peers"
+    return cache_root() / "peers-{}-{}".format(TAG, digest(LOCKS / "peers.lock"))
 
 
 def hold_peers():
@@ -475,16 +475,7 @@ def hold_peers():
 def peers():
     """Install what benchmarks compare with (scvi-tools, snapatac2, ...) in an environment of its own; say where."""
     check_machine()
-    folder = peers_folder()
-    if not folder.exists():
-        tools = bootstrap()
-        with step("install the peers (scvi-tools, snapatac2, muon, mofapy2)"), once(folder) as partial:
-            if partial:
-                venv.create(partial, symlinks=True)
-                uv = [tools / "bin" / "python", "-m", "uv", "pip", "install", "--quiet"]
-                settings = installer_environment([tools / "bin" / "python", "-m", "pip"])
-                python = partial / "bin" / "python"
-                run([*uv, "--python", python, "-r", LOCKS / "peers.in"], "benchmarks compare with them", settings)
+    install("peers", LOCKS / "peers.lock", "install the peers (scvi-tools, snapatac2, muon, mofapy2)")
     hold_peers()
     print(f"set-up: the peers' Python is {VENV / 'bin' / 'peers-python'}", flush=True)
 

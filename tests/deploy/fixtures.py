@@ -96,17 +96,18 @@ def resolve(
 
 @pytest.fixture(scope="session")
 def images(version: str, container_environment: dict[str, str]) -> dict[str, str]:
-    """Build the three images (seconds where nothing changed) and give their names."""
+    """Build the images of the pipeline, and Seurat's (seconds where nothing changed), and give their names."""
     need("podman")
+    names = ("cpu", "macs3", "cuda", "seurat")
     started = subprocess.run(
-        [REPOSITORY / "tools/images.sh", "build"],
+        [REPOSITORY / "tools/images.sh", "build", *names],
         env=os.environ | container_environment | {"CONTAINER_ENGINE": "podman"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert started.returncode == 0, started.stderr[-4000:]
-    return {image: f"localhost/multivi-nf-{image}:{version}" for image in ("cpu", "macs3", "cuda")}
+    return {image: f"localhost/multivi-nf-{image}:{version}" for image in names}
 
 
 @pytest.fixture(scope="session")

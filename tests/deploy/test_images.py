@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -41,6 +42,21 @@ def test_content(inside, image: str, version: str) -> None:
         assert inside(image, "macs3 --version").startswith("macs3 3.")
     if image == "cpu":
         assert int(inside(image, "grep -c ^MOTIF /opt/multivi-nf/share/multivi-nf/jaspar.meme")) > 1000
+
+
+def test_seurat_as_debian_has_it(inside) -> None:
+    packages = 'c("Seurat", "rhdf5", "irlba", "RANN", "jsonlite")'
+    assert inside("seurat", f"Rscript --vanilla -e 'for (p in {packages}) print(packageVersion(p))'").count("[1]") == 5
+    assert inside("seurat", "ps -p 1 -o comm= && bash --version").startswith("bash")
+    assert inside("seurat", "id -u").strip() not in ("", "0"), "runs as root"
+
+
+def test_every_image_that_a_process_names_is_built(processes: dict) -> None:
+    named = {label.removeprefix("image_") for labels in processes.values() for label in labels if "image_" in label}
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)", (REPOSITORY / "containers/Dockerfile").read_text(), re.MULTILINE))
+    assert named <= targets
+    built = re.search(r"\|\| set -- (.+)", (REPOSITORY / "tools/images.sh").read_text()).group(1).split()
+    assert named == set(built)
 
 
 @pytest.mark.parametrize("image", ["cpu", "macs3", "cuda"])
@@ -98,7 +114,7 @@ def test_archive_is_an_oci_layout(images: dict[str, str], container_environment:
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["build", "gpu"], {}, ["there is no image 'gpu'", "cpu, macs3 and cuda"]),
+        (["build", "gpu"], {}, ["there is no image 'gpu'", "cpu, macs3, cuda, peers and seurat"]),
         (["push"], {}, ["no registry was given", "make push REGISTRY="]),
         (
             ["archive", "cuda"],

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from multivi_nf.benchmark.plan import ABLATION, CONTROLS, METHODS
+from multivi_nf.benchmark.plan import ABLATION, CONTROLS, METHODS, SETS_OF_RUNS
 from multivi_nf.palette import colours_of
 from multivi_nf.report.figures import INK, MUTED, STYLE, svg
 
 # Okabe and Ito's colours, told apart by the colour-blind; signs tell apart what shares one
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b59f00", "#8c564b")
 SIGNS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_PEERS = tuple(m for m in METHODS if m not in ("multivi-nf", "scvi-multivi", "ablation"))
+_PEERS = tuple(m for m in METHODS if m not in ("multivi-nf", "scvi-multivi", *SETS_OF_RUNS))
 NAMES = ("multivi-nf", "scvi-multivi", "scvi-multivi: defaults", *_PEERS, *ABLATION)
 
 

@@ -21,6 +21,7 @@ from multivi_nf.benchmark.splits import (
 from multivi_nf.benchmark.task import Task, common_cells, complete_cells, counted, modalities_of, write_task
 from multivi_nf.benchmark.trimodal import small_world, trimodal_cells
 from multivi_nf.errors import InputError
+from multivi_nf.evaluation.controls import shuffle_pairs
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.io.files import written_whole
 from multivi_nf.modalities import MODALITIES
@@ -40,8 +41,13 @@ METHODS = {
     "depth": (1, 3),
     "ceiling": (3,),
     "ablation": (1,),
+    "shuffled": (1,),
 }
-"""Every method, and the experiments that it can take part in; `ablation` stands for the variants of ours."""
+"""Every method, and the experiments that it can take part in. `ablation` stands for the variants of ours, `shuffled`
+for every method once more, on pairs that were shuffled."""
+
+SETS_OF_RUNS = ("ablation", "shuffled")
+SHUFFLED_PAIRS = "shuffled pairs"
 
 CONTROLS = ("depth", "ceiling")
 """Not compared for the best: they look, or know nothing but depth."""
@@ -154,7 +160,7 @@ def tasks(mosaic: mudata.MuData, labels: pd.Series | None, wanted: Wanted) -> It
 
 def _fits(method: str, task: Task) -> bool:
     """WNN and totalVI with PeakVI take complete cells only."""
-    return method != "ablation" and (method not in ("wnn", "totalvi") or task.name.endswith("complete"))
+    return method not in SETS_OF_RUNS and (method not in ("wnn", "totalvi") or task.name.endswith("complete"))
 
 
 def _types(labels: pd.Series | None, cells: pd.Index) -> list[str]:
@@ -175,6 +181,9 @@ def _unpaired(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
         split = random_unpairing(complete, 1 - rate / 100, seed=seed, labels=labels)
         variants = ABLATION if rate == ABLATION_RATE and "ablation" in wanted.methods else {}
         yield Task(1, f"{rate:g}% unpaired", seed, split, variants=variants)
+        if rate == ABLATION_RATE and "shuffled" in wanted.methods:
+            wrong = Split(shuffle_pairs(split.mosaic, seed=seed), split.origin, split.modalities)
+            yield Task(1, f"{rate:g}% unpaired, {SHUFFLED_PAIRS}", seed, wrong)
 
 
 def _sources(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
@@ -240,16 +249,17 @@ def write_plan(mosaic: mudata.MuData, column: str | None, wanted: Wanted, folder
         place.mkdir()
         for task in tasks(mosaic, labels, wanted):
             write_task(task, place / task.folder)
-            names = [*task.methods, *task.variants, *(["scvi-multivi: defaults"] if _by_defaults(task) else [])]
+            names = [*task.methods, *task.variants, *by_defaults(task)]
             rows += [(task.experiment, task.name, task.seed, name, task.folder, "") for name in names]
         for experiment, why in impossible.items():
-            lacking = [m for m in wanted.methods if experiment in METHODS[m] and m != "ablation"]
+            lacking = [m for m in wanted.methods if experiment in METHODS[m] and m not in SETS_OF_RUNS]
             rows += [(experiment, "", "", m, "", why) for m in lacking]
         plan = pd.DataFrame(rows, columns=COLUMNS)
         plan.to_csv(place / "plan.tsv", sep="\t", index=False)
     return plan
 
 
-def _by_defaults(task: Task) -> bool:
+def by_defaults(task: Task) -> list[str]:
     """scvi-tools as users run it, beside its best settings, where pairing and mixing are scored."""
-    return task.experiment == 1 and "scvi-multivi" in task.methods
+    asked = task.experiment == 1 and "scvi-multivi" in task.methods and SHUFFLED_PAIRS not in task.name
+    return ["scvi-multivi: defaults"] if asked else []

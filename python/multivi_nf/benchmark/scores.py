@@ -21,6 +21,7 @@ from multivi_nf.benchmark.scoring import Hidden, Views, hidden_truth, score_atac
 from multivi_nf.benchmark.task import Task, counted, modalities_of
 from multivi_nf.benchmark.uncertainty import ranked, sure_and_wrong
 from multivi_nf.evaluation import metrics
+from multivi_nf.evaluation.controls import cyclic_shuffle
 from multivi_nf.evaluation.metrics.clustering import RESOLUTIONS
 from multivi_nf.evaluation.metrics.neighbours import nearest
 
@@ -28,6 +29,9 @@ NEIGHBOURS = 15
 OTHER = {"rna": "atac", "atac": "rna"}
 NAMED_MARKERS = ("CD79A", "MS4A1")
 """Of the paper's Figure 4: B cells' markers that imputed RNA has to find."""
+
+SHUFFLED = "_shuffled"
+"""Ends the name of a metric's control: the same, of the same result, with pairs, cells or labels shuffled."""
 
 PSEUDO = 1e-5
 LEAST_FOLD = 0.5
@@ -45,12 +49,15 @@ class FoldChanges:
         (n_cells, n_features) shares or 0/1 of the measured cells.
     of_type
         (n_cells,) which of them are of the type.
+    shuffled
+        (n_features,) as `estimated`, the imputed cells' types shuffled.
     """
 
     estimated: np.ndarray
     truth: np.ndarray
     profiles: sparse.csr_matrix
     of_type: np.ndarray
+    shuffled: np.ndarray
 
 
 Truth = dict[str, Hidden] | FoldChanges | None
@@ -110,17 +117,44 @@ def _unpaired(task: Task, result: Result, _truth: None) -> dict[str, float]:
     found = score_embedding(task.split, views, None, task.seed)
     if "mutual_rank" in found:
         found["rank_distance"] = found["mutual_rank"] * found["n_cells"]  # the paper's, not over N
-    if task.labels is None:
-        return found
-    joint = views.joint
-    found["purity"] = _purity(task, joint)
-    rna, atac = task.split.views("rna"), task.split.views("atac")
+        found |= _mismatched(task, views)
+    return found if task.labels is None else found | _of_labels(task, views.joint, _carried)
+
+
+def _mismatched(task: Task, views: Views) -> dict[str, float]:
+    """Pairing where each cell's RNA is held against another cell's ATAC."""
+    rna, atac = task.split.both_views()
+    wrong = cyclic_shuffle(len(rna), np.random.default_rng([task.seed, 41]))
+    pair = metrics.pairing(views.by_modality["rna"].loc[rna], views.by_modality["atac"].loc[atac[wrong]])
+    return {f"foscttm{SHUFFLED}": pair.foscttm, f"rank_distance{SHUFFLED}": pair.mutual_rank * pair.n_cells}
+
+
+def _carried(task: Task, joint: pd.DataFrame, labels: pd.Series) -> dict[str, float]:
+    """Purity of types, and the share of ATAC views that get their own type from their RNA neighbours."""
+    found = {"purity": _purity(task, joint, labels)}
+    rna, atac = (cells[known(task, cells)] for cells in map(task.split.views, ("rna", "atac")))
     if len(rna) and len(atac):
-        rna, atac = (cells[known(task, cells)] for cells in (rna, atac))
-        labels = task.labels.loc[rna].to_numpy()
-        carried = metrics.label_transfer(joint.loc[rna].to_numpy(), labels, joint.loc[atac].to_numpy(), NEIGHBOURS)
-        found["transfer"] = float((carried == task.labels.loc[atac].to_numpy()).mean())
+        given = labels.loc[rna].to_numpy()
+        carried = metrics.label_transfer(joint.loc[rna].to_numpy(), given, joint.loc[atac].to_numpy(), NEIGHBOURS)
+        found["transfer"] = float((carried == labels.loc[atac].to_numpy()).mean())
     return found
+
+
+def _of_labels(task: Task, joint: pd.DataFrame, measure: Callable[..., dict[str, float]]) -> dict[str, float]:
+    """What is measured by the cells' types, and the same by types dealt out anew."""
+    shuffled = {f"{name}{SHUFFLED}": value for name, value in measure(task, joint, dealt_anew(task)).items()}
+    return measure(task, joint, task.labels) | shuffled
+
+
+def dealt_anew(task: Task) -> pd.Series:
+    """Label of each cell or view, the labelled cells' labels permuted over them; both views of a cell get the same."""
+    own = task.labels[known(task, task.labels.index)]
+    origin = task.split.origin.loc[own.index]
+    first = own[~origin.duplicated().to_numpy()].set_axis(origin[~origin.duplicated()])
+    anew = pd.Series(np.random.default_rng([task.seed, 42]).permutation(first.to_numpy()), index=first.index)
+    out = task.labels.copy()
+    out.loc[own.index] = anew.loc[origin].to_numpy()
+    return out
 
 
 def _sources(task: Task, result: Result, _truth: None) -> dict[str, float]:
@@ -137,20 +171,21 @@ def _sources(task: Task, result: Result, _truth: None) -> dict[str, float]:
             labels = task.labels.loc[joint.index].to_numpy()[use]
             within = metrics.lisi_ratio_within(joint.to_numpy()[use], groups[use], labels, seed=task.seed)
             found[f"lisi_{name}_within"] = within
-    if task.labels is not None:
-        found |= {"purity": _purity(task, joint)} | _clusters(task, joint)
-    return found
+    return found if task.labels is None else found | _of_labels(task, joint, _types)
 
 
-def _purity(task: Task, joint: pd.DataFrame) -> float:
+def _purity(task: Task, joint: pd.DataFrame, labels: pd.Series) -> float:
     use = known(task, joint.index)
-    return metrics.label_purity(joint.to_numpy()[use], task.labels.loc[joint.index].to_numpy()[use], NEIGHBOURS)
+    return metrics.label_purity(joint.to_numpy()[use], labels.loc[joint.index].to_numpy()[use], NEIGHBOURS)
 
 
-def _clusters(task: Task, joint: pd.DataFrame) -> dict[str, float]:
+def _types(task: Task, joint: pd.DataFrame, labels: pd.Series) -> dict[str, float]:
+    """Whether clusters and neighbours are types: ARI, NMI, purity, micro-F1."""
     use = known(task, joint.index)
-    best = metrics.best_leiden(joint.to_numpy()[use], task.labels.loc[joint.index].to_numpy()[use], seed=task.seed)
-    return {"ari": best["ari"], "nmi": best["nmi"]}
+    space, own = joint.to_numpy()[use], labels.loc[joint.index].to_numpy()[use]
+    best = metrics.best_leiden(space, own, seed=task.seed)
+    found = {"ari": best["ari"], "nmi": best["nmi"], "purity": metrics.label_purity(space, own, NEIGHBOURS)}
+    return found | {"micro_f1": float(keeps_label(space, own).mean())}
 
 
 def _imputation(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[str, float]:
@@ -162,11 +197,20 @@ def _imputation(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[st
         measured = profiles(modality, hidden.counts).toarray()
         row["spearman_raw"] = metrics.flat_spearman(values, measured)  # the paper's two headline figures
         row["spearman_smooth"] = metrics.flat_spearman(values, hidden.smooth)
+        other = cyclic_shuffle(len(values), np.random.default_rng([task.seed, 43]))
+        row |= {f"{name}{SHUFFLED}": value for name, value in _by_feature(modality, hidden, values[other]).items()}
         if imputed.sd is not None:
             sd = imputed.sd.loc[hidden.cells, features].to_numpy(np.float64)
             row |= ranked(sd, values, measured) | sure_and_wrong(sd, values, measured, hidden.smooth, task.seed)
         found |= {f"{modality}_{name}": value for name, value in row.items()}
     return found
+
+
+def _by_feature(modality: str, hidden: Hidden, values: np.ndarray) -> dict[str, float]:
+    """What tells cells apart: the mean profile of all is at chance in it."""
+    if modality == "rna":
+        return {"gene_spearman": float(np.nanmean(metrics.feature_spearman(values, hidden.smooth)))}
+    return {"peak_auroc": float(np.nanmean(metrics.feature_auroc(values, hidden.counts > 0)))}
 
 
 def log_fold_change(target: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -186,11 +230,13 @@ def fold_changes(task: Task, result: Result, mosaic: mudata.MuData) -> FoldChang
     origins = pd.Index(task.split.origin).unique()
     measured = profiles(modality, counted(mosaic, modality, origins)[:, features].X)
     own = (task.labels.groupby(task.split.origin).first().loc[origins] == task.target).to_numpy()
+    anyone = np.random.default_rng([task.seed, 44]).permutation(imputed)
     return FoldChanges(
         log_fold_change(values.to_numpy()[imputed], values.to_numpy()[~imputed]),
         log_fold_change(measured[own], measured[~own]),
         measured,
         own,
+        log_fold_change(values.to_numpy()[anyone], values.to_numpy()[~anyone]),
     )
 
 
@@ -199,6 +245,8 @@ def _without_type(task: Task, result: Result, truth: FoldChanges) -> dict[str, f
     features = task.split.mosaic[modality].var_names
     found = metrics.fold_change_agreement(truth.estimated, truth.truth)
     found |= _named(truth.estimated, truth.truth, list(features))
+    by_chance = metrics.fold_change_agreement(truth.shuffled, truth.truth)
+    found |= {f"{name}{SHUFFLED}": by_chance[name] for name in ("pearson", "auroc")}
     if result.effects is not None:
         table = result.effects.set_index("feature").reindex(features)
         differential = _differential(truth.profiles, truth.of_type, modality) & (np.abs(truth.truth) >= LEAST_FOLD)
@@ -226,12 +274,9 @@ def _differential(values: sparse.csr_matrix, own: np.ndarray, modality: str) -> 
 
 def _trimodal(task: Task, result: Result, _truth: None) -> dict[str, float]:
     if result.views is None:
-        return _graph_scores(task, result.edges)
+        return _of_labels(task, result.edges, _of_graph)
     joint = whole_views(task, result.views).joint
-    use = known(task, joint.index)
-    labels = task.labels.loc[joint.index].to_numpy()[use]
-    found = _clusters(task, joint) | {"purity": _purity(task, joint)}
-    found["micro_f1"] = float(keeps_label(joint.to_numpy()[use], labels).mean())
+    found = _of_labels(task, joint, _types)
     kind = task.split.modalities[joint.index].to_numpy()
     if np.unique(kind).size > 1:
         found["lisi_modality"] = metrics.lisi_ratio(joint.to_numpy(), kind, seed=task.seed)["ratio"]
@@ -257,12 +302,12 @@ def graph_clusters(n_cells: int, edges: np.ndarray, weights: np.ndarray, seed: i
     return [np.array(graph.community_leiden(resolution=r, **options).membership) for r in RESOLUTIONS]
 
 
-def _graph_scores(task: Task, edges: pd.DataFrame) -> dict[str, float]:
+def _of_graph(task: Task, edges: pd.DataFrame, types: pd.Series) -> dict[str, float]:
     """ARI and NMI of Leiden on the method's own graph, and micro-F1 by its edges' weights."""
     cells = task.split.mosaic.obs_names
     place = pd.Series(np.arange(len(cells)), index=cells)
     pairs = np.stack([place.loc[edges["cell"]].to_numpy(), place.loc[edges["other"]].to_numpy()], 1)
-    labels, use = task.labels.loc[cells].to_numpy(), known(task, cells)
+    labels, use = types.loc[cells].to_numpy(), known(task, cells)
     parts = graph_clusters(len(cells), pairs, edges["weight"].to_numpy(), task.seed)
     ari = [metrics.adjusted_rand(labels[use], part[use]) for part in parts]
     best = parts[int(np.argmax(ari))]

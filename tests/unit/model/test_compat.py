@@ -128,8 +128,8 @@ def test_the_adversary_is_on_batch(loaded):
 
 def test_parity_with_the_package_itself():
     """Runs benchmarks/model_parity.py in the environment of the peers (`make peers`), where there is one."""
-    root = Path(os.environ.get("MULTIVI_NF_PEERS", Path.home() / ".cache" / "multivi-nf" / "peers"))
-    python = root / "bin" / "python"
+    named = os.environ.get("MULTIVI_NF_PEERS")
+    python = Path(named) / "bin" / "python" if named else REPOSITORY / ".venv" / "bin" / "peers-python"
     if not python.exists():
         pytest.skip("scvi-tools 1.4.2 is not installed: `make peers` makes its environment")
     run = subprocess.run(
