@@ -81,9 +81,10 @@ def fragments_given(data: Path, folder: Path) -> RealSet:
 
 
 def fragments_called(data: Path, folder: Path) -> RealSet:
-    """The same; peaks called here."""
+    """The same; peaks called here, and all of regulation that unpaired cells without a genome's sequence allow."""
     real = fragments_given(data, folder)
-    return RealSet(real.rows, [*real.arguments[:2], "--peak_source", "macs3"], real.modalities, real.labels)
+    arguments = ["--genome", "hg19", "--peak_source", "macs3", "--regulation"]
+    return RealSet(real.rows, arguments, real.modalities, real.labels)
 
 
 SETS = {
@@ -120,11 +121,28 @@ def test_real_cells(nextflow: Callable[..., Run], shared_data, has_macs3, tmp_pa
             f"{summary['sample']} {summary['modality']}: {kept:.0%} of the cells stay: {summary['rules']}"
         )
     assert (run.outdir / "report.html").stat().st_size > 50_000
+    if "--regulation" in real.arguments:
+        assert_regulated(run)
     costs = [json.loads(path.read_text()) for path in run.outdir.glob("pipeline_info/resources/*.json")]
     peak = max(cost["peak_memory"] for cost in costs) / 2**30
     said = scores(run, real.labels, cells)
     with capsys.disabled():
         print(f"\n{name}: {cells.n_obs} cells ({', '.join(lines)}), {seconds:.0f} s, peak {peak:.1f} GiB\n{said}")
+
+
+def assert_regulated(run: Run) -> None:
+    """What can be made of unpaired cells is made; what cannot says why, at the gate and at its end."""
+    folder = run.outdir / "regulation"
+    facts = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert {part for part, found in facts.items() if found["done"]} == {
+        "tracks", "group_peaks", "gene_activity", "links",
+    }, facts  # fmt: skip
+    assert "sequence was not given" in facts["motifs"]["what"] and facts["motifs"]["remedy"] == "give --fasta FILE"
+    assert run.said.count("no motifs: the genome's sequence was not given") == 2
+    links = pd.read_csv(folder / "links.tsv.gz", sep="\t")
+    assert facts["links"]["cells"] == 0 and links["z"].isna().all() and not links["significant"].any()
+    assert links["imputed_z"].notna().any() and "no cell has both" in facts["links"]["told"]
+    assert facts["gene_activity"]["source"] == "fragments" and len(list((folder / "tracks").glob("*.bw"))) >= 2
 
 
 def scores(run: Run, labels: str | None, cells: mudata.MuData) -> str:
