@@ -27,7 +27,7 @@ from multivi_nf.report.gather import (
 from multivi_nf.report.markers import markers
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.multiqc import write_multiqc
-from multivi_nf.report.terms import explained, term
+from multivi_nf.report.terms import PHRASES, explained, term
 from multivi_nf.report.verdict import Finding, best_epoch, verdict, verdict_table
 
 TOP = 12
@@ -192,11 +192,16 @@ def begun(text: str) -> str:
 
 
 def options(text: str) -> Markup:
-    """Text in which the name of an option (`--max_epochs`) is not broken at its dashes."""
-    parts = re.split(r"(--[A-Za-z][\w-]*)", str(text))
-    return Markup("").join(
-        Markup('<span class="option">{}</span>').format(part) if k % 2 else escape(part) for k, part in enumerate(parts)
-    )
+    """Text in which the name of an option (`--max_epochs`) is not broken at its dashes, and terms are explained."""
+    known = "|".join(re.escape(phrase) for phrase in PHRASES)
+    parts = re.split(rf"(--[A-Za-z][\w-]*|\b(?:{known})\b)", str(text))
+    return Markup("").join(_marked(part) if k % 2 else escape(part) for k, part in enumerate(parts))
+
+
+def _marked(part: str) -> Markup:
+    if part.startswith("--"):
+        return Markup('<span class="option">{}</span>').format(part)
+    return Markup('<abbr title="{}">{}</abbr>').format(PHRASES[part], part)
 
 
 def _composition(results: Results) -> dict[str, Any] | None:

@@ -106,6 +106,21 @@ TERMS = {
 }
 
 
+PHRASES = {
+    "mean KL": TERMS["kl"] + ", in the mean over cells",
+    "nats": "units of information, as bits are: one nat is 1.44 bits",
+    "reliability": "correlation of what two random halves of the counts show: 1 all signal, 0 all noise",
+    "rank correlation": "whether two lists rise and fall together, whatever their scale: 1 always, 0 not at all",
+    "validation loss": "what training lowers, on cells that it was not shown",
+    "held-out pairs": "cells measured in both modalities that training did not see as pairs",
+    "latent dimensions": "axes of the space that the model places all cells in",
+    "full mixture": "what neighbours would be if batches or modalities were shuffled",
+    "support": "the region of the latent space in which there are paired cells to learn from",
+    "ambient": "from molecules that floated freely, not from the cell",
+}
+"""Terms in the verdict's sentences."""
+
+
 def term(name: str, text: str | None = None) -> Markup:
     """Give `text` (or the name itself) with its explanation, where there is one."""
     shown = name if text is None else text

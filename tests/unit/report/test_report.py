@@ -22,7 +22,7 @@ from multivi_nf.palette import MISSING, colours_of
 from multivi_nf.report import figures, write_report
 from multivi_nf.report.gather import read_counts, read_imputed_features, read_results, read_versions
 from multivi_nf.report.methods import methods_text
-from multivi_nf.report.page import sentence
+from multivi_nf.report.page import options, sentence
 from multivi_nf.report.verdict import kl_per_dimension, verdict
 
 
@@ -375,3 +375,9 @@ def test_a_page_with_a_title_of_its_own_may_be_written_again(results_folder, tmp
     assert "<title>Tonsils, spring: report</title>" in (tmp_path / "page.html").read_text()
     (tmp_path / "page.html").write_text("<!doctype html><title>somebody's</title>")
     assert exit_code(["report", str(folder), "--output", str(tmp_path / "page.html")]) == 2
+
+
+def test_terms_in_a_sentence_are_explained_and_options_hold_together():
+    said = options("mean KL of <b> and held-out pairs; try --max_epochs, unsupported")
+    assert said.count("<abbr title=") == 2 and ">mean KL</abbr> of &lt;b&gt; and" in said
+    assert '<span class="option">--max_epochs</span>' in said and "unsupported" in said
