@@ -219,7 +219,7 @@ def read_summits(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     bed, rows = read_bed_fields(path)
     peaks = bed[["chrom", "start", "end"]]
-    narrow = all(len(row) == 10 and row[9].isdigit() and _is_number(row[8]) for row in rows)
+    narrow = all(len(row) == 10 and re.fullmatch("[0-9]{1,12}", row[9]) and _is_number(row[8]) for row in rows)
     peaks["summit"] = (peaks["start"] + peaks["end"]) // 2
     if narrow:
         peaks["summit"] = peaks["start"] + np.array([int(row[9]) for row in rows], np.int64)

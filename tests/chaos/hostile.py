@@ -18,7 +18,9 @@ import random
 import resource
 import shutil
 import signal
+import struct
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +54,8 @@ class Reader:
         Which part of the folder `place` is made hostile; empty: the file itself.
     source
         What is copied, where that is not `place`.
+    added
+        The option that names it, where the call of :func:`chain` has none.
     """
 
     name: str
@@ -59,8 +63,10 @@ class Reader:
     place: str
     inside: str = ""
     source: str = ""
+    added: str = ""
 
 
+CELLS, LIBRARY = f"{DATA}/cells.tsv", f"{DATA}/library.tsv"
 TENX = f"{DATA}/rna_1/filtered_feature_bc_matrix.h5"
 MTX = f"{DATA}/rna_2/filtered_feature_bc_matrix"
 FRAGMENTS = f"{DATA}/multiome_1/fragments.tsv.gz"
@@ -108,6 +114,16 @@ READERS = [
     Reader("report: contrast", "report", "out/results", "site_1.tsv.gz"),
     Reader("report: QC", "report", "out/results", "rna.tsv.gz|rna.json"),
     Reader("report: h5mu", "report", "out/results", "multivi.h5mu"),
+    Reader("start sites", "qc-fragments@multiome_1", f"{DATA}/genome/tss.bed"),
+    Reader("blacklist", "qc-fragments@multiome_1", f"{DATA}/genome/blacklist.bed"),
+    Reader("GTF", "gene-activity", f"{DATA}/genome/genes.gtf"),
+    Reader("FASTA", "motifs", f"{DATA}/genome/genome.fa"),
+    Reader("motifs", "motifs", f"{DATA}/genome/motifs.meme"),
+    Reader("table of cells", "qc-rna@rna_1", CELLS, added="--cells"),
+    Reader("feature aliases", "mosaic", f"{DATA}/aliases.tsv", added="--feature-aliases"),
+    Reader("marker sets", "embed", f"{DATA}/marker_sets.tsv", added="--marker-sets"),
+    Reader("libraries", "impute", LIBRARY, added="--predictive --library"),
+    Reader("features to impute", "impute", f"{DATA}/markers.txt", added="--features"),
 ]
 
 
@@ -120,11 +136,25 @@ def packed(path: Path, raw: bytes) -> None:
 
 
 def poured(path: Path, head: bytes, block: bytes, times: int) -> None:
-    """A bomb; not packed it stays small enough for a disk of a few hundred megabytes."""
-    with gzip.open(path, "wb", 1) if path.suffix == ".gz" else path.open("wb") as file:
-        file.write(head)
-        for _ in range(times if path.suffix == ".gz" else min(times, 30)):
-            file.write(block)
+    """A bomb; not packed it stays small enough for a disk of a few hundred megabytes.
+
+    A block is packed once: what deflate makes of it after a full flush is the same every time.
+    """
+    if path.suffix != ".gz":
+        path.write_bytes(head + block * min(times, 30))
+        return
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    first = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
+    check = zlib.crc32(head)
+    for _ in range(times):
+        check = zlib.crc32(block, check)
+    with path.open("wb") as file:
+        file.write(b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + first)
+        for _ in range(times):
+            file.write(again)
+        size = len(head) + len(block) * times
+        file.write(packer.flush() + struct.pack("<II", check, size & 0xFFFFFFFF))
 
 
 def text_of(path: Path) -> bytes:
@@ -210,6 +240,54 @@ TEXT: dict[str, Maker] = {
 for _value in (b"-1", b"9" * 30, b"1e400", b"nan", b"0x10", b"", b"../../canary/secret", b"=cmd|' /C calc'!A0",
                b"\xff" * 9, b"$(touch PWNED)", b"A" * 3000, b"1.5", b"2147483648"):  # fmt: skip
     TEXT[f"a field {_value[:24]!r}"] = field_is(_value)
+
+
+def other_value(path: Path, chance: random.Random) -> None:
+    """One value of a JSON file is of another kind."""
+    content = json.loads(text_of(path))
+    place = content
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = chance.choice(keys)
+        if not (isinstance(place[key], (dict, list)) and place[key]) or chance.random() < 0.2:
+            break
+        place = place[key]
+    place[key] = chance.choice((None, [], {}, "x", -1, 1e308, True, ["a", 1], {"a": 1}, [[]]))
+    packed(path, json.dumps(content).encode())
+
+
+def in_head(change: Callable[[dict, random.Random], object]) -> Maker:
+    """Change the head of a safetensors file: name → dtype, shape, data_offsets."""
+
+    def make(path: Path, chance: random.Random) -> None:
+        raw = path.read_bytes()
+        size = int.from_bytes(raw[:8], "little")
+        head = json.loads(raw[8 : 8 + size])
+        change(head, chance)
+        new = json.dumps(head).encode()
+        path.write_bytes(len(new).to_bytes(8, "little") + new + raw[8 + size :])
+
+    return make
+
+
+def one_of(head: dict, chance: random.Random) -> dict:
+    return head[chance.choice(sorted(name for name in head if name != "__metadata__"))]
+
+
+TENSORS: dict[str, Maker] = {
+    "a head without end": lambda path, chance: path.write_bytes(b"\xff" * 7 + b"\x7f" + path.read_bytes()[8:]),
+    "a head of 10⁸ bytes": lambda path, chance: path.write_bytes((10**8).to_bytes(8, "little") + b" " * 10**8),
+    "another dtype": in_head(lambda head, chance: one_of(head, chance).update(dtype="I64")),
+    "a dtype of strangers": in_head(lambda head, chance: one_of(head, chance).update(dtype="OBJECT")),
+    "2⁶² values": in_head(lambda head, chance: one_of(head, chance).update(shape=[1 << 62])),
+    "negative shape": in_head(lambda head, chance: one_of(head, chance).update(shape=[-1, -4])),
+    "offsets past the end": in_head(lambda head, chance: one_of(head, chance).update(data_offsets=[0, 1 << 50])),
+    "offsets backwards": in_head(lambda head, chance: one_of(head, chance).update(data_offsets=[64, 0])),
+    "one tensor twice": in_head(lambda head, chance: head.update(x=dict(one_of(head, chance)))),
+    "a tensor less": in_head(lambda head, chance: head.pop(chance.choice(sorted(set(head) - {"__metadata__"})))),
+    "other metadata": in_head(lambda head, chance: head.update(__metadata__={"a": "b" * 10**6})),
+    "metadata of another kind": in_head(lambda head, chance: head.update(__metadata__={"a": 1})),
+}
 
 
 def in_hdf5(change: Callable[[h5py.File, str, random.Random], object]) -> Maker:
@@ -320,7 +398,9 @@ def makers(path: Path) -> dict[str, Maker]:
         return GENERAL | HDF5
     if ".zarr" in str(path):
         return GENERAL | STORE
-    return GENERAL | (TEXT if path.suffix != ".safetensors" else {})
+    if path.suffix == ".safetensors":
+        return GENERAL | TENSORS
+    return GENERAL | TEXT
 
 
 # -- the trials ---------------------------------------------------------------------------------------------------
@@ -338,7 +418,8 @@ def hostile(reader: Reader, trial: Path, number: int, step: Step) -> tuple[Step,
         copy = trial / "in" / source_path.name
         copy.parent.mkdir()
         (shutil.copytree if source_path.is_dir() else shutil.copy)(source_path, copy)
-        words = step.words.replace(reader.place, f"{flag} in/{source_path.name}".strip())
+        named = f"{flag} in/{source_path.name}".strip()
+        words = f"{step.words} {reader.added} {named}" if reader.added else step.words.replace(reader.place, named)
     victim = copy
     if reader.inside:
         wanted = reader.inside.split("|")
@@ -346,8 +427,9 @@ def hostile(reader: Reader, trial: Path, number: int, step: Step) -> tuple[Step,
         victim = chance.choice([path for path in inside if "*" in wanted or path.name in wanted])
     kinds = makers(victim)
     listed = [*kinds, "cut", "flipped"]
-    name = listed[number] if number < len(listed) else chance.choice(("cut", "flipped", "flipped"))
-    ({"cut": cut, "flipped": flipped} | kinds)[name](victim, chance)
+    drawn = ("cut", "flipped", "other value") if victim.suffix == ".json" else ("cut", "flipped", "flipped")
+    name = listed[number] if number < len(listed) else chance.choice(drawn)
+    ({"cut": cut, "flipped": flipped, "other value": other_value} | kinds)[name](victim, chance)
     return Step(step.name, words, step.copied), name
 
 
@@ -366,13 +448,45 @@ def wrong_with(ended: sweep.Ended, trial: Path) -> str:
     return sweep.message_fault(ended)
 
 
+HEAD = "reader\tstep\tfiles\trefused\tpassed\tout_of_memory\twrong\tmost_seconds"
+
+
+def try_reader(reader: Reader, step: Step, disk: Disk, numbers: range) -> tuple[str, list[str]]:
+    """Run a reader on its hostile files; gives the row of the table and what went wrong."""
+    codes, notes, most = Counter(), [], 0.0
+    for number in numbers:
+        disk.clean(step)
+        made, what = hostile(reader, disk.trial, number, step)
+        ended = disk.run(made, Fault("count"))
+        most = max(most, ended.seconds)
+        wrong = wrong_with(ended, disk.trial)
+        codes["wrong" if wrong else {0: "passed", 2: "refused", 137: "memory"}.get(ended.code, "?")] += 1
+        if wrong:
+            notes.append(f"{number} {what}: {wrong}")
+    counts = [codes[name] for name in ("refused", "passed", "memory", "wrong")]
+    row = [reader.name, reader.step.partition("@")[0], len(numbers), *counts, f"{most:.0f}"]
+    return "\t".join(map(str, row)), notes
+
+
+def other_inputs(disk: Disk) -> None:
+    """Tables that name cells."""
+    data = disk.world / "data"
+    with h5py.File(data / "rna_1/filtered_feature_bc_matrix.h5") as file:
+        barcodes = [name.decode() for name in file["matrix/barcodes"][:]]
+    rows = "".join(f"{name}\t{'xy'[i % 2]}\t{i / 7:.3f}\n" for i, name in enumerate(barcodes))
+    (data / "cells.tsv").write_text("barcode\tkind\tscore\n" + rows)
+    cells = (disk.world / "made/embed/chunks/cells_0001.txt").read_text().split()
+    (data / "library.tsv").write_text("cell\tlibrary\n" + "".join(f"{name}\t1000\n" for name in cells))
+
+
 def main() -> int:
     """All readers; 1 if any trial went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--files", type=int, default=100)
-    parser.add_argument("--readers", default="")
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--readers", default="", help="parts of their names, by commas; default: all")
+    parser.add_argument("--table", type=Path, help="rows of these readers are written anew, others stay")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     folder = given.folder.resolve()
@@ -384,36 +498,25 @@ def main() -> int:
         file["names"] = np.array([f"{WORD}-{i}" for i in range(30)], "S20")
     wanted = [name for name in given.readers.split(",") if name]
     readers = [reader for reader in READERS if not wanted or any(word in reader.name for word in wanted)]
+    order = [(reader.name, reader.step.partition("@")[0]) for reader in READERS]
     rows, bad = [], 0
     with Disk(folder, shim) as disk:
-        known = {step.name: sweep.Sweep(disk, step, 1, 0).step for step in chain()}
+        last = max((place for place, step in enumerate(chain()) if step.name in {r.step for r in readers}), default=0)
+        embedded = [step.name for step in chain()].index("embed")
+        known = {step.name: sweep.Sweep(disk, step, 1, 0).step for step in chain()[: max(last, embedded) + 1]}
+        other_inputs(disk)
         disk.watched = folder / "canary"
         disk.memory = MEMORY
         for reader in readers:
-            step = known[reader.step]
-            codes, notes, most = Counter(), [], 0.0
-            for number in range(given.files):
-                disk.clean(step)
-                made, what = hostile(reader, disk.trial, number, step)
-                ended = disk.run(made, Fault("count"))
-                most = max(most, ended.seconds)
-                wrong = wrong_with(ended, disk.trial)
-                codes["wrong" if wrong else {0: "passed", 2: "refused", 137: "memory"}.get(ended.code, "?")] += 1
-                if wrong:
-                    notes.append(f"{number} {what}: {wrong}")
-            bad += codes["wrong"]
-            counts = [codes[name] for name in ("refused", "passed", "memory", "wrong")]
-            rows.append(
-                "\t".join(
-                    [reader.name, reader.step.partition("@")[0], str(given.files), *map(str, counts), f"{most:.0f}"]
-                )
-            )
-            print(rows[-1], *notes, sep="\n  ", flush=True)
-    if given.table:
-        head = "reader\tstep\tfiles\trefused\tpassed\tout_of_memory\twrong\tmost_seconds"
-        given.table.write_text("\n".join([head, *rows]) + "\n")
-    cost = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{len(rows)} readers, {bad} wrong; largest process {cost.ru_maxrss / 1024:.0f} MB", flush=True)
+            row, notes = try_reader(reader, known[reader.step], disk, range(given.first, given.first + given.files))
+            rows.append(row)
+            bad += len(notes)
+            spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+            print(row, f"{spent.ru_utime + spent.ru_stime:.0f} CPU s so far", *notes, sep="\n  ", flush=True)
+            if given.table:
+                sweep.update(given.table, HEAD, rows, 2, order)
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{len(rows)} readers, {bad} wrong; largest process {largest:.0f} MB", flush=True)
     return 1 if bad else 0
 
 

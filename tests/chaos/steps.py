@@ -5,6 +5,7 @@ A step is run in a folder `trial`, beside `world`, which holds tests/data/mosaic
 
 from __future__ import annotations
 
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def chain() -> list[Step]:
     rna = {sample: f"{DATA}/{sample}/{H5}" for sample in ("multiome_1", "multiome_2", "rna_1", "cite_1")}
     rna["rna_2"] = f"{DATA}/rna_2/filtered_feature_bc_matrix"
     chosen = {
-        "multiome_1": f"--rna {DATA}/multiome_1/{H5}",
+        "multiome_1": f"--rna {DATA}/multiome_1/{H5} --tss {DATA}/genome/tss.bed "
+        f"--blacklist {DATA}/genome/blacklist.bed",
         "multiome_2": f"--rna {DATA}/multiome_2/{H5} --barcode-map {DATA}/multiome_2/barcode_map.tsv",
         "atac_1": f"--barcodes {DATA}/atac_1/barcodes.tsv",
         "atac_2": "--min-fragments 10 --min-tsse 0",
@@ -167,5 +169,65 @@ def chain() -> list[Step]:
             "gene-activity", f"{embedded} {sources} {GENOME} --gtf {DATA}/genome/genes.gtf --output out/activity.h5ad"
         ),
         Step("tracks", f"{embedded} {sources} {GENOME} --groups batch --output out/tracks"),
+        Step(
+            "links",
+            f"{embedded} --gtf {DATA}/genome/genes.gtf --imputed {MADE}/gather-imputed/rna.zarr --output out/links",
+        ),
+        Step(
+            "motifs",
+            f"{embedded} --fasta {DATA}/genome/genome.fa --motifs {DATA}/genome/motifs.meme --groups batch "
+            "--background 10 --output out/motifs",
+        ),
+        Step(
+            "group-peaks",
+            f"{embedded} {sources} {GENOME} --groups batch --merged out/merged.bed --output out/by_group",
+        ),
+        Step("controls", f"{embedded} {model} --groupby batch --output out/controls.tsv"),
     ]
-    return steps
+    return steps + benchmark_steps(embedded)
+
+
+def benchmark_steps(embedded: str) -> list[Step]:
+    """The paper's first experiment, on one split."""
+    split, run = f"{MADE}/benchmark-split/splits", f"{MADE}/benchmark-run/result"
+    options = "--labels cluster --experiments 1 --unpaired-rates 50 --seeds 0 --methods ridge"
+    task = f"{DATA}/task"  # a link to the one folder in `split`, whose name holds a digest
+    return [
+        Step("benchmark-split", f"{embedded} {options} --output out/splits"),
+        Step("benchmark-run", f"ridge {task} --output out/result"),
+        Step("benchmark-collect", f"{embedded} --imputed {MADE}/gather-imputed/rna.zarr --output out/result"),
+        Step("benchmark-score", f"{task} {run} --complete {embedded} --dataset d --output out/scores"),
+        Step(
+            "benchmark-page",
+            f"{MADE}/benchmark-score/scores --plan {split}/plan.tsv --dataset d --output out/benchmark",
+        ),
+    ]
+
+
+MOTIFS = """MEME version 4
+
+ALPHABET= ACGT
+
+MOTIF MA0001.1 ONE
+letter-probability matrix: alength= 4 w= 6 nsites= 20 E= 0
+{0}{1}{2}{3}{0}{1}
+MOTIF MA0002.1 TWO
+letter-probability matrix: alength= 4 w= 6 nsites= 20 E= 0
+{3}{3}{0}{2}{1}{0}"""
+ROWS = ("0.91 0.03 0.03 0.03\n", "0.03 0.91 0.03 0.03\n", "0.03 0.03 0.91 0.03\n", "0.03 0.03 0.03 0.91\n")
+
+
+def add_inputs(data: Path) -> None:
+    """What the small mosaic does not hold: a genome, motifs, names that are meant, types by markers, libraries."""
+    chance = random.Random(0)
+    genome = data / "genome"
+    with (genome / "genome.fa").open("w") as file:
+        for line in (genome / "chrom.sizes").read_text().splitlines():
+            name, size = line.split()
+            bases = "".join(chance.choices("ACGT", k=int(size)))
+            file.write(f">{name}\n" + "".join(f"{bases[i : i + 80]}\n" for i in range(0, len(bases), 80)))
+    (genome / "motifs.meme").write_text(MOTIFS.format(*ROWS))
+    (data / "aliases.tsv").write_text("name\tmeant\nGENE_X\tGENE_Y\n")
+    genes = (data / "markers.txt").read_text().split()[:6]
+    rows = [f"{'AB'[i % 2]}\t{gene}\t+\n" for i, gene in enumerate(genes)]
+    (data / "marker_sets.tsv").write_text("type\tgene\tsign\n" + "".join(rows))

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tests.chaos.steps import Step, chain
+from tests.chaos.steps import Step, add_inputs, chain
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -149,6 +149,7 @@ class Disk:
         for place in (self.world / "made", self.trial):
             place.mkdir(parents=True)
         shutil.copytree(REPOSITORY / "tests/data/mosaic", self.world / "data")
+        add_inputs(self.world / "data")
 
     def __enter__(self) -> Disk:
         mounted = subprocess.run(
@@ -345,6 +346,8 @@ class Sweep:
         self.bytes = sum(path.stat().st_size for path in (disk.trial / "out").rglob("*") if path.is_file())
         kept = disk.world / "made" / step.name
         shutil.copytree(disk.trial / "out", kept)
+        if step.step == "benchmark-split":
+            (disk.world / "data/task").symlink_to(next(path for path in (kept / "splits").iterdir() if path.is_dir()))
         self.inputs = states(disk.world)
 
     def faults(self, kind: str) -> Iterator[Fault]:
@@ -467,6 +470,13 @@ class Sweep:
         return tally
 
 
+def update(table: Path, head: str, rows: list[str], keys: int, order: list[tuple[str, ...]]) -> None:
+    """Put rows into a table in the place of those of the same first `keys` columns, and of what is gone."""
+    old = table.read_text().splitlines()[1:] if table.is_file() else []
+    found = {tuple(row.split("\t")[:keys]): row for row in [*old, *rows]}
+    table.write_text("\n".join([head, *(found[key] for key in order if key in found)]) + "\n")
+
+
 def main() -> int:
     """Sweep, print and write the table; 1 if anything was lost, unexplained or left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -475,12 +485,13 @@ def main() -> int:
     parser.add_argument("--steps", default="", help="by commas; default: all")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--table", type=Path, help="rows of these steps and kinds are written anew, others stay")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     folder = given.folder.resolve()
     shim = prepared(folder)
     wanted = [name for name in given.steps.split(",") if name]
+    order = [(name, kind) for name in dict.fromkeys(step.step for step in chain()) for kind in KINDS]
     rows, notes, seen = [], [], set()
     with Disk(folder, shim) as disk:
         for step in chain():
@@ -496,7 +507,7 @@ def main() -> int:
                 notes += [f"{tally.step} {kind}: {note}" for note in tally.notes]
                 print(tally.row(), f"{tally.seconds:.1f} s", *tally.notes, sep="\n  ", flush=True)
                 if given.table:
-                    given.table.write_text("\n".join([COLUMNS, *(tally.row() for tally in rows)]) + "\n")
+                    update(given.table, COLUMNS, [tally.row() for tally in rows], 2, order)
     bad = sum(tally.lost + tally.unexplained + tally.debris for tally in rows)
     print(f"{sum(t.trials for t in rows)} trials of {len(seen)} steps: {bad} wrong", flush=True)
     return 1 if bad else 0

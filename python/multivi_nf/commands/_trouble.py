@@ -61,10 +61,39 @@ _MEMORY_NAMES = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError", "ArrowM
 def trouble_of(error: BaseException) -> Trouble | None:
     """The trouble that an exception, or one it was raised from, tells of; None where it tells of none (a bug)."""
     for one in chain(error):
-        found = _memory(one) or _system(one)
+        found = _memory(one) or _system(one) or _unreadable(one)
         if found is not None:
             return found
     return None
+
+
+_READING = "Error raised while reading key"
+"""What anndata adds to whatever goes wrong while it reads a part of an h5ad, an h5mu or a store."""
+
+_HDF5_OR_ZARR = (".h5", ".h5ad", ".h5mu", ".zarr")
+
+
+def _unreadable(error: BaseException) -> Trouble | None:
+    notes = [note for note in getattr(error, "__notes__", ()) if _READING in note]
+    if not notes:
+        return None
+    key = re.search(r"reading key '([^']*)'", notes[0])
+    where = f"{_file_of(error)}: {key[1][:80] or 'the whole'!r}" if key else _file_of(error)
+    return Trouble(
+        f"{where} cannot be read ({type(error).__name__}: {_first_line(error)[:200]})",
+        "the file is damaged, or was not written by the step or tool that its name tells",
+        "copy it again, or run the step that writes it again",
+    )
+
+
+def _file_of(error: BaseException) -> str:
+    """Name of the HDF5 file or zarr store that was being read when an exception was raised (closed by now)."""
+    place, found = error.__traceback__, "a file"
+    while place is not None:
+        values = list(place.tb_frame.f_locals.values())
+        named = [str(v) for v in values if isinstance(v, (str, Path)) and str(v).endswith(_HDF5_OR_ZARR)]
+        found, place = (named or [found])[-1], place.tb_next
+    return found
 
 
 def of_the_machine(error: InputError) -> InputError:

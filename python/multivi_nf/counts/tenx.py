@@ -335,7 +335,7 @@ def _mtx_header(path: Path) -> tuple[tuple[int, int], int]:
         raise unread(path, error) from error
     fields = line.split()
     legal = banner.startswith("%%MatrixMarket matrix coordinate") and banner.split()[-1] == "general"
-    if not legal or len(fields) != 3 or not all(field.isdigit() for field in fields):
+    if not legal or len(fields) != 3 or not all(re.fullmatch("[0-9]{1,15}", field) for field in fields):
         raise InputError(
             f"{path}: its head is {banner.strip()[:60]!r} and {line.strip()[:40]!r}",
             "a sparse count matrix starts with '%%MatrixMarket matrix coordinate integer general' and three sizes",

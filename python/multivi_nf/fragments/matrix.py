@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 
 from multivi_nf.errors import InputError
@@ -21,9 +22,29 @@ def peak_names(peaks: pd.DataFrame) -> list[str]:
 
 
 def read_matrix(path: str | Path) -> ad.AnnData:
-    """Read a matrix that `multivi-nf count-peaks` wrote."""
+    """Read a matrix that `multivi-nf count-peaks` wrote.
+
+    Raises
+    ------
+    InputError
+        Another file, or a damaged one.
+    """
     check_hdf5(Path(path))
-    return ad.read_h5ad(path)
+    matrix = ad.read_h5ad(path)
+    try:
+        matrix.X.check_format(full_check=True)  # anndata puts a sparse matrix together without a look
+        places = matrix.var[["chrom", "start", "end"]]
+        whole = all(np.issubdtype(places[name].to_numpy().dtype, np.integer) for name in ("start", "end"))
+        whole = whole and np.issubdtype(matrix.X.dtype, np.integer) and not (matrix.X.data < 0).any()
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+        whole = False
+    if not whole:
+        raise InputError(
+            f"{path} does not hold counts in peaks as count-peaks writes them",
+            "cells would be judged by something else",
+            "run count-peaks again, and give its output",
+        )
+    return matrix
 
 
 def count_peaks(

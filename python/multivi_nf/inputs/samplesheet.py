@@ -407,7 +407,7 @@ def read_samples_json(path: str | Path) -> list[Sample]:
         content = read_json(Path(path))
         rows = content["samples"] if isinstance(content, dict) else content
         return [Sample.from_json(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is no table of samples ({error!r})",
             "samples, batches and metadata are taken from it",

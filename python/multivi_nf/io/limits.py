@@ -69,8 +69,11 @@ class Guarded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill a buffer with the next bytes."""
-        block = self.source.read(min(len(buffer), BLOCK))
+        """Fill a buffer with the next bytes; damage within a packed file is an OSError, as a cut one is."""
+        try:
+            block = self.source.read(min(len(buffer), BLOCK))
+        except zlib.error as error:
+            raise gzip.BadGzipFile(str(error)) from error
         self._look(block)
         buffer[: len(block)] = block
         return len(block)
@@ -169,6 +172,20 @@ def read_json(path: Path) -> Any:
         return json.loads(read_bytes(path, longest_line=None, most_bytes=LARGEST_JSON))
     except (ValueError, RecursionError, EOFError, zlib.error) as error:
         raise _damaged(path, f"no JSON ({type(error).__name__}: {error})") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object, as every one that a step writes does.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_json`, or anything else at its top.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise _damaged(path, "no JSON object")
+    return content
 
 
 def read_tsv(path: Path, **how: Any) -> pd.DataFrame:

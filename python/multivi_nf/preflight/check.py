@@ -36,6 +36,7 @@ from multivi_nf.inputs.barcodes import (
 from multivi_nf.inputs.cell_table import read_cell_table
 from multivi_nf.inputs.genome import Genome, read_bed
 from multivi_nf.inputs.labels import label_text
+from multivi_nf.io.limits import LARGEST_TABLE
 from multivi_nf.io.machine import is_passing
 from multivi_nf.modalities import MODALITIES
 
@@ -49,8 +50,26 @@ def pack(names: Sequence[str]) -> str:
 
 
 def unpack(text: str) -> list[str]:
-    """Read what :func:`pack` gave."""
-    return json.loads(zlib.decompress(base64.b64decode(text)))
+    """Read what :func:`pack` gave.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or unpacks without end.
+    """
+    packer = zlib.decompressobj()
+    try:
+        raw = packer.decompress(base64.b64decode(text, validate=True), LARGEST_TABLE)
+        names = json.loads(raw) if packer.eof else None
+    except (ValueError, RecursionError, TypeError, zlib.error):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"the packed names {str(text)[:30]!r} ... of a sample's check are damaged",
+            "what samples have in common cannot be told",
+            "run the check of each sample (`multivi-nf preflight`) again",
+        )
+    return names
 
 
 class _Findings:

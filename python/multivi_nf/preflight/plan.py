@@ -35,7 +35,7 @@ def read_checked(paths: Sequence[Path], samples: Sequence[Sample]) -> dict[str, 
         try:
             content = read_json(Path(path))
             found[content["sample"]] = content
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is no preflight ({error!r})",
                 "what it checked is not known",

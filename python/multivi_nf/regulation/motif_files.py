@@ -101,7 +101,7 @@ def _meme(lines: list[str], path: Path) -> list[Motif]:
         elif line.startswith("letter-probability matrix"):
             if head is None:
                 raise _wrong(path, at, "a matrix before any MOTIF")
-            width = re.search(r"\bw\s*=\s*(\d+)", line)
+            width = re.search(r"\bw\s*=\s*([0-9]{1,6})", line)
             rows: list[list[float]] = []
             while at < len(lines) and (not width or len(rows) < int(width[1])):
                 if not lines[at].strip() and not rows:

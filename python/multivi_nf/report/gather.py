@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5
-from multivi_nf.io.limits import read_bytes, read_json, read_tsv
+from multivi_nf.io.limits import read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
 
@@ -125,7 +125,7 @@ def read_results(outdir: Path) -> Results:
     results.qc = _read_qc(outdir / "qc")
     results.fragments = _read_fragments(outdir / "qc")
     results.checks = {
-        p.name.removesuffix(".preflight.json"): _json(p) for p in sorted(outdir.glob("qc/**/*.preflight.json"))
+        p.name.removesuffix(".preflight.json"): read_object(p) for p in sorted(outdir.glob("qc/**/*.preflight.json"))
     }
     _read_model(results, outdir / "model")
     for table in sorted((outdir / "differential").glob("*.tsv.gz")):
@@ -133,7 +133,7 @@ def read_results(outdir: Path) -> Results:
     results.imputed = {p.stem: p for p in sorted((outdir / "imputed").glob("*.zarr"))}
     for store in results.imputed.values():
         check_store(store)
-    results.regulation = [_json(path) for path in sorted((outdir / "regulation").glob("*.json"))]
+    results.regulation = [read_object(path) for path in sorted((outdir / "regulation").glob("*.json"))]
     if (outdir / "controls.tsv").is_file():
         results.controls = read_tsv(outdir / "controls.tsv")
     _read_pipeline_info(results, outdir)
@@ -202,18 +202,9 @@ def _notes(value: Any) -> dict[str, Any]:
     return {}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path} is no JSON object", "the page tells what it holds", "run the step that writes it again"
-        )
-    return content
-
-
 def _read_fragments(folder: Path) -> dict[str, dict[str, Any]]:
     """What FRAGMENTS_QC wrote, by sample."""
-    return {path.parent.name: _json(path) for path in sorted(folder.glob("*/fragments.json"))}
+    return {path.parent.name: read_object(path) for path in sorted(folder.glob("*/fragments.json"))}
 
 
 def _read_qc(folder: Path) -> list[SampleQC]:
@@ -225,7 +216,7 @@ def _read_qc(folder: Path) -> list[SampleQC]:
                 barcodes = read_tsv(table, low_memory=False) if table.is_file() else pd.DataFrame()
                 if len(barcodes) > QC_ROWS:
                     barcodes = barcodes.sample(QC_ROWS, random_state=0).sort_index()
-                found.append(SampleQC(sample.name, modality, _json(summary), barcodes))
+                found.append(SampleQC(sample.name, modality, read_object(summary), barcodes))
     return found
 
 
@@ -233,25 +224,25 @@ def _read_model(results: Results, folder: Path) -> None:
     if (folder / "history.tsv").is_file():
         results.history = read_tsv(folder / "history.tsv")
     if (folder / "config.json").is_file():
-        results.model = _json(folder / "config.json")
+        results.model = read_object(folder / "config.json")
     if (folder / "split.tsv").is_file():
         results.split = read_tsv(folder / "split.tsv")
     if (folder / "calibration.json").is_file():
-        results.calibration = _json(folder / "calibration.json")
+        results.calibration = read_object(folder / "calibration.json")
 
 
 def _read_pipeline_info(results: Results, outdir: Path) -> None:
     info = outdir / "pipeline_info"
     if (info / "params.json").is_file():
-        results.parameters = _json(info / "params.json")
+        results.parameters = read_object(info / "params.json")
     versions = info / "software_versions.yml"
     if versions.is_file():
         results.versions = read_versions(read_bytes(versions).decode(errors="replace"))
     evaluation = outdir / "evaluation.json"
     if evaluation.is_file():
-        results.evaluation = _json(evaluation)
+        results.evaluation = read_object(evaluation)
     costs = [
-        _json(path) | {"task": path.name.removesuffix(".resources.json")}
+        read_object(path) | {"task": path.name.removesuffix(".resources.json")}
         for path in sorted(outdir.glob("**/*.resources.json"))
     ]
     if costs:
