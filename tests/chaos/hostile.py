@@ -512,7 +512,7 @@ def main() -> int:
             rows.append(row)
             bad += len(notes)
             spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-            print(row, f"{spent.ru_utime + spent.ru_stime:.0f} CPU s so far", *notes, sep="\n  ", flush=True)
+            print(row, f"{spent.ru_utime + spent.ru_stime:.0f} CPU s so far", *notes[:8], sep="\n  ", flush=True)
             if given.table:
                 sweep.update(given.table, HEAD, rows, 2, order)
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -145,6 +145,8 @@ class Disk:
         self.shim = shim
         self.tmpfs, self.owner = False, os.getpid()
         self.watched, self.memory = self.root, 0  # where calls on files count; bytes of memory, 0: no limit
+        if self.trial.is_mount():  # of a sweep that was killed
+            subprocess.run(["umount", "-l", self.trial], check=False)
         shutil.rmtree(self.root, ignore_errors=True)
         for place in (self.world / "made", self.trial):
             place.mkdir(parents=True)

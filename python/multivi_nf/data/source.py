@@ -25,7 +25,7 @@ from multivi_nf.data.insertions import counted_twice, fragments_of, note_of, sam
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.cell_table import truths
 from multivi_nf.inputs.labels import label_text
-from multivi_nf.io.hdf5 import open_hdf5
+from multivi_nf.io.hdf5 import reading_hdf5
 from multivi_nf.io.processors import memory_left
 from multivi_nf.modalities import MODALITIES
 
@@ -339,7 +339,7 @@ def counts_group(modality: str, group: h5py.Group, atac_counts: bool) -> h5py.Gr
 
 def _from_file(path: Path, max_bytes: int, atac_counts: bool = False) -> Source | None:
     """Read a mosaic of ours; None where the file is not one: `mosaic.read.read_mosaic` reads those."""
-    with open_hdf5(path) as file:
+    with reading_hdf5(path) as file:
         if "mod" not in file or "multivi_nf" not in file.get("uns", {}):
             return None
         groups = {m: file["mod"][m] for m in MODALITIES if m in file["mod"]}

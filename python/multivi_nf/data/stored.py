@@ -27,6 +27,7 @@ from multivi_nf.data.source import (
     panel_table,
     source_of,
 )
+from multivi_nf.io.hdf5 import check_hdf5, reading
 from multivi_nf.modalities import MODALITIES
 
 CACHE = 16 << 20
@@ -113,10 +114,11 @@ class StoredMatrix:
         """Read rows that lie close together in one go; give those that were asked for, sorted and without zeros."""
         first, last = self.indptr[rows[0]], self.indptr[rows[-1] + 1]
         read = slice(rows[0], rows[-1] + 2)
-        values = self.values[first:last]
-        check_values(self.modality, values)
-        shape = (rows[-1] + 1 - rows[0], self.n_features)
-        counts = sparse.csr_matrix((values, self.indices[first:last], self.indptr[read] - first), shape=shape)
+        with reading(self.indices.file.filename):
+            values = self.values[first:last]
+            check_values(self.modality, values)
+            shape = (rows[-1] + 1 - rows[0], self.n_features)
+            counts = sparse.csr_matrix((values, self.indices[first:last], self.indptr[read] - first), shape=shape)
         counts = counts[rows - rows[0]]
         counts.sum_duplicates()
         counts.eliminate_zeros()
@@ -198,17 +200,22 @@ def stored_source(path: str | os.PathLike[str], *, atac_counts: bool = False) ->
     path = Path(path)
     if not path.is_file():
         return source_of(path)  # which says what is wrong
-    try:
-        file = h5py.File(path, "r", rdcc_nbytes=CACHE)
-    except OSError:
-        return source_of(path, atac_counts=atac_counts)
+    check_hdf5(path)
+    with reading(path):
+        source = _stored(path, atac_counts)
+    return source_of(path, atac_counts=atac_counts) if source is None else source
+
+
+def _stored(path: Path, atac_counts: bool) -> Source | None:
+    """The same of a mosaic of ours; None where the file is not one."""
+    file = h5py.File(path, "r", rdcc_nbytes=CACHE)
     groups = {m: file["mod"][m] for m in MODALITIES if m in file.get("mod", {})}
     places = {m: counts_group(m, group, atac_counts) for m, group in groups.items()}
     if "multivi_nf" not in file.get("uns", {}) or any(
         place.attrs.get("encoding-type") != "csr_matrix" for place in places.values()
     ):
         file.close()
-        return source_of(path, atac_counts=atac_counts)
+        return None
     obs = read_elem(file["obs"])
     obs.index = obs.index.astype(str)
     matrices: dict[str, Matrix | StoredMatrix] = {}
@@ -230,7 +237,7 @@ def stored_source(path: str | os.PathLike[str], *, atac_counts: bool = False) ->
         check_names(modality, matrices[modality])
     if not matrices:
         file.close()
-        return source_of(path, atac_counts=atac_counts)
+        return None
     uns = groups["protein"].get("uns", {}) if "protein" in groups else {}
     panel = read_elem(uns["panel"]) if "panel" in uns else None
     source = Source(obs, matrices, panel_table(panel, matrices))

@@ -16,7 +16,7 @@ from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.spaces import lsi_space, pca_space
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.hdf5 import check_hdf5, reading
 from multivi_nf.io.limits import read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.simulate.truth import Truth
@@ -278,7 +278,12 @@ def read_run(mosaic: Path, imputed: Path | None) -> tuple[mudata.MuData, dict[st
     check_hdf5(mosaic)
     if imputed is not None:
         check_store(imputed)
-    return read_h5mu(mosaic), None if imputed is None else {"rna": anndata.read_zarr(imputed)}
+    with reading(mosaic):
+        run = read_h5mu(mosaic)
+    if imputed is None:
+        return run, None
+    with reading(imputed):
+        return run, {"rna": anndata.read_zarr(imputed)}
 
 
 def held_out_cells(model: Path | None) -> pd.Index | None:

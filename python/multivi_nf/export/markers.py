@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse, stats
 
 from multivi_nf.export.normalise import log_normalised
+from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.tables import write_table
 
 if TYPE_CHECKING:
@@ -178,8 +179,9 @@ def imputed_runs(
     import anndata as ad
     import zarr
 
-    group = zarr.open_group(path, mode="r")
-    obs, names = ad.io.read_elem(group["obs"]), ad.io.read_elem(group["var"]).index
+    with reading(path):
+        group = zarr.open_group(path, mode="r")
+        obs, names = ad.io.read_elem(group["obs"]), ad.io.read_elem(group["var"]).index
     at = features.get_indexer(names)
     own = np.flatnonzero(at >= 0)
 
@@ -187,7 +189,8 @@ def imputed_runs(
         rows = group["X"].chunks[0]
         for start in range(0, len(obs), rows):
             part = obs.iloc[start : start + rows]
-            values = np.asarray(group["X"][start : start + rows], dtype=np.float64)[:, own]
+            with reading(path):
+                values = np.asarray(group["X"][start : start + rows], dtype=np.float64)[:, own]
             yield part.index, part["measured"].to_numpy(bool), values
 
     return at[own], runs

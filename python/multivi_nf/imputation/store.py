@@ -17,6 +17,7 @@ import zarr
 from multivi_nf.data.draws import BLOCK
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import DiskFull, written_whole
+from multivi_nf.io.hdf5 import reading, reading_hdf5
 from multivi_nf.io.outputs import STORE, check_folder
 from multivi_nf.io.stores import check_store
 
@@ -138,8 +139,7 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
         raise InputError("no chunks were given", "there is nothing to join", "name the stores that `impute` wrote")
     for path in chunks:
         check_store(path)
-    opened = [(path, zarr.open_group(path, mode="r")) for path in chunks]
-    parts = [(path, group, ad.io.read_elem(group["obs"]), _settings(group)) for path, group in opened]
+    parts = [_part(path) for path in chunks]
     parts.sort(key=lambda part: (part[3]["first_cell"], str(part[0])))
     var, uns = _agreed(parts)
     import pandas as pd
@@ -164,10 +164,11 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
         obs, obsm, colours = _embedded(obs, embedding) if embedding is not None else (obs, {}, {})
         store = Store(path, obs, var, uns | colours, layers, dtype, rows, obsm, zarr_format)
         row = 0
-        for _, group, cells, _ in parts:
+        for chunk, group, cells, _ in parts:
             for start in range(0, len(cells), rows):
                 stop = min(start + rows, len(cells))
-                values = {n: group[n if n == "X" else f"layers/{n}"][start:stop] for n in layers}
+                with reading(chunk):
+                    values = {n: group[n if n == "X" else f"layers/{n}"][start:stop] for n in layers}
                 store.write(slice(row + start, row + stop), **values)
             row += len(cells)
     if embedding is not None:
@@ -178,10 +179,9 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
 
 def _embedded(obs: pd.DataFrame, embedding: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict]:
     """`obs` with the embedding's columns of words, its arrays by cell, and its colours; counts are not read."""
-    import h5py
     import pandas as pd
 
-    with h5py.File(embedding) as file:
+    with reading_hdf5(embedding) as file:
         known = ad.io.read_elem(file["obs"])
         rows = known.index.get_indexer(obs.index)
         if (rows < 0).any():
@@ -232,8 +232,16 @@ def vitessce_view(store: str, groups: list[str]) -> dict:
     }
 
 
-def _settings(group: zarr.Group) -> dict:
-    return json.loads(ad.io.read_elem(group["uns"])["multivi_nf"])
+def _part(path: Path) -> tuple[Path, zarr.Group, pd.DataFrame, dict]:
+    """Open a chunk: its place, group, cells and settings."""
+    with reading(path):
+        group = zarr.open_group(path, mode="r")
+        obs, uns = ad.io.read_elem(group["obs"]), ad.io.read_elem(group["uns"])
+        settings = json.loads(uns["multivi_nf"])
+        if not (isinstance(settings, dict) and isinstance(settings["first_cell"], int) and len(group["X"]) == len(obs)):
+            msg = "its settings, cells and values do not fit together"
+            raise ValueError(msg)
+    return path, group, obs, settings
 
 
 def _agreed(parts: list[tuple]) -> tuple[pd.DataFrame, dict]:

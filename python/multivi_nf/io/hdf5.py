@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -45,6 +46,30 @@ def open_hdf5(path: Path) -> h5py.File:
         file.close()
         raise unread(path, error) from error
     return file
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Word whatever goes wrong while a block reads a file or a store: it is not what it should be, and not a bug.
+
+    Raises
+    ------
+    InputError
+        Names the file; lack of memory, and a disk that fails, stay what they are.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # h5py, zarr, anndata and numpy raise many kinds on what was forged; the cause is kept
+        raise unread(path, error) from error
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a file as :func:`open_hdf5` does, for a block that reads it as :func:`reading` says."""
+    with reading(path), open_hdf5(path) as file:
+        yield file
 
 
 def check_hdf5(path: Path) -> None:

@@ -11,8 +11,14 @@ SEAL = "digest"
 """Entry of a sealed JSON object: SHA-256 of all its other entries."""
 
 
+LARGEST_PART = 1 << 32
+"""Bytes of a sealed part at most; a file with a hole of a terabyte would be read for hours."""
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    """SHA-256 of a file's bytes, in hexadecimal digits; empty, and so of no file, where it is larger than any part."""
+    if path.stat().st_size > LARGEST_PART:
+        return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -17,7 +17,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import meeting
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.inputs.samplesheet import Sample
-from multivi_nf.io.hdf5 import open_hdf5
+from multivi_nf.io.hdf5 import open_hdf5, reading_hdf5
 from multivi_nf.modalities import MODALITIES
 
 
@@ -54,7 +54,7 @@ class Part:
 
     def counts(self) -> sparse.csr_matrix:
         """Read the kept cells × all features, CSR int32."""
-        with open_hdf5(self.path) as file:
+        with reading_hdf5(self.path) as file:
             matrix = sparse.csr_matrix(read_elem(file["X"]))
         return matrix if self.keep.all() else matrix[np.flatnonzero(self.keep)]
 
@@ -123,8 +123,10 @@ def _load(path: Path) -> Part:
             facts = json.loads(read_elem(file["uns/multivi_nf"]))
             obs, var = read_elem(file["obs"]), read_elem(file["var"])
             failed = [str(name) for name in read_elem(file["uns/failed"])] if "uns/failed" in file else []
-        sample, modality = facts["sample"], facts["modality"]
-    except (OSError, KeyError, ValueError) as error:
+            sample, modality = facts["sample"], facts["modality"]
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # as io.hdf5.reading says, in other words
         raise InputError(
             f"{path} was not written by qc-rna, qc-atac or qc-protein ({error})",
             "sample and modality of its cells are not known",

@@ -19,7 +19,7 @@ from multivi_nf.counts.matrix import check_structure, whole_numbers
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.hdf5 import check_hdf5, reading_hdf5
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic.features import stained
 from multivi_nf.mosaic.parts import _words
@@ -114,8 +114,7 @@ def read_tables(path: Path) -> mudata.MuData | None:
     """
     if not path.is_file():
         return None
-    check_hdf5(path)
-    with h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         own = "multivi_nf" in file.get("uns", {}) and "has_rna" in file.get("obs", {}) and "mod" in file
         if not own or any("layers" not in file["mod"][name] for name in file["mod"]):
             return None
@@ -183,7 +182,7 @@ def _open(path: Path) -> mudata.MuData:
 
 def _own_types(mosaic: mudata.MuData, path: Path) -> mudata.MuData:
     """Give `obs` the types that it has in the file: mudata turns floats with gaps into nullable integers, and back."""
-    with h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         group = file["obs"]
         columns = group if isinstance(group, h5py.Group) else {}
         nullable = {n for n in columns if str(columns[n].attrs.get("encoding-type", "")).startswith("nullable")}

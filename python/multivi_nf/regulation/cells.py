@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -19,7 +18,7 @@ from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs.barcodes import BarcodeMap, read_barcode_map
 from multivi_nf.inputs.genome import Genome, harmonise
 from multivi_nf.inputs.labels import label_text
-from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.hdf5 import reading_hdf5
 from multivi_nf.palette import natural
 from multivi_nf.regulation.possible import NotPossible
 
@@ -83,8 +82,7 @@ def read_cells(path: Path, modality: str = "atac") -> ad.AnnData:
     NotPossible
         No cell has the modality.
     """
-    check_hdf5(path)
-    with h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         if f"mod/{modality}" not in file:
             raise NotPossible(
                 f"no sample brings {modality}",
@@ -200,7 +198,7 @@ def read_peak_counts(path: Path, genome: Genome, style: str = "auto") -> tuple[s
     -------
     CSR (n_cells, n_peaks); `chrom`, `start`, `end`: peaks elsewhere keep their own chromosome's name.
     """
-    with h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         group = file["mod/atac"]
         counts = ad.io.read_elem(group["layers/counts"] if "layers/counts" in group else group["X"])
         names = ad.io.read_elem(group["var"]).index

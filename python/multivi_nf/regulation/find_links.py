@@ -16,7 +16,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs import genome as genomes
-from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.hdf5 import reading_hdf5
 from multivi_nf.io.limits import DAMAGED, opened
 from multivi_nf.regulation import links
 from multivi_nf.regulation.background import peak_properties
@@ -76,8 +76,7 @@ def read_embedded(path: Path) -> Embedded:
     NotPossible
         No cell has ATAC.
     """
-    check_hdf5(path)
-    with h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         if "mod/atac" not in file:
             raise NotPossible(
                 "no sample brings atac",

@@ -16,6 +16,7 @@ from scipy import sparse
 from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.hdf5 import reading
 from multivi_nf.palette import colours_of, natural
 from multivi_nf.report.environment import environment, template
 
@@ -272,8 +273,9 @@ def imputed_unit(modality: str, store: Path) -> str:
     import anndata as ad
     import zarr
 
-    uns = zarr.open_group(store, mode="r")["uns"]
-    scale = json.loads(ad.io.read_elem(uns["multivi_nf"])).get("scale", "") if "multivi_nf" in uns else ""
+    with reading(store):
+        uns = zarr.open_group(store, mode="r")["uns"]
+        scale = str(json.loads(ad.io.read_elem(uns["multivi_nf"])).get("scale", "")) if "multivi_nf" in uns else ""
     return "expected fragments" if scale.startswith("expected fragments") else "probability open"
 
 

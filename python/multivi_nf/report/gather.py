@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io.hdf5 import check_hdf5, reading
 from multivi_nf.io.limits import read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
@@ -103,7 +103,8 @@ def read_results(outdir: Path) -> Results:
             "give the --outdir of a finished run, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` first",
         )
     check_hdf5(path)
-    mosaic = read_h5mu(path, backed="r")
+    with reading(path):
+        mosaic = read_h5mu(path, backed="r")
     try:
         results = Results(
             outdir=outdir,
@@ -170,28 +171,31 @@ def read_imputed_features(path: Path, features: list[str]) -> pd.DataFrame:
     """Posterior means of a few features (columns) for all cells (rows); reads only the chunks that hold them."""
     import zarr
 
-    group = zarr.open_group(path, mode="r")
-    names = ad.io.read_elem(group["var"]).index
-    cells = ad.io.read_elem(group["obs"]).index
-    positions = names.get_indexer(features)
-    found = [(feature, int(k)) for feature, k in zip(features, positions) if k >= 0]
-    order = sorted(found, key=lambda item: item[1])
-    values = {feature: np.asarray(group["X"][:, k], dtype=np.float32) for feature, k in order}
-    return pd.DataFrame({feature: values[feature] for feature, _ in found}, index=cells)
+    with reading(path):
+        group = zarr.open_group(path, mode="r")
+        names = ad.io.read_elem(group["var"]).index
+        cells = ad.io.read_elem(group["obs"]).index
+        positions = names.get_indexer(features)
+        found = [(feature, int(k)) for feature, k in zip(features, positions) if k >= 0]
+        order = sorted(found, key=lambda item: item[1])
+        values = {feature: np.asarray(group["X"][:, k], dtype=np.float32) for feature, k in order}
+        return pd.DataFrame({feature: values[feature] for feature, _ in found}, index=cells)
 
 
 def read_imputed_obs(path: Path) -> pd.DataFrame:
     """`obs` of an imputed store (`measured`, `out_of_support`)."""
     import zarr
 
-    return ad.io.read_elem(zarr.open_group(path, mode="r")["obs"])
+    with reading(path):
+        return ad.io.read_elem(zarr.open_group(path, mode="r")["obs"])
 
 
 def read_imputed_var(path: Path) -> pd.DataFrame:
     """`var` of an imputed store."""
     import zarr
 
-    return ad.io.read_elem(zarr.open_group(path, mode="r")["var"])
+    with reading(path):
+        return ad.io.read_elem(zarr.open_group(path, mode="r")["var"])
 
 
 def _notes(value: Any) -> dict[str, Any]:
