@@ -238,7 +238,9 @@ def _part(path: Path) -> tuple[Path, zarr.Group, pd.DataFrame, dict]:
         group = zarr.open_group(path, mode="r")
         obs, uns = ad.io.read_elem(group["obs"]), ad.io.read_elem(group["uns"])
         settings = json.loads(uns["multivi_nf"])
-        if not (isinstance(settings, dict) and isinstance(settings["first_cell"], int) and len(group["X"]) == len(obs)):
+        if not (
+            isinstance(settings, dict) and isinstance(settings["first_cell"], int) and group["X"].shape[0] == len(obs)
+        ):
             msg = "its settings, cells and values do not fit together"
             raise ValueError(msg)
     return path, group, obs, settings

@@ -131,8 +131,8 @@ def read_called(path: Path) -> pd.DataFrame:
     """
     parts: list[pd.DataFrame] = []
     try:
-        with opened(path) as source:
-            for part in pd.read_csv(source, sep="\t", chunksize=ROWS):
+        with opened(path) as handle:
+            for part in pd.read_csv(handle, sep="\t", chunksize=ROWS):
                 parts.append(part[part["significant"].astype(bool)])
                 if len(parts[-1]) < len(part):
                     break
