@@ -75,6 +75,8 @@ def together(settings) {
             'a peak has its summit in its middle', "give an odd width such as ${(settings.peak_width ?: 0) + 1}"],
         [settings.labels_weight && !settings.labels, "--labels_weight ${settings.labels_weight} without --labels",
             'no column says which labels guide training', 'name the column with --labels, or leave --labels_weight out'],
+        [(settings.n_nodes as int) > 1 && !workflow.profile.tokenize(',').contains('slurm'), "--n_nodes ${settings.n_nodes} without -profile slurm",
+            'only that scheduler is asked for several nodes, and starts the training on each', 'add slurm to -profile, or use one node'],
         [settings.reference && settings.controls, '--controls with --reference',
             'its short runs would be models of another architecture and training', 'leave one of the two out'],
         [settings.reference && architecture, "${architecture.collect { name -> '--' + name }.join(', ')} with --reference",

@@ -32,6 +32,11 @@ def chosen(settings, names, prefix = '') {
     return names.collectEntries { name -> [(name - prefix): settings[name]] }
 }
 
+// A folder under a second name: its files are linked and not copied, where the file system of the work directory knows links
+def again(folder, name) {
+    return "cp -rlL ${folder} ${name} 2> /dev/null || { rm -rf ${name}; cp -rL ${folder} ${name}; }"
+}
+
 // Numerical libraries take the task's processors, not the machine's
 def threads(cpus) {
     return "export OMP_NUM_THREADS=${cpus} OPENBLAS_NUM_THREADS=${cpus} NUMBA_NUM_THREADS=${cpus}"

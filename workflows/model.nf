@@ -37,7 +37,7 @@ workflow MODEL {
             'n_latent', 'n_hidden', 'n_layers', 'rna_likelihood', 'atac_likelihood', 'dispersion', 'fusion', 'alignment',
             'alignment_weight', 'adversary', 'adversary_weight', 'cross_reconstruction', 'batch_integration', 'kl_warmup',
             'categorical_covariates', 'continuous_covariates', 'model_compat', 'max_epochs', 'batch_size', 'learning_rate', 'precision', 'device',
-            'n_devices', 'seed',
+            'n_devices', 'n_nodes', 'seed',
         ]) + (settings.labels_weight ? chosen(settings, ['labels', 'labels_weight']) : [:]),
     )
     CALIBRATE(ch_mosaics.join(TRAIN.out.model), seeded)

@@ -1,4 +1,4 @@
-include { options ; threads ; words } from '../shell'
+include { again ; options ; threads ; words } from '../shell'
 
 // Which cells stay by their chromatin accessibility; every ATAC threshold is applied here, doublets are flagged
 process ATAC_QC {
@@ -23,7 +23,7 @@ process ATAC_QC {
     multivi-nf-qc-atac --resources ${meta.sample}.atac_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
         ${options(fragments_qc: fragments_qc, barcodes: barcodes, barcode_map: barcode_map, cells: cells, hto: hto, hto_features: hto_features)} \\
         ${options(settings)} --output=${meta.sample}.atac.h5ad --qc=qc/${meta.sample}
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 
     stub:
@@ -31,6 +31,6 @@ process ATAC_QC {
     mkdir -p qc/${meta.sample}
     touch ${meta.sample}.atac.h5ad
     echo '{}' | tee qc/${meta.sample}/atac.json > ${meta.sample}.atac_qc.resources.json
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 }

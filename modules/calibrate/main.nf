@@ -1,4 +1,4 @@
-include { options ; threads } from '../shell'
+include { again ; options ; threads } from '../shell'
 
 // How far the error bars can be trusted, measured on the pairs that TRAIN set apart
 process CALIBRATE {
@@ -18,14 +18,14 @@ process CALIBRATE {
     script:
     """
     ${threads(task.cpus)}
-    cp -rL trained calibrated
+    ${again('trained', 'calibrated')}
     multivi-nf-calibrate --resources calibrate.resources.json ${mosaic} calibrated ${options(settings)}
     mv calibrated model
     """
 
     stub:
     """
-    cp -rL trained model
+    ${again('trained', 'model')}
     touch model/calibration.json
     echo '{}' > calibrate.resources.json
     """

@@ -1,4 +1,4 @@
-include { options ; threads ; words } from '../shell'
+include { again ; options ; threads ; words } from '../shell'
 
 // One pass over the fragments: values of every barcode, and which barcodes may be cells
 process FRAGMENTS_QC {
@@ -30,7 +30,7 @@ process FRAGMENTS_QC {
         ${options(barcodes: barcodes, rna: rna, barcode_map: barcode_map)} \\
         ${options(chrom_sizes: chrom_sizes, tss: tss, gtf: gtf, blacklist: blacklist)} \\
         ${options(settings)} --kept=${meta.sample}.fragments.kept --output=qc/${meta.sample}
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 
     stub:
@@ -38,6 +38,6 @@ process FRAGMENTS_QC {
     mkdir -p qc/${meta.sample}
     touch ${meta.sample}.fragments.kept qc/${meta.sample}/candidates.txt qc/${meta.sample}/fragments.tsv.gz
     echo '{}' | tee qc/${meta.sample}/fragments.json > ${meta.sample}.fragments_qc.resources.json
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 }

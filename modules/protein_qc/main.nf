@@ -1,4 +1,4 @@
-include { options ; threads ; words } from '../shell'
+include { again ; options ; threads ; words } from '../shell'
 
 // Which cells stay by their surface protein: empty cells, aggregates; isotype controls are marked
 process PROTEIN_QC {
@@ -23,7 +23,7 @@ process PROTEIN_QC {
     multivi-nf-qc-protein --resources ${meta.sample}.protein_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
         ${options(barcodes: barcodes, cells: cells, hto: hto, hto_features: hto_features)} ${options(settings)} \\
         --output=${meta.sample}.protein.h5ad --qc=qc/${meta.sample}
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 
     stub:
@@ -31,6 +31,6 @@ process PROTEIN_QC {
     mkdir -p qc/${meta.sample}
     touch ${meta.sample}.protein.h5ad
     echo '{}' | tee qc/${meta.sample}/protein.json > ${meta.sample}.protein_qc.resources.json
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 }

@@ -1,4 +1,4 @@
-include { options ; threads ; words } from '../shell'
+include { again ; options ; threads ; words } from '../shell'
 
 // Which cells stay by their RNA: genes, counts, mitochondria, doublets
 process RNA_QC {
@@ -23,7 +23,7 @@ process RNA_QC {
     multivi-nf-qc-rna --resources ${meta.sample}.rna_qc.resources.json ${words(counts)} --sample=${meta.sample} \\
         ${options(barcodes: barcodes, cells: cells, hto: hto, hto_features: hto_features)} ${options(settings)} \\
         --output=${meta.sample}.rna.h5ad --qc=qc/${meta.sample}
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 
     stub:
@@ -31,6 +31,6 @@ process RNA_QC {
     mkdir -p qc/${meta.sample}
     touch ${meta.sample}.rna.h5ad
     echo '{}' | tee qc/${meta.sample}/rna.json > ${meta.sample}.rna_qc.resources.json
-    cp -r qc kept
+    ${again('qc', 'kept')}
     """
 }

@@ -5,6 +5,6 @@
 include { TRAIN } from '../../modules/train/main'
 
 workflow {
-    settings = [seed: 0, max_epochs: params.epochs as int, device: 'cpu', batch_size: 64]
+    settings = [seed: 0, max_epochs: params.epochs as int, device: 'cpu', batch_size: 64, n_devices: params.n_devices, n_nodes: params.n_nodes]
     TRAIN([[:], file(params.mosaic, checkIfExists: true, glob: false)], [], settings)
 }

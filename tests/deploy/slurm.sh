@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A SLURM of one node in a folder of its own, for the tests.
-#   tests/deploy/slurm.sh start DIR [CPUS] [MEMORY_MB]      then: export SLURM_CONF=DIR/slurm.conf
-#   tests/deploy/slurm.sh slurmd DIR                        start slurmd again after it was killed (its id is in DIR/slurmd.pid)
+# A SLURM in a folder of its own, for the tests; of several nodes (n1, n2, ...) each is a slurmd on this machine.
+#   tests/deploy/slurm.sh start DIR [CPUS] [MEMORY_MB] [NODES]   then: export SLURM_CONF=DIR/slurm.conf
+#   tests/deploy/slurm.sh slurmd DIR [NODE]                      start slurmd again after it was killed (its id is in DIR/slurmd.NODE.pid)
 #   tests/deploy/slurm.sh stop DIR
 set -e -u -o pipefail
 
@@ -21,18 +21,22 @@ stop_by_id() {
     kill -9 "$id" 2> /dev/null || true
 }
 
-start_slurmd() {
-    rm -f "$folder/slurmd.pid"
-    slurmd -f "$SLURM_CONF" -L "$folder/slurmd.log"
+start_slurmd() { # node
+    rm -f "$folder/slurmd.$1.pid"
+    mkdir -p "$folder/spool.$1"
+    slurmd -N "$1" -f "$SLURM_CONF" -L "$folder/slurmd.$1.log"
 }
+
+nodes() { sed -n 's/^NodeName=\([^ ]*\).*/\1/p' "$SLURM_CONF"; }
 
 case "$command" in
     start)
         cpus=${3:-$(nproc)}
         memory=${4:-$(awk '/^MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)}
+        count=${5:-1}
         host=$(hostname -s)
         port=$((20000 + $(printf %s "$folder" | cksum | cut -d ' ' -f 1) % 10000)) # several may run beside each other
-        mkdir -p "$folder"/{state,spool,munge}
+        mkdir -p "$folder"/{state,munge}
         chmod 0755 "$folder" "$folder/munge"
         if [ ! -s "$folder/munge/key" ]; then
             (umask 077 && head -c 1024 /dev/urandom > "$folder/munge/key")
@@ -44,14 +48,13 @@ ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=$port
-SlurmdPort=$((port + 1))
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge/socket
 CredType=cred/munge
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd.%n.pid
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool.%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -64,23 +67,34 @@ SlurmdTimeout=20
 SlurmctldTimeout=10
 MinJobAge=300
 JobCompType=jobcomp/none
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
-PartitionName=normal Nodes=$host Default=YES MaxTime=INFINITE State=UP
+PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
+        for index in $(seq "$count"); do
+            name=n$index
+            if [ "$count" = 1 ]; then
+                name=$host
+            fi
+            echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + index)) CPUs=$cpus RealMemory=$memory State=UNKNOWN"
+        done >> "$SLURM_CONF"
         slurmctld -c -f "$SLURM_CONF" -L "$folder/slurmctld.log"
-        start_slurmd
+        for name in $(nodes); do
+            start_slurmd "$name"
+        done
         for _ in $(seq 100); do
-            if sinfo --noheader --format %t 2> /dev/null | grep -q -E '^(idle|mix|alloc)$'; then
+            if [ "$(sinfo --noheader --Node --format %t 2> /dev/null | grep -c -E '^(idle|mix|alloc)$')" = "$count" ]; then
                 exit 0
             fi
             sleep 0.2
         done
-        tail -n 20 "$folder/slurmctld.log" "$folder/slurmd.log" >&2
+        tail -n 20 "$folder/slurmctld.log" "$folder"/slurmd.*.log >&2
         exit 1
         ;;
-    slurmd) start_slurmd ;;
+    slurmd) start_slurmd "${3:-$(nodes | head -n 1)}" ;;
     stop)
-        for daemon in slurmd slurmctld munged; do
+        for name in $(nodes); do
+            stop_by_id "slurmd.$name"
+        done
+        for daemon in slurmctld munged; do
             stop_by_id "$daemon"
         done
         ;;

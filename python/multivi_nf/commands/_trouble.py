@@ -1,6 +1,6 @@
 """What a machine may do to a step: full disks, missing rights, vanished files, too little memory; and how it is told.
 
-The exit codes are documented in docs/usage.md; conf/base.config tries 137 again with more memory, and not 2.
+The exit codes are documented in docs/usage.md; conf/base.config tries 137 again with more memory, 104 too, and not 2.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from multivi_nf.io.machine import chain, errno_of, is_passing
 
 MEMORY = 137
 """Out of memory: what a process ends with that the kernel stops for it (128 + SIGKILL)."""
+
+
+PEER = 104
+"""A process of the training was lost: ECONNRESET, tried again."""
 
 
 class Trouble(InputError):
@@ -61,7 +65,7 @@ _MEMORY_NAMES = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError", "ArrowM
 def trouble_of(error: BaseException) -> Trouble | None:
     """The trouble that an exception, or one it was raised from, tells of; None where it tells of none (a bug)."""
     for one in chain(error):
-        found = _memory(one) or _system(one) or _unreadable(one)
+        found = _memory(one) or _peer(one) or _system(one) or _unreadable(one)
         if found is not None:
             return found
     return None
@@ -124,6 +128,25 @@ def _memory(error: BaseException) -> Trouble | None:
         "the pipeline tries again with more; from the shell, run it where more memory is free"
         + (" or with --device cpu" if device else ", or with fewer cells or features"),
         MEMORY,
+    )
+
+
+_PEER_WORDS = re.compile(
+    r"Connection closed by peer|Connection reset by peer|Broken pipe|remote process exited|Socket closed|"
+    r"Timed out waiting|[Cc]onnection (was likely )?closed|failed to recv|failed to connect"
+)
+
+
+def _peer(error: BaseException) -> Trouble | None:
+    """One of several processes that train together lost another: gloo, NCCL and their store have no class for it."""
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not (together and isinstance(error, RuntimeError) and _PEER_WORDS.search(str(error))):
+        return None
+    return Trouble(
+        f"a process that trained together with this one is gone ({_first_line(error)})",
+        "the model is trained by all of them; if its own message is not above, its node or its process was killed",
+        "the pipeline goes on from the last checkpoint; from the shell, run the same again with --resume",
+        PEER,
     )
 
 

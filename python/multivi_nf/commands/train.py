@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +26,8 @@ from multivi_nf.io.outputs import MODEL
 
 CHECKPOINTS = "MULTIVI_NF_CHECKPOINT_DIR"
 EXIT_FILE = "MULTIVI_NF_EXIT_FILE"
+PATIENCE = 30.0
+"""Seconds that processes on other nodes have to end after the first one has left."""
 STARTED = time.monotonic()
 """This module is imported when the step starts: the time limit includes reading the data."""
 
@@ -68,6 +72,7 @@ def architecture_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto")
 @click.option("--n-devices", type=Whole(), default=1, help="Processes that train together, one a device (torchrun).")
+@click.option("--n-nodes", type=Whole(), default=1, help="Machines of a SLURM job, with as many processes on each.")
 @click.option("--seed", type=SEED, default=0)
 @click.option(
     "--reference",
@@ -81,12 +86,13 @@ def architecture_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same data and options.")
 @click.option("--time-limit", type=Finite(), help="Minutes after which to save a checkpoint and leave with code 75.")
-def command(mosaic: Path, output: Path, n_devices: int, **options: Any) -> None:
+def command(mosaic: Path, output: Path, n_devices: int, n_nodes: int, **options: Any) -> None:
     """Train a model on MOSAIC (.h5mu)."""
-    if n_devices < 1:
-        raise InputError(f"--n-devices is {n_devices}", "at least one device must train", "give 1 or more")
-    if n_devices > 1 and "WORLD_SIZE" not in os.environ:
-        _with_torchrun(n_devices)
+    for name, number in (("--n-devices", n_devices), ("--n-nodes", n_nodes)):
+        if number < 1:
+            raise InputError(f"{name} is {number}", "at least one device of one machine must train", "give 1 or more")
+    if n_devices * n_nodes > 1 and "WORLD_SIZE" not in os.environ:
+        _with_torchrun(n_devices, n_nodes)
         return
     try:
         _train(mosaic, output, **options)
@@ -182,21 +188,63 @@ def _leave_with(code: int) -> None:
         sys.exit(code)
 
 
-def _with_torchrun(n_devices: int) -> None:
+def _on_nodes(n_nodes: int) -> list[str]:
+    """What starts a command on each node of this SLURM job: a step of one task a node, which knows its rank.
+
+    SLURM's batch script, and with it this process, runs on the first node, whose rank is 0: its first process writes,
+    speaks and leaves the exit code.
+    """
+    allocated, srun = int(os.environ.get("SLURM_JOB_NUM_NODES", "0")), shutil.which("srun")
+    if not allocated or srun is None:
+        raise InputError(
+            f"--n-nodes is {n_nodes}, "
+            + ("but this is no job of SLURM" if not allocated else "but srun is not on PATH in this job"),
+            "only the scheduler can start processes on its other nodes",
+            "run the pipeline with -profile slurm, srun being visible in the container where one is used; elsewhere "
+            "start `torchrun --nnodes N --node-rank I --master-addr HOST --master-port PORT ... --no-python multivi-nf "
+            "train ...` on each node yourself",
+        )
+    if allocated < n_nodes:
+        raise InputError(
+            f"--n-nodes is {n_nodes}, and this job of SLURM has {allocated}",
+            "no process can be started on nodes that the job does not have",
+            f"ask for them (sbatch --nodes={n_nodes} --ntasks-per-node=1), or give --n-nodes {allocated}",
+        )
+    # of SLURM 22.05 on, steps do not take this over from their job
+    processors = os.environ.get("SLURM_CPUS_PER_TASK")
+    step = [srun, f"--nodes={n_nodes}", f"--ntasks={n_nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    step += [f"--cpus-per-task={processors}"] if processors else []
+    return [*step, "sh", "-c", 'PET_NODE_RANK=$SLURM_NODEID exec "$@"', "sh"]
+
+
+def _ended(child: subprocess.Popen, told: Path) -> int:
+    """Exit status of srun, which waits for good for the processes of a node that died, if the node comes back soon."""
+    since = None
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(1)
+        since = time.monotonic() if since is None and told.exists() else since
+        if since is not None and time.monotonic() - since > PATIENCE:
+            child.kill()
+
+
+def _with_torchrun(n_devices: int, n_nodes: int = 1) -> None:
     """Run this same command once a device under torchrun, and leave with the first process's exit code."""
+    on_nodes = _on_nodes(n_nodes) if n_nodes > 1 else []
+    host = socket.gethostname() if on_nodes else "127.0.0.1"
     with tempfile.TemporaryDirectory(prefix="multivi_nf_") as folder:
         told = Path(folder) / "exit_code"
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind(("" if on_nodes else "127.0.0.1", 0))
             port = free.getsockname()[1]
         own = [sys.executable, "-I", "-m"]  # isolated, as the launchers start Python
-        launch = [*own, "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(n_devices)]
-        launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+        launch = [*own, "torch.distributed.run", "--nnodes", str(n_nodes), "--nproc-per-node", str(n_devices)]
+        launch += ["--master-addr", host, "--master-port", str(port)]
         launch += ["--no-python", *own, "multivi_nf", *sys.argv[1:]]
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_devices)))
         environment = isolated_environment() | {EXIT_FILE: str(told), "OMP_NUM_THREADS": threads}
         # a session of its own, or Ctrl-C would reach torchrun, which ends its processes before they have saved
-        child = subprocess.Popen(launch, env=environment, start_new_session=True)
+        child = subprocess.Popen(on_nodes + launch, env=environment, start_new_session=True)
         seen: list[int] = []
 
         def forward(number: int, _: object) -> None:
@@ -205,7 +253,7 @@ def _with_torchrun(n_devices: int) -> None:
 
         before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         try:
-            code = child.wait()
+            code = _ended(child, told) if on_nodes else child.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -291,7 +291,7 @@ class Means:
         self.own, self.scale = (Decoder(model, decoder.modality, "own", decoder.depth) for _ in range(2))
         self.own_batches, self.kind = own_batches, kind
         self.calibration, self.n_samples = calibration, n_samples
-        self.names = data.cells.to_numpy(str)
+        self.names = data.cells
         self._untaught: list[tuple[Part, np.ndarray]] = []
         self.parts = {
             group.name: [

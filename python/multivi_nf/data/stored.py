@@ -30,7 +30,7 @@ from multivi_nf.data.source import (
 from multivi_nf.io.hdf5 import check_hdf5, reading
 from multivi_nf.modalities import MODALITIES
 
-CACHE = 16 << 20
+CACHE = 4 << 20
 """Bytes of decompressed chunks kept for each dataset: neighbouring runs of rows share their first and last."""
 
 STAGED = 1024
@@ -38,6 +38,10 @@ STAGED = 1024
 
 GAP = 64
 """Rows apart up to which two wanted rows are read in one go: a call costs more than a few rows that are not wanted."""
+
+
+RUN = 1 << 20
+"""Entries read in one go, about: four of the file's chunks. Without it a run of sparse rows may span the whole file."""
 
 
 @dataclass
@@ -96,7 +100,7 @@ class StoredMatrix:
         """
         wanted = rows.numpy()
         unique, back = np.unique(wanted, return_inverse=True)
-        cuts = np.flatnonzero(np.diff(unique) > GAP) + 1
+        cuts = np.flatnonzero((np.diff(unique) > GAP) | (np.diff(self.indptr[unique] // RUN) > 0)) + 1
         if not unique.size:
             counts = sparse.csr_matrix((0, self.n_features), dtype=np.float32)
         else:
@@ -222,7 +226,7 @@ def _stored(path: Path, atac_counts: bool) -> Source | None:
     for modality, group in groups.items():
         counts = places[modality]
         index = group["obs"].attrs["_index"]
-        cells = pd.Index(read_elem(group["obs"][index])).astype(str)
+        cells = _shared(pd.Index(read_elem(group["obs"][index])).astype(str), obs.index)
         if not len(cells):
             continue
         matrices[modality] = StoredMatrix(
@@ -248,6 +252,12 @@ def _stored(path: Path, atac_counts: bool) -> Source | None:
         if doubled.any():
             atac.doubled, source.notes = doubled, (note_of(samples, doubled),)
     return source
+
+
+def _shared(names: pd.Index, known: pd.Index) -> pd.Index:
+    """The same names, held once in memory where the other index has them all."""
+    place = known.get_indexer(names) if known.is_unique else np.full(1, -1)
+    return names if (place < 0).any() else known[place]
 
 
 def _stored_values(matrix: StoredMatrix, rows: np.ndarray) -> np.ndarray:

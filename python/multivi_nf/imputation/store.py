@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -165,16 +166,52 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
         store = Store(path, obs, var, uns | colours, layers, dtype, rows, obsm, zarr_format)
         row = 0
         for chunk, group, cells, _ in parts:
-            for start in range(0, len(cells), rows):
-                stop = min(start + rows, len(cells))
-                with reading(chunk):
-                    values = {n: group[n if n == "X" else f"layers/{n}"][start:stop] for n in layers}
-                store.write(slice(row + start, row + stop), **values)
+            for name in layers:
+                _join(store.arrays[name], group[name if name == "X" else f"layers/{name}"], path, chunk, row)
             row += len(cells)
     if embedding is not None:
         groups = [c for c in obs.columns if isinstance(obs[c].dtype, pd.CategoricalDtype)]
         with written_whole(output.with_suffix(".vitessce.json")) as temporary:
             temporary.write_text(json.dumps(vitessce_view(output.name, groups), indent=1) + "\n")
+
+
+def _join(whole: zarr.Array, part: zarr.Array, path: Path, source: Path, row: int) -> None:
+    """Put the rows of a part into the whole, from `row` on.
+
+    Chunks that begin where one of the whole does are looked at and then linked as they are, or copied where links
+    cannot be: they are not packed again, and stand on the disk once until the work directory is deleted.
+    """
+    same = whole.metadata.to_dict() | {"shape": None, "attributes": None}
+    same = same == part.metadata.to_dict() | {"shape": None, "attributes": None}
+    rows = whole.chunks[0]
+    if same and row % rows == 0 and whole.metadata.zarr_format == 2 and whole.metadata.dimension_separator == ".":
+        folder, target = source / part.path, path / whole.path
+        for start in range(0, part.shape[0], rows):
+            with reading(source):
+                part[start : start + rows]  # what cannot be unpacked is not handed on
+        for file in sorted(folder.iterdir()):
+            place = file.name.split(".")
+            if len(place) == 2 and all(number.isdigit() for number in place):
+                copied = target / f"{int(place[0]) + row // rows}.{place[1]}"
+                # a chunk that the next part will fill up is written again: never through a link
+                full = (int(place[0]) + 1) * rows <= part.shape[0] or row + part.shape[0] == whole.shape[0]
+                if not (full and _linked(file, copied)):
+                    shutil.copyfile(file, copied)
+        return
+    for start in range(0, part.shape[0], rows):
+        stop = min(start + rows, part.shape[0])
+        with reading(source):
+            values = part[start:stop]
+        whole[row + start : row + stop] = values
+
+
+def _linked(file: Path, name: Path) -> bool:
+    """Give a file a second name; not on another file system, or one without links."""
+    try:
+        os.link(file.resolve(), name)
+    except OSError:
+        return False
+    return True
 
 
 def _embedded(obs: pd.DataFrame, embedding: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict]:

@@ -144,6 +144,20 @@ def test_a_bug_is_no_trouble(failing, error):
         steps.main(["merge-peaks"])
 
 
+@pytest.mark.parametrize("text", ["Connection closed by peer [10.0.0.1]:5", "Timed out waiting 7200000ms for recv"])
+def test_a_lost_process_is_tried_again_and_only_of_several(failing, capsys, monkeypatch, text):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert trouble_of(RuntimeError(text)) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert trouble_of(ValueError(text)) is None and trouble_of(RuntimeError("a bug")) is None
+    failing(RuntimeError(text))
+    with pytest.raises(SystemExit) as left:
+        steps.main(["merge-peaks"])
+    printed = capsys.readouterr().err
+    assert left.value.code == 104 and text in printed and "--resume" in printed and "Traceback" not in printed
+    assert " 104," in (REPOSITORY / "conf/base.config").read_text()
+
+
 def test_what_is_retried_is_what_more_memory_mends():
     """conf/base.config tries 137 again and not 2."""
     text = (REPOSITORY / "conf/base.config").read_text()

@@ -26,10 +26,11 @@ def file(tmp_path):
     return tmp_path / "mosaic.h5mu"
 
 
-@pytest.mark.parametrize("gap", [0, 3, 1000])
+@pytest.mark.parametrize(("gap", "run"), [(0, 1 << 20), (3, 1 << 20), (1000, 1 << 20), (1000, 50)])
 @pytest.mark.parametrize("order", ["in order", "shuffled", "repeated", "one", "none"])
-def test_rows_are_those_of_the_mosaic_in_memory(file, monkeypatch, gap, order):
+def test_rows_are_those_of_the_mosaic_in_memory(file, monkeypatch, gap, run, order):
     monkeypatch.setattr(stored, "GAP", gap)
+    monkeypatch.setattr(stored, "RUN", run)
     model = MultiVI.from_mosaic(str(file), n_hidden=8, n_latent=3)
     there, here = MosaicData(stored_source(file), model), MosaicData(str(file), model)
     assert all(isinstance(counts, StoredMatrix) for counts in there._counts.values())
@@ -92,6 +93,18 @@ def test_staged_rows_are_the_same_and_each_is_unpacked_once(file, monkeypatch):
     )
     assert staged.staged(other)._counts["rna"].stored is there._counts["rna"]
     assert set(wanted.modalities) == set(MODALITIES)
+
+
+def test_a_run_of_rows_that_lie_far_apart_does_not_span_the_file(file, monkeypatch):
+    model = MultiVI.from_mosaic(str(file), n_hidden=8, n_latent=3)
+    there = MosaicData(stored_source(file), model)
+    matrix = there._counts["rna"]
+    monkeypatch.setattr(stored, "RUN", 100)
+    runs, run = [], StoredMatrix._run
+    monkeypatch.setattr(StoredMatrix, "_run", lambda self, rows: runs.append((rows[0], rows[-1])) or run(self, rows))
+    matrix.rows(torch.arange(0, len(matrix.cells), 3), torch.device("cpu"))
+    longest = np.diff(matrix.indptr).max()
+    assert len(runs) > 3 and max(matrix.indptr[b + 1] - matrix.indptr[a] for a, b in runs) <= 100 + longest
 
 
 def test_features_in_another_order_are_put_in_the_models(file, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import zarr
 
 from multivi_nf.errors import InputError
+from multivi_nf.imputation import store as stores
 from multivi_nf.imputation.store import Store, gather
 
 
@@ -43,6 +44,32 @@ def embedding(tmp_path):
         warnings.simplefilter("ignore")
         mosaic.write_h5mu(tmp_path / "m.h5mu")
     return tmp_path / "m.h5mu"
+
+
+@pytest.mark.parametrize("sizes", [(4, 2, 3), (3, 4, 2), (2, 2, 2), (1, 1, 1)])
+@pytest.mark.parametrize("linkable", [True, False])
+def test_chunks_are_linked_where_they_fit_and_the_parts_stay_as_they_are(tmp_path, monkeypatch, sizes, linkable):
+    """Rows of two a chunk: a part that begins within a chunk, or ends within one, is written anew."""
+    if not linkable:
+        monkeypatch.setattr(stores, "_linked", lambda *_: False)
+    paths, first, rng = [], 0, np.random.default_rng(0)
+    values = rng.random((sum(sizes), 3)).astype(np.float32)
+    values[1] = 0  # what is all zeros is no file
+    for k, size in enumerate(sizes):
+        obs = pd.DataFrame({"measured": True}, index=[f"s:{first + i}" for i in range(size)])
+        uns = {"calibrated": True, "multivi_nf": json.dumps({"modality": "rna", "first_cell": first})}
+        store = Store(tmp_path / f"{k}.zarr", obs, pd.DataFrame(index=list("abc")), uns, ["X", "sd"], rows=2)
+        store.write(slice(0, size), X=values[first : first + size], sd=values[first : first + size] / 2)
+        paths.append(tmp_path / f"{k}.zarr")
+        first += size
+    before = {file: file.read_bytes() for path in paths for file in path.rglob("*") if file.is_file()}
+    gather(paths, tmp_path / "rna.zarr")
+    found = ad.read_zarr(tmp_path / "rna.zarr")
+    np.testing.assert_array_equal(found.X, values)
+    np.testing.assert_array_equal(found.layers["sd"], values / 2)
+    assert {file: file.read_bytes() for file in before} == before
+    twice = [file for file in (tmp_path / "rna.zarr/X").glob("?.?") if file.stat().st_nlink == 2]
+    assert len(twice) == (0 if not linkable else {4: 5, 3: 1, 2: 3, 1: 2}[sizes[0]])
 
 
 @pytest.mark.parametrize("form", [2, 3])

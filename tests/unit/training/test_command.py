@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from multivi_nf.commands import train as train_command
 from multivi_nf.commands.train import _with_torchrun, command
 from multivi_nf.errors import InputError
 from multivi_nf.training import MultiVI
@@ -139,6 +141,48 @@ def test_the_exit_code_comes_through_torchrun(monkeypatch, code):
     assert left.value.code == code
 
 
-def test_a_wrong_number_of_devices_is_named(tmp_path):
-    with pytest.raises(InputError, match="--n-devices is 0"):
-        run("m.h5mu", "--output", tmp_path / "x", "--n-devices", 0)
+@pytest.mark.parametrize("option", ["--n-devices", "--n-nodes"])
+def test_a_wrong_number_of_devices_or_nodes_is_named(tmp_path, option):
+    with pytest.raises(InputError, match=f"{option} is 0"):
+        run("m.h5mu", "--output", tmp_path / "x", option, 0)
+
+
+def test_srun_that_waits_for_a_node_that_died_is_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr(train_command, "PATIENCE", 0.5)
+    child = subprocess.Popen(["sleep", "60"])
+    (tmp_path / "told").write_text("104")
+    assert train_command._ended(child, tmp_path / "told") == -signal.SIGKILL
+    child = subprocess.Popen(["sleep", "2.5"])
+    assert train_command._ended(child, tmp_path / "untold") == 0, "without a word of the first process it has its time"
+
+
+def test_nodes_are_started_by_srun_where_the_job_has_them(monkeypatch, tmp_path):
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    order = ["m.h5mu", "--output", tmp_path / "x", "--n-nodes", 2]
+    with pytest.raises(InputError, match="this is no job of SLURM"):
+        run(*order)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="srun is not on PATH"):
+        run(*order)
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    with pytest.raises(InputError, match="--n-nodes is 3, and this job of SLURM has 2"):
+        run(*order[:-1], 3)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    launched = []
+
+    class Child:
+        def __init__(self, launch: list[str], **_: object) -> None:
+            launched.extend(launch)
+
+        def wait(self, _: float) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    run(*order, "--n-devices", 3)
+    step, own = launched[: launched.index("sh")], launched[launched.index("sh") :]
+    assert step[0] == str(tmp_path / "srun") and {"--nodes=2", "--ntasks=2", "--cpus-per-task=4"} <= set(step)
+    assert own[:2] == ["sh", "-c"] and "PET_NODE_RANK=$SLURM_NODEID" in own[2]
+    values = dict(zip(own, own[1:]))
+    assert (values["--nnodes"], values["--nproc-per-node"], values["--master-addr"]) == ("2", "3", socket.gethostname())
