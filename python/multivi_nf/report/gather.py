@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.io.hdf5 import check_hdf5, reading
+from multivi_nf.io.hdf5 import check_hdf5, open_hdf5, reading
 from multivi_nf.io.limits import read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
@@ -142,15 +142,13 @@ def read_results(outdir: Path) -> Results:
 
 
 def read_counts(path: Path, modality: str, cells: pd.Index) -> sp.csr_matrix:
-    """Counts of some cells of a modality of an h5mu, the others left in the file."""
-    mosaic = read_h5mu(path, backed="r")
-    try:
-        part = mosaic.mod[modality]
-        place = part.obs_names.get_indexer(cells)
+    """Counts of some cells of a modality of an h5mu; nothing else of the file is read, but the modality's names."""
+    with open_hdf5(path) as file:
+        group = file["mod"][modality]
+        names = pd.Index(ad.io.read_elem(group["obs"][group["obs"].attrs["_index"]])).astype(str)
+        place = names.get_indexer(cells)
         order = np.argsort(place, kind="stable")
-        found = sp.csr_matrix(part.X[place[order]])
-    finally:
-        mosaic.file.close()
+        found = sp.csr_matrix(ad.io.sparse_dataset(group["X"])[place[order]])
     return found[np.argsort(order, kind="stable")]
 
 
