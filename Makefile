@@ -1,6 +1,7 @@
 # make run    set up, simulate a mosaic, run the pipeline on it, print where the report is
 # make test   set up, run every test
 # make benchmark   the paper's experiments, small, with every method that is here
+# make docs   the documentation's site, tutorials run
 # make bench  set up, measure speeds; fails where one is 15 % worse than committed (benchmarks/results/speed.tsv)
 # PYTHON names the interpreter to build on (CPython 3.11, 3.12 or 3.13).
 SHELL  := /bin/bash
@@ -9,7 +10,7 @@ BIN    := .venv/bin
 RUN    ?= results
 CHAOS  ?= /tmp/multivi-nf-chaos
 
-.PHONY: benchmark run test setup macs3 motifs peers images push lint test-real test-deploy chaos clean bench
+.PHONY: benchmark docs docs-full run test setup macs3 motifs peers images push lint test-real test-deploy chaos clean bench
 
 run: setup
 	@$(BIN)/python tools/run.py --outdir $(RUN)
@@ -32,6 +33,17 @@ test-deploy: setup
 # Every step killed, on a full and on a failing disk, at twenty random moments: about twenty minutes, root (docs/benchmarks/chaos.md).
 chaos: setup
 	@$(BIN)/python -m tests.chaos.sweep --folder $(CHAOS) --moments 20 --table docs/chaos.tsv
+
+# The documentation's site in docs/_build/html. Tutorials run; what they gave is kept until code or page changes.
+docs: setup
+	@$(PYTHON) tools/setup.py docs
+	@$(BIN)/sphinx-build -b html -W --keep-going -q $(SPHINX) docs docs/_build/html
+	@echo 'docs: the site is docs/_build/html/index.html'
+
+# The same, and every tutorial runs.
+docs-full: setup
+	@rm -rf docs/_build/outputs
+	@$(MAKE) --no-print-directory docs SPHINX=-E
 
 bench: setup
 	@$(BIN)/python benchmarks/speed/suite.py $(BENCH)

@@ -401,6 +401,8 @@ def hold_what_is_made():
         hold_motifs()
     if peers_folder().exists():
         hold_peers()
+    if environment_folder("docs").exists():
+        hold_docs()
 
 
 def macs3():
@@ -480,11 +482,27 @@ def peers():
     print(f"set-up: the peers' Python is {VENV / 'bin' / 'peers-python'}", flush=True)
 
 
-TARGETS = {"setup": setup, "macs3": macs3, "motifs": motifs, "lint": lint_tools, "peers": peers}
+def docs():
+    """Install sphinx in an environment of its own and write the launcher that gives it this clone's package."""
+    setup()
+    install("docs", LOCKS / "docs.lock", "install sphinx")
+    hold_what_is_made()
+
+
+def hold_docs():
+    """Write the launcher of sphinx, whose pages import the package and run code with its locked packages."""
+    cached = cache_root() / "env-{}-{}".format(TAG, digest(LOCKS / "test.lock"))
+    packages = next(cached.glob("lib/python3.*/site-packages"))
+    path = shlex.quote(f"{CLONE / 'python'}:{packages}")
+    python = shlex.quote(str(environment_folder("docs") / "bin" / "python"))
+    write_script("sphinx-build", f'#!/bin/bash\nexport PYTHONPATH={path}\nexec {python} -m sphinx "$@"\n')
+
+
+TARGETS = {"setup": setup, "macs3": macs3, "motifs": motifs, "lint": lint_tools, "peers": peers, "docs": docs}
 
 
 def main():
-    """Do what the command line names: setup (default), macs3, motifs, lint, peers."""
+    """Do what the command line names: setup (default), macs3, motifs, lint, peers, docs."""
     name = sys.argv[1] if len(sys.argv) > 1 else "setup"
     if name not in TARGETS:
         sys.exit("ERROR: {!r} is none of {}".format(name, ", ".join(TARGETS)))

@@ -1,0 +1,111 @@
+"""Pages that are written from what they describe: parameters, terms, figures; where tutorials' outputs are kept."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from multivi_nf.report.glossary import glossary as words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sphinx.application import Sphinx
+
+DOCS = Path(__file__).resolve().parents[1]
+CLONE = DOCS.parent
+MADE_FROM = ("python/multivi_nf", "main.nf", "modules", "workflows", "conf", "nextflow.config", "bin", "tools/run.py",
+             "locks/cpu.lock")  # fmt: skip
+"""What a tutorial's outputs depend on beside its own code."""
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+ROWS = 400
+"""Rows of a results table that a page shows; the file holds all."""
+
+
+def outputs_folder() -> Path:
+    """Give the folder that keeps outputs of tutorials, by the hash of all code that they run.
+
+    `MULTIVI_NF_DOCS_OUTPUTS` moves it. Outputs of other code are never shown: another hash is another folder.
+    """
+    listed = subprocess.run(
+        ["git", "-C", CLONE, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *MADE_FROM],
+        check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    total = hashlib.sha256()
+    for name in sorted(set(listed.stdout.split(b"\0")) - {b""}):
+        path = CLONE / os.fsdecode(name)
+        if path.is_file():
+            total.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    root = os.environ.get("MULTIVI_NF_DOCS_OUTPUTS") or DOCS / "_build" / "outputs"
+    return Path(root).absolute() / total.hexdigest()[:12]
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write all generated pages, each only where it changed (sphinx reads what is newer anew)."""
+    for name, lines in {
+        "reference/parameters.md": parameters(),
+        "reference/glossary.md": glossary(),
+        "benchmarks/results.md": results(app),
+    }.items():
+        path, text = DOCS / name, "\n".join(lines) + "\n"
+        path.parent.mkdir(exist_ok=True)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def cell(text: object) -> str:
+    """Give a text as it may stand in a cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def parameters() -> Iterator[str]:
+    """Every parameter of the pipeline, as `nextflow_schema.json` has it."""
+    schema = json.loads((CLONE / "nextflow_schema.json").read_text(encoding="utf-8"))
+    yield "# Parameters\n"
+    yield "Of `nextflow run`, from `nextflow_schema.json`. A dash: the step's own default, which its `--help` names."
+    for group in schema["$defs"].values():
+        yield f"\n## {group['title']}\n\n{group.get('description', '')}\n"
+        yield "| parameter | default | what, and why |\n|---|---|---|"
+        for name, what in group["properties"].items():
+            default = what.get("default")
+            shown = "–" if default is None else f"`{json.dumps(default)}`".replace('"', "")
+            text = f"{what['description']} {what.get('help_text', '')}".strip()
+            if "enum" in what:
+                text += " One of " + ", ".join(f"`{choice}`" for choice in what["enum"]) + "."
+            for bound, sign in BOUNDS.items():
+                text += f" {sign} {what[bound]}." if bound in what else ""
+            yield f"| `--{name}` | {shown} | {cell(text)} |"
+
+
+def glossary() -> Iterator[str]:
+    """Every word of the report and of the results that is not everyday English."""
+    yield "# Glossary\n"
+    yield "Words of the report and of the results. The report shows its own where the mouse rests on a word.\n"
+    yield "| word | meaning |\n|---|---|"
+    for name, meaning in sorted(words().items(), key=lambda item: item[0].lower()):
+        yield f"| {cell(name)} | {cell(meaning)} |"
+
+
+def results(app: Sphinx) -> Iterator[str]:
+    """The tables under `benchmarks/results`, as they were written by their scripts."""
+    yield "# All committed results\n"
+    yield "As the scripts under `benchmarks/` wrote them; lines that start with # say how.\n"
+    for path in sorted((CLONE / "benchmarks" / "results").glob("*.tsv")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        remarks = [line.lstrip("# ") for line in lines if line.startswith("#")]
+        table = list(csv.reader([line for line in lines if not line.startswith("#")], delimiter="\t"))
+        yield f"\n## {path.name}\n\n" + "\n".join(remarks) + "\n"
+        if not table:
+            continue
+        if len(table) > ROWS:
+            yield f"The first {ROWS} of {len(table) - 1} rows.\n"
+        yield ":::{dropdown} Table\n"
+        yield "| " + " | ".join(map(cell, table[0])) + " |\n" + "|---" * len(table[0]) + "|"
+        for row in table[1 : ROWS + 1]:
+            yield "| " + " | ".join(map(cell, row + [""] * (len(table[0]) - len(row)))) + " |"
+        yield "\n:::"

@@ -1,0 +1,74 @@
+"""The documentation's site, as `make docs` built it, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.conftest import skip_or_fail
+
+SITE = Path(__file__).resolve().parents[2] / "docs" / "_build" / "html"
+MEASURE = """<!doctype html><iframe id=f src="%s" style="width:%dpx;height:900px;border:0"></iframe><script>
+f.onload=()=>setTimeout(()=>{const d=f.contentDocument,s=f.contentWindow.getComputedStyle(d.body);
+const pre=document.createElement('pre');pre.id='out';
+pre.textContent=JSON.stringify({overflow:d.documentElement.scrollWidth-d.documentElement.clientWidth,
+background:s.backgroundColor,ink:s.color,broken:[...d.images].filter(i=>i.complete&&!i.naturalWidth).map(i=>i.src),
+equations:d.querySelectorAll('.math').length,typeset:d.querySelectorAll('mjx-container').length,
+pictures:d.querySelectorAll('.cell_output img').length});
+document.body.append(pre)},1500)</script>"""
+PAGES = ("index.html", "tutorials/first-run.html", "reference/parameters.html", "explanation/model.html")
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        skip_or_fail("no Chromium on PATH (Debian: apt-get install chromium)")
+    if not (SITE / "index.html").is_file():
+        skip_or_fail("docs/_build/html is not there: type `make docs`")
+    return found
+
+
+def brightness(colour: str) -> float:
+    return sum(int(v) for v in re.findall(r"\d+", colour)[:3]) / 3
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("width", [390, 1300])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_page_fits_and_follows_the_colour_scheme(browser, tmp_path, page, width, dark):
+    (tmp_path / "measure.html").write_text(MEASURE % ((SITE / page).as_uri(), width))
+    flags = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--allow-file-access-from-files"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1500,1000", "--virtual-time-budget=9000"),
+        *(f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom"),
+    ]
+    command = [browser, *flags, (tmp_path / "measure.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    seen = json.loads(re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1).replace("&amp;", "&"))
+    assert seen["overflow"] <= 0, "the page scrolls sideways"
+    assert seen["broken"] == []
+    assert (brightness(seen["background"]) < 80) == dark
+    assert abs(brightness(seen["ink"]) - brightness(seen["background"])) > 120, "text stands off its ground"
+    if page.startswith("explanation"):
+        assert seen["equations"] > 5 and seen["typeset"] == seen["equations"], "equations are typeset without network"
+    if page.startswith("tutorials"):
+        assert seen["pictures"] >= 2, "the tutorial ran"
+
+
+def test_no_page_asks_the_network(browser):
+    """Scripts, styles, fonts and pictures are the site's own; links that a reader clicks may go elsewhere."""
+    own = re.compile(
+        r'<(?:script|img|iframe)[^>]+src="(https?:[^"]+)"|<link[^>]+rel="stylesheet"[^>]+href="(https?:[^"]+)"'
+    )
+    asked = {
+        f"{page.relative_to(SITE)}: {found}"
+        for page in SITE.rglob("*.html")
+        for found in own.findall(page.read_text(encoding="utf-8"))
+    }
+    assert asked == set()
+    assert len(list(SITE.rglob("*.html"))) > 40
