@@ -17,7 +17,9 @@ LEAST_CELLS = 30
 COMPONENTS = 20
 GENES = 2000
 LEAST_FEATURES = 20
-SPLIT_CELLS, SPLIT_FEATURES, AXES = 2000, 10_000, 5
+SPLIT_CELLS, SPLIT_FEATURES, AXES = 2000, 4_000, 5
+"""Cells of a sample, and features, the most frequent ones, that are split; of all cells `MOST_CELLS`, since the fewer
+counts a cell has the more cells it takes to find an axis (SNARE's 79 a cell: 0.1 from 2,000 cells, 0.46 from 7,000)."""
 DENSE = 0.2
 """Share of ones from which halves of 0/1 values are no longer independent: each one is in one half or the other."""
 RARE = 0.02
@@ -266,39 +268,86 @@ def _whole(half: float) -> float:
     return 2 * half / (1 + half) if half > 0 else 0.0
 
 
-def told_apart(counts: sp.spmatrix, seed: int = 0) -> float:
-    """How far counts tell cells apart: how well one half of each cell's counts foretells what the other half shows.
-
-    Counts are split in two by fair draws, as independent as two sequencing runs of the same cells. The axis along which
-    the first half separates cells most is looked up in the second; depth has no part in it, since deviations are taken
-    from what depth and the mean profile make expected (Pearson residuals; Lause, Berens & Kobak 2021).
+def halved(counts: sp.spmatrix, cells: np.ndarray, seed: int = 0) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Split each count in two by a fair draw: two halves as independent as two sequencing runs of the same cells.
 
     Parameters
     ----------
     counts
         (n_cells, n_features) whole numbers.
+    cells
+        (n_cells,) a number a cell: the same cell is split the same way whichever others stand beside it.
+    """
+    x = sp.csr_matrix(counts)
+    rows = np.split(x.data.astype(np.int64), x.indptr[1:-1])
+    drawn_ones = [np.random.default_rng([seed, 31, cell]).binomial(row, 0.5) for cell, row in zip(cells, rows)]
+    first = np.concatenate(drawn_ones) if drawn_ones else x.data
+    return tuple(sp.csr_matrix((part, x.indices, x.indptr), x.shape) for part in (first, x.data - first))
+
+
+def told_apart(halves: tuple[sp.csr_matrix, sp.csr_matrix], along: np.ndarray | None = None) -> float:
+    """How far counts tell cells apart: how well one half of each cell's counts foretells what the other half shows.
+
+    The axis along which the first half separates cells most is looked up in the second; depth has no part in it, since
+    deviations are taken from what depth and the mean profile make expected (Pearson residuals; Lause, Berens & Kobak
+    2021).
+
+    Parameters
+    ----------
+    halves
+        From :func:`halved`, (n_cells, n_features) each.
+    along
+        (n_features, n_axes) further axes to look along: :func:`leading_axes` of **first** halves of more cells. A small
+        sample of sparse counts differs along them although too little of it is there to find them.
 
     Returns
     -------
-    Reliability of the best of five axes, for all counts together, less what is chance: 1 where noise plays no part, 0
+    Reliability of the best axis, for all counts together, less what is chance: 1 where noise plays no part, 0
     where cells differ by nothing but noise and depth. NaN of fewer than 30 cells, and of 0/1 values of which more than
     a fifth are 1.
     """
+    deviations = _deviations(halves)
+    if deviations is None:
+        return float("nan")
+    first, second, features = deviations
+    axes = _axes(first)
+    if along is not None:
+        axes = np.hstack([axes, along[features]])
+    best = max(_correlation(p, q) for p, q in zip((first @ axes).T, (second @ axes).T))
+    return _whole(best - 2 / np.sqrt(len(first)))
+
+
+def leading_axes(halves: tuple[sp.csr_matrix, sp.csr_matrix]) -> np.ndarray | None:
+    """(n_features, n_axes) axes along which first halves differ most beyond depth; None where too little is there."""
+    deviations = _deviations(halves)
+    if deviations is None:
+        return None
+    first, _, features = deviations
+    axes = _axes(first)
+    found = np.zeros((halves[0].shape[1], axes.shape[1]), np.float32)
+    found[features] = axes
+    return found
+
+
+def _axes(deviations: np.ndarray) -> np.ndarray:
+    """(n_features, 5) leading directions of a matrix of deviations."""
     from sklearn.utils.extmath import randomized_svd
 
-    x = sp.csr_matrix(counts)
-    x = x[drawn(x.shape[0], SPLIT_CELLS)]
-    x = x[np.asarray(x.sum(axis=1)).ravel() > 0]
-    often = np.argsort(-np.asarray(x.sum(axis=0)).ravel(), kind="stable")[:SPLIT_FEATURES]
-    x = x[:, np.sort(often)].tocsr()
-    n = x.shape[0]
-    if n < LEAST_CELLS or x.shape[1] < 3 or (x.data.max() <= 1 and x.nnz > DENSE * n * x.shape[1]):
-        return float("nan")
-    first = np.random.default_rng([seed, 31]).binomial(x.data.astype(np.int64), 0.5)
-    a, b = (_residuals(sp.csr_matrix((part, x.indices, x.indptr), x.shape)) for part in (first, x.data - first))
-    axes = randomized_svd(a, min(AXES, min(a.shape) - 1), n_iter=4, random_state=0)[2].T
-    best = max(_correlation(p, q) for p, q in zip((a @ axes).T, (b @ axes).T))
-    return _whole(best - 2 / np.sqrt(n))
+    return randomized_svd(deviations, min(AXES, min(deviations.shape) - 1), n_iter=4, random_state=0)[2].T
+
+
+def _deviations(halves: tuple[sp.csr_matrix, sp.csr_matrix]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Deviations of both halves of some cells in their most frequent features, and these; None: too little is there."""
+    whole = (halves[0] + halves[1]).tocsr()
+    rows = drawn(whole.shape[0], MOST_CELLS)
+    rows = rows[np.asarray(whole[rows].sum(axis=1)).ravel() > 0]
+    whole = whole[rows]
+    features = np.sort(np.argsort(-np.asarray(whole.sum(axis=0)).ravel(), kind="stable")[:SPLIT_FEATURES])
+    x = whole[:, features]
+    if len(rows) < LEAST_CELLS or len(features) < 3 or (x.data.max() <= 1 and x.nnz > DENSE * np.prod(x.shape)):
+        return None
+    first, second = (_residuals(half[rows][:, features]) for half in halves)
+    return first, second, features
 
 
 def _residuals(counts: sp.csr_matrix) -> np.ndarray:

@@ -154,9 +154,13 @@ def counts(results: Results) -> Finding | None:
     """Do the counts of each modality and sample tell cells apart, or is what they show depth and noise?"""
     found = []
     for modality in results.features:
+        along = None
         for where, cells in _by_sample(results, modality):
             matrix = read_counts(results.outdir / "multivi.h5mu", modality, results.cells.index[cells])
-            found.append((measures.told_apart(matrix), where, float(np.median(np.asarray(matrix.sum(axis=1))))))
+            halves = measures.halved(matrix, cells)
+            found.append((measures.told_apart(halves, along), where, float(np.median(np.asarray(matrix.sum(axis=1))))))
+            if along is None:  # of all cells, which stand first
+                along = measures.leading_axes(halves)
     found = [one for one in found if np.isfinite(one[0])]
     if not found:
         return None
@@ -181,7 +185,8 @@ def _by_sample(results: Results, modality: str) -> list[tuple[str, np.ndarray]]:
     largest = [str(name) for name in names[np.argsort(-sizes, kind="stable")][:MOST_SAMPLES]]
     parts = [(f"{modality}", np.flatnonzero(has))] if len(names) != 1 else []
     parts += [(f"{modality} of {name!r}", np.flatnonzero(has & (sample == name))) for name in largest]
-    return [(name, cells[measures.drawn(len(cells), measures.SPLIT_CELLS)]) for name, cells in parts]
+    most = [measures.MOST_CELLS] + [measures.SPLIT_CELLS] * len(parts)
+    return [(name, cells[measures.drawn(len(cells), n)]) for (name, cells), n in zip(parts, most)]
 
 
 def features(results: Results) -> Finding | None:
