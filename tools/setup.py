@@ -495,7 +495,14 @@ def hold_docs():
     packages = next(cached.glob("lib/python3.*/site-packages"))
     path = shlex.quote(f"{CLONE / 'python'}:{packages}")
     python = shlex.quote(str(environment_folder("docs") / "bin" / "python"))
-    write_script("sphinx-build", f'#!/bin/bash\nexport PYTHONPATH={path}\nexec {python} -m sphinx "$@"\n')
+    kept = shlex.quote(str(cache_root() / "docs-outputs"))
+    lines = [
+        "#!/bin/bash",
+        f"export PYTHONPATH={path}",
+        f'export MULTIVI_NF_DOCS_OUTPUTS="${{MULTIVI_NF_DOCS_OUTPUTS:-{kept}}}"',
+        f'exec {python} -m sphinx "$@"',
+    ]
+    write_script("sphinx-build", "\n".join(lines) + "\n")
 
 
 TARGETS = {"setup": setup, "macs3": macs3, "motifs": motifs, "lint": lint_tools, "peers": peers, "docs": docs}

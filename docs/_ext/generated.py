@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +31,12 @@ def outputs_folder() -> Path:
 
     `MULTIVI_NF_DOCS_OUTPUTS` moves it. Outputs of other code are never shown: another hash is another folder.
     """
-    listed = subprocess.run(
-        ["git", "-C", CLONE, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *MADE_FROM],
-        check=True, stdout=subprocess.PIPE,
-    )  # fmt: skip
     total = hashlib.sha256()
-    for name in sorted(set(listed.stdout.split(b"\0")) - {b""}):
-        path = CLONE / os.fsdecode(name)
-        if path.is_file():
-            total.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for part in MADE_FROM:
+        place = CLONE / part
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                total.update(f"{path.relative_to(CLONE)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     root = os.environ.get("MULTIVI_NF_DOCS_OUTPUTS") or DOCS / "_build" / "outputs"
     return Path(root).absolute() / total.hexdigest()[:12]
 

@@ -143,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     writable_caches()
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook that starts the pipeline hands on its own, which no step can load
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)
     with forgiven(), ended_by_sigterm():

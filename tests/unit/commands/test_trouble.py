@@ -259,3 +259,14 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     assert [path.name for path in tmp_path.iterdir()] == ["started"]
+
+
+def test_a_notebooks_plotting_backend_does_not_reach_the_steps(tmp_path):
+    """Jupyter sets MPLBACKEND to a module of its own; Nextflow started there hands it to every task."""
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.not_here"}
+    step = [sys.executable, "-I", "-m", "multivi_nf", "qc-rna", "--help"]
+    code = "import sys; from multivi_nf.commands import main\ntry: main(['--version'])\nexcept SystemExit: pass\n"
+    code += "import scanpy, matplotlib; print(matplotlib.get_backend())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split()[-1].lower() == "agg", done.stderr
+    assert subprocess.run(step, env=environment, capture_output=True).returncode == 0

@@ -9,7 +9,9 @@ import scipy.sparse as sp
 from multivi_nf.report.measures import halved, leading_axes, told_apart
 
 
-def sparse_counts(n: int, *, types: int, seed: int, features: int = 3000, depth: float = 150, up: float = 6) -> sp.csr_matrix:
+def sparse_counts(
+    n: int, *, types: int, seed: int, features: int = 3000, depth: float = 150, up: float = 6
+) -> sp.csr_matrix:
     """Poisson counts of cells whose depth varies tenfold; with types each has a tenth of its features up."""
     profile = np.random.default_rng(99).gamma(0.5, size=(1, features))
     ups = np.where(np.random.default_rng(98).random((max(types, 1), features)) < 0.1, up, 1.0) if types else [[1.0]]
