@@ -40,7 +40,8 @@ def score(table: pd.DataFrame, effect: np.ndarray, measured: np.ndarray) -> dict
         "recall_without_replicates": alone["recall"], "average_precision": found["average_precision"],
         "base_rate": found["base_rate"], "coverage": inside.mean(), "coverage_of_true": inside[true].mean(),
         "coverage_with_ambient": also.mean(),
-        "slope": np.polyfit(effect, table["effect"], 1)[0], "out_of_support": table["out_of_support"].iloc[0],
+        "slope": np.polyfit(effect, table["effect"], 1)[0],
+        "truth_on_effect": np.polyfit(table["effect"], effect, 1)[0], "out_of_support": table["out_of_support"].iloc[0],
     }  # fmt: skip
 
 

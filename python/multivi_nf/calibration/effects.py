@@ -1,11 +1,10 @@
 """How imputed differences between groups stand to true ones, as held-out pairs showed it; kept in calibration.json.
 
-An imputed log ratio x of a group (to all cells) is drawn to the middle: a cell's other modality says little, and a
-posterior mean goes where it says nothing. Numbers tell what x is worth for the true ratio t of a group that is not
-chosen by x (cell types, donors): the slope b of t on x where it is above 1, the decoder's own noise in x where it is
-below, the standard deviation of what is left, and the factor u >= b for which u x has a slope of 1 on t. Groups that
-are found in the latent space (clusters) are chosen by x, have less regression to the middle, and numbers of their own;
-and so have groups of which no cell shows the modality.
+An imputed log ratio x of a group (to all cells) is drawn to the middle, since a cell's other modality says little, and
+holds what the decoder made up: x = t / u + noise, t the true log ratio. Times u it is an estimate of t without slope,
+with a standard error, as counts give one; it is shrunk once, as these are. The counts of the measured cells nearest to
+a group correct x before that, by as much as held-out pairs say (`lag`). Groups that are found in the latent space
+(clusters) are chosen by x and have numbers of their own; groups of which no cell shows the modality a larger error.
 """
 
 from __future__ import annotations
@@ -30,23 +29,28 @@ class ImputedEffects:
     ----------
     log_mean
         (n_knots,) logarithm of a feature's mean on the user's scale.
-    slope, sd
-        (n_knots,) of the true log ratio on the imputed one, and of what is left (natural logarithm).
-    slope_outside, sd_outside
-        The same of groups of which no cell shows the modality.
-    noise
-        (n_knots,) standard deviation of x around what it would be without the decoder's own noise.
+    spread
+        (n_knots,) standard deviation of x over groups (natural logarithm).
+    squared
+        (n_knots,) squared correlation of x and t over groups, less its own standard error.
+    sd
+        (n_knots,) of a calibration of an earlier version: standard deviation of the truth around x.
     unshrunk
-        Factor that makes the slope on the truth 1.
+        u, the factor that makes the slope of u x on the truth 1.
+    lost
+        Factor on the squared correlation where no cell of a group shows the modality.
+    lag
+        Variance of the decoder's error of a group's log mean that the counts of measured neighbours show; 0: their
+        counts say nothing that the decoder has not learnt.
     """
 
     log_mean: np.ndarray
-    slope: np.ndarray
+    spread: np.ndarray
+    squared: np.ndarray
     sd: np.ndarray
-    slope_outside: np.ndarray
-    sd_outside: np.ndarray
-    noise: np.ndarray
     unshrunk: float
+    lost: float
+    lag: float
 
     @classmethod
     def read(cls, stored: dict[str, Any]) -> ImputedEffects:
@@ -58,34 +62,75 @@ class ImputedEffects:
     def plain(cls, curve: dict[str, list[float]]) -> ImputedEffects:
         """Of a calibration of an earlier version, which knew the error alone."""
         sd = np.asarray(curve["sd"])
-        one = np.ones_like(sd)
-        return cls(np.asarray(curve["log_mean"]), one, sd, one, sd, 0 * sd, 1.0)
+        return cls(np.asarray(curve["log_mean"]), 0 * sd, 0 * sd + 1, sd, 1.0, 1.0, 0.0)
 
     def stored(self) -> dict[str, Any]:
         """For calibration.json."""
         rows = {name: getattr(self, name).tolist() for name in _CURVES}
         return rows | {name: getattr(self, name) for name in _NUMBERS}
 
-    def at(self, level: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Slope, standard deviation, noise and stretch of features at log means `level`.
+    def at(self, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Spread, squared correlation and error of an earlier version of features at (n_features,) log means."""
+        return tuple(np.interp(level, self.log_mean, getattr(self, name)) for name in ("spread", "squared", "sd"))
+
+    def worth(self, level: np.ndarray, away: np.ndarray, outside: float, expected: bool) -> Worth:
+        """What imputed log ratios of one group are worth.
+
+        Groups farther apart than those that were measured have as much larger errors.
 
         Parameters
         ----------
-        level
-            (n_features,)
+        level, away
+            (n_features,) log means, and imputed log ratios x.
         outside
-            Share of the cells whose like never shows the modality: slopes and errors are means of both kinds, as the
-            mean of the group is.
+            Share of the cells whose like never shows the modality.
+        expected
+            Give what is expected of t, r u x, whose error is the truth's scatter around it; and not the estimate u x,
+            whose error scatters around the truth.
         """
-        inner, outer = ([np.interp(level, self.log_mean, getattr(self, f"{name}{kind}")) for name in ("slope", "sd")]
-                        for kind in ("", "_outside"))  # fmt: skip
-        slope, sd = ((1 - outside) * a + outside * b for a, b in zip(inner, outer, strict=True))
-        noise = np.interp(level, self.log_mean, self.noise)
-        return slope, sd, noise, np.maximum(slope, self.unshrunk)
+        spread, squared, beyond = self.at(level)
+        size = max(float((away**2).sum()) / max(float((spread**2).sum()), 1e-12), 1.0)
+        u, r = self.unshrunk, squared * (1 - outside * (1 - self.lost))
+        whole = (u * spread) ** 2 * size
+        if not expected:
+            return Worth(np.full(len(level), u), (1 - r) * whole, beyond**2)
+        # a decoder carries on beyond the cells that taught it, which the neighbours that told `lost` cannot: of what
+        # they lose the effect loses half, the error gains all
+        return Worth(u * (squared + r) / 2, 0 * whole, squared * whole * (1 - r) + beyond**2)
 
 
-_CURVES = ("log_mean", "slope", "sd", "slope_outside", "sd_outside", "noise")
-_NUMBERS = ("unshrunk",)
+@dataclass
+class Worth:
+    """Of one group: the factor on its imputed log ratios, the variance of the noise in them, and of the truth beyond.
+
+    Attributes
+    ----------
+    factor, noise, beyond
+        (n_features,)
+    """
+
+    factor: np.ndarray
+    noise: np.ndarray
+    beyond: np.ndarray
+
+
+def neighbours_say(residual: np.ndarray, variance: np.ndarray, lag: float) -> np.ndarray:
+    """What the counts of measured neighbours add to imputed log means: their residual, shrunk by its variance.
+
+    Parameters
+    ----------
+    residual, variance
+        Log of observed over expected counts, and the variance of counts in it.
+    lag
+        Variance of what the decoder has not learnt.
+    """
+    return lag / (lag + OVERDISPERSION * variance + 1e-12) * residual
+
+
+OVERDISPERSION = 1.25
+"""Variance of neighbours' counts over that of Poisson counts."""
+_CURVES = ("log_mean", "spread", "squared", "sd")
+_NUMBERS = ("unshrunk", "lost", "lag")
 
 
 def impossible_effects(stored: Any) -> str:
@@ -102,6 +147,6 @@ def impossible_effects(stored: Any) -> str:
         return "a value is no number"
     if not (np.isfinite(values).all() and np.isfinite(level).all()) or (np.diff(level) < 0).any():
         return "a value is not finite, or means do not ascend"
-    if (values < 0).any() or (values[[0, 2, 5]] > LARGEST).any():
-        return f"an error or a slope is negative, or a slope is above {LARGEST:g}"
+    if (values < 0).any() or (values[3] > LARGEST).any() or (values[[1, 4]] > 1).any():
+        return f"a value is negative, a factor above {LARGEST:g}, or a squared correlation or its loss above 1"
     return ""

@@ -13,7 +13,7 @@ from multivi_nf.calibration.effects import CLUSTERS, LABELS
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.comparison.design import MAX_CELLS, Design, make_design, replicate_names
 from multivi_nf.comparison.effects import TINY, Counted, Track, combined_variance, pair_variance, restored, side
-from multivi_nf.comparison.group_means import SPAN, Means
+from multivi_nf.comparison.group_means import MOST_OUTSIDE, SPAN, Means
 from multivi_nf.comparison.pseudobulk import (
     cells_of_pseudobulks,
     false_discovery_rate,
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from multivi_nf.training import MultiVI
 
 TENTH = 0.1
-MOST_OUTSIDE = 0.5
-"""Share of a side's cells out of support, or never measured, from which its effects are called only where the error of
-such groups was measured."""
 INTERVAL = 0.95
 INFLATION = 1.25
 """Factor on the variance of an effect. On simulated mosaics with batch effects the error of the centre had a standard
@@ -211,10 +208,12 @@ class _Engine:
     def _errors(self, start: int, tracks: dict[str, list[Track]]) -> list[dict[str, np.ndarray]]:
         """Decode a span of features of all groups once; keep means, and the variance of each pair's log ratio."""
         spans: dict[str, list[tuple[Part, Sums]]] = {}
+        middle = None
         if self.means.middle is not None:
-            self.middle.append(np.log(np.maximum(self.means.sums(self.means.middle, start).value[0], TINY)))
+            middle = np.log(np.maximum(self.means.sums(self.means.middle, start).value[0], TINY))
+            self.middle.append(middle)
         for name, parts in self.means.parts.items():
-            spans[name] = [(part, self.means.sums(part, start)) for part in parts]
+            spans[name] = [(part, self.means.sums(part, start, middle)) for part in parts]
             for track, (part, sums) in zip(tracks[name], spans[name]):
                 track.value.append(sums.value.astype(np.float32))
                 track.residual.append(sums.residual.astype(np.float32))
@@ -239,10 +238,14 @@ class _Engine:
         middle = np.concatenate(self.middle) if self.middle else np.zeros(0)
         corrected, centres, unshrunk = (
             {
-                name: [restored(part, of(track, part), middle, stretch) for track, part in zip(tracks[name], parts)]
+                name: [of(track, part) for track, part in zip(tracks[name], parts)]
                 for name, parts in self.means.parts.items()
             }
-            for of, stretch in ((Track.corrected, False), (Track.centre, False), (Track.centre, True))
+            for of in (
+                Track.corrected,
+                lambda track, part: restored(part, track.centre(part), middle, False),
+                lambda track, part: restored(part, track.centre(part), middle, True),
+            )
         )
         floors, out = [], []
         for pair, error in zip(self.design.pairs, errors):

@@ -81,7 +81,7 @@ class Track:
         """
         value = np.concatenate([tile[0] for tile in self.value])
         if part.own is None:
-            return value
+            return value if part.taught is None else value * np.exp(part.taught)
         size = part.own.sizes().sum(axis=0)
         # a protein that none of these cells' batches measured has no counts to correct it
         half = np.where(size > 0, 0.5 / np.maximum(size, TINY), 0.0)
@@ -89,23 +89,24 @@ class Track:
 
 
 def restored(part: Part, value: np.ndarray, middle: np.ndarray, stretch: bool) -> np.ndarray:
-    """Imputed means with their distance from the middle of all cells made what it is worth, others as they are.
+    """(n_features,) imputed means with their distance from the middle of all cells made what it is worth.
+
+    Means of measured cells are left as they are.
 
     Parameters
     ----------
     value
-        (n_features,) means, or (n_rows, n_features) of which the first row says where a feature stands.
+        (n_features,) means.
     middle
         (n_features,) log mean over cells of all kinds.
     stretch
-        By the factor that has a slope of 1 on the truth, not by that which is expected (its own slope is below 1).
+        To a slope of 1 on the truth, even where what is expected is asked for.
     """
     if not part.worth:
         return value
-    whole = np.log(np.maximum(value if value.ndim == 1 else value[0], TINY))
-    slope, _, _, unshrunk = part.worth_at(whole)
-    away = np.log(np.maximum(value, TINY)) - middle
-    return value * np.exp(((unshrunk if stretch else slope) - 1) * away)
+    level = np.log(np.maximum(value, TINY))
+    factor = part.stretch if stretch else part.worth_at(level, level - middle).factor
+    return value * np.exp((factor - 1) * (level - middle))
 
 
 def side(parts: list[tuple[Part, Sums]]) -> Side:

@@ -11,8 +11,8 @@ the decoder's smooth output, which is as sure of the noise it learnt as of anyth
   in their own batches, is the model's residual for the group; it is shrunk by t^2 / (t^2 + v), v its variance and t^2
   its variance between features beyond v.
 - Where it was not measured: the spread of the imputed values over cells and samples of z, the sampling error of the
-  measured cells from which the decoder learnt them (the nearest in the latent space), and the error of imputed effects
-  that calibration found.
+  measured cells from which the decoder learnt them (the nearest in the latent space), whose counts also correct them,
+  and the error of imputed effects that calibration found.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from multivi_nf.calibration.effects import LABELS
+from multivi_nf.calibration.effects import LABELS, Worth, neighbours_say
 from multivi_nf.comparison.design import Group
 from multivi_nf.data.draws import blocks, cell_keys, normals, uniforms
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, Prepared
 from multivi_nf.imputation.intervals import protein_expectation
+from multivi_nf.imputation.teachers import Teachers
 from multivi_nf.latent.embed import device_of, draw, posteriors
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ SPAN = 8 * TILE
 NEIGHBOURS = 15
 TEACHERS = 5000
 MIDDLE_CELLS = 512
+MOST_OUTSIDE = 0.5
+"""Share of a side's cells out of support, or never measured, from which its effects are those of such groups."""
 LEAST_MEASURED = 10
 """Measured cells of a group's name from which the group counts as one that shows the modality."""
 LEAST_EXPECTED = 5.0
@@ -169,6 +172,10 @@ class Part:
     extrapolated
         Share of the cells whose like never shows the modality: those out of support, or all where hardly any cell of
         the group's name does.
+    taught
+        (n_features,) what the counts of measured neighbours add to the log mean; None where they are not asked.
+    mixed
+        The group has measured cells too.
     """
 
     group: str
@@ -182,6 +189,8 @@ class Part:
     worth: list[tuple[float, ImputedEffects]]
     outside: float
     extrapolated: float
+    taught: np.ndarray | None = None
+    mixed: bool = False
     normaliser: dict[tuple[int, int, bool], list[torch.Tensor]] = field(default_factory=dict)
 
     @property
@@ -189,13 +198,28 @@ class Part:
         """Cells that are decoded."""
         return len(self.z[0])
 
-    def worth_at(self, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Slope of true log ratios on imputed ones, their error, noise, and the stretch of slope 1, at log means."""
-        total = sum(share for share, _ in self.worth)
-        found = [(share / total, one.at(level, self.extrapolated)) for share, one in self.worth]
-        slope, stretch = (sum(share * values[k] for share, values in found) for k in (0, 3))
-        sd, noise = (np.max([values[k] for _, values in found], axis=0) for k in (1, 2))
-        return slope, sd, noise, stretch
+    def worth_at(self, level: np.ndarray, away: np.ndarray) -> Worth:
+        """What the group's imputed log ratios are worth, of all directions that impute its cells.
+
+        Those of a group that is measured in part, or never, enter as what is expected of them: the first are averaged
+        with means that need no shrinkage, of the second no error is known that scatters around the truth.
+        """
+        weights = [share for share, _ in self.worth]
+        expected = self.mixed or self.extrapolated > MOST_OUTSIDE
+        found = [one.worth(level, away, self.extrapolated, expected) for _, one in self.worth]
+        return Worth(
+            np.average([one.factor for one in found], axis=0, weights=weights),
+            *(np.max([getattr(one, name) for one in found], axis=0) for name in ("noise", "beyond")),
+        )
+
+    def averaged(self, name: str) -> float:
+        """A number of all directions that impute these cells, weighted by cells."""
+        return float(np.average([getattr(one, name) for _, one in self.worth], weights=[w for w, _ in self.worth]))
+
+    @property
+    def stretch(self) -> float:
+        """Factor that makes the slope of imputed log ratios on true ones 1."""
+        return self.averaged("unshrunk")
 
     @property
     def n_samples(self) -> np.ndarray:
@@ -293,6 +317,7 @@ class Means:
         self.calibration, self.n_samples = calibration, n_samples
         self.names = data.cells
         self._untaught: list[tuple[Part, np.ndarray]] = []
+        self._latent: list[tuple[Part, np.ndarray]] = []
         self.parts = {
             group.name: [
                 self._part(group, rows, measured)
@@ -301,6 +326,7 @@ class Means:
             ]
             for group in groups
         }
+        self._correct()
         imputed = any(part.worth for parts in self.parts.values() for part in parts)
         self.middle = (
             self._part(self._anyone(), np.ones(MIDDLE_CELLS, bool)[: data.n_cells], False) if imputed else None
@@ -335,9 +361,21 @@ class Means:
         outside = float(self.calibration.assess(self.model, self.data, cells, modality).outside.mean())
         apart = 1.0 if group.n_measured < LEAST_MEASURED and not measured else outside
         part = Part(group.name, group.share, z, codes, replicate, table, own, None, worth, outside, apart)
-        if not measured and not worth:
-            self._untaught.append((part, latent))
+        part.mixed = bool(group.measured.any())
+        if not measured:
+            (self._latent if worth else self._untaught).append((part, latent))
         return part
+
+    def _correct(self) -> None:
+        """Let the counts of measured neighbours correct imputed means, where calibration found that they do."""
+        known = np.flatnonzero(self.data.has[self.decoder.modality])
+        parts = [(part, latent) for part, latent in self._latent if part.averaged("lag") > 0]
+        if parts and known.size:
+            teachers = Teachers(self.model, self.data, self.decoder.modality, known, self.decoder.depth, self.seed)
+            found = teachers.residuals([latent for _, latent in parts])
+            for (part, _), residual, variance in zip(parts, *found, strict=True):
+                part.taught = neighbours_say(residual, variance, part.averaged("lag"))
+        self._latent.clear()
 
     def _encode(
         self,
@@ -433,8 +471,14 @@ class Means:
 
     # ------------------------------------------------------------------------------------------------ sums
 
-    def sums(self, part: Part, start: int) -> Sums:
-        """Decode one part over the span of features that begins at `start`."""
+    def sums(self, part: Part, start: int, middle: np.ndarray | None = None) -> Sums:
+        """Decode one part over the span of features that begins at `start`.
+
+        Parameters
+        ----------
+        middle
+            (width,) log mean that imputed values are drawn to; None: nothing is asked about effects.
+        """
         stop = min(start + SPAN, self.decoder.n_features)
         shape = (len(part.rows), stop - start)
         device = part.z[0].device
@@ -457,7 +501,7 @@ class Means:
                 for tile, mean, _ in self._averages(self.own, part, rows, share, start, stop):
                     self._expect(expected, weights, part, rows, tile, start, mean)
         if part.own is None:
-            return self._unmeasured(part, value, spread, dict(zip(replicates, apart)), start)
+            return self._unmeasured(part, value, spread, dict(zip(replicates, apart)), start, middle)
         return self._measured(part, value, expected, replicates, slice(start, stop))
 
     @staticmethod
@@ -514,16 +558,20 @@ class Means:
         return Sums(self._averaged(part, value), residual, first, sizes, second, *np.zeros((2, width)))
 
     def _unmeasured(
-        self, part: Part, value: torch.Tensor, spread: torch.Tensor, per_replicate: dict, start: int
-    ) -> Sums:
+        self, part: Part, value: torch.Tensor, spread: torch.Tensor, per_replicate: dict, start: int,
+        middle: np.ndarray | None,
+    ) -> Sums:  # fmt: skip
         first = {name: total.double().cpu().numpy() for name, total in per_replicate.items()}
         size = {name: float((part.replicate == name).sum()) for name in first}
         mean = self._averaged(part, value)
         second = np.stack([spread.double().cpu().numpy(), sum(first.values()), np.full(len(spread), part.n_cells)])
         extra, own = self._taught_variance(part, start), 0.0 * spread.double().cpu().numpy()
-        if part.worth:
-            _, sd, noise, _ = part.worth_at(np.log(np.maximum(mean[0], 1e-12)))
-            extra, own = extra + sd**2, noise**2
+        if part.worth and middle is not None:
+            level = np.log(np.maximum(mean[0], 1e-12))
+            if part.taught is not None:
+                level = level + part.taught[start : start + len(level)]
+            worth = part.worth_at(level, level - middle)
+            extra, own = extra + worth.beyond, worth.noise
         return Sums(mean, np.zeros_like(mean), first, size, second, extra, own)
 
     def _averaged(self, part: Part, value: torch.Tensor) -> np.ndarray:

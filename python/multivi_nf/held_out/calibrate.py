@@ -125,7 +125,7 @@ def _calibrated(model: MultiVI, data: MosaicData, n_samples: int, conformal: boo
                 entry = _Direction(model, data, cells, sources, target, depth, n_samples, seed, rates, held).fit(
                     conformal
                 )
-                entry["effects"] = Groups(model, data, cells, held, sources, target, depth, seed).fit()
+                entry["effects"] = _effects(model, data, held, sources, target, depth, seed)
                 found.directions[name] = entry
             elif any(_wanted(has, sources, target)):
                 found.directions[name] = {"calibrated": False, "n_cells": len(cells)}
@@ -137,6 +137,22 @@ def _calibrated(model: MultiVI, data: MosaicData, n_samples: int, conformal: boo
     return found
 
 
+def _effects(
+    model: MultiVI, data: MosaicData, held: np.ndarray, sources: tuple[str, ...], target: str, depth: float | None,
+    seed: int,
+) -> dict[str, dict]:  # fmt: skip
+    """What imputed effects are worth, on all pairs that trained nothing: validation only chose the epoch to keep."""
+    watched = _cells_of_role(model, data, "validation")
+    apart = np.union1d(held, watched[watched >= 0])
+    cells = apart[np.all([data.has[m][apart] for m in (*sources, target)], axis=0)]
+    return Groups(model, data, cells, apart, sources, target, depth, seed).fit()
+
+
+def _cells_of_role(model: MultiVI, data: MosaicData, role: str) -> np.ndarray:
+    """Positions of the cells to which the split gave a role; -1 where the mosaic lacks them."""
+    return data.cells.get_indexer(model.split.loc[model.split["split"] == role, "cell"])
+
+
 def _held_out(model: MultiVI, data: MosaicData) -> np.ndarray:
     if model.split is None:
         raise InputError(
@@ -144,8 +160,7 @@ def _held_out(model: MultiVI, data: MosaicData) -> np.ndarray:
             "it says which pairs were set apart in training; on others the error bars would look better than they are",
             "train the model with `multivi-nf train` (or mv.train), which sets them apart",
         )
-    names = model.split.loc[model.split["split"] == "calibration", "cell"]
-    index = data.cells.get_indexer(names)
+    index = _cells_of_role(model, data, "calibration")
     if len(index) and (index < 0).mean() > 0.5:
         raise InputError(
             f"{int((index < 0).sum())} of the {len(index)} calibration cells of split.tsv are not in the mosaic",

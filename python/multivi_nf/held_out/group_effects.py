@@ -1,30 +1,32 @@
 """Measures, on groups of held-out pairs, how imputed differences between groups stand to true ones.
 
-Each held-out cell is imputed from its other modalities, as a cell that lacks the target is. Its counts of the target
-are dealt out at random in two halves: the first places it in a group (k-means in the latent space of the target alone),
-the second is compared, so that no count decides twice. With O the second half's sum over a group, S what the feature's
-mean would give in the group's batches, E the imputed one, x = log(E / S):
+Each held-out cell is imputed from its other modalities, as a cell that lacks the target is. Groups are k-means in the
+latent space of the sources; or, where these tell less of a cell, of the target alone: then its counts of the target are
+dealt out at random in two halves, the first places it, the second is compared, so that no count decides twice. With O
+the compared counts' sum over a group, S what the feature's mean would give in the group's batches, E the imputed one,
+x = log(E / S):
 
 - the slope b of the true log ratio t on x is that of the multinomial of a feature's counts over the groups, given their
   sum: shares S exp(b x), exact however few counts there are;
-- two random halves of a group's cells have no noise in common, counts' and cells' alike: the logarithm of the sum of
-  their products O O', over that of the products expected, is the variance of t - b x, and with b = 0 that of t.
+- two random halves of a group's cells have no noise in common, counts' and cells' alike: their products tell how much
+  true ratios vary, and so how large the squared correlation of imputed and true ones is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from multivi_nf.calibration.effects import CLUSTERS, LABELS, LARGEST, ImputedEffects
+from multivi_nf.calibration.effects import CLUSTERS, LABELS, LARGEST, ImputedEffects, neighbours_say
 from multivi_nf.data.draws import blocks, cell_keys, normals
 from multivi_nf.held_out.mean_error import encoded, halved, sizes
 from multivi_nf.imputation.decode import TILE, Codes, Decoder
 from multivi_nf.imputation.intervals import protein_expectation
+from multivi_nf.imputation.teachers import Teachers, knows
 from multivi_nf.latent.embed import device_of, draw, posteriors
 
 if TYPE_CHECKING:
@@ -35,21 +37,22 @@ if TYPE_CHECKING:
 MOST_CELLS, LEAST_DECODED, ELEMENTS = 2000, 400, 40_000_000
 """Cells that are decoded: so many that matrices of all features keep to 160 MB, but at least 400."""
 CELLS_A_GROUP, GROUPS = 20, (3, 8)
-LEAST_EXPECTED = 5.0
-"""Counts of half a group from which a logarithm is near enough to normal."""
 LEAST_CELLS = 8
 """Cells of a group, four a half, from which it is compared."""
 DRAWS = 4
 KNOTS = 10
 KNOT_FEATURES, KNOT_COUNTS = 50, 2000
-RIDGE = 11.0
-"""Precision of the change of the slope with the mean (a standard deviation of 0.3 per one of the log means)."""
+RIDGE = 4.0
+"""Precision of the change of the slope with the mean (a standard deviation of 0.5 per one of the log means)."""
 SPREAD = 0.1
 """Relative variance of sums beyond Poisson by which features of many counts are kept from outvoting the others."""
+
+LAGS = (0.0, 0.02, 0.05, 0.1, 0.2)
+LEAST_STRETCH = 0.5
 LEAST_LEFT = 0.1
-"""Share of the variance of true log ratios that is their error at least: a few groups cannot prove less."""
-LEAST_SQUARED = 0.25
-"""Squared correlation of imputed and true log ratios below which neither is stretched to the other."""
+"""Share of the variance of stretched log ratios that is their error at least: a few groups cannot prove less."""
+LEAST_SQUARED = 0.02
+"""Squared correlation of imputed and true log ratios at least."""
 NEIGHBOURS, LEFT_OUT = 30, 10
 TEACHERS = 4000
 GAIN_CELLS = 1000
@@ -67,17 +70,28 @@ class Compared:
         (n_groups, 2, n_features): O, E, S. Only their ratios matter: levels are the features' own.
     level
         (n_features,) log mean on the user's scale.
+    residual, variance
+        (n_groups, n_features) of the measured cells nearest to each group (:class:`Teachers`); None: not known.
     """
 
     observed: np.ndarray
     expected: np.ndarray
     base: np.ndarray
     level: np.ndarray
+    residual: np.ndarray | None = None
+    variance: np.ndarray | None = None
 
     def of(self, features: np.ndarray) -> Compared:
         """Some of the features."""
-        parts = (getattr(self, name)[..., features] for name in ("observed", "expected", "base", "level"))
-        return Compared(*parts)
+        parts = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Compared(*(None if part is None else part[..., features] for part in parts))
+
+    def corrected(self, lag: float) -> Compared:
+        """With what the counts of measured neighbours add to the imputed means."""
+        if self.residual is None or lag == 0:
+            return self
+        more = neighbours_say(self.residual, self.variance, lag)
+        return replace(self, expected=self.expected * np.exp(more)[:, None])
 
     @property
     def log_ratio(self) -> np.ndarray:
@@ -86,7 +100,10 @@ class Compared:
 
 
 def fit_effects(inside: Compared, near: tuple[Compared, Compared] | None = None, gain: float = 1.0) -> ImputedEffects:
-    """Slopes, errors and stretch of imputed effects.
+    """What imputed log ratios are worth: stretch, standard error, and how far neighbours' counts are believed.
+
+    With x = t / u + noise, the slope b of t on x and the variance V of x give the covariance b V, hence the squared
+    correlation r = b / u and the variance (1 - r) V u^2 of the noise of u x, by height of the mean. u is one number.
 
     Parameters
     ----------
@@ -98,45 +115,40 @@ def fit_effects(inside: Compared, near: tuple[Compared, Compared] | None = None,
     gain
         How much farther apart cells lie that took part in training than others do: their log ratios are larger by it.
     """
-    use = inside.observed.sum((0, 1)) > 0
-    inside = inside.of(use)
-    n_parts = np.clip(min(use.sum() // KNOT_FEATURES, inside.observed.sum() // KNOT_COUNTS), 1, KNOTS)
+    inside = inside.of(inside.observed.sum((0, 1)) > 0)
+    lag = max(LAGS if inside.residual is not None else LAGS[:1], key=lambda one: likelihood(inside.corrected(one)))
+    inside = inside.corrected(lag)
+    n_parts = np.clip(min(len(inside.level) // KNOT_FEATURES, inside.observed.sum() // KNOT_COUNTS), 1, KNOTS)
     parts = np.array_split(np.argsort(inside.level, kind="stable"), int(n_parts))
-    slope = slopes(inside)
-    left, whole = shared_variance(inside, slope, parts, sure=True), shared_variance(inside, 0 * slope, parts)
-    # the slope changes with the mean up to the ends, errors are those of the outermost parts there
+    slope, error = fitted_slopes(inside)
+    variance = explained(inside)
+    # the slope changes with the mean up to the ends
     ends = [np.flatnonzero(inside.level <= np.quantile(inside.level, 0.01)),
             np.flatnonzero(inside.level >= np.quantile(inside.level, 0.99))]  # fmt: skip
-    level, inner = (
-        np.array([row[p].mean() for p in (ends[0], *parts, ends[1])]) for row in (inside.level, slope / gain)
+    level, b, spread, unsure = (
+        np.array([row[p].mean() for p in (ends[0], *parts, ends[1])]) for row in (inside.level, slope, variance, error)
     )
-    left, whole = (np.r_[row[0], row, row[-1]] for row in (left, whole))
-    # u x has a slope of 1 on t where b^2 var(x) / var(t) is the squared correlation: u = b / it
-    squared = max(1 - left.mean() / max(whole.mean(), 1e-9), LEAST_SQUARED)
-    lost, more = (1.0, 0.0) if near is None else _lost(*(one.of(one.observed.sum((0, 1)) > 0) for one in near))
-    unshrunk = float(np.clip(inner.mean() / squared, inner.max(), LARGEST))
-    # a slope below 1 says that x holds noise, (1 - b) of its variance: it is shrunk by what all features show, so that
-    # a few large effects among many small ones are kept
-    spread = np.array([explained(inside)[p].mean() for p in (ends[0], *parts, ends[1])]) * gain**2
-    noise = np.clip(1 - inner, 0, 1) * spread
-    left = np.maximum(left - np.minimum(inner, 1) * noise, LEAST_LEFT * whole.mean())
-    inner = np.clip(inner, 1, LARGEST)
+    u = stretch(inside, slope, variance)
+    lost = 1.0 if near is None else _lost(*(one.of(one.observed.sum((0, 1)) > 0) for one in near))
+    # what is not known of the slope is an error of all features' ratios
+    sure = 1 - unsure / np.maximum(b, unsure + 1e-9)
     return ImputedEffects(
-        level, inner, np.sqrt(left), inner * lost, np.sqrt(left + more), np.sqrt(noise), max(unshrunk, 1.0)
-    )
+        log_mean=level, spread=np.sqrt(spread) * gain, squared=np.clip(b / u * sure, LEAST_SQUARED, 1 - LEAST_LEFT),
+        sd=0 * level, unshrunk=float(np.clip(u / gain, LEAST_STRETCH, LARGEST)), lost=lost, lag=lag,
+    )  # fmt: skip
 
 
-def _jackknife(found: Compared, slope: np.ndarray, parts: list[np.ndarray]) -> float:
-    """Standard error over groups of the mean of `shared_variance` over parts."""
-    n = len(found.observed)
-    if n < 3:
-        return 0.0
-    values = []
-    for left_out in range(n):
-        kept = np.delete(np.arange(n), left_out)
-        some = Compared(found.observed[kept], found.expected[kept], found.base[kept], found.level)
-        values.append(shared_variance(some, slope, parts).mean())
-    return float(np.sqrt((n - 1) * np.var(values)))
+def stretch(found: Compared, slope: np.ndarray, variance: np.ndarray) -> float:
+    """u: variance of true log ratios over their covariance with imputed ones, of all features together.
+
+    Parameters
+    ----------
+    slope, variance
+        (n_features,) slope of true on imputed ratios, and variance of the latter.
+    """
+    squared, weight = squared_correlation(found, slope)
+    mean = np.average(slope * variance, weights=weight) / max(np.average(variance, weights=weight), 1e-12)
+    return float(np.clip(mean / max(squared, LEAST_SQUARED), LEAST_STRETCH, LARGEST))
 
 
 def explained(found: Compared) -> np.ndarray:
@@ -146,28 +158,33 @@ def explained(found: Compared) -> np.ndarray:
     return (weight * (x - (weight * x).sum(0)) ** 2).sum(0)
 
 
-def _lost(anywhere: Compared, elsewhere: Compared) -> tuple[float, float]:
-    """Factor on the slope, and variance added, where no cell of a group was ever measured.
-
-    The slope loses half of what it loses where groups are predicted by their measured neighbours and those of the same
-    group are left out (a decoder carries on beyond the cells that taught it, which neighbours cannot); the error gains
-    all that it gains there.
-    """
-    whole = [np.arange(len(anywhere.level))]
-    b = [slopes(one) for one in (anywhere, elsewhere)]
-    errors = [shared_variance(one, slope, whole)[0] for one, slope in zip((anywhere, elsewhere), b, strict=True)]
-    ratio = np.clip(b[1].mean() / max(b[0].mean(), 0.05), 0.0, 1.0)
-    return float((1 + ratio) / 2), float(max(errors[1] - errors[0], 0.0))
+def _lost(anywhere: Compared, elsewhere: Compared) -> float:
+    """Factor on the squared correlation where the measured neighbours that predict a group are none of its own."""
+    found = []
+    for one in (anywhere, elsewhere):
+        slope = np.maximum(slopes(one), 0)
+        weight = squared_correlation(one, slope)[1]
+        found.append(np.average(slope**2 * explained(one), weights=weight))
+    return float(np.clip(found[1] / max(found[0], 1e-9), 0.0, 1.0))
 
 
-def slopes(found: Compared, iterations: int = 30) -> np.ndarray:
-    """(n_features,) slope of the true log ratio on the imputed one, linear in the feature's log mean.
+def _weights(found: Compared) -> np.ndarray:
+    """(n_features,) of a feature in a likelihood of all: 1 / (1 + SPREAD n), n its counts a group."""
+    return 1 / (1 + SPREAD * found.observed.sum((0, 1)) / len(found.observed))
 
-    Newton's method on the multinomial's score; a feature counts by n / (1 + SPREAD n), n its counts a group.
+
+def slopes(found: Compared) -> np.ndarray:
+    """(n_features,) slope of the true log ratio on the imputed one, linear in the feature's log mean."""
+    return fitted_slopes(found)[0]
+
+
+def fitted_slopes(found: Compared, iterations: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes of true log ratios on imputed ones, linear in the feature's log mean, and their standard errors.
+
+    Newton's method on the multinomial's score.
     """
     observed, base, x = found.observed.sum(1), found.base.sum(1), found.log_ratio
-    total = observed.sum(0)
-    weight = 1 / (1 + SPREAD * total / len(observed))
+    total, weight = observed.sum(0), _weights(found)
     spread = found.level.std()
     u = (found.level - np.average(found.level, weights=total * weight)) / (spread if spread > 0 else 1.0)
     design, beta = np.stack([np.ones_like(u), u]), np.array([1.0, 0.0])
@@ -182,57 +199,50 @@ def slopes(found: Compared, iterations: int = 30) -> np.ndarray:
         beta += np.clip(step, -0.5, 0.5)
         if np.abs(step).max() < 1e-7:
             break
-    return np.clip(beta @ design, 0, 2 * LARGEST)
+    error = np.sqrt(np.einsum("ij,ik,kj->j", design, np.linalg.inv(hessian), design))
+    return np.clip(beta @ design, 0, 2 * LARGEST), error
 
 
-def shared_variance(compared: Compared, slope: np.ndarray, parts: list[np.ndarray], sure: bool = False) -> np.ndarray:
-    """(n_parts,) variance of t - slope x in parts of the features, none below that of all features.
+def likelihood(found: Compared) -> float:
+    """Log likelihood of the groups' counts, given each feature's sum, at the slopes that fit best."""
+    x = np.clip(slopes(found) * found.log_ratio, -20, 20)
+    shares = np.maximum(found.base.sum(1), 1e-12) * np.exp(x)
+    return float((_weights(found) * found.observed.sum(1) * np.log(shares / shares.sum(0))).sum())
 
-    A part is too small to prove that it is free of error.
+
+def squared_correlation(found: Compared, slope: np.ndarray) -> tuple[float, np.ndarray]:
+    """Squared correlation of true and imputed ratios over groups, of all features together.
+
+    Of the ratios themselves: few counts have no logarithm, and that of a mean product is ruled by a few large ratios.
+    With q the predicted ratio less 1, d = O / (S r) - 1 the observed one (r the feature's own rate), it is
+    (sum q d)^2 / (sum q^2 sum d d'), d d' of the two halves of a group's cells.
 
     Parameters
     ----------
     slope
-        (n_features,)
-    parts
-        Features of each part.
-    sure
-        Of sparse counts, raise it by its own standard error.
+        (n_features,) of true log ratios on imputed ones.
+
+    Returns
+    -------
+    The squared correlation, at most 1, and the (n_features,) weights with which features count in it.
     """
-    observed = compared.observed
-    mean = compared.base * np.exp(np.clip(slope * compared.log_ratio, -20, 20))[:, None]
-    n = len(observed)
-    sums, means = observed.sum(1), mean.sum(1)
-    # the squared level of a feature, from products of different groups: products of one hold what is looked for
-    between = (sums.sum(0) ** 2 - (sums**2).sum(0)) / np.maximum(means.sum(0) ** 2 - (means**2).sum(0), 1e-12)
-    count = observed.sum((0, 1)) / (2 * n)
+    observed, base = found.observed, np.maximum(found.base, 1e-12)
+    total, size = observed.sum((0, 1)), base.sum((0, 1))
+    expected = base / size * total
+    predicted = base.sum(1) * np.exp(np.clip(slope * found.log_ratio, -20, 20))
+    predicted *= total / predicted.sum(0)
+    of_group = (base.sum(1) / size).mean(1)[:, None]
+    mean = np.maximum(expected.sum(1), 1e-12)
+    q, d = predicted / mean - 1, observed.sum(1) / mean - 1
+    # counts that are compared are part of the rate they are compared with: what that takes from their product
+    one, other = base[:, 0] / size, base[:, 1] / size
+    product = (observed - expected).prod(1) + one * other * total
+    product /= np.maximum(expected.prod(1), 1e-12)
     # a product of counts of mean c has a relative variance of 1 / c^2 + 2 / c, and true ratios differ by themselves
-    weight = 1 / (1 + 2 * count + count**2 / 2)
-    top = weight * (observed[:, 0] * observed[:, 1]).sum(0)
-    bottom = weight * between * (mean[:, 0] * mean[:, 1]).sum(0)
-    # of features with counts enough the logarithm itself, which a few large ratios do not rule
-    rich, weight = count >= LEAST_EXPECTED, weight * count**2
-    apart = np.log(observed + 0.5) - np.log(np.maximum(mean, 1e-12))
-    apart = apart - apart.mean((0, 1))
-    product = (apart[:, 0] * apart[:, 1]).sum(0) / (n - 1)
-
-    def by_logarithm(at: np.ndarray | slice) -> bool:
-        return weight[at][rich[at]].sum() > 0.5 * weight[at].sum()
-
-    def variance(at: np.ndarray | slice) -> float:
-        few = rich[at]
-        if by_logarithm(at):
-            return max(float(np.average(product[at][few], weights=weight[at][few])), 0.0)
-        return float(np.log(max(top[at].sum() / max(bottom[at].sum(), 1e-12), 1.0)))
-
-    everything = slice(None)
-    found = np.array([variance(p) for p in parts])
-    if by_logarithm(everything):
-        return np.maximum(found, variance(everything))
-    # of sparse counts the few frequent features rule the whole, and each part is noise: none is below the parts' mean
-    # and its own error, by the jackknife over groups
-    error = _jackknife(compared, slope, parts) if sure else 0.0
-    return np.maximum(found, max(variance(everything), found.mean() + error))
+    count = total / (2 * len(observed))
+    weight = count**2 / (1 + 2 * count + count**2 / 2)
+    cross, square, true = ((weight * (of_group * row).sum(0)).sum() for row in (q * d, q**2, product))
+    return float(np.clip(cross, 0, None) ** 2 / max(square * true, cross**2, 1e-300)), weight
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
@@ -276,7 +286,7 @@ class Groups:
         data = data.staged(self.cells)
         random = np.random.default_rng([seed, 16])
         self.half = np.arange(len(self.cells)) % 2
-        self.blocks, own, source, size, counts = [], [], [], [], []
+        self.blocks, own, source, size, counts, whole = [], [], [], [], [], []
         for block in blocks(len(self.cells)):
             minibatch = data.minibatch(self.cells[block])
             joint = posteriors(model, minibatch, [m for m in model.modalities if m not in sources])[0]
@@ -285,15 +295,17 @@ class Groups:
             source.append(joint.mean.cpu().numpy())
             size.append(sizes(model, minibatch, target, self.decoder.depth))
             counts.append(second.toarray())
+            whole.append(minibatch.modalities[target].counts.dense().cpu().numpy())
             self.blocks.append((joint, Codes(minibatch.batch, minibatch.categorical, minibatch.continuous)))
         self.own, self.source, self.size = map(np.concatenate, (own, source, size))
-        self.counts = np.concatenate(counts)
+        self.counts, self.whole = np.concatenate(counts), np.concatenate(whole)
         panel = data.in_panel(self.cells, target)
         if panel is not None:
-            self.counts = self.counts * panel
+            self.counts, self.whole = self.counts * panel, self.whole * panel
         self.panel = panel
         self.batch = np.unique(data.source.batch[self.cells].astype(str), return_inverse=True)[1]
         self.decoded = self._decoded()
+        self.teachers: Teachers | None = None
 
     def fit(self) -> dict[str, dict]:
         """Numbers of groups that one modality's own counts make, and of groups in the space of the sources.
@@ -302,12 +314,26 @@ class Groups:
         of the target's counts that is not compared, or the sources.
         """
         gain, near = self.gain(), self._neighbours()
-        telling = self.own if self.own.var(axis=0).sum() >= self.source.var(axis=0).sum() else self.source
+        by_source = self.own.var(axis=0).sum() < self.source.var(axis=0).sum()
         out = {}
-        for kind, place in ((LABELS, telling), (CLUSTERS, self.source)):
-            if (inside := self._compared(self._grouped(place), self.decoded)) is not None:
+        for kind, place in ((LABELS, None if by_source else self.own), (CLUSTERS, None)):
+            label = self._grouped(self.source if place is None else place)
+            # groups that no count of the target made are compared by all of them
+            inside = self._compared(label, self.decoded, self.whole if place is None else self.counts)
+            if inside is not None:
+                self._teach(inside, label)
                 out[kind] = fit_effects(inside, near, gain).stored()
         return out
+
+    def _teach(self, found: Compared, label: np.ndarray) -> None:
+        """Add what the measured cells nearest to each group show."""
+        known = np.setdiff1d(np.flatnonzero(self.data.has[self.target]), self.held)
+        if not knows(self.target) or not len(known):
+            return
+        if self.teachers is None:
+            self.teachers = Teachers(self.model, self.data, self.target, known, self.decoder.depth, self.seed)
+        places = [self.source[label == g] for g in self._kept(label)]
+        found.residual, found.variance = self.teachers.residuals(places)
 
     # ------------------------------------------------------------------------------------------------ cells
 
@@ -345,9 +371,14 @@ class Groups:
         n = int(np.clip(len(place) // CELLS_A_GROUP, *GROUPS))
         return KMeans(n, n_init=3, random_state=0).fit_predict(place)
 
-    def _compared(self, label: np.ndarray, expected: np.ndarray) -> Compared | None:
+    @staticmethod
+    def _kept(label: np.ndarray) -> list[int]:
+        """Groups of cells enough."""
+        return [g for g in np.unique(label) if (label == g).sum() >= LEAST_CELLS]
+
+    def _compared(self, label: np.ndarray, expected: np.ndarray, counts: np.ndarray | None = None) -> Compared | None:
         """Sums of groups and halves; None with fewer than two groups."""
-        kept = [g for g in np.unique(label) if (label == g).sum() >= LEAST_CELLS]
+        counts, kept = self.counts if counts is None else counts, self._kept(label)
         if len(kept) < 2:
             return None
         at = [(label == g) & (self.half == h) for g in kept for h in (0, 1)]
@@ -359,7 +390,7 @@ class Groups:
         shares = np.stack([(member * of_batch[:, b]) @ measured for b in range(of_batch.shape[1])])
         base = (shares * rate[:, None, :]).sum(0)
         shape = (len(kept), 2, -1)
-        sums = [m.astype(np.float64).reshape(shape) for m in (member @ self.counts, member @ expected, base)]
+        sums = [m.astype(np.float64).reshape(shape) for m in (member @ counts, member @ expected, base)]
         return Compared(*sums, level)
 
     # ------------------------------------------------------------------------------------------------ neighbours
@@ -401,9 +432,7 @@ class Groups:
         """As `_compared`, with an expectation whose level is that of a mean profile and not the decoder's."""
         found = self._compared(label, expected)
         if found is not None:
-            sizes = np.array(
-                [self.size[label == g].sum() for g in np.unique(label) if (label == g).sum() >= LEAST_CELLS]
-            )
+            sizes = np.array([self.size[label == g].sum() for g in self._kept(label)])
             flat = sizes[:, None] * (mean / mean.sum())
             # x = log(E / flat): carried by the base, which keeps the batches' part. Of a feature that no measured cell
             # shows neighbours say nothing, and it stays at the base

@@ -10,7 +10,7 @@ from trained import make_model, make_mosaic, with_split
 
 from multivi_nf.calibration.effects import ImputedEffects, impossible_effects
 from multivi_nf.data.mosaic_data import MosaicData
-from multivi_nf.held_out.group_effects import Compared, Groups, fit_effects, shared_variance, slopes
+from multivi_nf.held_out.group_effects import Compared, Groups, fit_effects, slopes, squared_correlation
 
 G, J = 8, 1500
 
@@ -37,36 +37,50 @@ def test_the_slope_is_found_however_sparse_counts_are(count):
     assert slopes(compared(0.5, 0.2, count)).mean() == pytest.approx(0.5, abs=0.12)
 
 
-@pytest.mark.parametrize("count", [2.0, 40.0])
-@pytest.mark.parametrize("error", [0.2, 0.4])
-def test_the_error_is_told_from_counting_noise(count, error):
+@pytest.mark.parametrize("count", [0.5, 2.0, 40.0])
+@pytest.mark.parametrize("error", [0.0, 0.3, 0.6])
+def test_the_correlation_is_told_from_counting_noise(count, error):
     found = compared(1.3, error, count)
-    left = shared_variance(found, np.full(J, 1.3), [np.arange(J)])[0]
-    assert np.sqrt(left) == pytest.approx(error, rel=0.25)
-    none = shared_variance(compared(1.3, 0.0, count), np.full(J, 1.3), [np.arange(J)])[0]
-    assert np.sqrt(none) < 0.1, "counts' own noise is none of it"
+    squared, weight = squared_correlation(found, np.full(J, 1.3))
+    # of the ratios themselves: variance of exp of a normal s is exp(s^2) - 1
+    one, other = np.expm1((1.3 * 0.4) ** 2), np.expm1((1.3 * 0.4) ** 2 + error**2)
+    assert squared == pytest.approx(one / other, abs=0.12) and (weight >= 0).all()
+
+
+def test_large_effects_of_a_few_do_not_look_like_many():
+    """A tenth of the features differs by e, upward: the squared correlation is that of noise put in, however skewed."""
+    rng = np.random.default_rng(3)
+    truth = rng.exponential(1.0, (G, J)) * (rng.random((G, J)) < 0.1)
+    base = rng.uniform(1, 4, (G, 2, J))
+    observed = rng.poisson(base * np.exp(truth)[:, None]).astype(float)
+    found = Compared(observed, base * np.exp(truth)[:, None], base, rng.normal(0, 0.5, J))
+    assert squared_correlation(found, np.ones(J))[0] > 0.9
 
 
 def test_attenuated_values_are_stretched_and_cover_the_truth():
     found = fit_effects(compared(1.5, 0.25, 20.0))
-    assert found.slope.mean() == pytest.approx(1.5, abs=0.1) and (found.noise == 0).all()
-    assert found.sd.mean() == pytest.approx(0.25, rel=0.25)
     # u = b / squared correlation: (1.5 * 0.4)^2 / ((1.5 * 0.4)^2 + 0.25^2) = 0.85
     assert found.unshrunk == pytest.approx(1.5 / 0.85, rel=0.1)
+    assert found.squared.mean() == pytest.approx(0.85, abs=0.1)
     rng = np.random.default_rng(1)
     signal = rng.normal(0, 0.4, 5000)
     truth = 1.5 * signal + rng.normal(0, 0.25, 5000)
-    slope, sd, _, stretch = found.at(np.zeros(5000), 0.0)
-    assert 0.9 < (np.abs(truth - slope * signal) < 1.96 * sd).mean() < 0.99
-    assert np.polyfit(slope * signal, truth, 1)[0] == pytest.approx(1, abs=0.1)
-    assert np.polyfit(truth, stretch * signal, 1)[0] == pytest.approx(1, abs=0.12)
+    estimate = found.worth(np.zeros(5000), signal, 0.0, expected=False)
+    assert np.polyfit(truth, estimate.factor * signal, 1)[0] == pytest.approx(1, abs=0.12)
+    error = estimate.factor * signal - truth
+    assert 0.9 < (np.abs(error) < 1.96 * np.sqrt(estimate.noise)).mean() < 0.995
+    expected = found.worth(np.zeros(5000), signal, 0.0, expected=True)
+    assert np.polyfit(expected.factor * signal, truth, 1)[0] == pytest.approx(1, abs=0.1)
+    away = np.abs(truth - expected.factor * signal)
+    assert 0.9 < (away < 1.96 * np.sqrt(expected.beyond)).mean() < 0.995
 
 
 def test_noise_of_the_decoder_is_told_as_noise():
-    """x = s + noise of the same size: half of its variance is noise, and the slope stays 1."""
+    """x = s + noise of the same size: half of its variance is noise, and no stretch is needed."""
     found = fit_effects(compared(1.0, 0.0, 20.0, noise=0.4))
-    assert (found.slope == 1).all()
-    assert found.noise.mean() == pytest.approx(0.4, rel=0.2)
+    assert found.unshrunk == pytest.approx(1, abs=0.15)
+    noise = found.worth(np.zeros(3), np.zeros(3), 0.0, expected=False).noise
+    assert np.sqrt(noise.mean()) == pytest.approx(0.4, rel=0.25)
 
 
 def test_values_that_say_nothing_are_all_noise():
@@ -75,26 +89,48 @@ def test_values_that_say_nothing_are_all_noise():
     other = np.random.default_rng(0).permutation(J)
     shuffled = Compared(one.observed, one.base * (one.expected / one.base)[..., other], one.base, one.level)
     found = fit_effects(shuffled)
-    assert abs(slopes(shuffled).mean()) < 0.1
-    assert found.noise.mean() == pytest.approx(0.4, rel=0.15), "all of its spread"
-    assert found.sd.mean() > 0.3, "and the truth is as far as it ever was"
+    assert abs(slopes(shuffled).mean()) < 0.1 and (found.squared < 0.05).all()
+    worth = found.worth(np.zeros(3), np.zeros(3), 0.0, expected=True)
+    assert (worth.factor < 0.15).all(), "nothing is expected of it"
 
 
 def test_cells_that_trained_are_stretched_less():
     one, other = (fit_effects(compared(1.5, 0.2, 20.0), gain=gain) for gain in (1.0, 1.25))
-    np.testing.assert_allclose(other.slope, one.slope / 1.25)
+    np.testing.assert_allclose(other.unshrunk, one.unshrunk / 1.25)
+    np.testing.assert_allclose(other.spread, one.spread * 1.25)
+    np.testing.assert_allclose(other.squared, one.squared)
+
+
+def test_groups_farther_apart_have_larger_errors():
+    found = fit_effects(compared(1.5, 0.25, 20.0))
+    near, far = (found.worth(np.zeros(9), np.full(9, x), 0.0, False).noise for x in (0.1, 4 * found.spread.max()))
+    np.testing.assert_allclose(near, found.worth(np.zeros(9), np.zeros(9), 0.0, False).noise)
+    assert (far > 12 * near).all()
+
+
+def test_counts_of_neighbours_are_believed_as_far_as_they_help():
+    """The decoder misses an error that neighbours' counts show, or they show nothing but noise."""
+    for shown, lags in ((1.0, (0.05, 0.1, 0.2)), (0.0, (0.0, 0.02))):
+        rng = np.random.default_rng(5)
+        signal, missed = rng.normal(0, 0.4, (G, J)), rng.normal(0, 0.3, (G, J))
+        base = rng.uniform(2, 8, (G, 2, J))
+        observed = rng.poisson(base * np.exp(signal + missed)[:, None]).astype(float)
+        variance = np.full((G, J), 0.1)
+        residual = shown * missed + rng.normal(0, np.sqrt(0.1), (G, J))
+        found = Compared(observed, base * np.exp(signal)[:, None], base, rng.normal(0, 0.5, J), residual, variance)
+        assert fit_effects(found).lag in lags
 
 
 def test_what_neighbours_lose_tells_what_is_lost_out_of_reach():
     inside = compared(1.2, 0.2, 20.0)
     near = (compared(1.0, 0.2, 20.0, 1), compared(0.5, 0.4, 20.0, 2))
     found = fit_effects(inside, near)
-    assert found.slope_outside.mean() / found.slope.mean() == pytest.approx(0.75, abs=0.05)
-    more = found.sd_outside**2 - found.sd**2
-    assert more.mean() == pytest.approx(0.4**2 - 0.2**2, rel=0.3)
-    slope, sd, _, _ = found.at(np.zeros(1), 0.5)
-    assert slope[0] == pytest.approx((found.slope.mean() + found.slope_outside.mean()) / 2, rel=0.05)
-    assert found.sd.mean() < sd[0] < found.sd_outside.mean()
+    assert found.lost == pytest.approx(0.25, abs=0.05), "the square of half the slope, of the same spread"
+    shown, never = (found.worth(np.zeros(4), np.zeros(4), outside, True) for outside in (0.0, 1.0))
+    np.testing.assert_allclose(never.factor / shown.factor, (1 + found.lost) / 2)
+    assert (never.beyond > 3 * shown.beyond).all()
+    half = found.worth(np.zeros(4), np.zeros(4), 0.5, False)
+    assert (half.noise > found.worth(np.zeros(4), np.zeros(4), 0.0, False).noise).all()
 
 
 def test_it_is_stored_and_read_and_what_is_impossible_refused():
@@ -102,10 +138,11 @@ def test_it_is_stored_and_read_and_what_is_impossible_refused():
     stored = found.stored()
     assert impossible_effects(stored) == ""
     again = ImputedEffects.read(stored)
-    np.testing.assert_array_equal(again.slope, found.slope)
+    np.testing.assert_array_equal(again.squared, found.squared)
     for wrong in (
-        None, {}, stored | {"slope": [1.0]}, stored | {"sd": [float("nan")] * len(stored["sd"])},
-        stored | {"noise": [-1.0] * len(stored["sd"])}, stored | {"unshrunk": 99.0}, stored | {"unshrunk": "x"},
+        None, {}, stored | {"spread": [1.0]}, stored | {"sd": [float("nan")] * len(stored["sd"])},
+        stored | {"spread": [-1.0] * len(stored["sd"])}, stored | {"unshrunk": 99.0}, stored | {"unshrunk": "x"},
+        stored | {"squared": [1.5] * len(stored["sd"])}, stored | {"lost": 2.0},
         stored | {"log_mean": stored["log_mean"][::-1]},
     ):  # fmt: skip
         assert impossible_effects(wrong), wrong
