@@ -6,9 +6,9 @@ Sets (`../shared/integration/sets`, measures of the `score.py` beside them): P, 
 `control` is the one lab A of Q split at random, myeloid cells kept in one half only and B cells in the other: purity of
 these two must be what it is with `--set batch_integration=0`. `kang` is Q and, as a third batch, the stimulated cells
 of `pbmc_two_labs_kang`, with the places of five interferon genes in the contrast of stimulated and control cells.
-`one-5`, `half`, `sisters` and `modality` are simulated mosaics of unequal composition (`COMPOSITION`), `simulated` the
-default mosaic of `multivi-nf simulate`, `snare` 3,500 cells of the cortex, beside 1,000 and all of them (imputation
-there is too kind: the hidden profile is shown as another cell). A row is appended to
+`one`, `one-5`, `half`, `sisters` and `modality` are simulated mosaics of unequal composition (`COMPOSITION`),
+`simulated` the default mosaic of `multivi-nf simulate`, `snare` 3,500 cells of the cortex, beside 1,000 and all of them
+(imputation there is too kind: the hidden profile is shown as another cell). A row is appended to
 `benchmarks/results/integration.tsv` as soon as it is there, and computed once for each state of data, code, options and
 seed; the table of all rows of this state is printed at the end. `--peers` adds what is cheap: log-normalised RNA's
 principal components, and Harmony on them where harmonypy is installed.
@@ -41,10 +41,11 @@ SHARED = ROOT.parent / "shared"
 SETS = SHARED / "integration" / "sets"
 RESULTS = ROOT / "benchmarks" / "results" / "integration.tsv"
 COLUMNS = ["data", "data_hash", "code_hash", "method", "seed", "measure", "value"]
-DATA = ("P-rna", "P", "Q-rna", "Q", "G", "B", "M", "control", "kang", "one-5", "half", "sisters", "modality")
+DATA = ("P-rna", "P", "Q-rna", "Q", "G", "B", "M", "control", "kang", "one", "one-5", "half", "sisters", "modality")
 DATA += ("simulated", "snare-1000", "snare", "snare-all")
 SNARE_CELLS = {"snare-1000": 1000, "snare": 3500, "snare-all": 0}
 COMPOSITION = {
+    "one": ({"site_2": ("type_3",)}, {}, 1.0),
     "one-5": ({"site_2": ("type_3",)}, {}, 0.05),
     "half": ({"site_1": ("type_1", "type_2"), "site_2": ("type_3", "type_4")}, {}, 1.0),
     "sisters": ({"site_1": ("type_4", "type_5"), "site_2": ("type_1", "type_3")}, {}, 1.0),

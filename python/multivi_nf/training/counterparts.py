@@ -4,7 +4,9 @@ Mixing alone cannot tell a lab from a cell type that one batch alone has: pulled
 told beforehand where it may act. In the leading directions of a modality that two batches share (without what parts
 batches where they have counterparts, `directions`) a cell has counterparts in another batch if a round trip, to its
 nearest there and from these to their nearest in its own batch, ends where it began. A type that the other batch lacks
-goes to what is nearest there and comes back among that type's own cells. Evidence: docs/decisions/batch-integration.md.
+goes to what is nearest there and comes back among that type's own cells. Where batches hardly differ one can ask for
+more, see `sisters`. The first modality that two batches share decides; cells without it ask cells of their batch that
+have it and are near in another. Evidence: docs/decisions/batch-integration.md.
 """
 
 from __future__ import annotations
@@ -18,9 +20,7 @@ import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix, Source
 from multivi_nf.training.directions import N_DIRECTIONS, leading
-
-N_NEAREST = (3, 15)
-"""Least and most nearest cells of a batch that are looked at: the root of its cells between these."""
+from multivi_nf.training.sisters import N_NEAREST, apart, nearest, not_told_apart, steps
 
 HOME = 0.75
 """From how near a round trip must end for a cell to have counterparts: 1 is as near as a trip through its own batch
@@ -31,11 +31,15 @@ REACH = 0.6
 are (1 is as near as in the own batch) from which a cell has counterparts. Two types that each of two batches has alone
 may be each other's nearest, and a trip then returns home."""
 
-N_CELLS = 20_000
+N_CELLS = 12_000
 """Cells among which neighbours are sought, of all batches together; other cells ask the nearest of these."""
 
-BLOCK = 1 << 24
-"""Similarities computed at a time."""
+N_OF_BATCH = 3_000
+"""The same, of one batch."""
+
+
+N_ASKED = 30
+"""Cells of a batch of which an earlier modality has told that make their word count for those without it."""
 
 
 def counterparts(
@@ -76,14 +80,17 @@ def counterparts(
         if shared.size < 2:
             continue
         taking_part = np.where(np.isin(rows_code, shared), rows_code, -1)
-        masses = _of_matrix(matrix, taking_part, among[rows], len(batches), seed)
-        if masses is None:
+        of_matrix = _of_matrix(matrix, taking_part, among[rows], len(batches), seed)
+        if of_matrix is None:
             continue
+        masses, place = of_matrix
         # of these cells to all cells: that a batch measured a modality in all its kinds alike
         share = np.divide(n, size, out=np.ones_like(size), where=n > 0)
         here = np.flatnonzero(np.isin(rows_code, shared))
         at = np.ix_(rows[here], shared)
         scaled = masses[np.ix_(here, shared)] * share[rows_code[here], None] / share[shared]
+        told = np.where(open_[rows], np.nan, found[rows])
+        scaled = _heard(place, taking_part, among[rows], told, masses=scaled, here=here, shared=shared)
         found[at] = np.where(open_[at], scaled, found[at])
         open_[at] = False
     found[known, code[known]] = 1
@@ -95,8 +102,33 @@ def _sizes(code: np.ndarray, n_batches: int) -> np.ndarray:
     return np.bincount(code[code >= 0], minlength=n_batches).astype(np.float64)
 
 
-def _of_matrix(matrix: Matrix, code: np.ndarray, among: np.ndarray, n_batches: int, seed: int) -> np.ndarray | None:
-    """(n_rows, n_batches) masses of the cells of one modality; `code` is -1 for cells that take no part."""
+def _heard(
+    place: np.ndarray,
+    code: np.ndarray,
+    among: np.ndarray,
+    told: np.ndarray,
+    *,
+    masses: np.ndarray,
+    here: np.ndarray,
+    shared: np.ndarray,
+) -> np.ndarray:
+    """(n_here, n_shared) `masses`, or what cells nearby were `told` by an earlier modality, NaN where nothing was."""
+    out = masses.copy()
+    for column, b in enumerate(shared):
+        unknown = np.isnan(told[:, b])
+        for a in np.setdiff1d(shared, b):
+            ask, asked = (np.flatnonzero((code == a) & which) for which in (unknown, ~unknown & among))
+            if len(asked) < N_ASKED or not len(ask):
+                continue
+            said = told[asked, b][nearest(place[ask], place[asked])]
+            out[np.searchsorted(here, ask), column] = np.where((said > 0).mean(1) >= 0.5, said.mean(1), 0.0)
+    return out
+
+
+def _of_matrix(
+    matrix: Matrix, code: np.ndarray, among: np.ndarray, n_batches: int, seed: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(n_rows, n_batches) masses of the cells of one modality, and places; `code` is -1 for cells that take no part."""
     looked_at = among & (code >= 0)
     found = leading(matrix, N_DIRECTIONS, seed=seed, batch=code.astype(str), among=np.flatnonzero(looked_at))
     if found is None:
@@ -113,17 +145,17 @@ def _of_matrix(matrix: Matrix, code: np.ndarray, among: np.ndarray, n_batches: i
     for b, drawn in enumerate(some):
         if drawn.size:
             own, there = np.flatnonzero(code == b), masses[b] * scale / scale[b]
-            nearest = _nearest(place[own], place[drawn])
-            mean = there[nearest].mean(1)
-            out[own] = np.where((there[nearest] > 0).mean(1) >= 0.5, mean, 0.0)
+            asked = nearest(place[own], place[drawn])
+            mean = there[asked].mean(1)
+            out[own] = np.where((there[asked] > 0).mean(1) >= 0.5, mean, 0.0)
             out[drawn] = there
-    return out
+    return out, place
 
 
 def _drawn(members: list[np.ndarray], seed: int) -> list[np.ndarray]:
     """At most `N_CELLS` cells, as many of each batch as of any other where it has them."""
     sizes = np.array([len(m) for m in members])
-    most = sizes.max()
+    most = min(sizes.max(), N_OF_BATCH)
     while np.minimum(sizes, most).sum() > N_CELLS and most > N_NEAREST[1]:
         most = int(most * 0.9)
     random = np.random.default_rng(seed)
@@ -139,11 +171,14 @@ def _masses(place: np.ndarray, members: list[np.ndarray]) -> list[np.ndarray]:
         for b, two in enumerate(spots[:a]):
             if one is None or two is None:
                 continue
-            there, back = _steps(one.place, two.place), _steps(two.place, one.place)
+            there, back = steps(one.place, two.place), steps(two.place, one.place)
             near = one.reach(there @ two.place, centre), two.reach(back @ one.place, centre)
             least = REACH * np.clip(max(np.quantile(n, 0.9) for n in near), 0.5, 1.0)
             mine = (one.home(there @ (back @ one.place), centre) >= HOME) & (near[0] >= least)
             theirs = (two.home(back @ (there @ two.place), centre) >= HOME) & (near[1] >= least)
+            # where labs hardly differ one can ask for more: a sister that both have is near as well
+            same = not_told_apart(one.place, two.place)
+            mine, theirs = mine & same[0], theirs & same[1]
             out[a][:, b] = one.masses(back, mine, theirs)
             out[b][:, a] = two.masses(there, theirs, mine)
     return out
@@ -175,24 +210,24 @@ class _Spot:
     @classmethod
     def of(cls, place: np.ndarray) -> _Spot:
         """Look around in a batch."""
-        around = _steps(place, place, more=1)
+        around = steps(place, place, more=1)
         own = around.copy()
         own.setdiag(0)
         own = sp.diags(1 / np.maximum(np.asarray(own.sum(1)).ravel(), 1e-12)) @ own
         step, trip = np.zeros(len(place)), np.zeros(len(place))
         for half, rest in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-            there, back = _steps(place[half], place[rest]), _steps(place[rest], place[half])
-            step[half] = _apart(place[half], there @ place[rest])
-            trip[half] = _apart(place[half], there @ (back @ place[half]))
+            there, back = steps(place[half], place[rest]), steps(place[rest], place[half])
+            step[half] = apart(place[half], there @ place[rest])
+            trip[half] = apart(place[half], there @ (back @ place[half]))
         return cls(place, own.tocsr(), around, step, trip)
 
-    def reach(self, nearest: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    def reach(self, nearest_there: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """(n,) how near the mean of a cell's nearest in another batch is: 1 as in the own batch, 0 as any cell."""
-        return self.around @ self._share(_apart(self.place, nearest), self.step, centre)
+        return self.around @ self._share(apart(self.place, nearest_there), self.step, centre)
 
     def home(self, end: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """(n,) how near a round trip ends to where it began: 1 as through the own batch, 0 as any cell."""
-        return self.around @ self._share(_apart(self.place, end), self.trip, centre)
+        return self.around @ self._share(apart(self.place, end), self.trip, centre)
 
     def _share(self, far: np.ndarray, best: np.ndarray, centre: np.ndarray) -> np.ndarray:
         return 1 - (far - best) / np.maximum(1 - self.place @ centre - best, 0.05)
@@ -217,26 +252,3 @@ def _shared_out(step: sp.csr_matrix, of: np.ndarray, to: np.ndarray) -> np.ndarr
     given = step @ sp.diags(to.astype(np.float64))
     total = np.asarray(given.sum(1)).ravel()
     return (of / np.maximum(total, 1e-12)) @ given
-
-
-def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n,) 1 - the product of rows: of unit vectors and means of such the mean of 1 - cosine."""
-    return 1 - np.einsum("ij,ij->i", a, b)
-
-
-def _steps(a: np.ndarray, b: np.ndarray, more: int = 0) -> sp.csr_matrix:
-    """(n_a, n_b) rows that sum to 1: to each of the nearest alike, and to `more` than usual."""
-    index = _nearest(a, b, more)
-    rows = np.repeat(np.arange(len(a)), index.shape[1])
-    return sp.csr_matrix((np.full(index.size, 1 / index.shape[1]), (rows, index.ravel())), (len(a), len(b)))
-
-
-def _nearest(a: np.ndarray, b: np.ndarray, more: int = 0) -> np.ndarray:
-    """(n_a, k) the rows of `b` of the highest cosine, of unit vectors."""
-    k = min(int(np.clip(np.sqrt(len(b)), *N_NEAREST)) + more, len(b))
-    out = np.empty((len(a), k), dtype=np.int64)
-    step = max(1, BLOCK // len(b))
-    for start in range(0, len(a), step):
-        alike = a[start : start + step] @ b.T
-        out[start : start + step] = np.argpartition(-alike, k - 1, axis=1)[:, :k]
-    return out

@@ -12,13 +12,17 @@ from scipy import sparse
 
 from multivi_nf.data.source import source_of
 from multivi_nf.training import counterparts as room
+from multivi_nf.training import sisters
 from multivi_nf.training.counterparts import counterparts
 
 FEATURES = {"rna": 300, "atac": 600, "protein": 40}
 
 
 def world(cells: dict[str, dict[str, int]], measured: dict[str, tuple[str, ...]] | None = None, lab: float = 0.4):
-    """Batches by their numbers of cells of each type; each batch has a factor of its own on each feature."""
+    """Batches by their numbers of cells of each type; each batch has a factor of its own on each feature.
+
+    A type `sister` is `shared` but for a seventh of the features, which it has e times or an e-th as often.
+    """
     random = np.random.default_rng(0)
     types = sorted({t for by_type in cells.values() for t in by_type})
     kind = np.concatenate([np.repeat(t, n) for by_type in cells.values() for t, n in by_type.items()])
@@ -27,6 +31,8 @@ def world(cells: dict[str, dict[str, int]], measured: dict[str, tuple[str, ...]]
     parts = {}
     for m, n in FEATURES.items():
         profile = {t: random.gamma(0.5, 2.0, n) + 0.05 for t in types}
+        if "sister" in types:
+            profile["sister"] = profile["shared"] * np.exp((random.random(n) < 1 / 7) * random.choice([1.0, -1.0], n))
         effect = {b: np.exp(lab * random.standard_normal(n)) for b in cells}
         rate = np.stack([profile[t] * effect[b] for t, b in zip(kind, batch)])
         counts = random.poisson(rate * random.gamma(5, 0.2, (len(kind), 1))).astype(np.int32)
@@ -63,6 +69,16 @@ def test_a_type_that_one_batch_alone_has_has_no_counterparts_and_shared_ones_hav
     ]:
         assert (there[at] > 0).mean() > 0.97
         assert there[at].mean() == pytest.approx(ratio, rel=0.15)
+
+
+def test_a_type_of_one_batch_whose_sister_both_have_has_no_counterparts():
+    """Its cells go to the sister there, which is near, and come back to the sister here, which is near too."""
+    made, kind, batch = world({"a": {"shared": 100, "sister": 150, "other": 150}, "b": {"shared": 150, "other": 100}})
+    found = counterparts(source_of(made), ("a", "b"))
+    assert (found[kind == "sister", 1] > 0).mean() < 0.1
+    for name in ("shared", "other"):
+        assert (found[(batch == "a") & (kind == name), 1] > 0).mean() > 0.9
+        assert (found[(batch == "b") & (kind == name), 0] > 0).mean() > 0.9
 
 
 def test_a_labs_shift_does_not_hide_counterparts_and_without_types_in_common_there_are_none():
@@ -109,6 +125,30 @@ def test_batches_that_share_no_modality_are_assumed_to_be_alike_and_a_second_mod
     assert (found[batch == "b", 2] >= 0).all()
 
 
+def test_cells_without_the_first_modality_ask_those_of_their_batch_that_have_it():
+    """ATAC alone would say that a type has counterparts of which RNA knows better."""
+    two = ("rna", "atac")
+    made, kind, batch = world({"a": {"s": 150, "t": 150}, "b": {"s": 150, "u": 150}}, {"a": two, "b": two})
+    x = made["atac"].X.toarray()
+    lookalike = np.flatnonzero(kind[made.obs_names.get_indexer(made["atac"].obs_names)] == "t")
+    x[lookalike] = x[batch[made.obs_names.get_indexer(made["atac"].obs_names)] == "b"][150:][:150]
+    made["atac"].X = sparse.csr_matrix(x)
+    lone = np.arange(len(kind)) % 3 == 0
+    made.mod["rna"] = made["rna"][~lone[made.obs_names.get_indexer(made["rna"].obs_names)]].copy()
+    with mudata.set_options(pull_on_update=False):
+        made.update()
+    where = pd.Index(made.obs_names).get_indexer([f"c{i}" for i in range(len(kind))])
+    found = counterparts(source_of(made), ("a", "b"))[where]
+    assert (found[lone & (kind == "t"), 1] > 0).mean() < 0.05
+    assert (found[lone & (kind == "s") & (batch == "a"), 1] > 0).mean() > 0.95
+    atac = made.copy()
+    del atac.mod["rna"]
+    with mudata.set_options(pull_on_update=False):
+        atac.update()
+    where = pd.Index(atac.obs_names).get_indexer([f"c{i}" for i in range(len(kind))])
+    assert (counterparts(source_of(atac), ("a", "b"))[where][lone & (kind == "t"), 1] > 0).mean() > 0.9
+
+
 def test_a_modality_that_part_of_a_batch_measured_stands_for_all_of_it():
     made, kind, batch = world(
         {"a": {"s": 200, "t": 200}, "b": {"s": 200, "t": 200}}, {"a": ("rna",), "b": ("rna", "atac")}
@@ -150,7 +190,7 @@ def test_of_many_cells_some_are_looked_at_and_the_others_ask_these(monkeypatch):
     whole = counterparts(source, ("a", "b"))
     assert whole.tobytes() == counterparts(source, ("a", "b")).tobytes()
     monkeypatch.setattr(room, "N_CELLS", 300)
-    monkeypatch.setattr(room, "BLOCK", 1000)
+    monkeypatch.setattr(sisters, "BLOCK", 1000)
     some = counterparts(source, ("a", "b"))
     assert some.tobytes() == counterparts(source, ("a", "b")).tobytes() != whole.tobytes()
     assert ((some > 0) == (whole > 0)).mean() > 0.95
