@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def main() -> None:
         for method in missing:
             print(f"{given.data}: {task.experiment} {task.name}, seed {task.seed}, {method}", flush=True)
             if not given.list:
-                append(given, task, method, computed(task, method, mosaic, given.data))
+                append(given, task, method, computed(task, method, mosaic, given.data, given.keep))
 
 
 def _given() -> argparse.Namespace:
@@ -73,6 +74,7 @@ def _given() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--types", type=int, default=0, help="of experiment 4: only so many, the largest")
     parser.add_argument("--splits", nargs="+", default=[], help="of these names only")
+    parser.add_argument("--keep", type=Path, help="folder of what `benchmark-score` wrote, for `benchmark-page`")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--again", action="store_true")
     return parser.parse_args()
@@ -119,7 +121,7 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[Task, mudata.MuData]]:
 
 def _methods(task: Task, names: Sequence[str]) -> list[str]:
     """The task's methods and variants among the named, or all but the variants of ours."""
-    possible = [*task.methods, *plan.by_defaults(task), *task.variants]
+    possible = plan.runs_of(task)
     return [m for m in possible if m in names or ("all" in names and m not in task.variants)]
 
 
@@ -191,7 +193,7 @@ def append(given: argparse.Namespace, task: Task, method: str, rows: pd.DataFram
         partial.replace(RESULTS)
 
 
-def computed(task: Task, method: str, mosaic: mudata.MuData, data: str) -> pd.DataFrame:
+def computed(task: Task, method: str, mosaic: mudata.MuData, data: str, keep: Path | None = None) -> pd.DataFrame:
     """Rows of one method on one split."""
     with tempfile.TemporaryDirectory(prefix="multivi_nf_paper_") as name:
         place = Path(name)
@@ -204,6 +206,9 @@ def computed(task: Task, method: str, mosaic: mudata.MuData, data: str) -> pd.Da
             told = {"method": method, "failed": str(error), "cpu_seconds": 0}
             (place / "result" / "run.json").write_text(json.dumps(told))
         scored(place / "task", place / "result", place / "whole.h5mu", data, place / "scores")
+        if keep:
+            folder = keep / f"{data}.{task.folder}.{re.sub('[^a-z0-9]+', '_', method)}"
+            shutil.copytree(place / "scores", folder, dirs_exist_ok=True)
         return pd.read_csv(place / "scores" / "scores.tsv", sep="\t", keep_default_na=True).fillna({"note": ""})
 
 

@@ -2,13 +2,28 @@
  * A run of the benchmark workflow: one method, or one variant of it, on one split.
  */
 
-// task folder -> [ [ run, folder ] ]; run: [ id, name: of its files, method, variant, options, target ]
-def runs_of(folder) {
-    def task = new groovy.json.JsonSlurper().parse(folder.resolve('task.json').toFile())
+// [ labels of one split each ]: experiment and seed, of experiment 1 also the rate; what no draw decides is made once
+def units_of(settings) {
+    def seeds = settings.seeds.tokenize(',').unique()
+    return settings.experiments.tokenize(',').unique().collectMany { experiment ->
+        (experiment == '2' ? seeds.take(1) : seeds).collectMany { seed ->
+            def unit = [experiments: experiment, seeds: seed]
+            experiment == '1' ? settings.unpaired_rates.tokenize(',').unique().collect { rate -> unit + [unpaired_rates: rate] } : [unit]
+        }
+    }
+}
+
+// task folder -> [ [ run, folder ] ] of the methods asked for; run: [ id, name: of its files, method, variant, options, target ]
+def runs_of(folder, methods) {
+    def task  = new groovy.json.JsonSlurper().parse(folder.resolve('task.json').toFile())
+    def asked = { name -> 'all' in methods.tokenize(',') || name in methods.tokenize(',') }
+    if (task.name?.endsWith('shuffled pairs') && !asked('shuffled')) {
+        return []
+    }
     def same = [target: task.target, hidden: task.hidden, seed: task.seed]
-    def plain = task.methods.collect { method -> [method: method, variant: '', options: [seed: task.seed]] }
-    def varied = task.variants.collect { name, options -> [method: name, variant: name, options: options + [seed: task.seed]] }
-    def users = 'scvi-multivi' in task.methods && task.experiment == 1 && !task.name?.endsWith('shuffled pairs') ? [[method: 'scvi-multivi', variant: 'defaults', options: [:]]] : []
+    def plain = task.methods.findAll(asked).collect { method -> [method: method, variant: '', options: [seed: task.seed]] }
+    def varied = (asked('ablation') ? task.variants : [:]).collect { name, options -> [method: name, variant: name, options: options + [seed: task.seed]] }
+    def users = asked('scvi-multivi') && task.defaults ? [[method: 'scvi-multivi', variant: 'defaults', options: [:]]] : []
     return (plain + varied + users).collect { run ->
         def word = "${run.method} ${run.variant == run.method ? '' : run.variant}".trim()
         [run + same + [id: "${folder.name} ${word}".toString(), name: "${folder.name}.${word.replaceAll(/[^A-Za-z0-9]+/, '_')}".toString()], folder]

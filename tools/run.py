@@ -69,7 +69,8 @@ def benchmark(mosaic: Path, outdir: Path, given: argparse.Namespace) -> None:
     call(
         *(BIN / "nextflow", "run", CLONE, "--workflow", "benchmark", "--input", labelled(mosaic), "--outdir", outdir),
         *("--chrom_sizes", genome / "chrom.sizes", "--gtf", genome / "genes.gtf", "--peak_source", "samples"),
-        *("--labels", "cell_type", "--seeds", "0", "--unpaired_rates", "25,75", "--methods", given.methods),
+        *("--labels", "cell_type", "--seeds", "0", "--unpaired_rates", "25,75", "--most_types", "1"),
+        *("--methods", given.methods),
     )
     print(f"\nrun: the page is {outdir / 'benchmark' / 'benchmark.html'}", flush=True)
 

@@ -19,7 +19,7 @@ include { BENCHMARK_PAGE    } from '../modules/benchmark_page'
 
 include { chosen                                      } from '../modules/shell'
 include { by_path ; path_or_none                      } from '../modules/channels'
-include { contrast_of ; hidden_of ; of_ours ; runs_of } from '../modules/runs'
+include { contrast_of ; hidden_of ; of_ours ; runs_of ; units_of } from '../modules/runs'
 include { bill_text ; versions_text ; write_info      } from '../modules/record'
 
 workflow SPLITS {
@@ -28,8 +28,8 @@ workflow SPLITS {
     ch_mosaic // channel: mosaic.h5mu (one)
 
     main:
-    BENCHMARK_SPLIT(ch_mosaic, chosen(settings, ['labels', 'experiments', 'methods', 'unpaired_rates', 'seeds']))
-    ch_runs = BENCHMARK_SPLIT.out.tasks.flatten().flatMap { folder -> runs_of(folder) } // channel: [ run, folder of the split ]
+    BENCHMARK_SPLIT(ch_mosaic.combine(channel.fromList(units_of(settings))), chosen(settings, ['labels', 'most_types']))
+    ch_runs = BENCHMARK_SPLIT.out.tasks.flatten().flatMap { folder -> runs_of(folder, settings.methods) } // channel: [ run, folder of the split ]
     ch_ours = ch_runs.filter { run, _folder -> of_ours(run) }
 
     emit:
@@ -45,7 +45,7 @@ workflow BENCHMARK {
     settings     // Map: every parameter, cast and checked
     ch_mosaic    // channel: mosaic.h5mu (one)
     ch_runs      // channel: [ run, folder of the split ]
-    ch_plan      // channel: plan.tsv (one)
+    ch_plan      // channel: plan.tsv (one a task of SPLIT)
     ch_embedding // channel: [ run, multivi.h5mu ] of ours
     ch_imputed   // channel: [ run, modality, zarr ]
     ch_tables    // channel: [ run, table ]
@@ -94,7 +94,7 @@ workflow BENCHMARK {
         SEURAT_ACTIVITY.out.result, SEURAT_IMPUTED.out.result, SEURAT_WNN.out.result,
     ) // channel: [ run, result ]
     BENCHMARK_SCORE(ch_runs.join(ch_results).combine(ch_whole), dataset)
-    BENCHMARK_PAGE(by_path(BENCHMARK_SCORE.out.scores), ch_plan, dataset)
+    BENCHMARK_PAGE(by_path(BENCHMARK_SCORE.out.scores), by_path(ch_plan), settings.methods, dataset)
     ch_told = channel.topic('versions').toList() // channel: [ [process, tool, version] ]
     ch_told.subscribe { triples -> write_info(settings, 'software_versions.yml', versions_text(triples)) }
     ch_told.subscribe { triples -> write_info(settings, 'sbom.cdx.json', bill_text(triples)) }

@@ -7,7 +7,8 @@ process BENCHMARK_PAGE {
 
     input:
     path scores, stageAs: 'scores/*' // [ folder ]
-    path plan
+    path plans, stageAs: 'plans/?/*' // one a task of SPLIT: what could run
+    val methods                      // those asked for
     val dataset
 
     output:
@@ -16,9 +17,10 @@ process BENCHMARK_PAGE {
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
+    def planned = (plans instanceof List ? plans : [plans]).collect { plan -> "--plan=${quoted(plan)}" }.join(' ')
     """
-    multivi-nf-benchmark-page --resources benchmark_page.resources.json ${words(scores)} --plan=${plan} \\
-        --dataset=${quoted(dataset)} --output=benchmark
+    multivi-nf-benchmark-page --resources benchmark_page.resources.json ${words(scores)} ${planned} \\
+        --methods=${quoted(methods)} --dataset=${quoted(dataset)} --output=benchmark
     """
 
     stub:

@@ -1,29 +1,31 @@
 include { options } from '../shell'
 
-// Parts of the mosaic hidden, as the paper's experiments hide them: a folder a split, and which method runs on which
+// Parts of the mosaic hidden, as one of the paper's experiments hides them: a folder a split. One seed and rate a task, and
+// no word of methods: one more of any of them leaves the others' results cached.
 process BENCHMARK_SPLIT {
+    tag "${unit.values().join(' ')}"
     label 'process_low'
     label 'image_cuda'
 
     input:
-    path mosaic
-    val settings // [ labels, experiments, methods, unpaired_rates, seeds ]
+    tuple path(mosaic), val(unit) // [ experiments: one, seeds: one, unpaired_rates?: one ]
+    val settings                  // [ labels, most_types ]
 
     output:
-    path 'splits/*', type: 'dir', arity: '1..*', emit: tasks // task.json, mosaic.h5mu, cells.tsv, hidden/<modality>.txt
+    path 'splits/*', type: 'dir', arity: '0..*', emit: tasks // task.json, mosaic.h5mu, cells.tsv, hidden/<modality>.txt
     path 'splits/plan.tsv', emit: plan
     path '*.resources.json', emit: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:
     """
-    multivi-nf-benchmark-split --resources benchmark_split.resources.json ${mosaic} ${options(settings)} --output=splits
+    multivi-nf-benchmark-split --resources benchmark_split.resources.json ${mosaic} ${options(unit + settings)} --output=splits
     """
 
     stub:
     """
     mkdir -p splits/1.stub.0/hidden
-    echo '{"experiment": 3, "seed": 0, "methods": ["multivi-nf", "ridge", "mofa", "seurat-wnn"], "variants": {}, "hidden": ["rna"], "target": null}' > splits/1.stub.0/task.json
+    echo '{"experiment": 3, "seed": 0, "methods": ["multivi-nf", "ridge", "mofa", "seurat-wnn"], "variants": {}, "defaults": false, "hidden": ["rna"], "target": null}' > splits/1.stub.0/task.json
     touch splits/1.stub.0/mosaic.h5mu splits/1.stub.0/cells.tsv splits/1.stub.0/hidden/rna.txt splits/plan.tsv
     echo '{}' > benchmark_split.resources.json
     """

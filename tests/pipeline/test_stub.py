@@ -68,7 +68,8 @@ def test_every_process_is_reached(nextflow, tmp_path, parser):
 @pytest.mark.parametrize("parser", ["", "v2"])
 def test_every_method_of_the_benchmark_is_reached(nextflow, tmp_path, parser):
     environment = {"NXF_SYNTAX_PARSER": parser} if parser else {}
-    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--workflow", "benchmark", **environment)
+    one = ("--experiments", "3", "--seeds", "0")
+    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--workflow", "benchmark", *one, **environment)
     assert run.code == 0, run.said
     found = run.submitted()
     assert {"MOSAIC", "BENCHMARK_SPLIT", "TRAIN", "CALIBRATE", "EMBED", "IMPUTE", "BENCHMARK_COLLECT"} <= set(found)

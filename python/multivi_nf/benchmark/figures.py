@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from multivi_nf.benchmark.plan import ABLATION, CONTROLS, METHODS, SETS_OF_RUNS
+from multivi_nf.benchmark.scores import SHUFFLED
 from multivi_nf.palette import colours_of
 from multivi_nf.report.figures import INK, MUTED, STYLE, svg
 
@@ -41,15 +42,19 @@ def sign_of(method: str) -> str:
 
 
 def metric(rows: pd.DataFrame, name: str, title: str, better: str, key: str) -> str:
-    """One metric of one experiment: over the unpaired rate where splits are rates, else a dot a method and split."""
+    """One metric of one experiment, and its mean when shuffled: over the rate where splits are rates, else in dots."""
     of = rows[rows["metric"] == name]
     rates = of["split"].map(_rate)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.3, 2.6))
-        if rates.notna().all() and rates.nunique() > 1:
+        curves = rates.notna().all() and rates.nunique() > 1
+        if curves:
             _curves(axes, of.assign(rate=rates))
         else:
             _dots(axes, of)
+        chance = rows.loc[rows["metric"] == f"{name}{SHUFFLED}", "value"].dropna()
+        if len(chance):  # of all methods' results, with pairs, cells or labels shuffled
+            (axes.axhline if curves else axes.axvline)(chance.mean(), color=INK, linewidth=1.3, linestyle=(0, (1, 1.5)))
         axes.set_title(f"{title} ({'low' if better == 'lower' else 'high'} is better)", loc="left")
     return svg(figure, key, f"{title} of every method")
 

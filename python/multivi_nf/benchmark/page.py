@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from multivi_nf import __version__
 from multivi_nf.benchmark import figures
-from multivi_nf.benchmark.plan import CONTROLS
+from multivi_nf.benchmark.plan import CONTROLS, planned
 from multivi_nf.benchmark.runner import COLUMNS
+from multivi_nf.benchmark.task import SHUFFLED_PAIRS
 from multivi_nf.io.files import written_whole
 from multivi_nf.report.environment import environment, template
 
@@ -67,22 +68,26 @@ TITLES = {
 }
 
 
-def read_scores(folders: Sequence[Path], plan: Path, dataset: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def read_scores(
+    folders: Sequence[Path], plans: Sequence[Path], methods: tuple[str, ...], dataset: str
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Every row of every result, with a row for what was planned and gave nothing; and what is drawn of each.
 
     Parameters
     ----------
     folders
         Of `benchmark-score`.
-    plan
-        `plan.tsv` of `benchmark-split`.
+    plans
+        `plan.tsv` of every `benchmark-split`.
+    methods
+        Those asked for.
     dataset
         Name of the data.
     """
     tables = [pd.read_csv(folder / "scores.tsv", sep="\t", keep_default_na=True) for folder in folders]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     panels = [json.loads((folder / "panel.json").read_text()) for folder in folders]
-    wanted = pd.read_csv(plan, sep="\t", keep_default_na=False)
+    wanted = planned(plans, methods)
     seen = set(zip(table["experiment"], table["method"], table["split"], table["seed"].astype(str)))
     lost = []
     for row in wanted.itertuples():
@@ -90,7 +95,7 @@ def read_scores(folders: Sequence[Path], plan: Path, dataset: str) -> tuple[pd.D
             lost.append((row.experiment, dataset, row.method, "", None, f"not run: {row.why}"))
         elif (row.experiment, row.method, row.split, str(row.seed)) not in seen:
             why = "failed: no result (see the task of this method in pipeline_info/execution_trace)"
-            lost.append((row.experiment, dataset, row.method, row.split, row.seed, why))
+            lost.append((row.experiment, dataset, row.method, row.split, int(row.seed), why))
     if lost:
         columns = ["experiment", "dataset", "method", "split", "seed", "note"]
         missing = pd.DataFrame(lost, columns=columns).assign(metric="failed")
@@ -99,9 +104,11 @@ def read_scores(folders: Sequence[Path], plan: Path, dataset: str) -> tuple[pd.D
     return table.reindex(columns=list(COLUMNS)).sort_values(order, kind="stable", ignore_index=True), panels
 
 
-def write_page(folders: Sequence[Path], plan: Path, dataset: str, output: Path) -> None:
+def write_page(
+    folders: Sequence[Path], plans: Sequence[Path], methods: tuple[str, ...], dataset: str, output: Path
+) -> None:
     """Write `scores.tsv` and `benchmark.html` into a new folder."""
-    table, panels = read_scores(folders, plan, dataset)
+    table, panels = read_scores(folders, plans, methods, dataset)
     page = environment().from_string(template("benchmark.html.j2")).render(**_context(table, panels, dataset))
     with written_whole(output) as place:
         place.mkdir()
@@ -138,7 +145,11 @@ def _experiment(k: int, scored: pd.DataFrame, panels: list[dict[str, Any]]) -> d
     drawn = [panel for panel in panels if panel["split"]["experiment"] == k and panel["panel"]]
     title, text = TITLES[k]
     shown = [(metric, words, better) for metric, words, better in SHOWN[k] if (rows["metric"] == metric).any()]
-    pictures = [Markup(figures.metric(rows, *one, f"e{k}-{one[0]}")) for one in shown]
+    control = rows["split"].str.endswith(SHUFFLED_PAIRS)
+    pictures = [Markup(figures.metric(rows[~control], *one, f"e{k}-{one[0]}")) for one in shown]
+    if control.any():
+        told = "FOSCTTM, pairs shuffled before training"
+        pictures.append(Markup(figures.metric(rows[control], "foscttm", told, "lower", f"e{k}-shuffled")))
     return {
         "number": k,
         "title": title,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +18,15 @@ from multivi_nf.benchmark.splits import (
     strict_unpairing,
     type_without,
 )
-from multivi_nf.benchmark.task import Task, common_cells, complete_cells, counted, modalities_of, write_task
+from multivi_nf.benchmark.task import (
+    SHUFFLED_PAIRS,
+    Task,
+    common_cells,
+    complete_cells,
+    counted,
+    modalities_of,
+    write_task,
+)
 from multivi_nf.benchmark.trimodal import small_world, trimodal_cells
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation.controls import shuffle_pairs
@@ -47,7 +55,6 @@ METHODS = {
 for every method once more, on pairs that were shuffled."""
 
 SETS_OF_RUNS = ("ablation", "shuffled")
-SHUFFLED_PAIRS = "shuffled pairs"
 
 CONTROLS = ("depth", "ceiling")
 """Not compared for the best: they look, or know nothing but depth."""
@@ -71,6 +78,7 @@ LEAST = 30
 """Cells of a type below which its log fold changes say little."""
 
 NO_LABEL = "unlabelled"
+SCVI_DEFAULTS = "scvi-multivi: defaults"
 FEWEST_SIMULATED, MOST_SIMULATED = 400, 1500
 """Cells with all three modalities that experiment 5 simulates; between them as many as the run has."""
 
@@ -236,22 +244,13 @@ def write_plan(mosaic: mudata.MuData, column: str | None, wanted: Wanted, folder
     The plan: `experiment`, `split`, `seed`, `method`, `folder`, `why` (empty where it runs).
     """
     labels = None if column is None else labels_of(mosaic, column)
-    impossible = not_possible(mosaic, labels, wanted)
-    if len(impossible) == len(wanted.experiments):
-        reasons = "; ".join(f"experiment {k}: {why}" for k, why in impossible.items())
-        raise InputError(
-            f"none of the experiments can be done on these cells ({reasons})",
-            "there would be no result",
-            "give paired cells, and the column of their types with --labels",
-        )
     rows = []
     with written_whole(folder) as place:
         place.mkdir()
         for task in tasks(mosaic, labels, wanted):
             write_task(task, place / task.folder)
-            names = [*task.methods, *task.variants, *by_defaults(task)]
-            rows += [(task.experiment, task.name, task.seed, name, task.folder, "") for name in names]
-        for experiment, why in impossible.items():
+            rows += [(task.experiment, task.name, task.seed, name, task.folder, "") for name in runs_of(task)]
+        for experiment, why in not_possible(mosaic, labels, wanted).items():
             lacking = [m for m in wanted.methods if experiment in METHODS[m] and m not in SETS_OF_RUNS]
             rows += [(experiment, "", "", m, "", why) for m in lacking]
         plan = pd.DataFrame(rows, columns=COLUMNS)
@@ -259,7 +258,33 @@ def write_plan(mosaic: mudata.MuData, column: str | None, wanted: Wanted, folder
     return plan
 
 
-def by_defaults(task: Task) -> list[str]:
-    """scvi-tools as users run it, beside its best settings, where pairing and mixing are scored."""
-    asked = task.experiment == 1 and "scvi-multivi" in task.methods and SHUFFLED_PAIRS not in task.name
-    return ["scvi-multivi: defaults"] if asked else []
+def runs_of(task: Task) -> list[str]:
+    """Methods of a split, and their variants."""
+    users = [SCVI_DEFAULTS] if task.defaults and "scvi-multivi" in task.methods else []
+    return [*task.methods, *task.variants, *users]
+
+
+def planned(plans: Sequence[Path], methods: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of several plans that are of these methods.
+
+    Raises
+    ------
+    InputError
+        None of the experiments can be done.
+    """
+    rows = pd.concat([pd.read_csv(plan, sep="\t", keep_default_na=False, dtype={"seed": str}) for plan in plans])
+    rows = rows.drop_duplicates(ignore_index=True)
+    if (rows["why"] != "").all():
+        reasons = "; ".join(f"experiment {k}: {why}" for k, why in dict(zip(rows["experiment"], rows["why"])).items())
+        raise InputError(
+            f"none of the experiments can be done on these cells ({reasons})",
+            "there would be no result",
+            "give paired cells, and the column of their types with --labels",
+        )
+    asked = rows["method"].map(lambda run: _asked(run, methods))
+    control = rows["split"].str.endswith(SHUFFLED_PAIRS)
+    return rows[asked & (~control | ("shuffled" in methods))]
+
+
+def _asked(run: str, methods: tuple[str, ...]) -> bool:
+    return ("ablation" if run in ABLATION else run.split(":")[0]) in methods

@@ -65,6 +65,7 @@ def collected(
     result.about = {
         "method": method,
         "version": f"multivi-nf {__version__}",
+        "settings": "those of the run" if method == "multivi-nf" else method.partition(": ")[2],
         "cpu_seconds": round(sum(one.get("cpu_seconds", 0.0) for one in used), 2),
         "peak_memory": max((one.get("peak_memory", 0) for one in used), default=0),
         "steps": sorted(one.get("step", "") for one in used),

@@ -19,6 +19,9 @@ from multivi_nf.modalities import MODALITIES
 LABEL = "label"
 """Column of obs of the cells' types, where the samplesheet's column was named; no method but a contrast looks at it."""
 
+SHUFFLED_PAIRS = "shuffled pairs"
+"""Ends the name of a split whose pairs are no pairs: a control, which no method can tell."""
+
 
 @dataclass
 class Task:
@@ -60,6 +63,11 @@ class Task:
     dataset: str = ""
 
     @property
+    def defaults(self) -> bool:
+        """Whether scvi-tools also runs as users run it: where pairing and mixing are scored."""
+        return self.experiment == 1 and not self.name.endswith(SHUFFLED_PAIRS)
+
+    @property
     def folder(self) -> str:
         """Name of its folder: letters, digits, dots, dashes and underscores."""
         plain = re.sub(r"[^A-Za-z0-9]+", "_", self.name)
@@ -72,7 +80,7 @@ def write_task(task: Task, folder: Path) -> None:
     folder.mkdir(parents=True)
     about = {"experiment": task.experiment, "name": task.name, "seed": task.seed, "target": task.target}
     about |= {"methods": list(task.methods), "variants": task.variants, "hidden": sorted(task.hidden)}
-    about |= {"dataset": task.dataset}
+    about |= {"dataset": task.dataset, "defaults": task.defaults}
     (folder / "task.json").write_text(json.dumps(about, indent=1) + "\n")
     table = pd.DataFrame({"origin": task.split.origin, "modalities": task.split.modalities})
     if task.labels is not None:

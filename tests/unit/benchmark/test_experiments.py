@@ -184,7 +184,8 @@ def test_steps_write_rows_and_a_failure_is_a_row(tasks, mosaic, tmp_path):
     runner.scored(
         tmp_path / "splits" / folder, tmp_path / "broken", tmp_path / "mosaic.h5mu", "toy", tmp_path / "broken.s"
     )
-    write_page([*done, tmp_path / "broken.s"], tmp_path / "splits" / "plan.tsv", "toy", tmp_path / "out")
+    plans = [tmp_path / "splits" / "plan.tsv"]
+    write_page([*done, tmp_path / "broken.s"], plans, tuple(plan.METHODS), "toy", tmp_path / "out")
     found = pd.read_csv(tmp_path / "out" / "scores.tsv", sep="\t")
     assert list(found.columns) == list(runner.COLUMNS)
     ridge, depth = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -67,6 +70,31 @@ def test_lisi_is_the_packages_loop(rng):
     )
 
 
+SCIB = """
+import sys
+import numpy as np
+from scib_metrics import lisi_knn
+from scib_metrics.nearest_neighbors import NeighborsResults
+given = np.load(sys.argv[1])
+found = NeighborsResults(indices=given["indices"], distances=given["distances"])
+np.save(sys.argv[2], np.asarray(lisi_knn(found, given["groups"], perplexity=30.0)))
+"""
+
+
+def test_lisi_is_that_of_scib_metrics(rng, tmp_path):
+    """By the package itself, in the environment of the peers (`make peers`), where there is one."""
+    python = Path(__file__).resolve().parents[3] / ".venv" / "bin" / "peers-python"
+    if not python.exists():
+        pytest.skip("scib-metrics is not installed: `make peers` makes its environment")
+    space, groups = rng.normal(size=(300, 3)), rng.choice(3, 300, p=[0.6, 0.3, 0.1])
+    indices, distances = nearest(space, space, 90, same=True)
+    own = np.arange(300)[:, None]  # there, a cell is its own first neighbour, and left out
+    arrays = {"indices": np.hstack([own, indices]), "distances": np.hstack([0.0 * own, distances])}
+    np.savez(tmp_path / "given.npz", groups=groups, **arrays)
+    subprocess.run([python, "-I", "-c", SCIB, tmp_path / "given.npz", tmp_path / "theirs.npy"], check=True)
+    np.testing.assert_allclose(metrics.lisi(space, groups), np.load(tmp_path / "theirs.npy"), rtol=2e-3)
+
+
 def test_weights_have_the_asked_perplexity(rng):
     weights = neighbour_weights(np.sort(rng.random((20, 90)), axis=1), 30)
     perplexity = np.exp(-(weights * np.log(weights)).sum(1))
@@ -130,6 +158,23 @@ def test_foscttm_is_brute_force(n, seed):
     own = np.diag(table)
     closer = ((table < own[:, None]).sum() + (table < own[None, :]).sum()) / (2 * n * (n - 1))
     assert metrics.pairing(a, b).foscttm == pytest.approx(closer)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 20), st.integers(0, 10_000))
+def test_the_papers_rank_distance_is_brute_force(n, seed):
+    """Of each cell the smallest k at which its two places are in each other's k nearest, found by trying every k."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(n, 2)), rng.normal(size=(n, 2))
+    table = np.linalg.norm(a[:, None] - b[None], axis=2)
+    smallest = []
+    for i in range(n):
+        for k in range(1, n + 1):
+            if i in np.argsort(table[i])[:k] and i in np.argsort(table[:, i])[:k]:
+                smallest.append(k)
+                break
+    found = metrics.pairing(a, b)
+    assert found.mutual_rank * found.n_cells == pytest.approx(np.mean(smallest))
 
 
 # ---- clusters --------------------------------------------------------------------------------------------------------
