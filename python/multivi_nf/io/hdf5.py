@@ -7,7 +7,11 @@ read into results that are shared. Count matrices need none of it.
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import re
+import resource
+import signal
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +33,7 @@ def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading, once :func:`check_hdf5` has nothing against it."""
     path = Path(path)
     _check_head(path)
+    _check_survival(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -95,6 +100,50 @@ def _check_head(path: Path) -> None:
             "its name says .h5, .h5ad or .h5mu",
             "give a 10x .h5, an AnnData .h5ad, a MuData .h5mu or a folder with matrix.mtx",
         )
+
+
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+_MOST_WORDS = 50_000_000
+_TRIED: set[tuple[int, int, int, int]] = set()
+
+
+def _check_survival(path: Path) -> None:
+    """Refuse a file on which HDF5 itself crashes, as it may where attributes or words of any length are damaged.
+
+    A child process reads them first, once a file; what Python can catch there is told by whoever reads the file next.
+    """
+    state = path.stat()
+    key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if key in _TRIED:
+        return
+    try:
+        child = os.fork()
+    except OSError:  # no further process: the file is read as it is
+        return
+    if child == 0:
+        try:
+            faulthandler.disable()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            _read_words(path)
+        finally:
+            os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if -code in CRASHES:
+        raise damaged(path, OSError(f"HDF5 crashes on it ({signal.Signals(-code).name})"))
+    _TRIED.add(key)
+
+
+def _read_words(path: Path) -> None:
+    with h5py.File(path, "r") as file:
+        for _, item in _objects(file, path):
+            for name in item.attrs:
+                item.attrs[name]
+            if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or not item.size:
+                continue
+            words = h5py.check_string_dtype(item.dtype)
+            if item.size < _MOST_WORDS and words is not None and words.length is None:
+                item[()]
 
 
 def _check_objects(file: h5py.File, path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ import zarr
 from multivi_nf.counts.read import read_counts
 from multivi_nf.data.source import source_of
 from multivi_nf.errors import InputError
-from multivi_nf.io.hdf5 import check_hdf5
+from multivi_nf.io import hdf5
+from multivi_nf.io.hdf5 import check_hdf5, open_hdf5
 from multivi_nf.io.limits import Guarded, opened, read_json, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.mosaic.read import read_mosaic
@@ -339,3 +341,23 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, monkeypatch, capsys):
     for name in ("m", "x.h5"):
         assert exit_code(["qc-rna", name, "--sample", "s", "--output", "s.h5ad", "--qc", "qc"]) == 2
         assert "but a pipe, a socket or a device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_a_file_on_which_hdf5_crashes_is_refused_and_the_process_lives(tmp_path, monkeypatch, number):
+    """A crash cannot be made on purpose for every version of HDF5: the child that tries the file dies as in one."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["names"] = ["a", "b"]
+    with open_hdf5(path) as file:
+        assert file["names"].asstr()[:].tolist() == ["a", "b"]
+    os.utime(path, ns=(1, 1))  # another file, by its time
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5, "_read_words", lambda path: os.kill(os.getpid(), number))
+        with pytest.raises(InputError, match=rf"x\.h5 cannot be read to its end: HDF5 crashes on it \({number.name}\)"):
+            open_hdf5(path)
+    tried = []
+    monkeypatch.setattr(hdf5, "_read_words", lambda path: tried.append(1) or 1 / 0)
+    for _ in range(2):
+        open_hdf5(path).close()
+    assert tried == [], "it is tried in a child, whose exceptions are the reader's to tell"
