@@ -484,7 +484,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--files", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them")
+    parser.add_argument("--keep", action="store_true", help="take what the steps made in this folder before")
     parser.add_argument("--readers", default="", help="parts of their names, by commas; default: all")
     parser.add_argument("--table", type=Path, help="rows of these readers are written anew, others stay")
     given = parser.parse_args()
@@ -500,10 +501,13 @@ def main() -> int:
     readers = [reader for reader in READERS if not wanted or any(word in reader.name for word in wanted)]
     order = [(reader.name, reader.step.partition("@")[0]) for reader in READERS]
     rows, bad = [], 0
-    with Disk(folder, shim) as disk:
+    with Disk(folder, shim, given.keep) as disk:
         last = max((place for place, step in enumerate(chain()) if step.name in {r.step for r in readers}), default=0)
         embedded = [step.name for step in chain()].index("embed")
-        known = {step.name: sweep.Sweep(disk, step, 1, 0).step for step in chain()[: max(last, embedded) + 1]}
+        known = {step.name: step for step in chain()[: max(last, embedded) + 1]}
+        for step in known.values():
+            if not (given.keep and (disk.world / "made" / step.name).is_dir()):
+                sweep.Sweep(disk, step, 1, 0)
         other_inputs(disk)
         disk.watched = folder / "canary"
         disk.memory = MEMORY

@@ -209,12 +209,13 @@ MOTIFS = """MEME version 4
 ALPHABET= ACGT
 
 MOTIF MA0001.1 ONE
-letter-probability matrix: alength= 4 w= 6 nsites= 20 E= 0
-{0}{1}{2}{3}{0}{1}
+letter-probability matrix: alength= 4 w= 12 nsites= 20 E= 0
+{0}{1}{2}{3}{0}{1}{1}{2}{0}{3}{2}{0}
 MOTIF MA0002.1 TWO
-letter-probability matrix: alength= 4 w= 6 nsites= 20 E= 0
-{3}{3}{0}{2}{1}{0}"""
-ROWS = ("0.91 0.03 0.03 0.03\n", "0.03 0.91 0.03 0.03\n", "0.03 0.03 0.91 0.03\n", "0.03 0.03 0.03 0.91\n")
+letter-probability matrix: alength= 4 w= 12 nsites= 20 E= 0
+{3}{3}{0}{2}{1}{0}{2}{2}{1}{3}{1}{0}"""
+ROWS = ("0.7 0.1 0.1 0.1\n", "0.1 0.7 0.1 0.1\n", "0.1 0.1 0.7 0.1\n", "0.1 0.1 0.1 0.7\n")
+"""Words of little weight: a chance hit in one of twenty peaks."""
 
 
 def add_inputs(data: Path) -> None:

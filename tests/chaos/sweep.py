@@ -139,7 +139,7 @@ class Ended:
 class Disk:
     """A folder `disk` with `world` and `trial`; `trial` is a tmpfs where root may mount one."""
 
-    def __init__(self, folder: Path, shim: ctypes.CDLL) -> None:
+    def __init__(self, folder: Path, shim: ctypes.CDLL, keep: bool = False) -> None:
         self.root = folder / "disk"
         self.world, self.trial = self.root / "world", self.root / "trial"
         self.shim = shim
@@ -147,6 +147,8 @@ class Disk:
         self.watched, self.memory = self.root, 0  # where calls on files count; bytes of memory, 0: no limit
         if self.trial.is_mount():  # of a sweep that was killed
             subprocess.run(["umount", "-l", self.trial], check=False)
+        if keep and (self.world / "made").is_dir():  # what steps made is taken as it is
+            return
         shutil.rmtree(self.root, ignore_errors=True)
         for place in (self.world / "made", self.trial):
             place.mkdir(parents=True)
@@ -271,6 +273,8 @@ def content(folder: Path) -> dict[str, str]:
             if name.endswith(".preflight.json"):  # it warns of a disk that is nearly full, with the number
                 raw = b"\n".join(line for line in raw.splitlines() if b" GB are free here" not in line)
                 raw = re.sub(rb'"warnings": \[\s*\]', b'"warnings": []', raw)
+            if name == "run.json":  # what a method cost
+                raw = re.sub(rb'"(cpu_seconds|peak_memory|seconds)": [-+.e0-9]+', b"", raw)
             if name == "report.html":
                 raw = TIMED.sub(b"", raw)
             found[str(path.relative_to(folder))] = hashlib.sha256(raw).hexdigest()
@@ -347,8 +351,9 @@ class Sweep:
         print(f"{step.name}: {self.calm.seconds:.2f} s, {self.calm.calls} calls; {spent:.0f} CPU s so far", flush=True)
         self.bytes = sum(path.stat().st_size for path in (disk.trial / "out").rglob("*") if path.is_file())
         kept = disk.world / "made" / step.name
-        shutil.copytree(disk.trial / "out", kept)
-        if step.step == "benchmark-split":
+        if not kept.exists():
+            shutil.copytree(disk.trial / "out", kept)
+        if step.step == "benchmark-split" and not (disk.world / "data/task").is_symlink():
             (disk.world / "data/task").symlink_to(next(path for path in (kept / "splits").iterdir() if path.is_dir()))
         self.inputs = states(disk.world)
 
@@ -487,6 +492,7 @@ def main() -> int:
     parser.add_argument("--steps", default="", help="by commas; default: all")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="take what the steps made in this folder before")
     parser.add_argument("--table", type=Path, help="rows of these steps and kinds are written anew, others stay")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -495,10 +501,13 @@ def main() -> int:
     wanted = [name for name in given.steps.split(",") if name]
     order = [(name, kind) for name in dict.fromkeys(step.step for step in chain()) for kind in KINDS]
     rows, notes, seen = [], [], set()
-    with Disk(folder, shim) as disk:
+    with Disk(folder, shim, given.keep) as disk:
         for step in chain():
             if wanted and not set(wanted) - seen:
                 break
+            made = disk.world / "made" / step.name
+            if given.keep and made.is_dir() and (step.step in seen or (wanted and step.step not in wanted)):
+                continue
             sweep = Sweep(disk, step, given.moments, given.seed)
             if step.step in seen or (wanted and step.step not in wanted):
                 continue

@@ -74,6 +74,45 @@ def test_any_user_without_home_or_network(inside, image: str) -> None:
     assert inside(image, "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '").split() == ["lo"]
 
 
+def test_a_whole_run_as_a_user_without_rights_and_without_network(
+    images: dict[str, str], container_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Nextflow and all tasks in one container: no passwd entry, no home, no network, a system that is read-only."""
+    launcher = (REPOSITORY / ".venv/bin/nextflow").read_text()
+    jar = re.search(r"-jar (\S+)", launcher)[1]
+    java = Path(re.search(r"^exec (\S+)", launcher, re.MULTILINE)[1]).resolve().parents[1]
+    place = tmp_path / "run"
+    place.mkdir(mode=0o777)
+    place.chmod(0o777)
+    held = {REPOSITORY: "/pipeline", jar: "/nextflow.jar", java: java}  # whatever lies in a home is not to be reached
+    held |= {path: path for path in Path("/etc").glob("java-*") if path.is_dir()}
+    told = {"NXF_HOME": "/run_here/home", "NXF_OFFLINE": "true", "NXF_DISABLE_CHECK_LATEST": "true"}
+    told |= {"NXF_ANSI_LOG": "false", "LC_ALL": "C.UTF-8"}
+    command = [
+        *("podman", "run", "--rm", "--network", "none", "--http-proxy=false", "--user", "54321:54321", "--read-only"),
+        *("--tmpfs", "/tmp", "-v", f"{place}:/run_here", "-w", "/run_here"),
+        *(word for path, inside in held.items() for word in ("-v", f"{path}:{inside}:ro")),
+        *(word for name, value in told.items() for word in ("-e", f"{name}={value}")),
+        *(
+            images["cuda"],
+            str(java / "bin/java"),
+            "-XX:TieredStopAtLevel=1",
+            "-jar",
+            "/nextflow.jar",
+            "run",
+            "/pipeline",
+        ),
+        *("-profile", "test", "--peak_source", "samples", "--max_epochs", "2", "--impute", "none"),
+        *("--outdir", "/run_here/results"),
+    ]
+    done = subprocess.run(
+        command, env=os.environ | container_environment, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert {path.stat().st_uid for path in (place / "results").rglob("*")} == {54321}
+    assert {"report.html", "multivi.h5mu", "manifest.tsv"} <= {path.name for path in (place / "results").iterdir()}
+
+
 def test_labels_and_size(images: dict[str, str], container_environment: dict[str, str], version: str) -> None:
     for image, name in images.items():
         shown = subprocess.run(

@@ -13,6 +13,7 @@ import mudata
 import pandas as pd
 
 from multivi_nf.benchmark.splits import Split
+from multivi_nf.io.files import written_whole
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.modalities import MODALITIES
 
@@ -91,7 +92,8 @@ def write_task(task: Task, folder: Path) -> None:
     for modality, cells in task.hidden.items():
         (folder / "hidden").mkdir(exist_ok=True)
         (folder / "hidden" / f"{modality}.txt").write_text("".join(f"{cell}\n" for cell in cells))
-    task.split.mosaic.write_h5mu(folder / "mosaic.h5mu")
+    with written_whole(folder / "mosaic.h5mu") as temporary:  # a full disk is told, not HDF5's last words
+        task.split.mosaic.write_h5mu(temporary)
 
 
 def read_task(folder: Path) -> Task:

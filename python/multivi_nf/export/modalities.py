@@ -55,6 +55,21 @@ def check_embedded(mosaic: MuData, path: object) -> None:
             "map and clusters are what is exported",
             "give the multivi.h5mu that `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` writes",
         )
+    names = [("cells", mosaic.obs_names), *((f"names of {m}", data.var_names) for m, data in mosaic.mod.items())]
+    doubled = [what for what, index in names if not index.is_unique]
+    plain = [key for key in ("X_umap", "X_multivi") if key in mosaic.obsm and not _is_numbers(mosaic.obsm[key])]
+    if doubled or plain:
+        wrong = [*(f"{what} that occur twice" for what in doubled), *(f"no numbers in obsm[{k!r}]" for k in plain)]
+        raise InputError(
+            f"{path} holds {' and '.join(wrong)}",
+            "it was damaged or changed since EMBED wrote it",
+            "copy it again, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` again",
+        )
+
+
+def _is_numbers(values: object) -> bool:
+    found = np.asarray(values)
+    return found.ndim == 2 and np.issubdtype(found.dtype, np.number)
 
 
 def tidy(obs: pd.DataFrame) -> pd.DataFrame:
