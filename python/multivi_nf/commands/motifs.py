@@ -50,11 +50,12 @@ def command(
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "motifs") as found:
+        sequence = need_sequence(fasta)
         known = read_motifs(motifs or held_motifs())
         options = {"groups": groups, "level": fdr, "strata": strata, "iterations": background, "seed": seed}
         cells = read_cells(embedding)
         result, table, numbers = find_motifs(
-            read_embedded(embedding), cells, need_sequence(fasta), known, style=chrom_style, **options
+            read_embedded(embedding), cells, sequence, known, style=chrom_style, **options
         )
         with written_whole(output / "motifs.h5ad") as temporary:
             result.write_h5ad(temporary, compression="gzip")

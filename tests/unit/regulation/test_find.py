@@ -189,6 +189,7 @@ def test_a_missing_chromosome_is_told(folder, tmp_path):
 @pytest.mark.parametrize(
     ("given", "what"),
     [
+        ([], "the genome's sequence was not given"),
         (["--motifs", "genome/motifs.meme"], "the genome's sequence was not given"),
         (["--fasta", "genome/genome.fa"], "there are no motifs"),
         (["--fasta", "genome/genome.fa", "--motifs", "genome/motifs.meme", "--groups", "nobody"], "no such column"),
