@@ -29,6 +29,8 @@ CLOSE, FAR = 0.3, 0.4
 """FOSCTTM of pairs up to which views agree, and beyond which they are near chance (0.5)."""
 FEW_EPOCHS = 10
 DEPTH_DRIVEN, DEPTH_SEEN = 0.35, 0.15
+DEPTH_ITSELF, DEPTH_AXIS = 0.95, 0.25
+"""A leading dimension that correlates so with depth is depth: then a smaller share of the embedding is too much."""
 GAINED = (0.04, 0.1)
 """Share of all that training gained which its second half may gain at the cap: settled, and not settled."""
 LEVEL = 0.001
@@ -414,10 +416,10 @@ def depth(results: Results) -> Finding | None:
             f"to {r:.2f})"
         )
         if worst is None or share > worst[0]:
-            worst = share, text
+            worst = share, text, r
     if worst is None:
         return None
-    level = graded(worst[0], DEPTH_SEEN, DEPTH_DRIVEN)
+    level = graded(worst[0], DEPTH_SEEN, DEPTH_AXIS if worst[2] >= DEPTH_ITSELF else DEPTH_DRIVEN)
     remedy = (
         "" if level == "good" else "look whether the types differ in depth; if not, remove shallow cells "
         "(--rna_min_counts, --atac_min_fragments) and train again"

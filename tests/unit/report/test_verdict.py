@@ -248,6 +248,17 @@ def test_depth_as_a_driver(weight, level):
     assert found.level == level, found.answer
 
 
+@pytest.mark.parametrize(("noise", "level"), [(0.02, "poor"), (0.8, "look")])
+def test_a_dimension_that_is_depth_is_too_much_at_a_smaller_share(noise, level):
+    """Three dimensions of equal spread; one of them is depth, or follows it from afar."""
+    rng = np.random.default_rng(3)
+    depth = rng.lognormal(7, 0.6, N)
+    latent = rng.normal(size=(N, 3)) * [1.0, 0.9, 0.9]
+    latent[:, 0] = (np.log(depth) - 7) / 0.6 + rng.normal(0, noise, N)
+    found = lines.depth(made(latent, rna_n_counts=depth))
+    assert 0.25 < found.value and found.level == level, found.answer
+
+
 def history(values, **columns) -> pd.DataFrame:
     return pd.DataFrame({"epoch": np.arange(1, len(values) + 1), "validation_loss": values} | columns)
 
