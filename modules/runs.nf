@@ -13,17 +13,22 @@ def units_of(settings) {
     }
 }
 
+// Whether --methods names a method, or all of them
+def asked(methods, name) {
+    def names = methods.tokenize(',')
+    return name in names || 'all' in names
+}
+
 // task folder -> [ [ run, folder ] ] of the methods asked for; run: [ id, name: of its files, method, variant, options, target ]
 def runs_of(folder, methods) {
-    def task  = new groovy.json.JsonSlurper().parse(folder.resolve('task.json').toFile())
-    def asked = { name -> 'all' in methods.tokenize(',') || name in methods.tokenize(',') }
-    if (task.name?.endsWith('shuffled pairs') && !asked('shuffled')) {
+    def task = new groovy.json.JsonSlurper().parse(folder.resolve('task.json').toFile())
+    if (task.name?.endsWith('shuffled pairs') && !asked(methods, 'shuffled')) {
         return []
     }
     def same = [target: task.target, hidden: task.hidden, seed: task.seed]
-    def plain = task.methods.findAll(asked).collect { method -> [method: method, variant: '', options: [seed: task.seed]] }
-    def varied = (asked('ablation') ? task.variants : [:]).collect { name, options -> [method: name, variant: name, options: options + [seed: task.seed]] }
-    def users = asked('scvi-multivi') && task.defaults ? [[method: 'scvi-multivi', variant: 'defaults', options: [:]]] : []
+    def plain = task.methods.findAll { method -> asked(methods, method) }.collect { method -> [method: method, variant: '', options: [seed: task.seed]] }
+    def varied = (asked(methods, 'ablation') ? task.variants : [:]).collect { name, options -> [method: name, variant: name, options: options + [seed: task.seed]] }
+    def users = asked(methods, 'scvi-multivi') && task.defaults ? [[method: 'scvi-multivi', variant: 'defaults', options: [:]]] : []
     return (plain + varied + users).collect { run ->
         def word = "${run.method} ${run.variant == run.method ? '' : run.variant}".trim()
         [run + same + [id: "${folder.name} ${word}".toString(), name: "${folder.name}.${word.replaceAll(/[^A-Za-z0-9]+/, '_')}".toString()], folder]
