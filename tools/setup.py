@@ -113,7 +113,8 @@ def once(folder):
     """Give a temporary folder that becomes `folder` when the block succeeds; one process at a time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file server may know no locks (NFS: ENOLCK); then one set-up at a time
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
             yield None
             return

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from multivi_nf._version import __version__
+
+# Before h5py is imported: HDF5 refuses every file where its server knows no locks (NFS: ENOLCK), and results need none,
+# since each takes its name once it is whole
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 
 _PUBLIC = {
     "read_mosaic": "multivi_nf.mosaic.read",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,29 @@ def test_a_moment_of_every_step(tmp_path: Path) -> None:
     done = sweep(tmp_path, "--moments", "1", "--kinds", "killed,full,failing")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
     assert " steps: 0 wrong" in done.stdout
+
+
+NO_LOCKS = "#include <errno.h>\nint flock(int fd, int how) { (void)fd; (void)how; errno = ENOLCK; return -1; }\n"
+
+
+def test_a_file_server_without_locks(tmp_path: Path) -> None:
+    """NFS without its lock service: flock ends with ENOLCK. HDF5 by itself refuses every file there."""
+    if shutil.which("gcc") is None:
+        skip_or_fail("no gcc, which makes a flock that fails")
+    (tmp_path / "locks.c").write_text(NO_LOCKS)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "locks.so", "locks.c"], cwd=tmp_path, check=True)
+    environment = os.environ | {"LD_PRELOAD": str(tmp_path / "locks.so")}
+    environment.pop("HDF5_USE_FILE_LOCKING", None)
+    plain = [sys.executable, "-c", "import h5py; h5py.File('x.h5', 'w')"]
+    done = subprocess.run(plain, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "No locks available" in done.stderr, "the negative control"
+    matrix = REPOSITORY / "tests/data/mosaic/rna_1/filtered_feature_bc_matrix.h5"
+    words = ["qc-rna", matrix, "--sample", "s", "--output", "s.h5ad", "--qc", "qc"]
+    done = subprocess.run(
+        [REPOSITORY / ".venv/bin/multivi-nf", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "s.h5ad").is_file()
 
 
 @pytest.mark.parametrize("fault", ["half", "code", "debris"])
