@@ -37,7 +37,7 @@ def test_a_size_that_has_its_rows_is_not_run_again(tmp_path, monkeypatch, capsys
     def run(folder: Path, cells: int, genes: int, peaks: int) -> list[dict]:
         ran.append(cells)
         size = {"cells": cells, "genes": genes, "peaks": peaks}
-        return [size | {"step": "train", "tasks": 1, "cpu_s": 0.1 * cells, "peak_GB": 1.0, "epoch_s": 1.0}]
+        return [size | {"step": "train", "tasks": 1, "cpu_s": 0.1 * cells, "peak_GB": 1.0, "epoch_wall_s": 1.0}]
 
     monkeypatch.setattr(growth, "run", run)
     for genes in (5, 5, 7):
