@@ -5,7 +5,7 @@
 Each size is a simulated mosaic (the simulator's seven samples: pairs, RNA, ATAC, RNA with proteins; matrices, not
 fragments), run through Nextflow on this machine with `--max_epochs 5`. A step's cost is what its tasks measured
 themselves (`pipeline_info/resources`): CPU seconds summed over tasks, the largest peak memory. Of TRAIN an epoch's
-seconds of wall clock are given too. Rows go to `benchmarks/results/growth.tsv`; a size whose rows are there, of the same features,
+seconds (clock) are given too. Rows go to `benchmarks/results/growth.tsv`; a size that has rows of the same features
 is not run again, and one that was broken off is gone on with (`-resume`). With two sizes exponents follow: the slope
 of log CPU seconds over log cells between the two largest, and bytes a cell more. Named are steps above 1.1, or 2 kB.
 """
