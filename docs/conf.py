@@ -69,4 +69,5 @@ html_theme_options = {
 
 def setup(app):
     """Write the pages that say what the code says, before sphinx looks for pages."""
+    generated.make_clone()
     app.connect("builder-inited", generated.write_pages)

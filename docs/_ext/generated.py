@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,19 +27,44 @@ ROWS = 400
 """Rows of a results table that a page shows; the file holds all."""
 
 
-def outputs_folder() -> Path:
-    """Give the folder that keeps outputs of tutorials, by the hash of all code that they run.
-
-    `MULTIVI_NF_DOCS_OUTPUTS` moves it. Outputs of other code are never shown: another hash is another folder.
-    """
+def code_hash() -> str:
+    """Give 12 hexadecimal digits of all code that tutorials run."""
     total = hashlib.sha256()
     for part in MADE_FROM:
         place = CLONE / part
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_file() and "__pycache__" not in path.parts:
                 total.update(f"{path.relative_to(CLONE)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()[:12]
+
+
+def outputs_folder() -> Path:
+    """Give the folder that keeps outputs of tutorials: outputs of other code are never shown, theirs is another folder.
+
+    `MULTIVI_NF_DOCS_OUTPUTS` moves it.
+    """
     root = os.environ.get("MULTIVI_NF_DOCS_OUTPUTS") or DOCS / "_build" / "outputs"
-    return Path(root).absolute() / total.hexdigest()[:12]
+    return Path(root).absolute() / code_hash()
+
+
+def make_clone() -> None:
+    """Make the folder that tutorials run in: the clone's files by links, and results of its own.
+
+    `results/` of the clone is its user's. Results of other code are removed, so that no page reads what an older one
+    left.
+    """
+    folder = DOCS / "_build" / "clone"
+    stamp = folder / "code_hash"
+    if not stamp.is_file() or stamp.read_text() != code_hash():
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("work", ".nextflow"):  # simulated samples, and what `-resume` goes on from
+        (CLONE / name).mkdir(exist_ok=True)
+    for path in CLONE.iterdir():
+        link = folder / path.name
+        if not path.name.startswith((".git", ".nextflow.log", "results", "docs")) and not link.is_symlink():
+            link.symlink_to(path)
+    stamp.write_text(code_hash())
 
 
 def write_pages(app: Sphinx) -> None:

@@ -34,7 +34,11 @@ def tell(checked: Checked) -> None:
 def hashtag_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --hto and --hto-features."""
     for option in (
-        click.option("--hto-features", default="", help="Names of the hashtags in --hto, by ; or a vertical bar.  [default: known]"),
+        click.option(
+            "--hto-features",
+            default="",
+            help="Names of the hashtags in --hto, by ; or a vertical bar.  [default: known]",
+        ),
         click.option("--hto", type=click.Path(path_type=Path), help="Matrix that holds the hashtags of its cells."),
     ):
         function = option(function)
