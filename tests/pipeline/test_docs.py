@@ -6,53 +6,12 @@ import json
 import re
 import shlex
 import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from doc_blocks import BLOCKS, FENCE, PAGES
 from nextflow_runs import BIN, REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
-PAGES = [
-    page
-    for page in PAGES
-    if "_build" not in page.parts and not page.is_relative_to(REPOSITORY / "docs" / "reference" / "api")
-]
-CODE = {"bash", "sh", "console", "shell", "python", "r", "groovy", "nextflow"}
-"""Languages that somebody may copy and run; other fences show files and output."""
-FENCE = re.compile(
-    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=indent)```\s*$",
-    re.M | re.S,
-)
 MOST_NOT_RUN = 10
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: Path
-    mark: str
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(REPOSITORY)}: {self.text.strip().splitlines()[0] if self.text.strip() else ''}"
-
-
-def blocks() -> list[Block]:
-    """All fenced blocks that are code."""
-    found = []
-    for page in PAGES:
-        for match in FENCE.finditer(page.read_text(encoding="utf-8")):
-            language = match["language"].strip()
-            if language in CODE:
-                found.append(Block(page, match["mark"] or "", language, match["text"]))
-    return found
-
-
-BLOCKS = blocks()
 
 
 def test_every_fence_says_what_it_holds():
@@ -106,19 +65,6 @@ def test_commands_of_the_pipeline_name_what_there_is(block):
                 [BIN / "nextflow", "config", REPOSITORY, "-profile", profile, "-flat"], capture_output=True, text=True
             )
             assert done.returncode == 0, done.stdout + done.stderr
-
-
-PYTHON_PAGES = sorted({b.page for b in BLOCKS if b.mark == "run: docs"})
-
-
-@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
-def test_python_on_a_page_runs_on_finished_results(page, finished, tmp_path):
-    """All its blocks in their order, in one process, beside the results of a run."""
-    (tmp_path / "results").symlink_to(finished.folder / "out")
-    code = "\n".join(block.text for block in BLOCKS if block.page == page and block.mark == "run: docs")
-    program = "import matplotlib; matplotlib.use('Agg')\n" + code
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_figures_of_single_trials_stay_in_their_rooms():

@@ -7,12 +7,15 @@ import gzip
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from doc_blocks import BLOCKS
 from nextflow_runs import MOSAIC, REPOSITORY
 from tests.conftest import skip_or_fail
 
@@ -212,3 +215,16 @@ def test_resume_repeats_nothing_and_repairs_what_was_cut(nextflow, finished, has
     assert sorted(run.cached()) == sorted(finished.submitted())
     assert target.read_bytes() == whole and gzip.decompress(whole)
     assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+PYTHON_PAGES = sorted({b.page for b in BLOCKS if b.mark == "run: docs"})
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
+def test_python_on_a_page_runs_on_finished_results(page, finished, tmp_path):
+    """All its blocks in their order, in one process, beside the results of a run."""
+    (tmp_path / "results").symlink_to(finished.folder / "out")
+    code = "\n".join(block.text for block in BLOCKS if block.page == page and block.mark == "run: docs")
+    program = "import matplotlib; matplotlib.use('Agg')\n" + code
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]

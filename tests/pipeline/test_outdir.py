@@ -29,7 +29,10 @@ def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
         (outdir / name).parent.mkdir(parents=True)
         (outdir / name).touch()
     (outdir / "thesis.tex").write_text("precious")
-    command = [BIN / "nextflow", "run", REPOSITORY, "-ansi-log", "false", "--outdir", "out", *STUB]
+    (tmp_path / "slow.config").write_text(
+        "process.beforeScript = 'sleep 5'\n"
+    )  # so that it works while the second tries
+    command = [BIN / "nextflow", "-c", "slow.config", "run", REPOSITORY, "-ansi-log", "false", "--outdir", "out", *STUB]
     with (tmp_path / "first.log").open("w") as log:
         first = subprocess.Popen(
             [str(part) for part in command], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True

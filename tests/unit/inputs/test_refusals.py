@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import anndata as ad
 import numpy as np
 import pytest
 from made_inputs import GENES, PEAKS, PROTEINS, barcodes, counts, features, write_10x, write_h5ad
@@ -24,6 +25,11 @@ def folder(tmp_path):
     x.data[0] = np.nan
     write_h5ad(tmp_path / "nan.h5ad", x, CELLS, GENES)
     write_h5ad(tmp_path / "peaks.h5ad", counts(60, 20), CELLS, PEAKS)
+    counted = ad.read_h5ad(tmp_path / "peaks.h5ad")
+    counted.X = counted.X.astype(np.int32)
+    places = counted.var_names.str.extract(r"(?P<chrom>.+):(?P<start>\d+)-(?P<end>\d+)")
+    counted.var = places.astype({"start": np.int64, "end": np.int64}).set_index(counted.var_names)
+    counted.write_h5ad(tmp_path / "counted.h5ad")
     write_h5ad(tmp_path / "isotypes.h5ad", counts(60, 2), CELLS, ["IgG1", "Mouse-IgG2a"])
     write_h5ad(tmp_path / "twice.h5ad", counts(60, 4), CELLS, [*PROTEINS[:3], PROTEINS[0]])
     (tmp_path / "cells.txt").write_text("TTTT\n")
@@ -51,7 +57,8 @@ CASES = {
     "only controls": (["qc-protein", "{}/isotypes.h5ad", *QC], "isotype"),
     "protein twice": (["qc-protein", "{}/twice.h5ad", *QC], "'CD3' occurs twice"),
     "no protein": (["qc-protein", "{}/peaks.h5ad", "--barcodes={}/cells.txt", *QC], "none of the 1 barcodes"),
-    "no QC folder": (["qc-atac", "{}/peaks.h5ad", "--fragments-qc={}/out", *QC], "fragments.tsv.gz"),
+    "not counted here": (["qc-atac", "{}/peaks.h5ad", "--fragments-qc={}/out", *QC], "as count-peaks writes them"),
+    "no QC folder": (["qc-atac", "{}/counted.h5ad", "--fragments-qc={}/out", *QC], "fragments.tsv.gz"),
     "no QC output": (["mosaic", "--samples={}/samples.json", "--inputs={}/all.h5", "--output={}/out/m.h5mu"], "qc-rna"),
     "no preflight": (
         ["check-inputs", "{}/none.json", "--samples={}/samples.json", "--output={}/out/p.json"],
