@@ -1,4 +1,4 @@
-include { again ; options ; threads } from '../shell'
+include { options ; threads } from '../shell'
 
 // How far the error bars can be trusted, measured on the pairs that TRAIN set apart
 process CALIBRATE {
@@ -18,14 +18,14 @@ process CALIBRATE {
     script:
     """
     ${threads(task.cpus)}
-    ${again('trained', 'calibrated')}
+    cp -rL trained calibrated # not by links: what is cut in one work folder must be whole in the other
     multivi-nf-calibrate --resources calibrate.resources.json ${mosaic} calibrated ${options(settings)}
     mv calibrated model
     """
 
     stub:
     """
-    ${again('trained', 'model')}
+    cp -rL trained model
     touch model/calibration.json
     echo '{}' > calibrate.resources.json
     """
