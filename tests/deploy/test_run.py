@@ -65,7 +65,7 @@ def test_charliecloud_gives_the_local_values(
     need("ch-run")
     folder = tmp_path / "images"
     subprocess.run(
-        [REPOSITORY / "tools/images.sh", "unpack", folder],
+        [REPOSITORY / "tools/images.sh", "unpack", folder, "cpu", "macs3", "cuda"],
         env=os.environ | container_environment | {"CONTAINER_ENGINE": "podman"},
         check=True,
     )
