@@ -285,7 +285,9 @@ def halved(counts: sp.spmatrix, cells: np.ndarray, seed: int = 0) -> tuple[sp.cs
     return tuple(sp.csr_matrix((part, x.indices, x.indptr), x.shape) for part in (first, x.data - first))
 
 
-def told_apart(halves: tuple[sp.csr_matrix, sp.csr_matrix], along: np.ndarray | None = None) -> float:
+def told_apart(
+    halves: tuple[sp.csr_matrix, sp.csr_matrix], along: np.ndarray | None = None
+) -> tuple[float, np.ndarray | None]:
     """How far counts tell cells apart: how well one half of each cell's counts foretells what the other half shows.
 
     The axis along which the first half separates cells most is looked up in the second; depth has no part in it, since
@@ -297,36 +299,27 @@ def told_apart(halves: tuple[sp.csr_matrix, sp.csr_matrix], along: np.ndarray | 
     halves
         From :func:`halved`, (n_cells, n_features) each.
     along
-        (n_features, n_axes) further axes to look along: :func:`leading_axes` of **first** halves of more cells. A small
-        sample of sparse counts differs along them although too little of it is there to find them.
+        (n_features, n_axes) further axes to look along, such as this gives of more cells. A small sample of sparse
+        counts differs along them although too little of it is there to find them.
 
     Returns
     -------
     Reliability of the best axis, for all counts together, less what is chance: 1 where noise plays no part, 0
     where cells differ by nothing but noise and depth. NaN of fewer than 30 cells, and of 0/1 values of which more than
     a fifth are 1.
+
+    (n_features, 5) axes along which the **first** halves differ most beyond depth; None where it is NaN.
     """
     deviations = _deviations(halves)
     if deviations is None:
-        return float("nan")
+        return float("nan"), None
     first, second, features = deviations
-    axes = _axes(first)
-    if along is not None:
-        axes = np.hstack([axes, along[features]])
+    own = _axes(first)
+    axes = own if along is None else np.hstack([own, along[features]])
     best = max(_correlation(p, q) for p, q in zip((first @ axes).T, (second @ axes).T))
-    return _whole(best - 2 / np.sqrt(len(first)))
-
-
-def leading_axes(halves: tuple[sp.csr_matrix, sp.csr_matrix]) -> np.ndarray | None:
-    """(n_features, n_axes) axes along which first halves differ most beyond depth; None where too little is there."""
-    deviations = _deviations(halves)
-    if deviations is None:
-        return None
-    first, _, features = deviations
-    axes = _axes(first)
-    found = np.zeros((halves[0].shape[1], axes.shape[1]), np.float32)
-    found[features] = axes
-    return found
+    of_all = np.zeros((halves[0].shape[1], own.shape[1]), np.float32)
+    of_all[features] = own
+    return _whole(best - 2 / np.sqrt(len(first))), of_all
 
 
 def _axes(deviations: np.ndarray) -> np.ndarray:

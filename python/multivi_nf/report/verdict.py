@@ -159,10 +159,9 @@ def counts(results: Results) -> Finding | None:
         along = None
         for where, cells in _by_sample(results, modality):
             matrix = read_counts(results.outdir / "multivi.h5mu", modality, results.cells.index[cells])
-            halves = measures.halved(matrix, cells)
-            found.append((measures.told_apart(halves, along), where, float(np.median(np.asarray(matrix.sum(axis=1))))))
-            if along is None:  # of all cells, which stand first
-                along = measures.leading_axes(halves)
+            value, axes = measures.told_apart(measures.halved(matrix, cells), along)
+            found.append((value, where, float(np.median(np.asarray(matrix.sum(axis=1))))))
+            along = axes if along is None else along  # of all cells, which stand first
     found = [one for one in found if np.isfinite(one[0])]
     if not found:
         return None
