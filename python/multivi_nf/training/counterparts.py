@@ -20,7 +20,8 @@ import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix, Source
 from multivi_nf.training.directions import N_DIRECTIONS, leading
-from multivi_nf.training.sisters import N_NEAREST, apart, nearest, not_told_apart, steps
+from multivi_nf.training.sisters import not_told_apart
+from multivi_nf.training.steps import N_NEAREST, apart, nearest, nearness, steps
 
 HOME = 0.75
 """From how near a round trip must end for a cell to have counterparts: 1 is as near as a trip through its own batch
@@ -223,14 +224,11 @@ class _Spot:
 
     def reach(self, nearest_there: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """(n,) how near the mean of a cell's nearest in another batch is: 1 as in the own batch, 0 as any cell."""
-        return self.around @ self._share(apart(self.place, nearest_there), self.step, centre)
+        return self.around @ nearness(self.place, nearest_there, self.step, centre)
 
     def home(self, end: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """(n,) how near a round trip ends to where it began: 1 as through the own batch, 0 as any cell."""
-        return self.around @ self._share(apart(self.place, end), self.trip, centre)
-
-    def _share(self, far: np.ndarray, best: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        return 1 - (far - best) / np.maximum(1 - self.place @ centre - best, 0.05)
+        return self.around @ nearness(self.place, end, self.trip, centre)
 
     def masses(self, step: sp.csr_matrix, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         """(n,) cells of another batch for one of this; 0 without counterparts.

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-N_NEAREST = (3, 15)
-"""Least and most nearest cells of a batch that are looked at: the root of its cells between these."""
+from multivi_nf.training.steps import N_NEAREST, apart, nearest, nearness, steps
 
 LIKELY = 0.3
 """How like its counterparts a cell must be: 1 is as like as cells of its own batch, 0 as any. The product of three such
@@ -54,9 +53,6 @@ these are fewer than the least are left as they are."""
 
 N_TRIPS = 4
 """Trips through parts of the own batch that are averaged, each part as large as the other batch."""
-
-BLOCK = 1 << 24
-"""Similarities computed at a time."""
 
 
 def not_told_apart(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,11 +168,11 @@ class _Kinds:
 
     def reach(self, nearest_there: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """(n,) how near the mean of a cell's nearest in another batch is: 1 as in the own batch, 0 as any cell."""
-        return self._twice(self._share(apart(self.place, nearest_there), self.step, centre))
+        return self._twice(nearness(self.place, nearest_there, self.step, centre))
 
     def alike(self, there: sp.csr_matrix, back: sp.csr_matrix, other: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """(n,) how like a cell's nearest in another batch are to it: 1 as those of the own batch, 0 as any cell."""
-        home = self._twice(self._share(apart(self.place, there @ (back @ self.place)), self.trip, centre))
+        home = self._twice(nearness(self.place, there @ (back @ self.place), self.trip, centre))
         overlap = self._twice(_overlap(self.walk, there, back @ self.walk))
         overlap = overlap / np.maximum(self._twice(self.overlap), 1e-6)
         parts = (self.reach(there @ other, centre), home, overlap)
@@ -193,9 +189,6 @@ class _Kinds:
         """(n,) mean over a cell's kind."""
         return self.walk @ values
 
-    def _share(self, far: np.ndarray, best: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        return 1 - (far - best) / np.maximum(1 - self.place @ centre - best, 0.05)
-
     def _twice(self, values: np.ndarray) -> np.ndarray:
         return self.around @ (self.around @ values)
 
@@ -203,26 +196,3 @@ class _Kinds:
 def _overlap(walk: np.ndarray, there: sp.csr_matrix, back: np.ndarray) -> np.ndarray:
     """(n,) sum of the lesser of two distributions: of the walk from a cell, and from where it is brought back to."""
     return np.minimum(walk, there.astype(np.float32) @ back).sum(1).astype(np.float64)
-
-
-def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n,) 1 - the product of rows: of unit vectors and means of such the mean of 1 - cosine."""
-    return 1 - np.einsum("ij,ij->i", a, b)
-
-
-def steps(a: np.ndarray, b: np.ndarray, more: int = 0) -> sp.csr_matrix:
-    """(n_a, n_b) rows that sum to 1: to each of the nearest alike, and to `more` than usual."""
-    index = nearest(a, b, more)
-    rows = np.repeat(np.arange(len(a)), index.shape[1])
-    return sp.csr_matrix((np.full(index.size, 1 / index.shape[1]), (rows, index.ravel())), (len(a), len(b)))
-
-
-def nearest(a: np.ndarray, b: np.ndarray, more: int = 0, most: int = N_NEAREST[1]) -> np.ndarray:
-    """(n_a, k) the rows of `b` of the highest cosine, of unit vectors."""
-    k = min(int(np.clip(np.sqrt(len(b)), N_NEAREST[0], most)) + more, len(b))
-    out = np.empty((len(a), k), dtype=np.int64)
-    step = max(1, BLOCK // len(b))
-    for start in range(0, len(a), step):
-        alike = a[start : start + step] @ b.T
-        out[start : start + step] = np.argpartition(-alike, k - 1, axis=1)[:, :k]
-    return out
