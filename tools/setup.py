@@ -57,7 +57,7 @@ def cache_root():
         with contextlib.suppress(OSError):
             shared.mkdir(parents=True, exist_ok=True)
         # one that is complete serves although it cannot be written
-        complete = (shared / f"env-{TAG}-{digest(LOCKS / 'test.lock')}").exists()
+        complete = (shared / environment_name("env", LOCKS / "test.lock")).exists()
         if complete or (shared.is_dir() and os.access(shared, os.W_OK | os.X_OK)):
             return shared
     return CLONE / ".cache"
@@ -106,6 +106,16 @@ def digest(*parts):
     for part in parts:
         total.update(Path(part).read_bytes())
     return total.hexdigest()[:12]
+
+
+def environment_name(name, lock):
+    """Give the name of an environment's folder: what it is for, by which Python and from which lock file."""
+    return f"{name}-{TAG}-{digest(lock)}"
+
+
+def environment_folder(name):
+    """Give the folder of an environment that the cache holds, made or not."""
+    return cache_root() / environment_name(name, LOCKS / f"{name}.lock")
 
 
 @contextlib.contextmanager
@@ -160,7 +170,7 @@ def installer_environment(pip):
 
 def bootstrap():
     """Make the small environment that installs the others: uv and jgo, by hash; gives its folder."""
-    folder = cache_root() / "setup-{}-{}".format(TAG, digest(LOCKS / "setup.lock"))
+    folder = environment_folder("setup")
     if folder.exists():
         return folder
     with step("install uv and jgo"), once(folder) as partial:
@@ -174,7 +184,7 @@ def bootstrap():
 
 def install(name, lock, what):
     """Make an environment from a lock file, once; gives its folder."""
-    folder = cache_root() / f"{name}-{TAG}-{digest(lock)}"
+    folder = cache_root() / environment_name(name, lock)
     if folder.exists():
         return folder
     tools = bootstrap()
@@ -388,11 +398,6 @@ def setup():
         print(f"set-up: ready; {VENV.name}/bin/nextflow and {VENV.name}/bin/multivi-nf", flush=True)
 
 
-def environment_folder(name):
-    """Give the folder of an environment that the cache holds, made or not."""
-    return cache_root() / "{}-{}-{}".format(name, TAG, digest(LOCKS / f"{name}.lock"))
-
-
 def hold_what_is_made():
     """Put into a new `.venv` what other targets have made before, so that a `.venv` made anew loses nothing."""
     for name, programs in PROGRAMS.items():
@@ -400,7 +405,7 @@ def hold_what_is_made():
             link(program, environment_folder(name))
     if motifs_folder().exists():
         hold_motifs()
-    if peers_folder().exists():
+    if environment_folder("peers").exists():
         hold_peers()
     if environment_folder("docs").exists():
         hold_docs()
@@ -463,15 +468,11 @@ def lint_tools():
     hold_what_is_made()
 
 
-def peers_folder():
-    """Give the environment of what benchmarks compare with, made or not."""
-    return cache_root() / "peers-{}-{}".format(TAG, digest(LOCKS / "peers.lock"))
-
-
 def hold_peers():
     """Write the launcher of the peers' Python: a script, since Python looks for its environment where its link lies."""
     write_script(
-        "peers-python", '#!/bin/sh\nexec {} "$@"\n'.format(shlex.quote(str(peers_folder() / "bin" / "python")))
+        "peers-python",
+        '#!/bin/sh\nexec {} "$@"\n'.format(shlex.quote(str(environment_folder("peers") / "bin" / "python"))),
     )
 
 
@@ -492,7 +493,7 @@ def docs():
 
 def hold_docs():
     """Write the launcher of sphinx, whose pages import the package and run code with its locked packages."""
-    cached = cache_root() / "env-{}-{}".format(TAG, digest(LOCKS / "test.lock"))
+    cached = cache_root() / environment_name("env", LOCKS / "test.lock")
     packages = next(cached.glob("lib/python3.*/site-packages"))
     path = shlex.quote(f"{CLONE / 'python'}:{packages}")
     python = shlex.quote(str(environment_folder("docs") / "bin" / "python"))

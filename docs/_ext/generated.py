@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ ROWS = 400
 """Rows of a results table that a page shows; the file holds all."""
 
 
+@functools.cache
 def code_hash() -> str:
     """Give 12 hexadecimal digits of all code that tutorials run."""
     total = hashlib.sha256()
