@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.conftest import skip_or_fail
+from tests.chromium import brightness, noted
 
 SITE = Path(__file__).resolve().parents[2] / "docs" / "_build" / "html"
 MEASURE = """<!doctype html><iframe id=f src="%s" style="width:%dpx;height:900px;border:0"></iframe><script>
@@ -25,14 +23,6 @@ document.body.append(pre)},1500)</script>"""
 PAGES = ("index.html", "tutorials/first-run.html", "reference/parameters.html", "explanation/model.html")
 
 
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        skip_or_fail("no Chromium on PATH (Debian: apt-get install chromium)")
-    return found
-
-
 @pytest.fixture(scope="module", autouse=True)
 def site() -> None:
     """The site; its pages without the tutorials' outputs where `make docs` was not called."""
@@ -41,23 +31,12 @@ def site() -> None:
         subprocess.run(["make", "docs"], cwd=SITE.parents[2], env=quick, check=True)
 
 
-def brightness(colour: str) -> float:
-    return sum(int(v) for v in re.findall(r"\d+", colour)[:3]) / 3
-
-
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", [390, 1300])
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_page_fits_and_follows_the_colour_scheme(browser, tmp_path, page, width, dark):
+def test_a_page_fits_and_follows_the_colour_scheme(tmp_path, page, width, dark):
     (tmp_path / "measure.html").write_text(MEASURE % ((SITE / page).as_uri(), width))
-    flags = [
-        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--allow-file-access-from-files"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1500,1000", "--virtual-time-budget=9000"),
-        *(f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom"),
-    ]
-    command = [browser, *flags, (tmp_path / "measure.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    seen = json.loads(re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1).replace("&amp;", "&"))
+    seen = noted(tmp_path / "measure.html", dark=dark, budget=9000)
     assert seen["overflow"] <= 0, "the page scrolls sideways"
     assert seen["broken"] == []
     assert (brightness(seen["background"]) < 80) == dark
@@ -68,7 +47,7 @@ def test_a_page_fits_and_follows_the_colour_scheme(browser, tmp_path, page, widt
         assert seen["pictures"] >= 2, "the tutorial ran"
 
 
-def test_no_page_asks_the_network(browser):
+def test_no_page_asks_the_network():
     """Scripts, styles, fonts and pictures are the site's own; links that a reader clicks may go elsewhere."""
     own = re.compile(
         r'<(?:script|img|iframe)[^>]+src="(https?:[^"]+)"|<link[^>]+rel="stylesheet"[^>]+href="(https?:[^"]+)"'

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.conftest import skip_or_fail
+from tests.chromium import brightness, noted
 
 from multivi_nf.report import write_report
 
@@ -24,33 +20,8 @@ document.body.append(pre)}</script>"""
 
 def measured(folder: Path, width: int, dark: bool) -> dict:
     """Load the page in an iframe `width` pixels wide and return what the browser laid out."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        skip_or_fail("no Chromium on PATH (Debian: apt-get install chromium)")
     (folder / "measure.html").write_text(MEASURE % width)
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-    ]
-    flags += [
-        "--disable-sync",
-        "--allow-file-access-from-files",
-        f"--user-data-dir={folder / 'profile'}",
-        "--window-size=1400,1000",
-    ]
-    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=4000", "--dump-dom"]
-    dom = subprocess.run(
-        [browser, *flags, (folder / "measure.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
-    ).stdout
-    return json.loads(re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1))
-
-
-def brightness(colour: str) -> float:
-    return sum(int(v) for v in re.findall(r"\d+", colour)[:3]) / 3
+    return noted(folder / "measure.html", dark=dark, budget=4000)
 
 
 @pytest.mark.parametrize("width", [390, 1200])

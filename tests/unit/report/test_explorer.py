@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
-import subprocess
 import zlib
 
 import anndata as ad
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from tests.conftest import skip_or_fail
+from tests.chromium import noted
 
 from multivi_nf.export.modalities import fill_modalities
 from multivi_nf.palette import CATEGORIES
@@ -214,16 +212,7 @@ def test_places_and_codes_by_hand():
 
 def driven(folder, dark):
     """What drive.html noted of the page in its frame."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        skip_or_fail("no Chromium on PATH (Debian: apt-get install chromium)")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += ["--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000"]
-    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=20000", "--dump-dom"]
-    page = (folder / "drive.html").as_uri()
-    dom = subprocess.run([browser, *flags, page], capture_output=True, text=True, timeout=180, check=True).stdout
-    text = re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1)
-    found = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    found = noted(folder / "drive.html", dark=dark, budget=20000)
     assert "error" not in found, found["error"]
     return found
 
