@@ -50,6 +50,13 @@ def compared(model, data, modality: str, side: np.ndarray, seed: int) -> pd.Data
         return differential(model, data, modality, groupby="side", target="A", reference="B", seed=seed)
 
 
+def uniformity(table: pd.DataFrame) -> tuple[float, float]:
+    """Share of the replicates' p-values below 0.05, and their distance from a uniform distribution (Kolmogorov)."""
+    p = table["replicate_p"].dropna()
+    p = p[p < 1]  # 1 is given to features without a count
+    return ((p < 0.05).mean(), stats.kstest(p, "uniform").statistic) if len(p) else (np.nan, np.nan)
+
+
 def null(model, split: Split, of_type: np.ndarray, modality: str, how: str, draws: int) -> dict[str, float]:
     """Shares called over draws, and whether the replicates' p-values are uniform."""
     data = cells_of(model, split.mosaic)
@@ -59,10 +66,8 @@ def null(model, split: Split, of_type: np.ndarray, modality: str, how: str, draw
         table = compared(model, data, modality, sides(of_type, batch, how, np.random.default_rng([draw, 7])), draw)
         called.append(table["significant"].mean())
         alone.append((table["fdr"] <= 0.05).mean())
-        p = table["replicate_p"].dropna()
-        p = p[p < 1]  # 1 is given to features without a count
-        below.append((p < 0.05).mean() if len(p) else np.nan)
-        distance.append(stats.kstest(p, "uniform").statistic if len(p) else np.nan)
+        for values, value in zip((below, distance), uniformity(table), strict=True):
+            values.append(value)
     return {
         "called": np.mean(called), "called_most": np.max(called), "without_replicates": np.mean(alone),
         "without_replicates_most": np.max(alone), "p_below_0.05": np.mean(below), "p_below_least": np.min(below),

@@ -10,7 +10,7 @@ that a run that was stopped goes on where it was; `--again` computes them anew, 
 
 Data: `snare-2500` (a fixed draw of the cortex, stratified by type), `snare` (all its cells), `myeloma` (six samples,
 paired and not), `bmmc` (multiome beside CITE-seq) for experiment 2, `simulated` (experiment 5).
-`benchmarks/paper_tables.py` writes the tables of docs/benchmark.md from the rows.
+`benchmarks/paper_tables.py` writes the tables of docs/benchmarks/paper.md from the rows.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
@@ -28,6 +27,8 @@ TYPE = "type_1"
 
 def drawn(model, data, types: np.ndarray, modality: str, cells: str, draws: int, calibration) -> dict[str, float]:
     """Calls and p-values over random halves of the type."""
+    from inference_null_power import uniformity
+
     from multivi_nf.comparison.compare import differential
 
     called, alone, low, distance = [], [], [], []
@@ -41,10 +42,8 @@ def drawn(model, data, types: np.ndarray, modality: str, cells: str, draws: int,
             )  # fmt: skip
         called.append(int(table["significant"].sum()))
         alone.append((table["fdr"] <= 0.05).mean())
-        p = table["replicate_p"].dropna()
-        p = p[p < 1]  # 1 is given to features without a count
-        low.append((p < 0.05).mean() if len(p) else np.nan)
-        distance.append(stats.kstest(p, "uniform").statistic if len(p) else np.nan)
+        for values, value in zip((low, distance), uniformity(table), strict=True):
+            values.append(value)
     return {
         "draws": draws, "called": sum(called), "draws_with_calls": sum(c > 0 for c in called),
         "fdr_alone": np.mean(alone), "p_below_0.05": np.nanmean(low), "ks_distance": np.nanmean(distance),
