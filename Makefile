@@ -74,6 +74,7 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PYTHONPATH=python $(BIN)/lint-imports --no-cache
+	@$(BIN)/mypy --python-executable $(BIN)/python
 	@$(BIN)/nextflow lint -o concise main.nf nextflow.config workflows modules conf
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nf-core pipelines lint --dir .
 

@@ -26,7 +26,7 @@ CLONE = Path(__file__).resolve().parents[1]
 LOCKS = CLONE / "locks"
 VENV = CLONE / ".venv"
 # programs of environments of their own, by lock file
-PROGRAMS = {"macs3": ("macs3",), "lint": ("nf-core", "lint-imports")}
+PROGRAMS = {"macs3": ("macs3",), "lint": ("nf-core", "lint-imports", "mypy")}
 TAG = "py{}{}".format(*sys.version_info[:2])
 NEXTFLOW = "25.04.4"
 NEXTFLOW_SHA256 = "194a07da1e927ac8ae6d40bed426878441ae1d4268d9fb6cb66787034178c9d5"
@@ -462,7 +462,7 @@ def link(name, environment):
 
 
 def lint_tools():
-    """Install nf-core's and the imports' linters in an environment of their own and link them into `.venv/bin`."""
+    """Install the linters of nf-core, imports and types in an environment of their own and link them into `.venv/bin`."""
     setup()
     install("lint", LOCKS / "lint.lock", "install the linters")
     hold_what_is_made()
