@@ -462,7 +462,7 @@ def link(name, environment):
 
 
 def lint_tools():
-    """Install the linters of nf-core, imports and types in an environment of their own and link them into `.venv/bin`."""
+    """Install the linters of nf-core, imports and types in an environment of their own; link them into `.venv/bin`."""
     setup()
     install("lint", LOCKS / "lint.lock", "install the linters")
     hold_what_is_made()
