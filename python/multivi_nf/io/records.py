@@ -1,0 +1,159 @@
+"""JSON that passes between steps: each file is a dataclass of its owner, written and read by the same fields.
+
+::
+
+    @dataclass(frozen=True)
+    class Plan:
+        samples: list[str]
+        peak_set: Literal["given", "called"]
+        reference: str | None = left_out()  # not in the file unless it has a value
+
+    write_record(Plan(...), path)  # the keys are the fields, in their order
+    plan = read_record(Plan, path)  # checked: unknown and missing keys, and values of another type, are refused by name
+
+Fields are str, int, float, bool, Path, Literal, `list[...]`, `tuple[..., ...]`, `dict[str, ...]`, another dataclass,
+`... | None` of these, or `object` for what is not looked into. :func:`as_json` and :func:`from_json` do the same for
+an object that is a part of another file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from multivi_nf.errors import InputError
+from multivi_nf.io.files import written_whole
+from multivi_nf.io.limits import read_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Record = TypeVar("Record", bound=DataclassInstance)
+
+_LEFT_OUT = "left_out"
+_PLAIN: dict[object, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}
+
+
+def left_out(default: Any = None) -> Any:
+    """A field that stands in the file only where its value is not the default, and may be missing when read."""
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=default.copy, metadata={_LEFT_OUT: True})
+    return dataclasses.field(default=default, metadata={_LEFT_OUT: True})
+
+
+def as_json(record: DataclassInstance) -> dict[str, object]:
+    """The object that JSON writes: fields by name, in their order; dataclasses in it likewise."""
+    return {
+        field.name: _plain(getattr(record, field.name))
+        for field in dataclasses.fields(record)
+        if not (_LEFT_OUT in field.metadata and getattr(record, field.name) == _default(field))
+    }
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return as_json(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_json(kind: type[Record], content: object, place: str | Path) -> Record:
+    """Make a dataclass of what :func:`as_json` gave.
+
+    Parameters
+    ----------
+    kind
+        The dataclass.
+    content
+        A JSON object.
+    place
+        Where it stands (the file), for the message.
+
+    Raises
+    ------
+    InputError
+        A key is missing or not known, or a value is of another type: named with its place in the object.
+    """
+    if not isinstance(content, dict):
+        raise _refused(place, f"{_told(content)} where an object ({kind.__name__}) is meant")
+    hints = _hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    missing = [name for name, field in fields.items() if name not in content and _LEFT_OUT not in field.metadata]
+    unknown = [name for name in content if name not in fields]
+    if missing or unknown:
+        told = [("lacks", missing), ("has, and should not,", unknown)]
+        raise _refused(place, " and ".join(f"it {verb} {', '.join(map(repr, names))}" for verb, names in told if names))
+    given = {name: _value(hints[name], value, place, name) for name, value in content.items()}
+    return kind(**given)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, object]:
+    return typing.get_type_hints(kind)
+
+
+def _value(hint: object, value: object, place: str | Path, key: str) -> object:
+    """A value of JSON as the type that a field has."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _value(next(one for one in inner if one is not type(None)), value, place, key)
+    if origin in (list, tuple) and isinstance(value, list):
+        items = [_value(inner[0], item, place, f"{key}[{i}]") for i, item in enumerate(value)]
+        return items if origin is list else tuple(items)
+    if origin is dict and isinstance(value, dict):
+        return {name: _value(inner[1], item, place, f"{key}.{name}") for name, item in value.items()}
+    if origin is Literal and value in inner:
+        return value
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return from_json(hint, value, f"{place}, {key}")
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is object or (hint in _PLAIN and type(value) in _PLAIN[hint]):
+        return value
+    wanted = "one of " + ", ".join(map(repr, inner)) if origin is Literal else getattr(hint, "__name__", str(hint))
+    raise _refused(place, f"{key!r} is {_told(value)} and should be {wanted}")
+
+
+def _told(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _refused(place: str | Path, what: str) -> InputError:
+    return InputError(
+        f"{place} is not what its step writes: {what}",
+        "it was cut, changed, or written by another version; what it tells cannot be used",
+        "run the step that writes it again, with this version",
+    )
+
+
+def write_record(record: DataclassInstance, path: Path) -> None:
+    """Write a dataclass as a JSON file, the same bytes for the same values."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(as_json(record), indent=1) + "\n")
+
+
+def read_record(kind: type[Record], path: Path) -> Record:
+    """Read a file of :func:`write_record`.
+
+    Raises
+    ------
+    InputError
+        It is no JSON, or see :func:`from_json`.
+    """
+    return from_json(kind, read_json(path), path)
