@@ -25,6 +25,10 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         msg = f"module 'multivi_nf' has no attribute {name!r}; public names are {sorted(__all__)}"

@@ -2,6 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_in_shell = False
+
+
+@contextmanager
+def told_to_a_shell() -> Iterator[None]:
+    """Write options as a shell takes them, :func:`option`, until the step is over."""
+    global _in_shell
+    before, _in_shell = _in_shell, True
+    try:
+        yield
+    finally:
+        _in_shell = before
+
+
+def option(name: str, value: object = None, *, shell: str = "") -> str:
+    """An option as the user of this moment writes it.
+
+    Parameters
+    ----------
+    name, value
+        `n_latent`, 10: told as `--n-latent 10` in a shell, as `n_latent=10` in Python; without a value the name alone.
+    shell
+        How a shell writes it, where its name differs there.
+    """
+    if not _in_shell:
+        return name if value is None else f"{name}={value!r}"
+    return (shell or "--" + name.replace("_", "-")) + ("" if value is None or value is True else f" {value}")
+
 
 class InputError(Exception):
     """Something the user gave is wrong; the step stops with exit code 2.

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, told_to_a_shell
 from multivi_nf.io.outputs import Kind, check_apart, check_file, check_folder
 
 
@@ -64,7 +64,8 @@ class Step(click.Command):
             parameter.type.look(path, option)
             if not isinstance(parameter.type, OutputPlace):
                 check_apart(path, inputs, option)
-        return super().invoke(ctx)
+        with told_to_a_shell():
+            return super().invoke(ctx)
 
 
 def _refuse_pipe(path: Path, option: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from multivi_nf.data.draws import cell_keys
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.contrasts import (
     REST,
     SAME_DATA_COLUMNS,
@@ -155,7 +155,7 @@ def make_design(data: MosaicData, contrast: Contrast, replicate: str, seed: int,
         raise NothingToCompare(
             f"fewer than two groups of {contrast.groupby} have two {_kind(contrast)} cells ({counts})",
             "there is nothing to compare",
-            "choose other groups, or --cells all",
+            f"choose other groups, or {option('cells', 'all')}",
         )
     return Design(groups, pairs, contrast.groupby in SAME_DATA_COLUMNS)
 
@@ -171,9 +171,9 @@ def _too_small(contrast: Contrast, name: str, n: int, n_all: int, n_measured: in
     remedy = "choose a larger group"
     if contrast.cells != "all" and n_all > 1:
         remedy = (
-            "use --cells all to let the model impute the others"
+            f"use {option('cells', 'all')} to let the model impute the others"
             if contrast.cells == "observed"
-            else ("use --cells observed or all: its cells were measured")
+            else f"use {option('cells', 'observed')} or all: its cells were measured"
         )
     return InputError(
         f"{what}({n_all:,} cells in all, {n_measured:,} measured)",
@@ -188,7 +188,7 @@ def replicate_names(data: MosaicData, column: str) -> np.ndarray:
         return data.source.batch.astype(str)
     if column not in data.obs:
         raise InputError(
-            f"--replicate {column!r} is not a column of obs ({', '.join(map(str, data.obs.columns))})",
+            f"{option('replicate')} {column!r} is not a column of obs ({', '.join(map(str, data.obs.columns))})",
             "replicates decide how far an effect can be generalised",
             "name a column of the samplesheet, or leave it out (batch)",
         )

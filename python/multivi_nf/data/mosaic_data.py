@@ -17,7 +17,7 @@ from multivi_nf.data.draws import BLOCK
 from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows
 from multivi_nf.data.source import Matrix, Source, source_of
 from multivi_nf.data.stored import StagedRows, StoredMatrix
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.modalities import MODALITIES
 
@@ -356,6 +356,6 @@ def continuous_column(obs: pd.DataFrame, name: str) -> np.ndarray:
             f"continuous covariate {name!r} of cell {obs.index[bad[0]]!r} is {obs[name].iloc[bad[0]]!r} "
             f"({bad.size} cells without a finite number)",
             "the model needs a number for each cell",
-            f"fill the column {name!r}, or leave it out of --continuous-covariates",
+            f"fill the column {name!r}, or leave it out of {option('continuous_covariates')}",
         )
     return values

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.latent.embed import posteriors
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Decoder:
             raise InputError(
                 f"batch {name!r} {f'never measured {self.modality}' if known else 'is not known to the model'}",
                 f"decoding {self.modality} under it would read parameters that were never trained",
-                f"leave --batch out (reference mixture), or name one of {', '.join(trained)}",
+                f"leave {option('batch')} out (reference mixture), or name one of {', '.join(trained)}",
             )
         return config.batches.index(name)
 
@@ -131,10 +131,12 @@ class Decoder:
         if untrained.any():
             names = sorted(set(data.source.batch[index][untrained]))
             raise InputError(
-                f"--batch own: {int(untrained.sum()):,} cells are of batches that never measured {self.modality}: "
+                f"{option('batch', 'own')}: {int(untrained.sum()):,} cells are of batches that never measured "
+                f"{self.modality}: "
                 f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}",
                 "nothing was learnt about how these batches would have shown this modality",
-                "leave --batch out (reference mixture), name one batch, or choose cells of measured batches (--cells)",
+                f"leave {option('batch')} out (reference mixture), name one batch, or choose cells of measured batches "
+                f"({option('cells')})",
             )
 
     def check_panel(self, positions: np.ndarray, names: np.ndarray) -> None:
@@ -150,7 +152,7 @@ class Decoder:
             raise InputError(
                 f"proteins outside the panel of {where}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
                 "their parameters were never trained in this batch",
-                "leave --batch out (reference mixture), or leave these proteins out of --features",
+                f"leave {option('batch')} out (reference mixture), or leave these proteins out of {option('features')}",
             )
 
     # ------------------------------------------------------------------------------------------------ decoding

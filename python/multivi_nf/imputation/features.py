@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multivi_nf.data.draws import blocks
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.text import read_text
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def choose_features(
             raise InputError(
                 "no features were named for atac",
                 "all peaks of all cells are rarely wanted and may fill the disk",
-                "give --features FILE (--impute_features in the pipeline) with peaks `chrom:start-end`, or `all`",
+                f"give {option('features', shell='--features FILE')} "
+                "(--impute_features in the pipeline) with peaks `chrom:start-end`, or `all`",
             )
         if modality == "protein" or len(names) <= N_VARIABLE:
             return np.arange(len(names))
@@ -109,7 +110,7 @@ def variable_features(data: MosaicData, n: int) -> np.ndarray:
         raise InputError(
             "the mosaic holds no cell with RNA, so that variable genes cannot be chosen from it",
             "the default is the 2,000 most variable genes of the measured cells",
-            "give --features FILE, or `all`",
+            f"give {option('features', shell='--features FILE')}, or `all`",
         )
     chosen = measured[np.unique(np.linspace(0, measured.size - 1, min(measured.size, SAMPLED_CELLS)).astype(int))]
     parts = [data.minibatch(chosen[rows]).modalities["rna"].counts for rows in blocks(len(chosen), 512)]

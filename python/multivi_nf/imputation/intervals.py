@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from multivi_nf.calibration.stored import Levels, patterns
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, Prepared, expected_background
 from multivi_nf.imputation.moments import share_out
 
@@ -228,7 +228,7 @@ class Predictive:
         """Collect libraries: those given, else the cell's own where it was measured, else the reference's."""
         if modality == "atac":
             raise InputError(
-                "--predictive was asked for atac",
+                f"{option('predictive')} was asked for atac",
                 "a peak is open or not, and rarely holds more than two fragments: an interval of these says nothing",
                 "read the imputed value (probability, or expected fragments); it is the prediction",
             )
@@ -253,7 +253,7 @@ class Predictive:
                 raise InputError(
                     "no cell of the mosaic shows at which RNA library counts are to be predicted",
                     "cells without RNA get the libraries of the reference batches, and none of these is here",
-                    "give --library FILE",
+                    f"give {option('library', shell='--library FILE')}",
                 )
         return cls(modality, own, np.sort(reference), factor, levels, widths)
 

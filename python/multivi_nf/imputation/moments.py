@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from scipy.special import ndtri
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 
 TINY = 1e-12
 _COLUMNS = 256
@@ -39,7 +39,8 @@ def check_interval(n_samples: int, interval: float) -> None:
         raise InputError(
             f"a {interval:.0%} interval was asked for from {n_samples} posterior draws",
             "its bounds would lie outside the smallest and the largest draw",
-            f"ask for at least {int(np.ceil(needed - 1e-9))} draws (--samples), or a narrower --interval",
+            f"ask for at least {int(np.ceil(needed - 1e-9))} draws ({option('n_samples', shell='--samples')}), "
+            f"or a narrower {option('interval')}",
         )
 
 

@@ -50,6 +50,12 @@ class Embedding:
     unseen_categories: dict[str, list[str]] = field(default_factory=dict)
     wider_than_single: float = float("nan")
 
+    def __repr__(self) -> str:
+        cells, dimensions = self.mean.shape
+        own = ", ".join(f"{np.isfinite(m[:, 0]).sum():,} {name}" for name, m in self.by_modality.items())
+        unseen = f"; {len(self.unseen_batches):,} batches never seen" if self.unseen_batches else ""
+        return f"Embedding({cells:,} cells x {dimensions} dimensions; measured: {own}{unseen})"
+
 
 def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's weights are."""

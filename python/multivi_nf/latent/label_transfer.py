@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.data.draws import cell_keys
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.modalities import MODALITIES
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def transfer_labels(
         raise InputError(
             f"no cell has a value in obs[{column!r}]",
             "labels can only be transferred from cells that have one",
-            "fill the column for some samples in the samplesheet, or leave --labels out",
+            f"fill the column for some samples in the samplesheet, or leave {option('labels')} out",
         )
     names, codes = np.unique(given[known].to_numpy(str), return_inverse=True)
     found = Transferred(np.where(known, given.to_numpy(object), None), np.where(known, 1.0, np.nan))

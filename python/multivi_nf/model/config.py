@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.modalities import MODALITIES
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -185,7 +185,7 @@ class ModelConfig:
                 _problem("labels_weight", self.labels_weight, "name the labels' column too, or leave it out")
             )
         if self.compat == "scvi" and self.atac_likelihood != "bernoulli":
-            remedy = "leave --atac-likelihood out, or train without --model-compat scvi"
+            remedy = f"leave {option('atac_likelihood')} out, or train without {_named('compat', 'scvi')}"
             problems.append(_problem("atac_likelihood", self.atac_likelihood, remedy))
         if not self.n_features or min(self.n_features.values()) < 1:
             problems.append(_problem("n_features", self.n_features, "give at least one modality with a feature"))
@@ -242,5 +242,9 @@ _LATER = {"atac_likelihood": "bernoulli", "labels": None, "label_names": (), "la
 
 def _problem(name: str, value: Any, remedy: str) -> InputError:
     options = {"n_hidden", "n_latent", "n_layers", "batch_integration", *CHOICES}
-    option = "--" + name.replace("_", "-") if name in options else name
-    return InputError(f"{option} is {value!r}", "no model can be built from it", remedy)
+    named = _named(name) if name in options else name
+    return InputError(f"{named} is {value!r}", "no model can be built from it", remedy)
+
+
+def _named(name: str, value: str | None = None) -> str:
+    return option(name, value, shell="--model-compat" if name == "compat" else "")

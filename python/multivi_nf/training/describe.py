@@ -9,7 +9,7 @@ import pandas as pd
 
 from multivi_nf.data.mosaic_data import category_text, continuous_column
 from multivi_nf.data.source import CHUNK, Matrix, Source
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.model import ModelConfig
 
@@ -65,14 +65,14 @@ def _label_names(obs: pd.DataFrame, column: str, weight: float) -> tuple[str, ..
         raise InputError(
             f"the labels {column!r} are not a column of obs (columns: {', '.join(map(str, obs.columns))})",
             "the model was asked to be guided by them",
-            f"add the column {column!r} to the samplesheet, or correct --labels",
+            f"add the column {column!r} to the samplesheet, or correct {option('labels')}",
         )
     names = tuple(sorted(set(label_text(obs[column])[~unlabelled(obs[column])])))
     if len(names) < 2:
         raise InputError(
             f"the labels {column!r} name {f'only {names[0]!r}' if names else 'no cell'}",
             "a classifier needs two labels at least to tell apart",
-            "give a column with two labels or more, or leave --labels-weight out",
+            f"give a column with two labels or more, or leave {option('labels_weight')} out",
         )
     return names
 
@@ -82,9 +82,10 @@ def _check_fragments(source: Source) -> None:
     atac = source.matrices.get("atac")
     if atac is not None and (atac.values is None or not (atac.values > 1).any()):
         raise InputError(
-            "--atac-likelihood poisson, but no count of ATAC is above 1",
+            f"{option('atac_likelihood', 'poisson')}, but no count of ATAC is above 1",
             "the mosaic holds which peaks are open, not how many fragments lie in them; a Poisson of 0/1 fits neither",
-            "put fragment counts in layers['counts'] of modality 'atac', or leave --atac-likelihood out (bernoulli)",
+            "put fragment counts in layers['counts'] of modality 'atac', or leave "
+            f"{option('atac_likelihood')} out (bernoulli)",
         )
 
 
@@ -98,14 +99,14 @@ def _categorical_column(obs: pd.DataFrame, name: str) -> np.ndarray:
         raise InputError(
             f"categorical covariate {name!r} is not a column of obs (columns: {', '.join(map(str, obs.columns))})",
             "the model was asked to condition on it",
-            f"add the column {name!r} to the samplesheet, or correct --categorical-covariates",
+            f"add the column {name!r} to the samplesheet, or correct {option('categorical_covariates')}",
         )
     empty = obs[name].isna()
     if empty.any():
         raise InputError(
             f"categorical covariate {name!r} is empty for {int(empty.sum())} cells, first {obs.index[empty][0]!r}",
             "the model needs a category for each training cell",
-            f"fill the column {name!r}, or leave it out of --categorical-covariates",
+            f"fill the column {name!r}, or leave it out of {option('categorical_covariates')}",
         )
     return category_text(obs[name])
 

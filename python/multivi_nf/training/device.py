@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.io.processors import memory_left
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -28,17 +28,20 @@ def choose_device(device: str, say: Callable[[str], None]) -> torch.device:
         If a GPU is asked for and none can be used.
     """
     if device not in DEVICES:
-        raise InputError(f"--device is {device!r}", "it is not a kind of device", f"choose one of {', '.join(DEVICES)}")
+        raise InputError(
+            f"{option('device')} is {device!r}", "it is not a kind of device", f"choose one of {', '.join(DEVICES)}"
+        )
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cuda" and n == 0:
         raise InputError(
-            "--device is 'cuda', but no CUDA device can be used on this machine",
+            f"{option('device')} is 'cuda', but no CUDA device can be used on this machine",
             "training on the processor instead would take many times longer than you expect",
-            "run where a GPU is (pipeline: -profile gpu), or give --device auto or --device cpu",
+            f"run where a GPU is (pipeline: -profile gpu), or give {option('device', 'auto')} or cpu",
         )
     if device == "cpu" or n == 0:
         if device == "auto":
-            say(f"NO GPU FOUND: running on the processor with {torch.get_num_threads()} threads (--device auto)")
+            how = option("device", "auto")
+            say(f"NO GPU FOUND: running on the processor with {torch.get_num_threads()} threads ({how})")
         return torch.device("cpu")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if rank >= n:

@@ -34,6 +34,11 @@ class History:
     best_epoch: int = 0
     stopped: str = ""
 
+    def __repr__(self) -> str:
+        last = f", validation loss {self.rows[-1].get('validation_loss', float('nan')):.6g}" if self.rows else ""
+        ended = f", best epoch {self.best_epoch}{last}" + (f", ended: {self.stopped}" if self.stopped else "")
+        return f"History({len(self.rows):,} epochs{ended if self.rows else ''})"
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 
 from multivi_nf import __version__, model
 from multivi_nf.data.source import Source, digest, source_of
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 from multivi_nf.io.outputs import MODEL, check_folder
@@ -78,6 +78,17 @@ class MultiVI(model.MultiVI):
         self.history: History | None = None
         self.split: pd.DataFrame | None = None
         self.training_settings: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        config = self.config
+        sizes = ", ".join(f"{n:,} {modality}" for modality, n in config.n_features.items())
+        trained = f"trained, {self.history!r}" if self.history is not None else "not trained"
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"MultiVI({sizes} features; {len(config.batches):,} batches)\n"
+            f"  latent {config.n_latent}, hidden {config.n_layers} x {config.n_hidden}, {weights:,} weights\n"
+            f"  {trained}"
+        )
 
     @classmethod
     def from_mosaic(
@@ -291,7 +302,8 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
             raise InputError(
                 f"{where}: {bad.numel()} value(s) of the tensor {name!r} are {bad.flatten()[0].item()}",
                 "every value made with them would be without meaning",
-                "copy the model folder again, or train the model again (perhaps with a lower --learning-rate)",
+                "copy the model folder again, or train the model again (perhaps with a lower "
+                f"{option('learning_rate')})",
             )
 
 
@@ -358,9 +370,9 @@ def load_model(folder: Path, device: str = "auto") -> MultiVI:
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            "--device cuda was asked for, but no CUDA device can be used here",
+            f"{option('device', 'cuda')} was asked for, but no CUDA device can be used here",
             "the step would run on the CPU without saying so",
-            "use --device auto or cpu, or run where a GPU is visible",
+            f"use {option('device', 'auto')} or cpu, or run where a GPU is visible",
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from multivi_nf.data.mosaic_data import MosaicData
-from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.errors import InputError, Interrupted, option
 from multivi_nf.model import MultiVI
 from multivi_nf.training.checkpoint.run import Vault
 from multivi_nf.training.device import World, is_out_of_memory
@@ -171,9 +171,9 @@ class Trainer:
             msg = f"stopped in epoch {self.state.epoch + 1}: {reason}; no checkpoint folder was given, nothing is saved"
         else:
             msg = f"stopped in epoch {self.state.epoch + 1}, step {self.state.step} of {self.n_steps}: {reason}. " + (
-                "A checkpoint is saved; run the same command with --resume to go on"
+                f"A checkpoint is saved; run the same with {option('resume', True)} to go on"
                 if saved
-                else "No checkpoint could be written (see above): --resume goes on from the last one there is, if any"
+                else f"No checkpoint could be written (see above): {option('resume', True)} goes on from the last"
             )
         raise Interrupted(msg, 130 if reason.startswith("SIGINT") else 75)
 
@@ -205,7 +205,7 @@ class Trainer:
             raise InputError(
                 f"the device has too little memory for a step of one cell ({str(error).splitlines()[0]})",
                 "training cannot go on",
-                "give fewer features, a smaller --n-hidden, or a device with more memory",
+                f"give fewer features, a smaller {option('n_hidden')}, or a device with more memory",
             ) from error
         self.parts *= 2
         self.reporter.say(
@@ -223,7 +223,7 @@ class Trainer:
                 "rate",
                 "weights made from such a loss are without meaning",
                 f"look at the input of {term!r} (extreme counts, a covariate on a huge scale), or give a "
-                f"--learning-rate below {self.settings.learning_rate * state.rate:g}",
+                f"{option('learning_rate')} below {self.settings.learning_rate * state.rate:g}",
             )
         self.objective.forget()
         state.unpack(self._snapshot)

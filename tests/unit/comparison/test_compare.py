@@ -541,7 +541,7 @@ def test_large_groups_are_represented_by_some_cells(mosaic, model):
         ({"groupby": "nothing"}, "column 'nothing' is not in obs"),
         ({"target": "T9"}, "no cell has cell_type = 'T9'"),
         ({"groupby": "batch", "target": "s1", "reference": "s2"}, "'s2' has no rna-measured cells .* 0 measured"),
-        ({"replicate": "donor"}, "--replicate 'donor' is not a column"),
+        ({"replicate": "donor"}, "replicate 'donor' is not a column"),
         ({"mode": "other"}, "mode is 'other'"),
         ({"target": "rest"}, "is not a comparison"),
         ({"modality": "lipids"}, "the model has no lipids"),

@@ -65,7 +65,7 @@ def test_fragments_equal_dense_brute_force_and_their_scale_is_named(mosaic, libr
         assert scale == f"expected fragments at the median depth, {total:.6g} in peaks"
     few = impute(model, counted, "atac", features=list(found.var_names[[3, 40]]), n_samples=40, seed=5)
     np.testing.assert_allclose(few.X, found.X[:, [3, 40]], rtol=1e-6)
-    with pytest.raises(InputError, match="--predictive was asked for atac"):
+    with pytest.raises(InputError, match="^ERROR: predictive was asked for atac"):
         impute(model, counted, "atac", features="all", predictive=True)
 
 
@@ -187,7 +187,7 @@ def test_batch_named_and_own(model, mosaic):
         ({"modality": "rna", "features": ["g1", "g1"]}, "named twice"),
         ({"modality": "rna", "features": []}, "empty"),
         ({"modality": "rna", "n_samples": 20}, "from 20 posterior draws"),
-        ({"modality": "atac", "features": "all", "predictive": True}, "--predictive was asked for atac"),
+        ({"modality": "atac", "features": "all", "predictive": True}, "^ERROR: predictive was asked for atac"),
         ({"modality": "rna", "cells": ["nobody"]}, "not in the mosaic: nobody"),
     ],
 )

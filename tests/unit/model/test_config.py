@@ -38,7 +38,7 @@ def test_a_choice_that_is_not_listed_is_refused_with_the_choices(config, name):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"n_latent": 0}, "--n-latent"),
+        ({"n_latent": 0}, "ERROR: n_latent is 0"),
         ({"dropout": 1.0}, "dropout"),
         ({"cross_reconstruction": 1.5}, "cross_reconstruction"),
         ({"batch_cells": {"rna": (0, 0, 0), "atac": (1, 1, 1), "protein": (1, 1, 1)}}, "batch_cells[rna]"),
@@ -55,7 +55,7 @@ def test_a_value_without_sense_is_refused_by_name(config, options, named):
 def test_all_problems_are_told_at_once(config):
     with pytest.raises(InputError) as error:
         config(fusion="sum", n_hidden=0, alignment="cosine")
-    assert all(word in str(error.value) for word in ("sum", "--n-hidden", "cosine"))
+    assert all(word in str(error.value) for word in ("sum", "n_hidden is 0", "cosine"))
 
 
 def test_an_entry_of_another_version_is_refused_by_name(config):

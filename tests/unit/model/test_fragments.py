@@ -93,7 +93,7 @@ def test_folders_of_before_are_bernoulli_and_defaults_read_as_before(config):
 
 
 def test_what_scvi_does_not_have_is_refused(config):
-    with pytest.raises(InputError, match="--atac-likelihood is 'poisson'"):
+    with pytest.raises(InputError, match="ERROR: atac_likelihood is 'poisson'"):
         config(atac_likelihood="poisson", compat="scvi")
     with pytest.raises(InputError, match="choose one of bernoulli, poisson"):
         config(atac_likelihood="nb")

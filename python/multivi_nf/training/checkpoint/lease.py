@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.errors import InputError, Interrupted, option
 from multivi_nf.io.processes import boot, namespace, started
 
 BEAT = 5.0
@@ -92,8 +92,8 @@ class Owner:
                     who = f"{(holder or {}).get('host', 'another host')}, process {(holder or {}).get('pid', '?')}"
                     self.say(f"waiting: {self.folder} is in use by {who}")
                 if interrupted():
-                    msg = "stopped while waiting for another run's checkpoints; run again with --resume"
-                    raise Interrupted(msg)
+                    again = f"run again with {option('resume', True)}"
+                    raise Interrupted(f"stopped while waiting for another run's checkpoints; {again}")
                 time.sleep(min(self.beat / 2, 1.0))
         finally:
             waiting.unlink(missing_ok=True)
@@ -211,7 +211,8 @@ def make_writable(folder: Path) -> None:
         raise InputError(
             f"the checkpoint folder {folder} cannot be written ({error.strerror})",
             "without checkpoints an interrupted training would start from the beginning",
-            "give a writable folder by --checkpoint-dir (pipeline: --checkpoint_dir), mounted in the container",
+            f"give a writable folder by {option('checkpoint_dir')} "
+            "(pipeline: --checkpoint_dir), mounted in the container",
         ) from error
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.io.files import written_whole
 
 SCHEMA = 1
@@ -141,7 +141,7 @@ def refuse_other(mine: dict[str, Any], theirs: dict[str, Any], where: Path) -> N
         raise InputError(
             f"the checkpoint in {where} does not fit: {'; '.join(found[:5])}{more}",
             "going on from it would mix two trainings",
-            "give the data and options it was made with, or start anew without --resume",
+            f"give the data and options it was made with, or start anew without {option('resume', True)}",
         )
 
 
