@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from fragments_generate import read_truth
 from fragments_speed import HERE, simulated
 from scipy import sparse
 
 from multivi_nf.fragments.count import scan
 from multivi_nf.inputs.genome import load_genome, read_bed
+from multivi_nf.testing.fragments_made import read_truth
 
 
 def against_truth(folder: Path, found, matrices: dict) -> None:

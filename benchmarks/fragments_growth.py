@@ -16,8 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from fragments_generate import Plan, generate
 from fragments_speed import HERE, cost
+
+from multivi_nf.testing.fragments_made import Plan, generate
 
 
 def run(name: str, plan: Plan, data: Path) -> None:

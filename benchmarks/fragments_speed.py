@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from multivi_nf.testing.fragments_made import Plan, generate
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -52,8 +54,7 @@ def simulated(data: Path, options: argparse.Namespace, style: str) -> Path:
     """Give the folder of a simulation, made if it is not there."""
     folder = data / f"{options.fragments}_{style}"
     if not (folder / "truth.npz").exists():
-        command = [sys.executable, str(HERE / "fragments_generate.py"), "--fragments", str(options.fragments)]
-        subprocess.run([*command, "--barcode-style", style, "--output", str(folder)], check=True)
+        generate(Plan(fragments=options.fragments, barcode_style=style), folder)
     return folder
 
 

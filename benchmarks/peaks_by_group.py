@@ -20,7 +20,6 @@ import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
-from fragments_generate import Plan, generate, read_truth
 from peaks_recall import met
 
 from multivi_nf.fragments.matrix import count_peaks
@@ -28,6 +27,7 @@ from multivi_nf.inputs.genome import load_genome, read_bed
 from multivi_nf.peaks import call_peaks, merge_peaks, read_groups
 from multivi_nf.regulation.cells import Source
 from multivi_nf.regulation.group_peaks import peaks_by_group
+from multivi_nf.testing.fragments_made import Plan, generate, read_truth
 
 TENTH = {"fragments": 2_014_000, "peaks": 10_070, "rare_peaks": 101, "background": 10_000, "first_chrom": "chr21"}
 

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from fragments_generate import read_truth
 from fragments_speed import simulated
 
 from multivi_nf.inputs.genome import load_genome, read_bed
 from multivi_nf.peaks import call_peaks, merge_peaks, read_groups, read_summits, write_summits
+from multivi_nf.testing.fragments_made import read_truth
 
 
 def met(points, chroms, peaks) -> np.ndarray:

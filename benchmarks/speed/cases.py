@@ -48,10 +48,9 @@ def counting(folder: Path, n: int = 1_000_000) -> Iterator[tuple[Work, Work]]:
 
 
 def _fragments(folder: Path, n: int) -> tuple[Callable, dict]:
-    from fragments_generate import Plan, generate
-
     from multivi_nf.fragments.count import scan
     from multivi_nf.inputs.genome import load_genome
+    from multivi_nf.testing.fragments_made import Plan, generate
 
     if not (folder / "truth.npz").exists():
         generate(Plan(fragments=n, cells=1000, background=20_000, peaks=30_000), folder)
@@ -227,16 +226,14 @@ def mosaic(folder: Path, cells: int = 1000, samples: int = 2) -> Iterator[tuple[
 def page(folder: Path) -> Iterator[tuple[Work, Work]]:
     """The report of a small run. Floor: reading its files, and one empty figure of matplotlib as SVG."""
     import io
-    import sys
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib.figure import Figure
-    from tests.unit.report.conftest import make_results
 
     from multivi_nf.report.page import write_report
+    from multivi_nf.testing.results import make_results
 
     results = make_results(folder / "results")
 

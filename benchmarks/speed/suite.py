@@ -52,8 +52,9 @@ def regressions(now: pd.DataFrame, committed: pd.DataFrame) -> list[str]:
 
 def peer_of(name: str, python: str) -> dict[str, float | str]:
     """CPU seconds of a peer on the input of a case; empty where there is none."""
-    from fragments_generate import Plan, generate
     from fragments_speed import cost
+
+    from multivi_nf.testing.fragments_made import Plan, generate
 
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where)

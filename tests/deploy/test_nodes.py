@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ import pandas as pd
 import pytest
 from tests.conftest import skip_or_fail
 from tests.deploy.fixtures import HERE, REPOSITORY, need, read_trace
+
+from multivi_nf.testing.mosaics import patterned_mosaic
 
 TRAIN = [str(REPOSITORY / ".venv/bin/python"), "-m", "multivi_nf", "train"]
 SITE = f"""includeConfig '{REPOSITORY}/nextflow.config'
@@ -43,12 +44,7 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 @pytest.fixture(scope="module")
 def mosaic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mosaic of 600 cells of two types, paired and not."""
-    sys.path.insert(0, str(REPOSITORY / "tests/unit"))
-    try:
-        from trained import make_mosaic
-    finally:
-        sys.path.pop(0)
-    made = make_mosaic(n=600, genes=200, peaks=300)
+    made = patterned_mosaic(n=600, genes=200, peaks=300)
     made.uns["multivi_nf"] = "{}"
     path = tmp_path_factory.mktemp("mosaic") / "mosaic.h5mu"
     made.write_h5mu(path)

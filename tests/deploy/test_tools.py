@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import socket
@@ -22,17 +21,11 @@ from multivi_nf.export.h5ad import write_h5ad
 from multivi_nf.export.modalities import fill_modalities
 from multivi_nf.imputation.store import Store, gather
 from multivi_nf.report import write_report
+from multivi_nf.testing.mosaics import embedded_mosaic
+from multivi_nf.testing.results import make_results
 
 pytestmark = pytest.mark.deploy
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def helper(path: str):
-    """A module of the unit tests that makes small inputs."""
-    spec = importlib.util.spec_from_file_location("helper", REPOSITORY / "tests" / "unit" / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def environment(folder: Path, *packages: str) -> Path:
@@ -48,7 +41,7 @@ def environment(folder: Path, *packages: str) -> Path:
 def files(tmp_path_factory) -> Path:
     """h5ad/ and rna.zarr of a mosaic of 120 cells."""
     folder = tmp_path_factory.mktemp("files")
-    mosaic = fill_modalities(helper("export/conftest.py").make_embedded())
+    mosaic = fill_modalities(embedded_mosaic())
     mosaic.write_h5mu(folder / "multivi.h5mu")
     write_h5ad(mosaic, folder / "h5ad")
     obs = pd.DataFrame({"measured": mosaic.obs["has_rna"].to_numpy(bool)}, index=mosaic.obs_names)
@@ -126,7 +119,7 @@ def test_seurat_in_r(files, tmp_path):
 
 def test_multiqc_draws_the_tables(tmp_path):
     program = environment(tmp_path / "venv", "multiqc==1.35") / "multiqc"
-    results = helper("report/conftest.py").make_results(tmp_path / "results")
+    results = make_results(tmp_path / "results")
     write_report(results, tmp_path / "report.html")
     command = [program, tmp_path / "multiqc", "--no-version-check", "-o", tmp_path / "page"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nextflow_runs import BIN, REPOSITORY, Run
 from tests.conftest import skip_or_fail
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY, Run
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_inputs import GENES, PEAKS, barcodes, counts, features, write_10x, write_h5ad
-from nextflow_runs import BIN, MOSAIC, Run
+from tests.pipeline.nextflow_runs import BIN, MOSAIC, Run
+
+from multivi_nf.testing.files import GENES, PEAKS, barcodes, counts, features, write_10x, write_h5ad
 
 HEADER = "sample,rna,fragments,atac,protein,peaks,barcodes,barcode_map,batch"
 HEAVY = {"RNA_QC", "ATAC_QC", "PROTEIN_QC", "FRAGMENTS_QC", "CALL_PEAKS", "COUNT_PEAKS", "MOSAIC", "TRAIN"}

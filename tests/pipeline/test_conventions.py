@@ -11,8 +11,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from nextflow_runs import BIN, REPOSITORY
 from tests.conftest import skip_or_fail
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 VERSION = re.search(r'"(.+)"', (REPOSITORY / "python/multivi_nf/_version.py").read_text()).group(1)
 

@@ -8,8 +8,8 @@ import shlex
 import subprocess
 
 import pytest
-from doc_blocks import BLOCKS, FENCE, PAGES
-from nextflow_runs import BIN, REPOSITORY
+from tests.pipeline.doc_blocks import BLOCKS, FENCE, PAGES
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 MOST_NOT_RUN = 10
 

@@ -15,9 +15,9 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
-from doc_blocks import BLOCKS
-from nextflow_runs import MOSAIC, REPOSITORY
 from tests.conftest import skip_or_fail
+from tests.pipeline.doc_blocks import BLOCKS
+from tests.pipeline.nextflow_runs import MOSAIC, REPOSITORY
 
 SAMPLES = ["multiome_1", "multiome_2", "rna_1", "rna_2", "atac_1", "atac_2", "cite_1"]
 

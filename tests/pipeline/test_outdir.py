@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from nextflow_runs import BIN, REPOSITORY
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 STUB = ("-stub-run", "-profile", "test")
 

@@ -8,7 +8,7 @@ import subprocess
 
 import jsonschema
 import pytest
-from nextflow_runs import BIN, REPOSITORY
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 SCHEMA = json.loads((REPOSITORY / "nextflow_schema.json").read_text())
 KNOWN = {name: value for group in SCHEMA["$defs"].values() for name, value in group["properties"].items()}

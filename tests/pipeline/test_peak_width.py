@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from nextflow_runs import BIN, REPOSITORY
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 PEAKS = "chr1\t1000\t1200\nchr1\t1150\t1700\nchr1\t9000\t9100\n"
 

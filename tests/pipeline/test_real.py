@@ -11,8 +11,8 @@ from pathlib import Path
 import mudata
 import pandas as pd
 import pytest
-from nextflow_runs import BIN, Run, program
 from tests.conftest import skip_or_fail
+from tests.pipeline.nextflow_runs import BIN, Run, program
 
 pytestmark = pytest.mark.real
 

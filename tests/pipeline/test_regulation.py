@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pyBigWig
 import pytest
-from nextflow_runs import BIN, Run, program
 from sklearn.metrics import roc_auc_score
+from tests.pipeline.nextflow_runs import BIN, Run, program
 
 pytestmark = pytest.mark.real
 SIZES = ("--cells", 900, "--genes", 240, "--peaks", 1500, "--regulation")

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_inputs import barcodes, counts, features, write_10x
-from nextflow_runs import MOSAIC, Run
+from tests.pipeline.nextflow_runs import MOSAIC, Run
+
+from multivi_nf.testing.files import barcodes, counts, features, write_10x
 
 ROWS = {
     "multiome_1": ("multiome_1/filtered_feature_bc_matrix.h5", "multiome_1/fragments.tsv.gz"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nextflow_runs import BIN, REPOSITORY
+import tools.setup
 from tests.conftest import skip_or_fail
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY
+from tools import jaspar
 
 from multivi_nf.regulation.motif_files import PSEUDOCOUNT, read_motifs
 
@@ -20,11 +21,8 @@ from multivi_nf.regulation.motif_files import PSEUDOCOUNT, read_motifs
 @pytest.fixture
 def setup(monkeypatch, tmp_path):
     """tools/setup.py, with a cache of its own."""
-    described = importlib.util.spec_from_file_location("setup_tool", REPOSITORY / "tools" / "setup.py")
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
     monkeypatch.setenv("MULTIVI_NF_CACHE", str(tmp_path / "cache"))
-    return module
+    return tools.setup
 
 
 def program(folder: Path, name: str, says: str, stream: int = 1) -> Path:
@@ -180,13 +178,10 @@ class Jaspar:
 
 
 def test_jaspars_motifs_are_written_as_they_are_read(tmp_path):
-    described = importlib.util.spec_from_file_location("jaspar_tool", REPOSITORY / "tools" / "jaspar.py")
-    tool = importlib.util.module_from_spec(described)
-    described.loader.exec_module(tool)
     counts = [[4.0, 19.0], [16.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
     written = tmp_path / "motifs.meme"
-    written.write_text(tool.meme([Jaspar("MA2.1", "JUN::FOS", counts), Jaspar("MA1.3", "Arnt", counts)]))
+    written.write_text(jaspar.meme([Jaspar("MA2.1", "JUN::FOS", counts), Jaspar("MA1.3", "Arnt", counts)]))
     found = read_motifs(written)
     assert [(motif.id, motif.name) for motif in found] == [("MA1.3", "Arnt"), ("MA2.1", "JUN::FOS")]
-    expected = (np.array(counts) + tool.PSEUDOCOUNT / 4) / (20 + tool.PSEUDOCOUNT)
-    assert np.allclose(found[0].probabilities, expected, atol=1e-5) and tool.PSEUDOCOUNT == PSEUDOCOUNT
+    expected = (np.array(counts) + jaspar.PSEUDOCOUNT / 4) / (20 + jaspar.PSEUDOCOUNT)
+    assert np.allclose(found[0].probabilities, expected, atol=1e-5) and jaspar.PSEUDOCOUNT == PSEUDOCOUNT

@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from nextflow_runs import BIN, REPOSITORY
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 MODULES = sorted(REPOSITORY.glob("modules/*/main.nf"))
 ALL = {path.parent.name: re.search(r"^process (\w+)", path.read_text(), re.MULTILINE).group(1) for path in MODULES}

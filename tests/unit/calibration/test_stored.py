@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trained import make_model
 
 from multivi_nf.calibration.checks import impossible
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.calibration.support import Reference, Support, View
 from multivi_nf.errors import InputError
 from multivi_nf.io.seals import sealed
+from multivi_nf.testing.models import make_model
 from multivi_nf.training.model_folder import weights_digest
 
 RNG = np.random.default_rng(0)

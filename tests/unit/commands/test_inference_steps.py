@@ -4,15 +4,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from trained import make_model, make_mosaic, with_split
 
 from multivi_nf.commands import main
+from multivi_nf.testing.models import make_model, with_split
+from multivi_nf.testing.mosaics import patterned_mosaic
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("commands")
-    mosaic = make_mosaic(n=600, genes=20, peaks=20, proteins=4)
+    mosaic = patterned_mosaic(n=600, genes=20, peaks=20, proteins=4)
     with_split(make_model(mosaic, n_hidden=8), mosaic).save(where / "model")
     mosaic.write_h5mu(where / "mosaic.h5mu")
     return where
@@ -69,7 +70,7 @@ def test_wrong_input_leaves_with_two_and_three_parts(folder, capsys, monkeypatch
 
 
 def test_a_contrast_nobody_asked_for_may_be_empty(folder, capsys):
-    mosaic = make_mosaic(n=600, genes=20, peaks=20, proteins=4)
+    mosaic = patterned_mosaic(n=600, genes=20, peaks=20, proteins=4)
     mosaic.obs["arm"] = "0"
     mosaic.obs.loc[mosaic.obs_names.difference(mosaic["protein"].obs_names), "arm"] = "1"
     mosaic.write_h5mu(folder / "one.h5mu")

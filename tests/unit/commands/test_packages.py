@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from tools import setup
 
 from multivi_nf.commands import main
 
@@ -41,9 +41,6 @@ def wheel(folder: Path, content: str) -> Path:
 @pytest.mark.parametrize("tampered", [False, True])
 def test_a_tampered_wheel_is_refused(tmp_path, tampered):
     """As tools/setup.py installs: by lock file and hash, here from a folder and without network."""
-    described = importlib.util.spec_from_file_location("setup_tool", REPOSITORY / "tools/setup.py")
-    setup = importlib.util.module_from_spec(described)
-    described.loader.exec_module(setup)
     python = setup.bootstrap() / "bin/python"  # the pip that installs everything else
     good = wheel(tmp_path / "good", "value = 1\n")
     (tmp_path / "lock").write_text(f"lent==1.0 --hash=sha256:{hashlib.sha256(good.read_bytes()).hexdigest()}\n")

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
-from trained import make_model, make_mosaic, with_fragments
 
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.comparison.compare import COLUMNS, differential, settled_error
@@ -32,6 +31,8 @@ from multivi_nf.imputation.impute import impute
 from multivi_nf.inputs.contrasts import Contrast
 from multivi_nf.io.tables import write_table
 from multivi_nf.latent.embed import embed
+from multivi_nf.testing.models import make_model
+from multivi_nf.testing.mosaics import patterned_mosaic, with_fragments
 
 PAIR = {"groupby": "cell_type", "target": "T0", "reference": "T1"}
 
@@ -110,7 +111,7 @@ def test_one_against_rest_decodes_the_same_groups(mosaic):
 
 def test_observed_counts_correct_a_model_that_knows_nothing():
     # an untrained decoder gives both types nearly the same profile; the groups' own counts must tell them apart
-    mosaic = make_mosaic(n=800, genes=60, patterns=("rna+atac",))
+    mosaic = patterned_mosaic(n=800, genes=60, patterns=("rna+atac",))
     model = make_model(mosaic, n_hidden=8)
     found = differential(model, mosaic, "rna", **PAIR).set_index("feature")
     counts = mosaic["rna"].to_df()
@@ -126,7 +127,7 @@ def test_observed_counts_correct_a_model_that_knows_nothing():
 
 
 def test_random_halves_are_not_called():
-    mosaic = make_mosaic(n=600, genes=80, patterns=("rna+atac",))
+    mosaic = patterned_mosaic(n=600, genes=80, patterns=("rna+atac",))
     model = make_model(mosaic, n_hidden=8)
     rng = np.random.default_rng(0)
     called = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from made_inputs import barcodes, counts, features, write_10x, write_h5ad
 from scipy import sparse
 
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
+from multivi_nf.testing.files import barcodes, counts, features, write_10x, write_h5ad
 
 CELLS = barcodes(30)
 

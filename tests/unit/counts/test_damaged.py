@@ -8,10 +8,10 @@ import random
 import h5py
 import numpy as np
 import pytest
-from made_inputs import GENES, barcodes, counts, features, write_10x, write_h5ad, write_mtx
 
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
+from multivi_nf.testing.files import GENES, barcodes, counts, features, write_10x, write_h5ad, write_mtx
 
 CELLS = barcodes(60)
 

@@ -7,8 +7,16 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
-from made_inputs import GENES, PEAKS, SYMBOLS, counts
-from made_layouts import (
+
+from multivi_nf.counts.feature_types import kind_of
+from multivi_nf.counts.features import is_interval, is_isotype
+from multivi_nf.counts.h5ad import modalities_of
+from multivi_nf.counts.mitochondria import mitochondrial
+from multivi_nf.counts.read import read_counts
+from multivi_nf.errors import InputError
+from multivi_nf.inputs.genome import is_mitochondrial
+from multivi_nf.testing.files import GENES, PEAKS, SYMBOLS, counts
+from multivi_nf.testing.layouts import (
     ATAC,
     BY_MODALITY,
     CELLS,
@@ -32,14 +40,6 @@ from made_layouts import (
     star_solo,
     with_heading,
 )
-
-from multivi_nf.counts.feature_types import kind_of
-from multivi_nf.counts.features import is_interval, is_isotype
-from multivi_nf.counts.h5ad import modalities_of
-from multivi_nf.counts.mitochondria import mitochondrial
-from multivi_nf.counts.read import read_counts
-from multivi_nf.errors import InputError
-from multivi_nf.inputs.genome import is_mitochondrial
 
 TYPES = [
     ("GEX", "ATAC", "ADT"),

@@ -5,12 +5,12 @@ import gzip
 import h5py
 import numpy as np
 import pytest
-from made_inputs import GENES, PEAKS, SYMBOLS, barcodes, counts, features, write_10x, write_h5ad, write_mtx
 from scipy import sparse
 
 from multivi_nf.counts.features import is_hashtag, is_isotype, parse_peak, species_of, stable_id, summed
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
+from multivi_nf.testing.files import GENES, PEAKS, SYMBOLS, barcodes, counts, features, write_10x, write_h5ad, write_mtx
 
 CELLS = barcodes(40)
 

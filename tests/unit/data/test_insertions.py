@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from small_mosaic import make_mosaic
 
 from multivi_nf.data.insertions import fragments_of, is_insertions
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import source_of
 from multivi_nf.data.stored import StoredMatrix, stored_source
 from multivi_nf.errors import InputError
+from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI
 
 
@@ -29,7 +29,7 @@ def insertions(of: np.ndarray, inside: float, seed: int = 2) -> np.ndarray:
 
 def counted(batches: tuple[str, ...] = ("a", "b"), doubled: tuple[str, ...] = ("b",)) -> mudata.MuData:
     """A mosaic with ATAC as 0/1 and, in `layers`, fragments; insertions in the batches named."""
-    mosaic = make_mosaic(batches=batches, modalities=("rna", "atac"))
+    mosaic = clustered_mosaic(batches=batches, modalities=("rna", "atac"))
     atac = mosaic["atac"]
     truth = fragments(atac.shape)
     batch = mosaic.obs.loc[atac.obs_names, "batch"].to_numpy()

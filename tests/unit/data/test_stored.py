@@ -6,13 +6,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from small_mosaic import make_mosaic
 
 from multivi_nf.data import mosaic_data, stored
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import source_of
 from multivi_nf.data.stored import StoredMatrix, stored_source
 from multivi_nf.errors import InputError
+from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI
 
 MODALITIES = ("rna", "atac", "protein")
@@ -20,7 +20,7 @@ MODALITIES = ("rna", "atac", "protein")
 
 @pytest.fixture
 def file(tmp_path):
-    mosaic = make_mosaic(modalities=MODALITIES)
+    mosaic = clustered_mosaic(modalities=MODALITIES)
     mosaic.uns["multivi_nf"] = "{}"
     mosaic.write_h5mu(tmp_path / "mosaic.h5mu")
     return tmp_path / "mosaic.h5mu"
@@ -109,7 +109,7 @@ def test_a_run_of_rows_that_lie_far_apart_does_not_span_the_file(file, monkeypat
 
 def test_features_in_another_order_are_put_in_the_models(file, tmp_path):
     model = MultiVI.from_mosaic(str(file), n_hidden=8, n_latent=3)
-    mosaic = make_mosaic(modalities=MODALITIES)
+    mosaic = clustered_mosaic(modalities=MODALITIES)
     for m in MODALITIES:
         mosaic.mod[m] = mosaic.mod[m][:, ::-1].copy()
     mosaic.uns["multivi_nf"] = "{}"
@@ -144,7 +144,7 @@ def test_unsorted_rows_and_stored_zeros_are_read_as_they_are_in_memory(file, mod
 
 
 def test_a_file_of_another_tool_is_read_as_before(tmp_path):
-    make_mosaic().write_h5mu(tmp_path / "foreign.h5mu")
+    clustered_mosaic().write_h5mu(tmp_path / "foreign.h5mu")
     source = stored_source(tmp_path / "foreign.h5mu")
     assert not isinstance(source.matrices["rna"], StoredMatrix) and source.matrices["rna"].n_features == 30
     with pytest.raises(InputError, match="does not exist"):

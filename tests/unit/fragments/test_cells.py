@@ -16,6 +16,7 @@ from multivi_nf.fragments import quality
 from multivi_nf.fragments.cells import call_cells, knee_curve, overlap_p_values, to_atac
 from multivi_nf.fragments.count import tss_enrichment
 from multivi_nf.inputs.barcodes import BarcodeMap
+from multivi_nf.testing.fragments_made import Plan, generate, read_truth
 
 
 def sample(n_cells=300, n_background=20000, seed=0):
@@ -113,8 +114,6 @@ def run(*arguments):
 
 def test_the_folder_of_a_called_sample(tmp_path, capsys):
     """Simulated cells are called, every barcode's truth is found again, and the same input gives the same bytes."""
-    from fragments_generate import Plan, generate, read_truth
-
     plan = Plan(fragments=60_000, cells=20, background=300, peaks=400, types=3, rare=0.1, rare_peaks=20)
     generate(plan, tmp_path / "sim")
     arguments = ["qc-fragments", tmp_path / "sim" / "fragments.tsv.gz", "--genome", "hg38", "--sample", "s1"]

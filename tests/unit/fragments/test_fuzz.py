@@ -1,10 +1,10 @@
-"""Mutated files, a few here; `benchmarks/fragments_fuzz.py` runs 10,000 (or MULTIVI_NF_FUZZ_FILES here)."""
+"""Mutated files, a few here, or MULTIVI_NF_FUZZ_FILES of them."""
 
 from __future__ import annotations
 
 import os
 
-import fragments_fuzz
+from multivi_nf.testing import fragments_fuzz
 
 
 def test_mutated_files_are_right_or_refused(tmp_path):

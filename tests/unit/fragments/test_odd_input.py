@@ -7,7 +7,6 @@ import gzip
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from fragments_fuzz import bgzf
 
 from multivi_nf.commands.count_peaks import command as count_command
 from multivi_nf.commands.qc_fragments import command as qc_command
@@ -17,6 +16,7 @@ from multivi_nf.fragments.checks import preflight
 from multivi_nf.fragments.count import scan
 from multivi_nf.fragments.matrix import count_peaks
 from multivi_nf.inputs.genome import Genome, load_genome
+from multivi_nf.testing.fragments_fuzz import bgzf
 
 SIZES = {"chr1": 10000, "chr2": 8000, "chrM": 500}
 GENOME = Genome(SIZES, "chrM", None, None, {})

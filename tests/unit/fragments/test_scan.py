@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 
-import fragments_oracle as oracle
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from fragments_fuzz import bgzf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -18,6 +16,8 @@ from multivi_nf.errors import InputError
 from multivi_nf.fragments import count as passes
 from multivi_nf.fragments.count import scan
 from multivi_nf.inputs.genome import Genome, load_genome, read_bed
+from multivi_nf.testing import fragments_oracle as oracle
+from multivi_nf.testing.fragments_fuzz import bgzf
 
 SIZES = {"chr1": 20000, "chr2": 9000, "chrX": 5000, "chrM": 1000}
 TSS = [("chr1", 3000, "+"), ("chr1", 3040, "-"), ("chr1", 10, "-"), ("chr2", 8990, "+"), ("chrX", 2500, "+")]

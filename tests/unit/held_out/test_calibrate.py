@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from trained import make_model, make_mosaic, with_fragments, with_split
 
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.calibration.support import Support
@@ -17,11 +16,13 @@ from multivi_nf.errors import InputError
 from multivi_nf.held_out.calibrate import _Direction, _Target, calibrate
 from multivi_nf.imputation.impute import impute
 from multivi_nf.imputation.intervals import Mixture
+from multivi_nf.testing.models import make_model, with_split
+from multivi_nf.testing.mosaics import patterned_mosaic, with_fragments
 
 
 @pytest.fixture(scope="module")
 def paired():
-    mosaic = make_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac", "rna", "atac", "rna+atac"))
+    mosaic = patterned_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac", "rna", "atac", "rna+atac"))
     return mosaic, with_split(make_model(mosaic, n_hidden=8), mosaic)
 
 
@@ -45,7 +46,7 @@ def test_calibration_improves_the_held_out_score(calibrated):
 @pytest.fixture(scope="module")
 def fragments():
     patterns = ("rna+atac", "rna", "atac", "rna+atac")
-    mosaic = with_fragments(make_mosaic(n=800, genes=30, peaks=40, patterns=patterns), share=0.3)
+    mosaic = with_fragments(patterned_mosaic(n=800, genes=30, peaks=40, patterns=patterns), share=0.3)
     model = with_split(make_model(mosaic, n_hidden=8, atac_likelihood="poisson"), mosaic)
     return mosaic, model, calibrate(model, mosaic, n_samples=20, conformal=True)
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from trained import make_model, make_mosaic, with_split
 
 from multivi_nf.calibration.effects import ImputedEffects, impossible_effects
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.held_out.group_effects import Compared, Groups, fit_effects, slopes, squared_correlation
+from multivi_nf.testing.models import make_model, with_split
+from multivi_nf.testing.mosaics import patterned_mosaic
 
 G, J = 8, 1500
 
@@ -150,7 +151,9 @@ def test_it_is_stored_and_read_and_what_is_impossible_refused():
 
 @pytest.mark.parametrize(("sources", "target"), [(("atac",), "rna"), (("rna",), "atac"), (("rna",), "protein")])
 def test_groups_of_held_out_cells_are_compared(sources, target):
-    mosaic = make_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac+protein", "rna", "atac", "rna+atac+protein"))
+    mosaic = patterned_mosaic(
+        n=800, genes=30, peaks=40, patterns=("rna+atac+protein", "rna", "atac", "rna+atac+protein")
+    )
     model = with_split(make_model(mosaic, n_hidden=8), mosaic)
     data = MosaicData(mosaic, model)
     held = np.flatnonzero(data.cells.isin(model.split.loc[model.split["split"] == "calibration", "cell"]))
@@ -171,7 +174,7 @@ def test_groups_of_held_out_cells_are_compared(sources, target):
 
 
 def test_a_feature_that_held_out_cells_alone_show_spoils_nothing():
-    mosaic = make_mosaic(n=2000, genes=30, peaks=40, patterns=("rna+atac", "rna+atac", "rna", "atac"))
+    mosaic = patterned_mosaic(n=2000, genes=30, peaks=40, patterns=("rna+atac", "rna+atac", "rna", "atac"))
     model = with_split(make_model(mosaic, n_hidden=8), mosaic)
     kept = model.split.loc[model.split["split"] == "calibration", "cell"]
     atac = mosaic["atac"]

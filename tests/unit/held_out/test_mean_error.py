@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from trained import make_model, make_mosaic, with_split
 
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.held_out.calibrate import _levelled, folds
 from multivi_nf.held_out.mean_error import halved, neighbour_means, whole_error
+from multivi_nf.testing.models import make_model, with_split
+from multivi_nf.testing.mosaics import patterned_mosaic
 
 N, J = 300, 200
 
@@ -48,7 +49,7 @@ def test_what_the_posterior_spreads_over_is_not_counted_twice():
 
 @pytest.fixture(scope="module")
 def paired():
-    mosaic = make_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac", "rna", "atac", "rna+atac"))
+    mosaic = patterned_mosaic(n=800, genes=30, peaks=40, patterns=("rna+atac", "rna", "atac", "rna+atac"))
     model = with_split(make_model(mosaic, n_hidden=8), mosaic)
     data = MosaicData(mosaic, model)
     held = np.flatnonzero(data.cells.isin(model.split.loc[model.split["split"] == "calibration", "cell"]))

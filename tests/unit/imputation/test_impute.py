@@ -6,7 +6,6 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from trained import make_model, make_mosaic, with_fragments
 
 from multivi_nf.data.draws import BLOCK, cell_keys, normals
 from multivi_nf.data.mosaic_data import MosaicData
@@ -15,6 +14,8 @@ from multivi_nf.imputation import store as gathering_module
 from multivi_nf.imputation.impute import impute, impute_to_zarr, select_cells
 from multivi_nf.imputation.store import gather
 from multivi_nf.latent.embed import embed
+from multivi_nf.testing.models import make_model
+from multivi_nf.testing.mosaics import patterned_mosaic, with_fragments
 
 
 @torch.inference_mode()
@@ -89,7 +90,7 @@ def test_many_tiles_equal_brute_force(monkeypatch):
     import multivi_nf.imputation.decode as decode
     import multivi_nf.imputation.impute as imputation
 
-    wide = make_mosaic(n=30, peaks=70)
+    wide = patterned_mosaic(n=30, peaks=70)
     big = make_model(wide)
     monkeypatch.setattr(decode, "TILE", 16)
     monkeypatch.setattr(imputation, "TILE", 16)
@@ -110,7 +111,7 @@ def test_values_do_not_depend_on_features_order_or_cells(model, mosaic):
 
 
 def test_scattered_and_gathered_is_the_same_bytes(tmp_path):
-    large = make_mosaic(n=2 * BLOCK + 30, genes=12, peaks=10, proteins=3)
+    large = patterned_mosaic(n=2 * BLOCK + 30, genes=12, peaks=10, proteins=3)
     model = make_model(large, n_hidden=8)
     whole = tmp_path / "whole.zarr"
     impute_to_zarr(model, large, whole, modality="rna", n_samples=40, features="all")
@@ -198,7 +199,7 @@ def test_wrong_requests_are_named(model, mosaic, options, message):
 
 def test_other_features_are_refused(model):
     with pytest.raises(InputError, match="rna features of the mosaic"):
-        embed(model, make_mosaic(genes=39))
+        embed(model, patterned_mosaic(genes=39))
 
 
 def test_existing_store_and_full_disk(model, mosaic, tmp_path, monkeypatch):

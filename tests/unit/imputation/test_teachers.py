@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from trained import make_model, make_mosaic, with_split
 
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.imputation.decode import Codes, Decoder
 from multivi_nf.imputation.teachers import NEIGHBOURS, Teachers, knows
 from multivi_nf.latent.embed import posteriors
+from multivi_nf.testing.models import make_model, with_split
+from multivi_nf.testing.mosaics import patterned_mosaic
 
 
 @pytest.fixture(scope="module")
 def shown():
-    mosaic = make_mosaic(n=400, genes=30, peaks=40, patterns=("rna+atac+protein", "rna", "atac", "rna+atac+protein"))
+    mosaic = patterned_mosaic(
+        n=400, genes=30, peaks=40, patterns=("rna+atac+protein", "rna", "atac", "rna+atac+protein")
+    )
     model = with_split(make_model(mosaic, n_hidden=8), mosaic)
     return model, MosaicData(mosaic, model)
 

@@ -5,7 +5,6 @@ import gzip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_inputs import barcodes
 
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import (
@@ -17,6 +16,7 @@ from multivi_nf.inputs.barcodes import (
     read_barcodes,
     translate,
 )
+from multivi_nf.testing.files import barcodes
 
 ATAC, RNA = barcodes(50, suffix=""), barcodes(50, start=1000, suffix="")
 

@@ -8,12 +8,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from made_inputs import GENES, barcodes, counts
 
 from multivi_nf.counts.given import add_tables
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import BarcodeMap, meeting, read_barcodes
 from multivi_nf.inputs.cell_table import read_cell_table, truths
+from multivi_nf.testing.files import GENES, barcodes, counts
 
 CELLS = barcodes(12)
 BARE = [cell[:-2] for cell in CELLS]

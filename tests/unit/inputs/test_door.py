@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_inputs import GENES, barcodes, counts, features, write_10x, write_h5ad, write_mtx
 
 from multivi_nf.commands import main
+from multivi_nf.testing.files import GENES, barcodes, counts, features, write_10x, write_h5ad, write_mtx
 
 CELLS = barcodes(40)
 MESSAGE = re.compile(r"ERROR: (.+)\n  Why it matters: .+\n  What to do: .+")

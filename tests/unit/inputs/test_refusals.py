@@ -7,9 +7,9 @@ import json
 import anndata as ad
 import numpy as np
 import pytest
-from made_inputs import GENES, PEAKS, PROTEINS, barcodes, counts, features, write_10x, write_h5ad
 
 from multivi_nf.commands import main
+from multivi_nf.testing.files import GENES, PEAKS, PROTEINS, barcodes, counts, features, write_10x, write_h5ad
 
 CELLS = barcodes(60)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_inputs import GENES, SYMBOLS, barcodes, counts, features, write_10x, write_h5ad
 from scipy import sparse
 
 from multivi_nf.counts.read import read_counts
@@ -23,6 +22,7 @@ from multivi_nf.inputs.genome import SIZES, Genome, harmonise, load_genome, read
 from multivi_nf.inputs.samplesheet import read_samplesheet
 from multivi_nf.peaks import merge_peaks, read_groups, read_summits
 from multivi_nf.qc.rules import at_least, judge
+from multivi_nf.testing.files import GENES, SYMBOLS, barcodes, counts, features, write_10x, write_h5ad
 
 GENOME = Genome({"chr1": 10_000, "chr2": 8_000, "chrM": 500}, "chrM", None, None, {})
 

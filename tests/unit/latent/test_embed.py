@@ -7,11 +7,12 @@ import mudata
 import numpy as np
 import pytest
 import torch
-from trained import make_model, make_mosaic
 
 from multivi_nf.latent.annotate import annotate
 from multivi_nf.latent.embed import draw, embed, tempered
 from multivi_nf.model.fusion import Joint
+from multivi_nf.testing.models import make_model
+from multivi_nf.testing.mosaics import patterned_mosaic
 
 
 def test_rows_and_absent_modalities(model, mosaic):
@@ -59,7 +60,7 @@ def test_temperature_scales_variance_up_to_the_prior():
 
 @pytest.mark.parametrize("fusion", ["mean", "weighted", "cell-weighted", "poe", "mopoe"])
 def test_every_fusion_draws_from_its_posterior(fusion):
-    mosaic = make_mosaic(n=24)
+    mosaic = patterned_mosaic(n=24)
     model = make_model(mosaic, fusion=fusion)
     from multivi_nf.latent.embed import cells_of, posteriors
 

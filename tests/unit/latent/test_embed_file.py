@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import h5py
-import mosaic_memory
 import mudata
 import numpy as np
 import pandas as pd
@@ -16,6 +15,8 @@ from multivi_nf.inputs.samplesheet import read_samples_json
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.mosaic import read
 from multivi_nf.mosaic.build import build_mosaic
+from multivi_nf.testing import parts
+from multivi_nf.testing.files import barcodes
 from multivi_nf.training import MultiVI
 
 SHARED = "indices", "indptr"
@@ -30,14 +31,12 @@ def run(*arguments: object) -> int:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path):
     """Two samples, paired and RNA alone, and an untrained model of them."""
-    monkeypatch.setattr(mosaic_memory, "GENES", 40)
-    monkeypatch.setattr(mosaic_memory, "PEAKS", 3000)
-    monkeypatch.setattr(mosaic_memory, "STORED", {"rna": 8, "atac": 500})
-    paths = [tmp_path / f"{name}.h5ad" for name in ("s0.rna", "s0.atac", "s1.rna")]
-    for path in paths:
-        mosaic_memory.write_part(path, *path.name.split(".")[:2], 60)
+    cells = barcodes(60)
+    features = {"rna": [f"ENSG{n:011d}" for n in range(40)], "atac": [f"chr1:{n}000-{n}500" for n in range(1, 3001)]}
+    which = (("s0", "rna"), ("s0", "atac"), ("s1", "rna"))
+    paths = [parts.part(tmp_path, sample, m, cells, features[m], mean=0.2)[0] for sample, m in which]
     rows = [
         {"sample": s, "batch": s, "rna": "x", "atac": "x" if s == "s0" else None, "metadata": {}} for s in ("s0", "s1")
     ]

@@ -12,7 +12,6 @@ import scanpy as sc
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_parts import ENSG, PEAKS, build, part, sample
 from scipy import sparse
 
 from multivi_nf.commands.mosaic import command
@@ -20,6 +19,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.mosaic.build import build_mosaic
 from multivi_nf.mosaic.features import cells_needed, check_shared, reference_features
 from multivi_nf.mosaic.parts import Part
+from multivi_nf.testing.parts import ENSG, PEAKS, build, part, sample
 
 
 @pytest.fixture

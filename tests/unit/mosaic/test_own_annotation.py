@@ -9,13 +9,13 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
-from made_parts import ENSG, PEAKS, build, part, sample
 from scipy import sparse
 
 from multivi_nf.data.source import source_of
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.samplesheet import Sample
 from multivi_nf.mosaic.read import read_mosaic
+from multivi_nf.testing.parts import ENSG, PEAKS, build, part, sample
 
 CELLS = [f"{'ACGT'[i % 4] * 5}{'ACGT'[i // 4 % 4] * 5}{'ACGT'[i // 16 % 4] * 5}-1" for i in range(40)]
 HALVES = ["x"] * 20 + ["y"] * 20

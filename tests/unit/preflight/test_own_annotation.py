@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_inputs import GENES, SYMBOLS, barcodes, counts
-from made_layouts import CELLS, PROTEIN, PROTEINS, RNA, joint_h5ad
 
 from multivi_nf.commands import check_inputs, check_samplesheet, preflight, qc_rna
 from multivi_nf.inputs.samplesheet import read_samplesheet
+from multivi_nf.testing.files import GENES, SYMBOLS, barcodes, counts
+from multivi_nf.testing.layouts import CELLS, PROTEIN, PROTEINS, RNA, joint_h5ad
 
 PEAKS = [f"chr1:{1000 * n}-{1000 * n + 500}" for n in range(1, 21)]
 

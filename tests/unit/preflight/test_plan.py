@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_inputs import GENES, PEAKS, barcodes, counts, features, write_10x, write_h5ad
 
 from multivi_nf.commands import check_inputs, preflight
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
 from multivi_nf.preflight.check import check_sample, pack, unpack
 from multivi_nf.preflight.plan import make_plan, read_checked
+from multivi_nf.testing.files import GENES, PEAKS, barcodes, counts, features, write_10x, write_h5ad
 
 CELLS = barcodes(60)
 SIZES = "chr1\t30000\nchr2\t20000\n"

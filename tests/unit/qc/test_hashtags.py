@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_inputs import barcodes, write_10x, write_h5ad
 from scipy import sparse
 
 from multivi_nf.commands.qc_protein import command as qc_protein
@@ -19,6 +18,7 @@ from multivi_nf.commands.qc_rna import command as qc_rna
 from multivi_nf.counts.hashtags import read_hashtags, tag_names
 from multivi_nf.errors import InputError
 from multivi_nf.qc.hashtags import demultiplex
+from multivi_nf.testing.files import barcodes, write_10x, write_h5ad
 
 NAMES = ["HTO1", "HTO2", "HTO3", "HTO4"]
 

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from mudata import MuData
 from scipy import sparse
-from small_mosaic import make_mosaic
 
 from multivi_nf.commands.train import command
 from multivi_nf.data.source import fingerprint, source_of
 from multivi_nf.errors import InputError
 from multivi_nf.imputation.impute import impute
 from multivi_nf.latent.embed import embed
+from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, map_onto, train
 
 SMALL = ["--n-hidden", "8", "--n-latent", "3", "--batch-size", "32", "--device", "cpu"]
@@ -23,7 +23,7 @@ SMALL = ["--n-hidden", "8", "--n-latent", "3", "--batch-size", "32", "--device",
 
 def counted(seed: int = 0, of: int = 1, **options) -> MuData:
     """Fragments of three clusters, `of` times each; 0/1 in X."""
-    mosaic = make_mosaic(n_cells=300, seed=seed, **options)
+    mosaic = clustered_mosaic(n_cells=300, seed=seed, **options)
     atac = mosaic["atac"]
     rng = np.random.default_rng(seed)
     cluster = mosaic.obs.loc[atac.obs_names, "cluster"].astype(int).to_numpy()
@@ -119,7 +119,7 @@ def test_new_batches_are_mapped_and_the_reference_stays(fitted):
 
 
 def test_a_folder_without_the_field_is_bernoulli(tmp_path):
-    mosaic = make_mosaic()
+    mosaic = clustered_mosaic()
     model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
     model.save(tmp_path / "model")
     assert "atac_likelihood" not in json.loads((tmp_path / "model" / "config.json").read_text())["model"]

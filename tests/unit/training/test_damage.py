@@ -14,15 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.seals import sealed
+from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, train
 from multivi_nf.training.model_folder import weights_digest
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, request) -> Path:
-    from small_mosaic import make_mosaic
-
-    mosaic = make_mosaic()
+    mosaic = clustered_mosaic()
     model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
     train(model, mosaic, max_epochs=1, batch_size=32, device="cpu", quiet=True)
     folder = tmp_path_factory.mktemp("trained") / "model"

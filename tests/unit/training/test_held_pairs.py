@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_mosaic import make_mosaic
 
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import Interrupted
+from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, fit, held_pairs, settings, train
 from multivi_nf.training.held_pairs import HeldPairs
 from multivi_nf.training.optimiser import INTEGRATION_SHARE, Objective
@@ -59,7 +59,7 @@ def test_proteins_outside_the_panel_do_not_count():
 
 @pytest.fixture(scope="module")
 def mosaic():
-    return make_mosaic(n_cells=600, n_peaks=60, paired=0.8)
+    return clustered_mosaic(n_cells=600, n_peaks=60, paired=0.8)
 
 
 def test_few_pairs_say_nothing(mosaic):
@@ -111,7 +111,7 @@ def test_a_thinned_run_that_is_interrupted_goes_on_to_the_same_bytes(mosaic, tmp
 
 
 def test_of_rna_and_protein_the_loss_keeps_the_epoch_and_nothing_is_thinned():
-    mosaic = make_mosaic(n_cells=600, modalities=("rna", "protein"), paired=0.8)
+    mosaic = clustered_mosaic(n_cells=600, modalities=("rna", "protein"), paired=0.8)
     model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
     history = train(model, mosaic, max_epochs=PASSES, batch_size=256, quiet=True, device="cpu")
     assert model.training_settings["thinning"] == 0.0 and "held_out_score" not in history.rows[0]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mudata import MuData
-from small_mosaic import make_mosaic
 
 from multivi_nf.commands.train import command
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
 from multivi_nf.latent.embed import embed
 from multivi_nf.model.loss import label_cost
+from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, map_onto, train
 from multivi_nf.training.fit import _identity
 from multivi_nf.training.settings import settings_for
@@ -24,7 +24,7 @@ SMALL = {"n_hidden": 16, "n_latent": 4, "seed": 1}
 
 def coin(n_cells: int = 200, known: float = 1.0) -> MuData:
     """Labels that nothing in the counts tells, of a share of the cells; the others have what counts as none."""
-    mosaic = make_mosaic(n_cells=n_cells)
+    mosaic = clustered_mosaic(n_cells=n_cells)
     rng = np.random.default_rng(5)
     label = np.where(rng.random(mosaic.n_obs) < 0.5, "heads", "tails").astype(object)
     free = rng.random(mosaic.n_obs) >= known
@@ -61,7 +61,7 @@ def test_codes_are_of_known_labels_only():
     data = MosaicData(mosaic, model)
     expected = mosaic.obs["coin"].map({"heads": 0, "tails": 1}).astype(float).fillna(-1).to_numpy()
     assert data.minibatch(np.arange(50)).labels.tolist() == expected[:50].tolist()
-    new = make_mosaic(n_cells=40, seed=3)
+    new = clustered_mosaic(n_cells=40, seed=3)
     new.obs["coin"] = "sides"
     assert set(MosaicData(new, model).labels.tolist()) == {-1}
     del new.obs["coin"]
@@ -123,7 +123,7 @@ def test_saved_read_and_mapped_onto(tmp_path):
     model.save(tmp_path / "model")
     again = MultiVI.load(tmp_path / "model")
     assert again.config == model.config and torch.equal(again.classifier.weight, model.classifier.weight)
-    new = make_mosaic(n_cells=60, seed=8, batches=("z",), prefix="q")
+    new = clustered_mosaic(n_cells=60, seed=8, batches=("z",), prefix="q")
     unlabelled = map_onto(again, new, max_epochs=2, quiet=True, device="cpu")
     new.obs["coin"] = "heads"
     labelled = map_onto(again, new, max_epochs=2, quiet=True, device="cpu")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from small_mosaic import make_mosaic
 
 from multivi_nf.imputation.impute import impute
 from multivi_nf.latent.embed import embed
 from multivi_nf.modalities import SEEN
+from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, train
 from multivi_nf.training.directions import first_layer
 from multivi_nf.training.initialise import seen_by_encoder
@@ -20,7 +20,7 @@ HIDDEN = slice(0, 10)
 
 @pytest.fixture(scope="module")
 def fitted():
-    mosaic = make_mosaic(n_cells=300)
+    mosaic = clustered_mosaic(n_cells=300)
     seen = np.ones(mosaic["rna"].n_vars, dtype=bool)
     seen[HIDDEN] = False
     mosaic["rna"].var[SEEN] = seen
@@ -64,7 +64,7 @@ def test_they_are_imputed(fitted):
 def test_directions_are_those_of_the_genes_seen():
     from multivi_nf.data.source import source_of
 
-    mosaic = make_mosaic(n_cells=300)
+    mosaic = clustered_mosaic(n_cells=300)
     seen = np.arange(mosaic["rna"].n_vars) >= 10
     of_all = source_of(mosaic).matrices["rna"]
     of_some = source_of(make_without(mosaic, seen)).matrices["rna"]
@@ -87,7 +87,7 @@ def make_without(mosaic, seen):
 
 
 def test_without_the_column_nothing_changes():
-    plain, marked = make_mosaic(n_cells=150), make_mosaic(n_cells=150)
+    plain, marked = clustered_mosaic(n_cells=150), clustered_mosaic(n_cells=150)
     marked["rna"].var[SEEN] = True
     one, two = (MultiVI.from_mosaic(m, n_hidden=8, n_latent=3) for m in (plain, marked))
     for m, model in ((plain, one), (marked, two)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
@@ -23,10 +24,12 @@ def barcodes(n: int, start: int = 0, suffix: str = "-1") -> list[str]:
 
 
 def counts(n_cells: int, n_features: int, seed: int = 0, mean: float = 2.0) -> sparse.csr_matrix:
+    """Draw Poisson counts of cells x features, without structure."""
     return sparse.csr_matrix(np.random.default_rng(seed).poisson(mean, (n_cells, n_features)).astype(np.int32))
 
 
 def features(modalities: str = "rna+atac+protein") -> pd.DataFrame:
+    """Give the list of features of a file: id, name and type, as Cell Ranger names them."""
     rows = []
     if "rna" in modalities:
         rows += [(i, s, "Gene Expression") for i, s in zip(GENES, SYMBOLS)]
@@ -38,6 +41,7 @@ def features(modalities: str = "rna+atac+protein") -> pd.DataFrame:
 
 
 def write_10x(path: Path, matrix: sparse.csr_matrix, cells: list[str], table: pd.DataFrame, layout: str = "v3") -> Path:
+    """Write counts as Cell Ranger's HDF5, of layout `v3` or `v2`."""
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix" if layout == "v3" else "GRCh38")
         group["barcodes"] = np.array(cells, dtype="S")
@@ -62,6 +66,7 @@ def write_mtx(
     prefix: str = "",
     transposed: bool = False,
 ) -> Path:
+    """Write counts as a folder of matrix.mtx, barcodes.tsv and features.tsv (genes.tsv of version 2)."""
     folder.mkdir(parents=True)
     end = ".gz" if packed else ""
 
@@ -79,7 +84,8 @@ def write_mtx(
     return folder
 
 
-def write_h5ad(path: Path, x: object, cells: list[str], names: list[str], **slots: object) -> Path:
+def write_h5ad(path: Path, x: object, cells: list[str], names: list[str], **slots: Any) -> Path:
+    """Write an h5ad of cells x names; `layers`, `obs` and `raw` are filled where given."""
     data = ad.AnnData(x, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=names))
     for key, value in slots.items():
         if key == "layers":

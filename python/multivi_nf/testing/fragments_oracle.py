@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from typing import TypeAlias
 
 PRINTABLE = re.compile(rb"[\x21-\x7e]{1,1024}")
 DIGITS = re.compile(rb"[0-9]{1,10}")
+Row: TypeAlias = tuple[str, int, int, str, int]
+Place: TypeAlias = tuple[str, int, int]
 
 
 class Refused(Exception):
     """The text is not a legal fragments file."""
 
 
-def number(text, least):
+def number(text: bytes, least: int) -> int:
+    """Read a number of a line, at least `least` and of 31 bits."""
     if not DIGITS.fullmatch(text) or not least <= int(text) < 2**31:
         raise Refused(f"number {text!r}")
     return int(text)
 
 
-def same_chrom(name):
+def same_chrom(name: str) -> str:
+    """Give what two names of one chromosome have in common."""
     bare = re.sub("^chr", "", name, flags=re.I)
     return "M" if bare.upper() in ("M", "MT") else bare
 
 
-def read(text, chrom_sizes):
+def read(text: bytes, chrom_sizes: dict[str, int]) -> list[Row]:
     """List (genome's chromosome, start, end, barcode, count) of legal text; raise Refused for any other.
 
     Fragments at no place of their chromosome are left out; over 0.1 %, and ten or a tenth, of the lines are refused.
     """
     lines = text.split(b"\n")
-    rows, order, n_columns, seen_any, outside = [], [], None, False, 0
+    order: list[str] = []
+    rows, n_columns, seen_any, outside = [], None, False, 0
     if lines and lines[-1] == b"":
         lines.pop()
     for line in lines:
@@ -55,9 +61,8 @@ def read(text, chrom_sizes):
             if chrom in order:
                 raise Refused("chromosome comes back")
             order.append(chrom)
-        if chrom in chrom_sizes:
-            target = chrom
-        else:
+        target = chrom if chrom in chrom_sizes else None
+        if target is None:
             target = next((name for name in chrom_sizes if same_chrom(name) == same_chrom(chrom)), None)
         nowhere = before or end <= start or (target is not None and end > chrom_sizes[target])
         if fields[3] == b"" or ((target is not None or nowhere) and not PRINTABLE.fullmatch(fields[3])):
@@ -76,10 +81,10 @@ def read(text, chrom_sizes):
         raise Refused("nothing on the genome")
     if outside > total / 1000 and (outside >= 10 or outside > total / 10):
         raise Refused("at no place")
-    return [row for row in rows if row[0] is not None]
+    return [(target, *row[1:]) for row in rows if (target := row[0]) is not None]
 
 
-def count(rows, peaks, barcodes, strategy):
+def count(rows: list[Row], peaks: list[Place], barcodes: list[str], strategy: str) -> list[list[int]]:
     """Cells × peaks as a nested list."""
     table = [[0] * len(peaks) for _ in barcodes]
     index = {name: i for i, name in enumerate(barcodes)}
@@ -95,9 +100,16 @@ def count(rows, peaks, barcodes, strategy):
     return table
 
 
-def quality(rows, mito, tss, blacklist, peaks, autosomes):
+def quality(
+    rows: list[Row],
+    mito: str,
+    tss: list[tuple[str, int, str]],
+    blacklist: list[Place],
+    peaks: list[Place],
+    autosomes: set[str],
+) -> dict[str, Counter[str]]:
     """{barcode: {column: value}} of all sums."""
-    sums = defaultdict(Counter)
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
     placed = defaultdict(list)
     for chrom, start, end, barcode, support in rows:
         got = sums[barcode]
@@ -126,9 +138,9 @@ def quality(rows, mito, tss, blacklist, peaks, autosomes):
     return sums
 
 
-def profile(rows, mito, tss):
+def profile(rows: list[Row], mito: str, tss: list[tuple[str, int, str]]) -> Counter[int]:
     """Cut sites by distance from TSS in the direction of transcription."""
-    got = Counter()
+    got: Counter[int] = Counter()
     for chrom, start, end, _, _ in rows:
         if chrom != mito:
             for site in (start, end - 1):

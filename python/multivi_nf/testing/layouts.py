@@ -9,8 +9,9 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-from made_inputs import GENES, PEAKS, SYMBOLS, barcodes, counts
 from scipy import io, sparse
+
+from multivi_nf.testing.files import GENES, PEAKS, SYMBOLS, barcodes, counts
 
 CELLS = barcodes(24)
 PROTEINS = ["CD3", "CD4", "CD19"]
@@ -61,14 +62,17 @@ def mtx(
 
 
 def lines(values: list[str]) -> str:
+    """One value a line."""
     return "".join(f"{value}\n" for value in values)
 
 
 def genes_tsv(types: bool = True) -> str:
+    """The text of features.tsv, with the types of features or without."""
     return lines(["\t".join([i, s, *(["Gene Expression"] if types else [])]) for i, s in zip(GENES, SYMBOLS)])
 
 
 def star_solo(folder: Path) -> Path:
+    """STARsolo: a matrix of unique reads, and one of all that is asked for by its name."""
     files = {"features.tsv": genes_tsv(), "barcodes.tsv": lines(CELLS)}
     mtx(folder, RNA * 2, files, "matrix.mtx")
     mtx(folder, RNA, {}, "UniqueAndMult-Uniform.mtx")
@@ -76,19 +80,23 @@ def star_solo(folder: Path) -> Path:
 
 
 def kallisto(folder: Path) -> Path:
+    """kb-python: cells in rows, lists named after the matrix."""
     files = {"cells_x_genes.genes.txt": lines(GENES), "cells_x_genes.barcodes.txt": lines(CELLS)}
     return mtx(folder, RNA, files, "cells_x_genes.mtx", cells_in_rows=True)
 
 
 def kallisto_named(folder: Path) -> Path:
+    """kb-python with the genes' names in a list of their own."""
     files = {
-        "cells_x_genes.genes.txt": lines(GENES), "cells_x_genes.genes.names.txt": lines(SYMBOLS),
+        "cells_x_genes.genes.txt": lines(GENES),
+        "cells_x_genes.genes.names.txt": lines(SYMBOLS),
         "cells_x_genes.barcodes.txt": lines(CELLS),
-    }  # fmt: skip
+    }
     return mtx(folder, RNA, files, "cells_x_genes.mtx", cells_in_rows=True) / "cells_x_genes.mtx"
 
 
 def alevin_fry(folder: Path) -> Path:
+    """alevin-fry: lists of rows and columns beside a matrix of cells in rows."""
     files = {"quants_mat_rows.txt": lines(CELLS), "quants_mat_cols.txt": lines(GENES)}
     mtx(folder / "alevin", RNA, files, "quants_mat.mtx", cells_in_rows=True)
     return folder
@@ -104,6 +112,7 @@ def alevin_fry_usa(folder: Path) -> Path:
 
 
 def parse(folder: Path) -> Path:
+    """Parse Biosciences: tables with headings instead of lists."""
     features = "gene_id,gene_name,genome\n" + lines([f"{i},{s},hg38" for i, s in zip(GENES, SYMBOLS)])
     cells = "bc_wells,sample_well\n" + lines([f"{c},A{i % 4}" for i, c in enumerate(CELLS)])
     files = {"all_genes.csv": features, "cell_metadata.csv": cells}
@@ -111,27 +120,32 @@ def parse(folder: Path) -> Path:
 
 
 def cite_seq_count(folder: Path) -> Path:
+    """CITE-seq-Count: tags with their sequence in the name, and a row of what mapped to none."""
     tags = [f"{name}-{'ACGT' * 3}{'ACGT'[i]}AA" for i, name in enumerate(PROTEINS)]
     files = {"features.tsv.gz": lines([*tags, "unmapped"]), "barcodes.tsv.gz": lines(CELLS)}
     return mtx(folder, sparse.hstack([PROTEIN, counts(24, 1, 9)]), files, "matrix.mtx.gz")
 
 
 def with_heading(folder: Path) -> Path:
+    """Lists that begin with a heading."""
     files = {
-        "features.tsv": "gene_id\tgene_name\ttype\n" + genes_tsv(), "barcodes.tsv": "barcode\n" + lines(CELLS),
-    }  # fmt: skip
+        "features.tsv": "gene_id\tgene_name\ttype\n" + genes_tsv(),
+        "barcodes.tsv": "barcode\n" + lines(CELLS),
+    }
     return mtx(folder, RNA, files, "matrix.mtx")
 
 
 def quoted_lists(folder: Path) -> Path:
+    """Lists whose values are quoted, as R writes them."""
     files = {
         "genes.tsv": lines([f'"{i}"\t"{s}"' for i, s in zip(GENES, SYMBOLS)]),
         "barcodes.tsv": lines([f'"{c}"' for c in CELLS]),
-    }  # fmt: skip
+    }
     return mtx(folder, RNA, files, "matrix.mtx")
 
 
 def atac_bed(folder: Path) -> Path:
+    """Peaks as BED beside the matrix."""
     bed = lines([p.replace(":", "\t").replace("-", "\t") for p in PEAKS])
     return mtx(folder, ATAC, {"peaks.bed": "# peaks\n" + bed, "barcodes.tsv": lines(CELLS)}, "matrix.mtx")
 
@@ -146,8 +160,9 @@ def old_h5ad(path: Path) -> Path:
         file["obs"] = np.array(
             [(c.encode(), i % 2) for i, c in enumerate(CELLS)], dtype=[("index", "S18"), ("kind", "i1")]
         )
-        file["var"] = np.array([(s.encode(), g.encode()) for s, g in zip(SYMBOLS, GENES)],
-                               dtype=[("index", "S10"), ("gene_ids", "S15")])  # fmt: skip
+        file["var"] = np.array(
+            [(s.encode(), g.encode()) for s, g in zip(SYMBOLS, GENES)], dtype=[("index", "S10"), ("gene_ids", "S15")]
+        )
         file.create_group("uns")["kind_categories"] = np.array([b"B", b"T"])
     return path
 

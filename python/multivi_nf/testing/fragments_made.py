@@ -1,22 +1,19 @@
 """A fragments file of any size, much like a real one, with the exact truth beside it.
 
-    python benchmarks/fragments_generate.py --fragments 20000000 --output DIR
-
 Peaks of lognormal strength (most of them weak), cell types with peaks of their own, a rare type, transcription starts
 on strong peaks, the nucleosome ladder of fragment lengths, PCR duplicates, mitochondrial fragments, and background
 barcodes that outnumber cells by twenty. Chromosome by chromosome, so that memory does not grow with the file.
 
-DIR holds fragments.tsv.gz (bgzip, 27 header lines), barcodes.txt (the cells), groups.tsv (cell, type), peaks.bed,
-tss.bed, blacklist.bed and truth.npz: fragments, reads and mitochondrial fragments of every barcode, and the exact
-cells x peaks counts by strategy, computed from the drawn positions by sorted searches, not by the package.
+The folder holds fragments.tsv.gz (bgzip, 27 header lines), barcodes.txt (the cells), groups.tsv (cell, type),
+peaks.bed, tss.bed, blacklist.bed and truth.npz: fragments, reads and mitochondrial fragments of every barcode, and
+the exact cells x peaks counts by strategy, computed from the drawn positions by sorted searches, not by the package.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -57,19 +54,19 @@ def barcode_names(n: int, style: str, rng: np.random.Generator) -> list[str]:
     return [f"{name}-1" if style == "10x" else f"lib_{i % 7}#{name}.x" for i, name in enumerate(plain)]
 
 
-def place(plan: Plan, rng: np.random.Generator) -> dict:
+def place(plan: Plan, rng: np.random.Generator) -> dict[str, Any]:
     """Draw peaks, how open they are in each type, and transcription starts."""
     names = [name for name in SIZES["hg38"] if name != "chrM"]
     names = names[names.index(plan.first_chrom) :]
     lengths = np.array([SIZES["hg38"][name] for name in names])
     per_chrom = np.diff(np.round(np.concatenate([[0], np.cumsum(lengths / lengths.sum())]) * plan.peaks).astype(int))
-    chrom, summit = [], []
+    chroms, summits = [], []
     for i, n in enumerate(per_chrom):
         step = (lengths[i] - 20000) // max(n, 1)
         jitter = rng.integers(0, max(step - 1200, 1), n)
-        summit.append(10000 + step * np.arange(n) + jitter)
-        chrom.append(np.full(n, i))
-    chrom, summit = np.concatenate(chrom), np.concatenate(summit)
+        summits.append(10000 + step * np.arange(n) + jitter)
+        chroms.append(np.full(n, i))
+    chrom, summit = np.concatenate(chroms), np.concatenate(summits)
     n = len(summit)
     strength = rng.lognormal(0, 1.3, n)
     openness = np.repeat(strength[None], plan.types, axis=0)
@@ -82,8 +79,16 @@ def place(plan: Plan, rng: np.random.Generator) -> dict:
     strong = np.argsort(-strength)[: n // 5]
     starts = np.sort(rng.choice(strong, len(strong) // 2, replace=False))
     tss = np.stack([chrom[starts], summit[starts] + rng.integers(-30, 30, len(starts))], axis=1)
-    return {"names": names, "lengths": lengths, "chrom": chrom, "summit": summit, "openness": openness, "tss": tss,
-            "rare_own": np.sort(rare_own), "minus": rng.random(len(starts)) < 0.5}  # fmt: skip
+    return {
+        "names": names,
+        "lengths": lengths,
+        "chrom": chrom,
+        "summit": summit,
+        "openness": openness,
+        "tss": tss,
+        "rare_own": np.sort(rare_own),
+        "minus": rng.random(len(starts)) < 0.5,
+    }
 
 
 def draw_lengths(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -105,17 +110,16 @@ def overlaps(start: np.ndarray, end: np.ndarray, row: np.ndarray, peak_start: np
     beyond = np.searchsorted(peak_start, end, side="left")
     shape = (n_cells, len(peak_start))
     found = {name: sparse.csr_matrix(shape, dtype=np.int32) for name in ("fragment", "insertion", "pic")}
-    for k in itertools.count():
+    for k in range(int((beyond - first).max(initial=0))):
         hit = first + k < beyond
-        if not hit.any():
-            return found
         peak = first[hit] + k
         sites = (peak_start[peak] <= start[hit]).astype(np.int32) + (end[hit] <= peak_end[peak])
         for name, value in (("fragment", np.ones_like(sites)), ("insertion", sites), ("pic", np.minimum(sites, 1))):
             found[name] = found[name] + sparse.csr_matrix((value, (row[hit], peak)), shape=shape)
+    return found
 
 
-def generate(plan: Plan, folder: Path) -> dict:
+def generate(plan: Plan, folder: Path) -> dict[str, float]:
     """Write the simulation into a folder; give a few totals."""
     rng = np.random.default_rng(plan.seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,12 +128,19 @@ def generate(plan: Plan, folder: Path) -> dict:
     n = len(names)
     n_rare = round(plan.rare * plan.cells)
     common = (1 - plan.rare) / (plan.types - 1)
-    kind = np.concatenate([
-        rng.integers(0, plan.types - 1, plan.cells - n_rare), np.full(n_rare, plan.types - 1),
-        rng.choice(plan.types, plan.background, p=[*[common] * (plan.types - 1), plan.rare]),
-    ])  # fmt: skip
-    depth = np.concatenate([rng.lognormal(0, 0.5, plan.cells) * 0.8 / plan.cells / 1.13,
-                            rng.lognormal(0, 1.2, plan.background) * 0.2 / max(plan.background, 1) / 2.05])  # fmt: skip
+    kind = np.concatenate(
+        [
+            rng.integers(0, plan.types - 1, plan.cells - n_rare),
+            np.full(n_rare, plan.types - 1),
+            rng.choice(plan.types, plan.background, p=[*[common] * (plan.types - 1), plan.rare]),
+        ]
+    )
+    depth = np.concatenate(
+        [
+            rng.lognormal(0, 0.5, plan.cells) * 0.8 / plan.cells / 1.13,
+            rng.lognormal(0, 1.2, plan.background) * 0.2 / max(plan.background, 1) / 2.05,
+        ]
+    )
     depth = np.cumsum(depth / depth.sum())
     lengths = world["lengths"].astype(float)
     totals = rng.multinomial(round(plan.fragments * (1 - plan.mito)), lengths / lengths.sum())
@@ -166,18 +177,23 @@ def generate(plan: Plan, folder: Path) -> dict:
             for name, matrix in found.items():
                 parts[name].append(matrix)
             peak_start = world["summit"][mine] - PEAK_WIDTH // 2
-            inside += int((np.searchsorted(peak_start + PEAK_WIDTH, start, side="right")
-                           < np.searchsorted(peak_start, end, side="left")).sum())  # fmt: skip
+            inside += int(
+                (
+                    np.searchsorted(peak_start + PEAK_WIDTH, start, side="right")
+                    < np.searchsorted(peak_start, end, side="left")
+                ).sum()
+            )
     _write_rest(folder, plan, world, names, kind)
     truth = {name: sparse.hstack(matrices, format="csr") for name, matrices in parts.items()}
-    arrays = {f"{name}_{part}": getattr(matrix, part) for name, matrix in truth.items()
-              for part in ("data", "indices", "indptr")}  # fmt: skip
-    np.savez(folder / "truth.npz", names=np.array(names), shape=truth["fragment"].shape, inside=inside,
-             rare_own=world["rare_own"], **seen, **arrays)  # fmt: skip
+    kept: dict[str, Any] = {"names": np.array(names), "inside": inside, "rare_own": world["rare_own"], **seen}
+    kept["shape"] = truth["fragment"].shape
+    for name, matrix in truth.items():
+        kept |= {f"{name}_{part}": getattr(matrix, part) for part in ("data", "indices", "indptr")}
+    np.savez(folder / "truth.npz", **kept)
     return {"fragments": plan.fragments, "frip": inside / totals.sum(), "nonzero": truth["fragment"].nnz}
 
 
-def _write_rest(folder: Path, plan: Plan, world: dict, names: list[str], kind: np.ndarray) -> None:
+def _write_rest(folder: Path, plan: Plan, world: dict[str, Any], names: list[str], kind: np.ndarray) -> None:
     (folder / "barcodes.txt").write_text("".join(f"{name}\n" for name in names[: plan.cells]))
     groups = zip(names[: plan.cells], kind)
     (folder / "groups.tsv").write_text("".join(f"{name}\ttype_{t}\n" for name, t in groups))
@@ -203,23 +219,3 @@ def read_truth(folder: Path) -> tuple[dict, dict[str, sparse.csr_matrix]]:
         parts = tuple(stored[f"{name}_{part}"] for part in ("data", "indices", "indptr"))
         matrices[name] = sparse.csr_matrix(parts, stored["shape"])
     return {name: stored[name] for name in ("names", "fragments", "reads", "mito", "inside", "rare_own")}, matrices
-
-
-def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the options that describe a simulation."""
-    for name in ("fragments", "cells", "background", "peaks", "seed"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))
-    parser.add_argument("--barcode-style", choices=["10x", "any"], default="10x")
-    return parser
-
-
-def main() -> None:
-    parser = arguments(argparse.ArgumentParser(description=__doc__))
-    parser.add_argument("--output", type=Path, required=True)
-    options = vars(parser.parse_args())
-    folder = options.pop("output")
-    print(generate(Plan(**options), folder))
-
-
-if __name__ == "__main__":
-    main()

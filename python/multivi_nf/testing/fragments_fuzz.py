@@ -1,20 +1,16 @@
 """Mutated fragments files through preflight and stream: no crash, no hang, right or refused.
 
-    python benchmarks/fragments_fuzz.py [--files 10000] [--seed 0]
+    MULTIVI_NF_FUZZ_FILES=10000 .venv/bin/pytest tests/unit/fragments/test_fuzz.py      40 s
 
 Each file is a small legal one with a few mutations of its text (bytes flipped, cut, lines swapped, doubled, removed)
-or of its compressed bytes (flipped, cut anywhere, cut at a BGZF block). Python's own gzip and the plain oracle of
-the tests say what it means; the stream must give just those counts, or refuse what they refuse.
+or of its compressed bytes (flipped, cut anywhere, cut at a BGZF block). Python's own gzip and the plain oracle
+beside it say what it means; the stream must give just those counts, or refuse what they refuse.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
-import sys
-import tempfile
-import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -22,15 +18,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
-
-import fragments_oracle as oracle
-
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.checks import preflight
 from multivi_nf.fragments.count import scan
 from multivi_nf.fragments.reader import BGZF_END
 from multivi_nf.inputs.genome import Genome
+from multivi_nf.testing import fragments_oracle as oracle
 
 SIZES = {"chr1": 3000, "chr2": 2000, "chrM": 500}
 PEAKS = [("chr1", 100, 400), ("chr1", 300, 500), ("chr2", 0, 2000)]
@@ -128,7 +121,7 @@ def draw(rng: np.random.Generator) -> bytes:
     return data
 
 
-def meaning(data: bytes) -> tuple[list, bool]:
+def meaning(data: bytes) -> list[oracle.Row]:
     """Say what a file means by Python's gzip and the oracle; raise `oracle.Refused` where it means nothing."""
     if not data:
         raise oracle.Refused("empty")
@@ -146,7 +139,8 @@ def check(data: bytes, path: Path) -> str:
     """Hold preflight and stream to the meaning of one file; say how it went, raise AssertionError if wrong."""
     path.write_bytes(data)
     peaks = pd.DataFrame(PEAKS, columns=["chrom", "start", "end"])
-    problems, warnings, facts = preflight(path, GENOME)
+    problems, _, _ = preflight(path, GENOME)
+    refusal = None
     try:
         found = scan(path, GENOME, barcodes=CELLS, peaks=peaks, on_progress=lambda n: None)
     except InputError as error:
@@ -156,11 +150,11 @@ def check(data: bytes, path: Path) -> str:
         if not {row[0] for row in rows} & {peak[0] for peak in PEAKS}:
             raise oracle.Refused("no chromosome in common with the peaks")
     except oracle.Refused as reason:
-        assert found is None, f"taken, though {reason}"
+        assert found is None and refusal is not None, f"taken, though {reason}"
         assert refusal.what and refusal.why and refusal.remedy
         assert problems or "in common" in str(reason), f"preflight saw nothing wrong, though {reason}"
         return "refused"
-    assert found is not None, f"refused: {refusal}"
+    assert found is not None and found.matrix is not None, f"refused: {refusal}"
     assert not problems, problems
     assert found.matrix.toarray().tolist() == oracle.count(rows, PEAKS, CELLS, "fragment")
     want = Counter(row[3] for row in rows if row[0] != "chrM")
@@ -169,9 +163,9 @@ def check(data: bytes, path: Path) -> str:
     return "equal"
 
 
-def run(files: int, seed: int, folder: Path) -> Counter:
+def run(files: int, seed: int, folder: Path) -> Counter[str]:
     """Check many files; the numbers refused and equal. A failure names the file, which is kept."""
-    outcome: Counter = Counter()
+    outcome: Counter[str] = Counter()
     for i in range(files):
         path = folder / "fuzzed.tsv.gz"
         data = draw(np.random.default_rng([seed, i]))
@@ -181,18 +175,3 @@ def run(files: int, seed: int, folder: Path) -> Counter:
             msg = f"file {i} of seed {seed}: {type(error).__name__}: {error}; bytes: {data!r}"
             raise AssertionError(msg) from error
     return outcome
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = run(options.files, options.seed, Path(folder))
-    print(f"{options.files} files: {dict(outcome)}, no crash, {time.monotonic() - started:.0f} s")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
@@ -17,27 +21,28 @@ ENSG = [f"ENSG{n:011d}" for n in range(100)]
 PEAKS = [f"chr1:{n * 1000}-{n * 1000 + 500}" for n in range(40)]
 
 
-def sample(name, modalities, batch=None, **metadata):
+def sample(name: str, modalities: Iterable[str], batch: str | None = None, **metadata: str) -> Sample:
+    """A row of the samplesheet whose modalities have a file."""
     columns = {"rna": "rna", "atac": "atac", "protein": "protein"}
     files = dict.fromkeys(FILE_COLUMNS) | {columns[m]: "x" for m in modalities}
     return Sample(name, batch or name, files, metadata)
 
 
 def part(
-    folder,
-    name,
-    modality,
-    cells,
-    features,
+    folder: Path,
+    name: str,
+    modality: str,
+    cells: Sequence[str],
+    features: Sequence[str],
     *,
-    symbols=None,
-    seed=0,
-    mean=1.0,
-    obs=None,
-    isotype=None,
-    strategy="fragment",
-    failed=(),
-):
+    symbols: Sequence[str] | None = None,
+    seed: int = 0,
+    mean: float = 1.0,
+    obs: dict[str, Any] | None = None,
+    isotype: Sequence[bool] | None = None,
+    strategy: str = "fragment",
+    failed: Sequence[str] = (),
+) -> tuple[Path, pd.DataFrame]:
     """One file as a QC step leaves it, and its dense counts."""
     rng = np.random.default_rng([seed, *map(ord, name + modality)])
     dense = rng.poisson(mean, (len(cells), len(features))).astype(np.int32)
@@ -57,6 +62,7 @@ def part(
     return path, pd.DataFrame(dense, index=[f"{name}:{cell}" for cell in cells], columns=list(features))
 
 
-def build(folder, inputs, samples, **options):
+def build(folder: Path, inputs: list[Path], samples: list[Sample], **options: Any) -> tuple[MuData, dict[str, Any]]:
+    """Build and read the mosaic of parts; also what was recorded of it."""
     record = build_mosaic(inputs, samples, folder / "mosaic.h5mu", **options)
     return read_mosaic(folder / "mosaic.h5mu"), record

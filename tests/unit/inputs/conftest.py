@@ -1,3 +1,0 @@
-"""The small mosaic whose cells contrasts compare."""
-
-from trained import mosaic  # noqa: F401
