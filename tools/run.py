@@ -7,10 +7,13 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from multivi_nf import __version__
 
 CLONE = Path(__file__).resolve().parents[1]
 BIN = CLONE / ".venv" / "bin"
@@ -34,12 +37,14 @@ METHODS = ",".join(
 
 
 def simulated(folder: Path, options: tuple[str, ...]) -> Path:
-    """Give the folder of the simulated mosaic; made once, and anew when its options change."""
-    stamp = folder / "preset.json"
-    if not (stamp.is_file() and json.loads(stamp.read_text()) == list(options)):
+    """Give the folder of the simulated mosaic; made once, and anew when its options or the version change."""
+    stamp, wanted = folder / "preset.json", [__version__, *options]
+    if not (stamp.is_file() and json.loads(stamp.read_text()) == wanted):
+        if (folder / "truth").is_dir() and (folder / "samplesheet.csv").is_file():  # a mosaic of another version
+            shutil.rmtree(folder)
         print(f"run: simulate a mosaic in {folder.relative_to(CLONE)}", flush=True)
         call(BIN / "multivi-nf", "simulate", "--outdir", folder, *options)
-        stamp.write_text(json.dumps(options) + "\n")
+        stamp.write_text(json.dumps(wanted) + "\n")
     return folder
 
 

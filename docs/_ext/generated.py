@@ -69,12 +69,15 @@ def make_clone() -> None:
     stamp.write_text(code_hash())
 
 
-def write_pages(app: Sphinx) -> None:
-    """Write all generated pages, each only where it changed (sphinx reads what is newer anew)."""
+def write_pages(_app: Sphinx | None = None) -> None:
+    """Write all generated pages, each only where it changed (sphinx reads what is newer anew).
+
+    That of the parameters is committed, to be read without the site; a test compares it.
+    """
     for name, lines in {
         "reference/parameters.md": parameters(),
         "reference/glossary.md": glossary(),
-        "benchmarks/results.md": results(app),
+        "benchmarks/results.md": results(),
     }.items():
         path, text = DOCS / name, "\n".join(lines) + "\n"
         path.parent.mkdir(exist_ok=True)
@@ -91,7 +94,9 @@ def parameters() -> Iterator[str]:
     """Every parameter of the pipeline, as `nextflow_schema.json` has it."""
     schema = json.loads((CLONE / "nextflow_schema.json").read_text(encoding="utf-8"))
     yield "# Parameters\n"
-    yield "Of `nextflow run`, from `nextflow_schema.json`. A dash: the step's own default, which its `--help` names."
+    yield "<!-- written by docs/_ext/generated.py from nextflow_schema.json -->\n"
+    yield "Of `nextflow run`: what each does, and why its default is what it is."
+    yield "A dash: no value, or the step's own default, which is said."
     for group in schema["$defs"].values():
         yield f"\n## {group['title']}\n\n{group.get('description', '')}\n"
         yield "| parameter | default | what, and why |\n|---|---|---|"
@@ -115,7 +120,7 @@ def glossary() -> Iterator[str]:
         yield f"| {cell(name)} | {cell(meaning)} |"
 
 
-def results(app: Sphinx) -> Iterator[str]:
+def results() -> Iterator[str]:
     """The tables under `benchmarks/results`, as they were written by their scripts."""
     yield "# All committed results\n"
     yield "As the scripts under `benchmarks/` wrote them; lines that start with # say how.\n"
@@ -133,3 +138,7 @@ def results(app: Sphinx) -> Iterator[str]:
         for row in table[1 : ROWS + 1]:
             yield "| " + " | ".join(map(cell, row + [""] * (len(table[0]) - len(row)))) + " |"
         yield "\n:::"
+
+
+if __name__ == "__main__":
+    write_pages()

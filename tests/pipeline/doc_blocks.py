@@ -46,4 +46,12 @@ def blocks() -> list[Block]:
     return found
 
 
+def visible_cells(page: Path) -> list[str]:
+    """What a reader of a tutorial sees and types: its cells without their options, in order."""
+    cell = re.compile(r"^```\{code-cell\}[^\n]*\n(?P<options>(?::[^\n]*\n)*)(?P<text>.*?)^```\s*$", re.M | re.S)
+    found = cell.finditer(page.read_text(encoding="utf-8"))
+    return [match["text"].lstrip("\n") for match in found if "remove-cell" not in match["options"]]
+
+
+TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials" and page.name != "index.md"]
 BLOCKS = blocks()

@@ -54,6 +54,18 @@ def test_the_crate_names_what_is_there():
     assert entries["ro-crate-metadata.json"]["about"] == {"@id": "./"}
 
 
+def test_one_version_everywhere():
+    """The package's is the pipeline's, the launchers', the crate's, the citation's and the newest of the changelog."""
+    config = (REPOSITORY / "nextflow.config").read_text()
+    named = {
+        "manifest": re.search(r"version\s*=\s*'([^']+)'", config).group(1),
+        "launchers": re.search(r"MULTIVI_NF_VERSION = '([^']+)'", config).group(1),
+        "changelog": re.findall(r"^## \[(\d[^\]]*)\]", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)[0],
+        "citation": yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"],
+    }
+    assert named == dict.fromkeys(named, VERSION)
+
+
 def test_reports_of_tower_are_results():
     reports = yaml.safe_load((REPOSITORY / "tower.yml").read_text())["reports"]
     output = (REPOSITORY / "docs/output.md").read_text()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import re
 import shlex
 import subprocess
 
 import pytest
-from tests.pipeline.doc_blocks import BLOCKS, FENCE, PAGES
+from tests.pipeline.doc_blocks import BLOCKS, FENCE, PAGES, TUTORIALS, visible_cells
 from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 MOST_NOT_RUN = 10
@@ -65,6 +67,26 @@ def test_commands_of_the_pipeline_name_what_there_is(block):
                 [BIN / "nextflow", "config", REPOSITORY, "-profile", profile, "-flat"], capture_output=True, text=True
             )
             assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_tutorial_can_be_typed(page):
+    """What is run but not shown makes no name and no folder that a shown cell needs."""
+    cells = visible_cells(page)
+    python = ast.parse("\n".join(text for text in cells if not text.startswith("%%")))
+    names = [node for node in ast.walk(python) if isinstance(node, ast.Name)]
+    made = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | set(dir(builtins))
+    for node in ast.walk(python):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            made |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.FunctionDef):
+            made |= {node.name, *(argument.arg for argument in node.args.args)}
+        elif isinstance(node, ast.Lambda):
+            made |= {argument.arg for argument in node.args.args}
+    assert {node.id for node in names} - made == set()
+    writes = [text for text in cells if "tutorial/" in text]
+    made_here = not writes or any("mkdir -p tutorial" in text for text in cells[: cells.index(writes[0]) + 1])
+    assert made_here or page.stem == "mapping"  # which goes on from another page
 
 
 def test_figures_of_single_trials_stay_in_their_rooms():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 import multivi_nf
+import multivi_nf.regulation
 
 PACKAGE = Path(multivi_nf.__file__).parent
 WITH_EXAMPLES = sorted(
@@ -26,6 +28,16 @@ def test_examples_run(name, tmp_path, monkeypatch):
     assert done.attempted > 0 and done.failed == 0
 
 
-@pytest.mark.parametrize("name", [name for name in multivi_nf.__all__ if not name.startswith("_")])
-def test_every_public_name_has_an_example(name):
-    assert ">>> " in inspect.getdoc(getattr(multivi_nf, name))
+PUBLIC = [
+    (module, name)
+    for module in (multivi_nf, multivi_nf.regulation)
+    for name in module.__all__
+    if not name.startswith("_")
+]
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
+def test_every_public_name_has_an_example_and_a_line_in_the_reference(module, name):
+    assert ">>> " in inspect.getdoc(getattr(module, name))
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    assert re.search(rf"^   {name}$", page, re.M)

@@ -32,6 +32,15 @@ def peak_properties(
     Returns
     -------
     (n_peaks, n) columns log10 accessibility, GC, log10 width, those that vary; and their names.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values, names = peak_properties(np.array([10, 100, 1000]), gc=np.array([0.4, 0.5, 0.6]))
+    >>> names
+    ['accessibility', 'GC']
+    >>> values[:, 0].tolist()
+    [1.0, 2.0, 3.0]
     """
     columns = {"accessibility": np.log10(np.maximum(accessible, 1e-12))}
     if gc is not None:

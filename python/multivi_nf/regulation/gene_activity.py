@@ -78,6 +78,15 @@ def gene_regions(genes: pd.DataFrame, chrom_sizes: dict[str, int], promoter: int
     Returns
     -------
     `chrom`, `start`, `end`, in the order of `genes`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> genes = pd.DataFrame({"chrom": "chr1", "start": [5000, 5000], "end": [8000, 8000], "strand": ["+", "-"]})
+    >>> gene_regions(genes, {"chr1": 9000})
+      chrom  start   end
+    0  chr1   3000  8000
+    1  chr1   5000  9000
     """
     minus = genes["strand"].to_numpy() == "-"
     start = np.where(minus, genes["start"], genes["start"] - promoter)
@@ -122,7 +131,18 @@ def overlaps(peaks: pd.DataFrame, regions: pd.DataFrame) -> sparse.csr_matrix:
 
 
 def activity_from_peaks(counts: sparse.csr_matrix, peaks: pd.DataFrame, regions: pd.DataFrame) -> sparse.csr_matrix:
-    """Add up each cell's counts over the peaks that overlap a gene: (n_cells, n_peaks) → (n_cells, n_genes)."""
+    """Add up each cell's counts over the peaks that overlap a gene: (n_cells, n_peaks) → (n_cells, n_genes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> peaks = pd.DataFrame({"chrom": "chr1", "start": [0, 600, 3000], "end": [500, 900, 3500]})
+    >>> gene = pd.DataFrame({"chrom": ["chr1"], "start": [400], "end": [1000]})
+    >>> counts = sparse.csr_matrix(np.array([[1, 2, 5], [0, 0, 7]]))
+    >>> activity_from_peaks(counts, peaks, gene).toarray().tolist()
+    [[3], [0]]
+    """
     return sparse.csr_matrix(counts).astype(np.int32) @ overlaps(peaks, regions)
 
 

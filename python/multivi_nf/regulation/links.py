@@ -96,6 +96,15 @@ def near_pairs(sites: pd.DataFrame, peaks: pd.DataFrame, window: int = WINDOW) -
         `chrom`, `start`, `end`, 0-based half-open.
     window
         bp to either side.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> sites = pd.DataFrame({"gene": [0], "chrom": ["chr1"], "pos": [2000], "strand": ["+"]})
+    >>> peaks = pd.DataFrame({"chrom": ["chr1", "chr1", "chr2"], "start": [0, 1900, 0], "end": [500, 2400, 500]})
+    >>> pairs = near_pairs(sites, peaks)
+    >>> pairs.peak.tolist(), pairs.distance.tolist()  # one before the start site, one over it
+    ([0, 1], [-1501, 0])
     """
     start, last = peaks["start"].to_numpy(), peaks["end"].to_numpy() - 1
     widest = int((last - start).max(initial=0))
@@ -310,6 +319,29 @@ def peak_gene_links(
     ------
     InputError
         Fewer than 20 cells or metacells, or too few peaks.
+
+    Examples
+    --------
+    A gene, a peak that opens with it, and forty peaks of another chromosome that do not:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from scipy import sparse
+    >>> from multivi_nf.regulation import make_units, near_pairs, peak_properties
+    >>> rng = np.random.default_rng(0)
+    >>> state = rng.random(300)
+    >>> rna = sparse.csr_matrix(rng.poisson(8 * state)[:, None])
+    >>> opening = np.where(np.arange(41) == 0, state[:, None], 0.5)
+    >>> atac = sparse.csr_matrix((rng.random((300, 41)) < opening).astype(int))
+    >>> start = np.arange(41) * 5000
+    >>> peaks = pd.DataFrame({"chrom": ["chr1"] + ["chr2"] * 40, "start": start, "end": start + 500})
+    >>> sites = pd.DataFrame({"gene": [0], "chrom": ["chr1"], "pos": [2000], "strand": ["+"]})
+    >>> cells = pd.Index([f"s:{i}" for i in range(300)])
+    >>> units = make_units(cells, None, pd.Series("s", index=cells))
+    >>> alike, _ = peak_properties(np.asarray(atac.sum(axis=0)).ravel())
+    >>> links = peak_gene_links(rna, atac, units, near_pairs(sites, peaks), peaks, sites, alike)
+    >>> bool(links["z"].iloc[0] > 4)
+    True
     """
     if len(units.stratum) < FEWEST_UNITS:
         raise InputError(

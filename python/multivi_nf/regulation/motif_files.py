@@ -44,12 +44,20 @@ class Motif:
 
 
 def read_motifs(path: str | Path) -> list[Motif]:
-    """Read motifs: MEME (minimal or full), or JASPAR's counts with or without letters and brackets; plain or gzip.
+    r"""Read motifs: MEME (minimal or full), or JASPAR's counts with or without letters and brackets; plain or gzip.
 
     Raises
     ------
     InputError
         Not there, damaged, empty, neither format, a motif cut short or that holds what is no count, or two of one id.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("motifs.jaspar").write_text(">M1 Arnt\nA [9 0]\nC [1 0]\nG [0 10]\nT [0 0]\n")
+    >>> motif = read_motifs("motifs.jaspar")[0]
+    >>> motif.name, motif.probabilities.shape
+    ('Arnt', (4, 2))
     """
     path = Path(path)
     if not path.is_file():

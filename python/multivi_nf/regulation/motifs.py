@@ -44,6 +44,16 @@ def scan(bases: list[np.ndarray | None], motifs: list[Motif], p: float = MATCH_P
     Returns
     -------
     CSR bool (n_peaks, n_motifs).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from multivi_nf.regulation.motif_files import Motif
+    >>> word = np.array([0, 1, 2, 3, 2, 1, 0, 3])  # ACGTGCAT, as bases are counted: A 0, C 1, G 2, T 3
+    >>> motif = Motif("M1", "made up", np.eye(4)[:, word] * 0.96 + 0.01)
+    >>> other = np.zeros(20, dtype=np.int8)
+    >>> scan([np.concatenate([other, word, other]).astype(np.int8), other], [motif]).toarray().tolist()
+    [[True], [False]]
     """
     from memelite import fimo  # compiles its kernels on import
 
@@ -75,7 +85,15 @@ def scan(bases: list[np.ndarray | None], motifs: list[Motif], p: float = MATCH_P
 
 
 def background_sets(properties: np.ndarray, n: int = ITERATIONS, seed: int = 0) -> np.ndarray:
-    """Draw for each peak `n` others among the peaks most alike it: (n_peaks, n) int32."""
+    """Draw for each peak `n` others among the peaks most alike it: (n_peaks, n) int32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sets = background_sets(np.arange(400.0)[:, None], n=50)
+    >>> sets.shape, bool(np.abs(sets[200] - 200).max() <= 20)  # peaks alike in what is matched on
+    ((400, 50), True)
+    """
     alike = matched_peaks(properties, POOL, seed)
     rng = np.random.default_rng([seed, 1])
     draws = rng.integers(0, alike.shape[1], (len(alike), n))
@@ -105,6 +123,17 @@ def deviations(
     Returns
     -------
     (n_cells, n_motifs) float32 each; NaN for a cell without counts or a motif whose peaks have none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.poisson(1.0, (4, 400))
+    >>> counts[0, :40] += 2  # the first cell has more in the peaks with the motif
+    >>> holds = sparse.csr_matrix((np.arange(400) < 40)[:, None])
+    >>> deviation, z = deviations(sparse.csr_matrix(counts), holds, background_sets(rng.random((400, 1))))
+    >>> int(np.argmax(z)), bool(z[0, 0] > 5)
+    (0, True)
     """
     counts = sparse.csr_matrix(counts)
     share = peak_share(counts) if share is None else share
@@ -163,6 +192,13 @@ def variability(z: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     `variability` (standard deviation of z), `p` (chi-squared of (n - 1) variance; cells independent), `fdr`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> z = np.random.default_rng(0).normal(size=(500, 1)) * [1, 3]
+    >>> variability(z)["variability"].round(0).tolist()
+    [1.0, 3.0]
     """
     n = np.isfinite(z).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -170,7 +170,7 @@ def write_tracks(
     chrom_style: str = "auto",
     work: Path | None = None,
 ) -> pd.DataFrame:
-    """Write `<group>.bw` of each group into a folder; see :func:`count_cuts` and :func:`intervals`.
+    r"""Write `<group>.bw` of each group into a folder; see :func:`count_cuts` and :func:`intervals`.
 
     Parameters
     ----------
@@ -186,6 +186,21 @@ def write_tracks(
     ------
     NotPossible
         No fragments, or none of a cell with a group.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from multivi_nf.inputs.genome import Genome
+    >>> from multivi_nf.regulation.cells import Source
+    >>> _ = Path("fragments.tsv").write_text("chr1\t100\t250\tAAAC-1\t1\nchr1\t100\t300\tTTTG-1\t1\n")
+    >>> cells = pd.Index(["s:AAAC-1", "s:TTTG-1"])
+    >>> groups = pd.Series(["B", "B"], index=cells)
+    >>> Path("tracks").mkdir()
+    >>> genome = Genome({"chr1": 1000}, mito=None, tss=None, blacklist=None, renamed={})
+    >>> table = write_tracks(cells, groups, [Source("s", Path("fragments.tsv"))], genome, Path("tracks"))
+    >>> table[["group", "file", "cells", "insertions"]].values.tolist()
+    [['B', 'B.bw', 2, 4]]
     """
     rows = []
     with tempfile.TemporaryDirectory(prefix="tracks.") if work is None else contextlib.nullcontext(work) as temporary:

@@ -72,6 +72,14 @@ def make_units(cells: pd.Index, latent: np.ndarray | None, strata: pd.Series, se
         Stratum of each cell (donor); index `cells`. A missing one is a stratum too.
     seed
         Of k-means.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> cells = pd.Index(["s:a", "s:b", "t:c"])
+    >>> units = make_units(cells, None, pd.Series(["anna", "anna", "bert"], index=cells))
+    >>> units.metacells, units.stratum.tolist()
+    (False, [0, 0, 1])
     """
     codes = pd.factorize(strata.reindex(cells).astype(object).where(strata.notna(), ""), sort=True)[0]
     if latent is None or len(cells) <= SINGLE:

@@ -23,7 +23,7 @@ from multivi_nf.simulate.design import ISOTYPES, Options
 from multivi_nf.simulate.fragments import draw_fragments, write_fragments
 from multivi_nf.simulate.regulation import plant, write_regulation
 from multivi_nf.simulate.truth import write_truth, writer
-from multivi_nf.simulate.world import World, build_world
+from multivi_nf.simulate.world import DISCRETE, STATES, World, build_world
 
 COLUMNS = ("sample", "rna", "fragments", "atac", "protein", "peaks", "barcodes", "barcode_map", "batch", "donor")
 
@@ -46,7 +46,8 @@ def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = 
     Returns
     -------
     The samplesheet's path. Beside it: one folder a sample, `genome/` (chrom.sizes, tss.bed, genes.gtf,
-    blacklist.bed; with `regulation` genome.fa, motifs.meme), `contrasts.csv`, `markers.txt` and `truth/`.
+    blacklist.bed; with `regulation` genome.fa, motifs.meme), `contrasts.csv`, `markers.txt`, `marker_sets.tsv` and
+    `truth/`.
 
     Raises
     ------
@@ -244,7 +245,7 @@ def write_genome(folder: Path, world: World) -> None:
 
 
 def write_requests(outdir: Path, world: World) -> None:
-    """Write a contrasts file for `--contrasts` and a list of marker genes for `--impute_features`."""
+    """Write what a user would ask for: `--contrasts`, a list for `--impute_features`, and `--marker_sets`."""
     header = ("contrast", "modality", "groupby", "target", "reference", "cells")
     rows = [
         dict(zip(header, ("clusters_rna", "rna", "cluster", "each", "rest", "all"))),
@@ -255,6 +256,34 @@ def write_requests(outdir: Path, world: World) -> None:
     strongest = np.argsort(-np.abs(world.rna.loadings[:10]).max(0), kind="stable")[:40]
     markers = world.genes["id"].to_numpy()[np.sort(strongest)]
     (outdir / "markers.txt").write_text("".join(f"{gene}\n" for gene in markers))
+    sets = "".join(f"{cell_type}\t{gene}\t+\n" for cell_type, gene in marker_sets(world))
+    (outdir / "marker_sets.tsv").write_text("type\tgene\tsign\n" + sets)
+
+
+TYPICAL = {
+    **{cell_type: {cell_type: 1.0} for cell_type in DISCRETE},
+    "progenitor": {"trunk": 1.0}, "arm_a": {"a_ramp": 1.0}, "arm_b": {"b_ramp": 1.0},
+}  # fmt: skip
+"""The state of a cell that shows its type best."""
+
+
+def marker_sets(world: World, n: int = 8) -> list[tuple[str, str]]:
+    """Give the genes that a biologist would name for each type: those that stand highest above every other type.
+
+    What counts is the difference to the next type in standard deviations of a count, so that rare genes are not chosen.
+    """
+    states = np.zeros((len(TYPICAL), len(STATES)))
+    for row, state in enumerate(TYPICAL.values()):
+        for name, value in state.items():
+            states[row, STATES.index(name)] = value
+    shares = world.rna.proportions(states)
+    symbols = world.genes["symbol"]
+    found = []
+    for row, cell_type in enumerate(TYPICAL):
+        above = (shares[row] - np.delete(shares, row, axis=0).max(0)) / np.sqrt(shares[row])
+        above[symbols.duplicated(keep=False).to_numpy()] = -np.inf
+        found += [(cell_type, symbols.iloc[gene]) for gene in np.argsort(-above, kind="stable")[:n]]
+    return found
 
 
 def write_table(path: Path, header: tuple[str, ...], rows: list[dict[str, str]]) -> None:

@@ -22,7 +22,7 @@ from multivi_nf.simulate import PRESETS, Options, read_truth, simulate
 from multivi_nf.simulate.cells import draw_cells
 from multivi_nf.simulate.counts import at_most, peak_hits, rna_counts
 from multivi_nf.simulate.fragments import draw_fragments, put_lines
-from multivi_nf.simulate.world import PEAK_WIDTH, build_world
+from multivi_nf.simulate.world import CELL_TYPES, PEAK_WIDTH, build_world
 
 COMMITTED = Path(__file__).resolve().parents[2] / "data" / "mosaic"
 
@@ -65,6 +65,26 @@ def test_committed_mosaic_is_what_the_command_writes(rebuilt):
                     np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{file} {name}")
         else:
             assert ours == theirs, file
+
+
+def test_marker_sets_mark_the_cells_of_their_type(rebuilt):
+    """Of every type the sum of its eight genes is higher in its true cells than in those of any other type."""
+    sets = pd.read_csv(rebuilt / "marker_sets.tsv", sep="\t")
+    assert sets.groupby("type", sort=False).size().to_dict() == dict.fromkeys(CELL_TYPES, 8)
+    truth = read_truth(rebuilt / "truth")
+    cells = truth.cells[truth.cells["sample"] == "rna_1"]
+    with h5py.File(rebuilt / "rna_1/filtered_feature_bc_matrix.h5") as file:
+        matrix = file["matrix"]
+        shape = tuple(matrix["shape"][()])
+        counts = sp.csc_matrix((matrix["data"][()], matrix["indices"][()], matrix["indptr"][()]), shape).T.tocsr()
+        symbols = matrix["features/name"][()].astype(str)
+        types = cells["cell_type"].reindex("rna_1:" + pd.Index(matrix["barcodes"][()].astype(str))).to_numpy()
+    share = counts.multiply(1 / np.maximum(counts.sum(1), 1)).tocsr()
+    for cell_type, genes in sets.groupby("type")["gene"]:
+        score = np.asarray(share[:, np.isin(symbols, genes)].sum(1)).ravel()
+        means = pd.Series(score).groupby(types).mean()
+        if (types == cell_type).sum() >= 5:
+            assert means.idxmax() == cell_type
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(rebuilt, tmp_path):
