@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from multivi_nf.benchmark.plan import ABLATION, CONTROLS, METHODS, SETS_OF_RUNS
 from multivi_nf.benchmark.scores import SHUFFLED
 from multivi_nf.palette import colours_of
-from multivi_nf.report.figures import INK, MUTED, STYLE, svg
+from multivi_nf.report.drawing import INK, MUTED, STYLE, svg
 
 # Okabe and Ito's colours, told apart by the colour-blind; signs tell apart what shares one
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b59f00", "#8c564b")

@@ -1,14 +1,8 @@
-"""The page's figures: SVG that takes the page's own text colour, so that it reads on light and on dark."""
+"""The report's figures, each as inline SVG."""
 
 from __future__ import annotations
 
-import io
-import re
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import matplotlib.ticker
@@ -18,63 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from multivi_nf.palette import CATEGORIES, MISSING, colours_of, natural
-
-INK = "#010203"
-"""Stands for the page's text colour while drawing; replaced by `currentColor` in the SVG."""
-DOTS = matplotlib.colors.LinearSegmentedColormap.from_list("dots", ["#a7b3c0", "#e0a23a", "#cf2f5b"])
-"""Readable on light and on dark: neither end is the page's colour."""
-ACCENT, SECOND, MUTED, WARN = "#2a8fd8", "#e0782f", "#8a93a0", "#d6455d"
-STYLE = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.titleweight": "normal",
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-}
-
-
-def svg(figure: Figure, name: str, description: str) -> str:
-    """One inline SVG: deterministic, no fixed size, black replaced by the page's text colour.
-
-    Parameters
-    ----------
-    name
-        Unique on the page; keeps the ids of two figures apart.
-    description
-        What a person who cannot see the figure should be told.
-    """
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(
-            buffer, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None, "Creator": None}
-        )
-    plt.close(figure)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    label = description.replace("&", "and").replace('"', "'").replace("<", "").replace(">", "")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-
-
-def _panels(n: int, columns: int, width: float = 3.0, height: float = 2.2) -> tuple[Figure, list[Axes]]:
-    rows = -(-n // columns)
-    figure, axes = plt.subplots(rows, min(n, columns), figsize=(width * min(n, columns), height * rows), squeeze=False)
-    flat = list(axes.flat)
-    for unused in flat[n:]:
-        unused.set_visible(False)
-    return figure, flat[:n]
+from multivi_nf.report.drawing import ACCENT, DOTS, INK, MUTED, SECOND, panels_of, styled, svg
 
 
 def colour_of(values: pd.Series) -> tuple[list[str], list[tuple[str, str, int]]]:
@@ -96,48 +34,48 @@ def colour_of(values: pd.Series) -> tuple[list[str], list[tuple[str, str, int]]]
     return [colours[word] if there else MISSING for word, there in zip(words, known)], legend
 
 
+@styled
 def umap(
     coordinates: np.ndarray, colours: list[str], name: str, description: str, groups: pd.Series | None = None
 ) -> str:
     """Scatter of all cells, drawn in a fixed shuffled order so that no group lies on top; `groups` are named on it."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.6, 4.0))
-        order = np.random.default_rng(0).permutation(len(coordinates))
-        axes.scatter(
-            *coordinates[order].T,
-            c=np.asarray(colours)[order],
-            s=_dot(len(coordinates)),
-            linewidths=0,
-            rasterized=True,
-        )
-        for group, rows in {} if groups is None else groups.groupby(groups, observed=True).indices.items():
-            x, y = np.median(coordinates[rows], axis=0)
-            axes.text(x, y, str(group), ha="center", va="center", fontsize=9, fontweight="bold", zorder=3)
-        return _map(figure, axes, name, description)
+    figure, axes = plt.subplots(figsize=(4.6, 4.0))
+    order = np.random.default_rng(0).permutation(len(coordinates))
+    axes.scatter(
+        *coordinates[order].T,
+        c=np.asarray(colours)[order],
+        s=_dot(len(coordinates)),
+        linewidths=0,
+        rasterized=True,
+    )
+    for group, rows in {} if groups is None else groups.groupby(groups, observed=True).indices.items():
+        x, y = np.median(coordinates[rows], axis=0)
+        axes.text(x, y, str(group), ha="center", va="center", fontsize=9, fontweight="bold", zorder=3)
+    return _map(figure, axes, name, description)
 
 
+@styled
 def umap_of_numbers(coordinates: np.ndarray, values: np.ndarray, label: str, name: str) -> str:
     """Scatter of all cells by a number, with its scale; cells without one are grey, high values on top."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.6, 4.0))
-        known = np.isfinite(values)
-        low, high = np.quantile(values[known], [0.01, 0.99])
-        axes.scatter(*coordinates[~known].T, c=MISSING, s=_dot(len(values)), linewidths=0, rasterized=True)
-        order = np.flatnonzero(known)[np.argsort(values[known], kind="stable")]
-        drawn = axes.scatter(
-            *coordinates[order].T,
-            c=values[order],
-            s=_dot(len(values)),
-            linewidths=0,
-            rasterized=True,
-            cmap="viridis",
-            vmin=low,
-            vmax=max(high, low + 1e-12),
-        )
-        bar = figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.set_label(label)
-        return _map(figure, axes, name, f"UMAP of all cells by {label}")
+    figure, axes = plt.subplots(figsize=(4.6, 4.0))
+    known = np.isfinite(values)
+    low, high = np.quantile(values[known], [0.01, 0.99])
+    axes.scatter(*coordinates[~known].T, c=MISSING, s=_dot(len(values)), linewidths=0, rasterized=True)
+    order = np.flatnonzero(known)[np.argsort(values[known], kind="stable")]
+    drawn = axes.scatter(
+        *coordinates[order].T,
+        c=values[order],
+        s=_dot(len(values)),
+        linewidths=0,
+        rasterized=True,
+        cmap="viridis",
+        vmin=low,
+        vmax=max(high, low + 1e-12),
+    )
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+    return _map(figure, axes, name, f"UMAP of all cells by {label}")
 
 
 def _dot(n: int) -> float:
@@ -151,6 +89,7 @@ def _map(figure: Figure, axes: Axes, name: str, description: str) -> str:
     return svg(figure, name, description)
 
 
+@styled
 def composition(clusters: pd.Series, samples: pd.Series, name: str) -> str:
     """One bar a cluster, its parts the share of each sample, in the samples' colours."""
     table = pd.crosstab(clusters.astype(str), samples.astype(str))
@@ -161,86 +100,83 @@ def composition(clusters: pd.Series, samples: pd.Series, name: str) -> str:
     colours = colours_of(names)
     table = table.loc[sorted(table.index, key=natural), [name for name in names if name in table]]
     share = table.div(table.sum(axis=1), axis=0)
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.5, 0.5 + 0.2 * len(table)))
-        left = np.zeros(len(table))
-        for sample in share:
-            axes.barh(range(len(table)), share[sample], left=left, color=colours[sample], height=0.8)
-            left += share[sample].to_numpy()
-        axes.set_yticks(range(len(table)), [f"{c} ({int(table.loc[c].sum()):,})" for c in table.index])
-        axes.invert_yaxis()
-        axes.set_xlim(0, 1)
-        axes.set_xlabel("share of the cluster's cells")
-        axes.set_ylabel("cluster (cells)")
-        return svg(figure, name, "samples in each cluster")
+    figure, axes = plt.subplots(figsize=(7.5, 0.5 + 0.2 * len(table)))
+    left = np.zeros(len(table))
+    for sample in share:
+        axes.barh(range(len(table)), share[sample], left=left, color=colours[sample], height=0.8)
+        left += share[sample].to_numpy()
+    axes.set_yticks(range(len(table)), [f"{c} ({int(table.loc[c].sum()):,})" for c in table.index])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the cluster's cells")
+    axes.set_ylabel("cluster (cells)")
+    return svg(figure, name, "samples in each cluster")
 
 
+@styled
 def training(history: pd.DataFrame, best: int | None) -> str:
     """Loss of training and validation by epoch, then every term of the objective."""
     terms = [c.removeprefix("validation_") for c in history if c.startswith("validation_") and c != "validation_loss"]
     terms = [t for t in [*terms, "adversary_accuracy", "learning_rate"] if t in history and history[t].notna().any()]
-    with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(1 + len(terms), 4, 2.5, 1.9)
-        epochs = history["epoch"]
-        panels[0].plot(epochs, history["train_loss"], color=MUTED, lw=1.2, label="training")
-        panels[0].plot(epochs, history["validation_loss"], color=ACCENT, lw=1.4, label="validation")
-        if len(history) > 3:
-            both = (
-                history[["train_loss", "validation_loss"]].iloc[min(len(history) // 10 + 1, 5) :].to_numpy(dtype=float)
-            )
-            low, high = np.nanmin(both), np.nanmax(both)
-            panels[0].set_ylim(low - 0.06 * (high - low + 1e-9), high + 0.1 * (high - low + 1e-9))
-        panels[0].legend(fontsize=7)
-        panels[0].set_title("loss per cell")
-        for axes, term in zip(panels[1:], terms):
-            axes.plot(epochs, history[term], color=MUTED, lw=1.0)
-            if f"validation_{term}" in history:
-                axes.plot(epochs, history[f"validation_{term}"], color=ACCENT, lw=1.2)
-            axes.set_title(term.replace("_", " "))
-        for axes in panels:
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
-            if best is not None:
-                axes.axvline(best, color=SECOND, lw=0.9, ls=":")
-        figure.tight_layout()
-        return svg(figure, "training", "training and validation loss by epoch, and each term of the objective")
+    figure, panels = panels_of(1 + len(terms), 4, 2.5, 1.9)
+    epochs = history["epoch"]
+    panels[0].plot(epochs, history["train_loss"], color=MUTED, lw=1.2, label="training")
+    panels[0].plot(epochs, history["validation_loss"], color=ACCENT, lw=1.4, label="validation")
+    if len(history) > 3:
+        both = history[["train_loss", "validation_loss"]].iloc[min(len(history) // 10 + 1, 5) :].to_numpy(dtype=float)
+        low, high = np.nanmin(both), np.nanmax(both)
+        panels[0].set_ylim(low - 0.06 * (high - low + 1e-9), high + 0.1 * (high - low + 1e-9))
+    panels[0].legend(fontsize=7)
+    panels[0].set_title("loss per cell")
+    for axes, term in zip(panels[1:], terms):
+        axes.plot(epochs, history[term], color=MUTED, lw=1.0)
+        if f"validation_{term}" in history:
+            axes.plot(epochs, history[f"validation_{term}"], color=ACCENT, lw=1.2)
+        axes.set_title(term.replace("_", " "))
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+        if best is not None:
+            axes.axvline(best, color=SECOND, lw=0.9, ls=":")
+    figure.tight_layout()
+    return svg(figure, "training", "training and validation loss by epoch, and each term of the objective")
 
 
+@styled
 def distributions(
     values: dict[str, np.ndarray], removed: np.ndarray, thresholds: dict[str, list[float]], name: str
 ) -> str:
     """Histograms of QC values, kept and removed cells apart, with the thresholds that were applied."""
-    with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(values), 4, 2.3, 1.6)
-        for axes, (quantity, x) in zip(panels, values.items()):
-            finite = np.isfinite(x)
-            logged = bool(finite.any()) and np.nanmin(x[finite]) >= 0 and np.nanmax(x[finite]) > 50
-            shown = np.log10(np.maximum(x, 0) + 1) if logged else x
-            bins = np.histogram_bin_edges(shown[finite], 40) if finite.any() else 10
-            axes.hist(shown[finite & ~removed], bins=bins, color=ACCENT, label="kept")
-            axes.hist(shown[finite & removed], bins=bins, color=SECOND, alpha=0.75, label="removed")
-            for threshold in (value for value in thresholds.get(quantity, []) if value > 0):  # 0: the rule is off
-                axes.axvline(np.log10(threshold + 1) if logged else threshold, color=INK, lw=0.9, ls="--")
-            axes.set_title(quantity.replace("_", " ") + (" (log10)" if logged else ""))
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-        if removed.any():
-            panels[0].legend(fontsize=6.5)
-        figure.tight_layout()
-        return svg(figure, name, "distributions of quality values of kept and removed barcodes with thresholds")
+    figure, panels = panels_of(len(values), 4, 2.3, 1.6)
+    for axes, (quantity, x) in zip(panels, values.items()):
+        finite = np.isfinite(x)
+        logged = bool(finite.any()) and np.nanmin(x[finite]) >= 0 and np.nanmax(x[finite]) > 50
+        shown = np.log10(np.maximum(x, 0) + 1) if logged else x
+        bins = np.histogram_bin_edges(shown[finite], 40) if finite.any() else 10
+        axes.hist(shown[finite & ~removed], bins=bins, color=ACCENT, label="kept")
+        axes.hist(shown[finite & removed], bins=bins, color=SECOND, alpha=0.75, label="removed")
+        for threshold in (value for value in thresholds.get(quantity, []) if value > 0):  # 0: the rule is off
+            axes.axvline(np.log10(threshold + 1) if logged else threshold, color=INK, lw=0.9, ls="--")
+        axes.set_title(quantity.replace("_", " ") + (" (log10)" if logged else ""))
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+    if removed.any():
+        panels[0].legend(fontsize=6.5)
+    figure.tight_layout()
+    return svg(figure, name, "distributions of quality values of kept and removed barcodes with thresholds")
 
 
+@styled
 def fragments(facts: dict[str, Any], name: str) -> str | None:
     """Knee plot, TSS profile and fragment sizes of one sample, of those that were recorded."""
     drawn = [key for key in ("knee", "tss_profile", "sizes") if facts.get(key)]
     if not drawn:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(drawn), 3, 2.7, 1.9)
-        for axes, key in zip(panels, drawn):
-            _FRAGMENT_PANELS[key](axes, facts)
-        figure.tight_layout()
-        return svg(figure, name, "knee plot, TSS profile and fragment size distribution")
+    figure, panels = panels_of(len(drawn), 3, 2.7, 1.9)
+    for axes, key in zip(panels, drawn):
+        _FRAGMENT_PANELS[key](axes, facts)
+    figure.tight_layout()
+    return svg(figure, name, "knee plot, TSS profile and fragment size distribution")
 
 
 def _knee(axes: Axes, facts: dict[str, Any]) -> None:
@@ -272,6 +208,7 @@ def _sizes(axes: Axes, facts: dict[str, Any]) -> None:
 _FRAGMENT_PANELS = {"knee": _knee, "tss_profile": _tss_profile, "sizes": _sizes}
 
 
+@styled
 def marker_dots(
     panels: list[tuple[str, pd.DataFrame, pd.DataFrame]], labels: dict[str, str], name: str, title: str
 ) -> str:
@@ -286,62 +223,61 @@ def marker_dots(
         What stands beside a feature's row.
     """
     features, clusters = list(panels[0][1].columns), [str(c) for c in panels[0][1].index]
-    with matplotlib.rc_context(STYLE):
-        height = 1.5 + 0.19 * len(features)
-        width = 1.2 + max(0.26 * len(clusters) * len(panels), 2.4)
-        figure, axes = plt.subplots(1, len(panels), figsize=(width, height), sharey=True, squeeze=False)
-        x, y = np.meshgrid(range(len(clusters)), range(len(features)))
-        for panel, (heading, means, shares) in zip(axes[0], panels):
-            values = means.to_numpy(dtype=float).T
-            low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
-            shades = np.ma.masked_invalid((values - low) / np.maximum(high - low, 1e-12))
-            areas = 2 + 78 * np.clip(np.nan_to_num(shares.to_numpy(dtype=float).T), 0, 1)
-            drawn = panel.scatter(x, y, s=areas, c=shades, cmap=DOTS, vmin=0, vmax=1, linewidths=0.3, edgecolors=MUTED)
-            panel.set_title(heading)
-            panel.set_xticks(range(len(clusters)), clusters, rotation=90, fontsize=7)
-            panel.set_yticks(range(len(features)), [labels.get(f, f) for f in features], fontsize=7)
-            panel.set_xlim(-0.7, len(clusters) - 0.3)
-            panel.set_ylim(len(features) - 0.3, -0.7)
-            panel.tick_params(length=0)
-            panel.set_xlabel("cluster")
-        figure.tight_layout()
-        bar = figure.colorbar(drawn, ax=list(axes[0]), shrink=min(1.0, 1.4 / height), pad=0.02, ticks=[0, 1])
-        bar.ax.set_yticklabels(["lowest cluster", "highest cluster"], fontsize=7)
-        bar.outline.set_visible(False)
-        keys = [plt.Line2D([], [], ls="", marker="o", color=MUTED, ms=np.sqrt(2 + 78 * s)) for s in (0.1, 0.5, 1.0)]
-        figure.legend(
-            keys,
-            ["10 %", "50 %", "100 % of the cells"],
-            loc="upper center",
-            bbox_to_anchor=(0.5, 0.0),
-            ncols=3,
-            fontsize=7,
-        )
-        return svg(figure, name, title)
+    height = 1.5 + 0.19 * len(features)
+    width = 1.2 + max(0.26 * len(clusters) * len(panels), 2.4)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, height), sharey=True, squeeze=False)
+    x, y = np.meshgrid(range(len(clusters)), range(len(features)))
+    for panel, (heading, means, shares) in zip(axes[0], panels):
+        values = means.to_numpy(dtype=float).T
+        low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
+        shades = np.ma.masked_invalid((values - low) / np.maximum(high - low, 1e-12))
+        areas = 2 + 78 * np.clip(np.nan_to_num(shares.to_numpy(dtype=float).T), 0, 1)
+        drawn = panel.scatter(x, y, s=areas, c=shades, cmap=DOTS, vmin=0, vmax=1, linewidths=0.3, edgecolors=MUTED)
+        panel.set_title(heading)
+        panel.set_xticks(range(len(clusters)), clusters, rotation=90, fontsize=7)
+        panel.set_yticks(range(len(features)), [labels.get(f, f) for f in features], fontsize=7)
+        panel.set_xlim(-0.7, len(clusters) - 0.3)
+        panel.set_ylim(len(features) - 0.3, -0.7)
+        panel.tick_params(length=0)
+        panel.set_xlabel("cluster")
+    figure.tight_layout()
+    bar = figure.colorbar(drawn, ax=list(axes[0]), shrink=min(1.0, 1.4 / height), pad=0.02, ticks=[0, 1])
+    bar.ax.set_yticklabels(["lowest cluster", "highest cluster"], fontsize=7)
+    bar.outline.set_visible(False)
+    keys = [plt.Line2D([], [], ls="", marker="o", color=MUTED, ms=np.sqrt(2 + 78 * s)) for s in (0.1, 0.5, 1.0)]
+    figure.legend(
+        keys,
+        ["10 %", "50 %", "100 % of the cells"],
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=3,
+        fontsize=7,
+    )
+    return svg(figure, name, title)
 
 
+@styled
 def volcano(table: pd.DataFrame, name: str) -> str:
     """Effect against evidence; credible intervals of the ten strongest features."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.6, 2.7))
-        evidence = -np.log10(np.maximum(1 - table["probability"].to_numpy(dtype=float), 1e-4))
-        effect = table["effect"].to_numpy(dtype=float)
-        called = table["significant"].astype(str).str.lower().eq("true").to_numpy()
-        axes.scatter(effect[~called], evidence[~called], s=4, color=MUTED, alpha=0.5, linewidths=0, rasterized=True)
-        axes.scatter(effect[called], evidence[called], s=6, color=ACCENT, linewidths=0, rasterized=True)
-        top = np.flatnonzero(called)[:10]
-        names = table["symbol"] if "symbol" in table else table["feature"]
-        for k in top:
-            if {"effect_lower", "effect_upper"} <= set(table):
-                axes.plot(
-                    table[["effect_lower", "effect_upper"]].iloc[k], [evidence[k]] * 2, color=ACCENT, lw=0.6, alpha=0.7
-                )
-        _listed(axes, [(str(names.iloc[k]), effect[k], evidence[k]) for k in top[:LABELS]])
-        axes.set_xlabel("effect")
-        axes.set_ylabel("evidence: -log10(1 - probability)")
-        figure.set_dpi(150)
-        figure.tight_layout()
-        return svg(figure, name, "effect against evidence, significant features coloured")
+    figure, axes = plt.subplots(figsize=(3.6, 2.7))
+    evidence = -np.log10(np.maximum(1 - table["probability"].to_numpy(dtype=float), 1e-4))
+    effect = table["effect"].to_numpy(dtype=float)
+    called = table["significant"].astype(str).str.lower().eq("true").to_numpy()
+    axes.scatter(effect[~called], evidence[~called], s=4, color=MUTED, alpha=0.5, linewidths=0, rasterized=True)
+    axes.scatter(effect[called], evidence[called], s=6, color=ACCENT, linewidths=0, rasterized=True)
+    top = np.flatnonzero(called)[:10]
+    names = table["symbol"] if "symbol" in table else table["feature"]
+    for k in top:
+        if {"effect_lower", "effect_upper"} <= set(table):
+            axes.plot(
+                table[["effect_lower", "effect_upper"]].iloc[k], [evidence[k]] * 2, color=ACCENT, lw=0.6, alpha=0.7
+            )
+    _listed(axes, [(str(names.iloc[k]), effect[k], evidence[k]) for k in top[:LABELS]])
+    axes.set_xlabel("effect")
+    axes.set_ylabel("evidence: -log10(1 - probability)")
+    figure.set_dpi(150)
+    figure.tight_layout()
+    return svg(figure, name, "effect against evidence, significant features coloured")
 
 
 LABELS = 8
@@ -376,54 +312,54 @@ def _listed(axes: Axes, points: list[tuple[str, float, float]]) -> None:
     axes.set_xlim(left, right)
 
 
+@styled
 def effects_compared(observed: pd.Series, imputed: pd.Series, name: str) -> str:
     """Effect on observed cells against the effect on imputed cells of the same contrast."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(2.7, 2.6))
-        axes.scatter(observed, imputed, s=4, color=ACCENT, alpha=0.5, linewidths=0, rasterized=True)
-        ends = [float(np.nanmin([observed.min(), imputed.min()])), float(np.nanmax([observed.max(), imputed.max()]))]
-        axes.plot(ends, ends, color=INK, lw=0.7, ls=":")
-        axes.set_xlabel("effect, observed cells")
-        axes.set_ylabel("effect, imputed cells")
-        figure.tight_layout()
-        return svg(figure, name, "effects of the same contrast on observed and on imputed cells")
+    figure, axes = plt.subplots(figsize=(2.7, 2.6))
+    axes.scatter(observed, imputed, s=4, color=ACCENT, alpha=0.5, linewidths=0, rasterized=True)
+    ends = [float(np.nanmin([observed.min(), imputed.min()])), float(np.nanmax([observed.max(), imputed.max()]))]
+    axes.plot(ends, ends, color=INK, lw=0.7, ls=":")
+    axes.set_xlabel("effect, observed cells")
+    axes.set_ylabel("effect, imputed cells")
+    figure.tight_layout()
+    return svg(figure, name, "effects of the same contrast on observed and on imputed cells")
 
 
+@styled
 def calibration_curve(curves: dict[str, list[tuple[float, float]]], name: str = "calibration") -> str:
     """Coverage of held-out counts against nominal level, before and after calibration."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.0, 2.7))
-        axes.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=":")
-        for (label, points), colour in zip(curves.items(), CATEGORIES):
-            nominal, covered = np.asarray(points, dtype=float).T
-            axes.plot(
-                nominal,
-                covered,
-                marker="o",
-                ms=3,
-                lw=1.2,
-                color=colour,
-                label=label,
-                ls="--" if "before" in label else "-",
-            )
-        axes.set_xlabel("nominal")
-        axes.set_ylabel("covered")
-        axes.legend(fontsize=6.5)
-        figure.tight_layout()
-        return svg(figure, name, "coverage of held-out counts against the nominal level")
+    figure, axes = plt.subplots(figsize=(3.0, 2.7))
+    axes.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=":")
+    for (label, points), colour in zip(curves.items(), CATEGORIES):
+        nominal, covered = np.asarray(points, dtype=float).T
+        axes.plot(
+            nominal,
+            covered,
+            marker="o",
+            ms=3,
+            lw=1.2,
+            color=colour,
+            label=label,
+            ls="--" if "before" in label else "-",
+        )
+    axes.set_xlabel("nominal")
+    axes.set_ylabel("covered")
+    axes.legend(fontsize=6.5)
+    figure.tight_layout()
+    return svg(figure, name, "coverage of held-out counts against the nominal level")
 
 
+@styled
 def risk_coverage(curve: list[tuple[float, float]], baseline: list[tuple[float, float]] | None, name: str) -> str:
     """Mean error of the entries kept when the least certain are left out."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.0, 2.7))
-        axes.plot(*np.asarray(curve, dtype=float).T, color=ACCENT, lw=1.4, label="ranked by posterior sd")
-        if baseline:
-            axes.plot(
-                *np.asarray(baseline, dtype=float).T, color=MUTED, lw=1.2, ls="--", label="ranked by the predicted mean"
-            )
-        axes.set_xlabel("share of entries kept")
-        axes.set_ylabel("mean error")
-        axes.legend(fontsize=6.5)
-        figure.tight_layout()
-        return svg(figure, name, "mean error of the entries kept against the share kept")
+    figure, axes = plt.subplots(figsize=(3.0, 2.7))
+    axes.plot(*np.asarray(curve, dtype=float).T, color=ACCENT, lw=1.4, label="ranked by posterior sd")
+    if baseline:
+        axes.plot(
+            *np.asarray(baseline, dtype=float).T, color=MUTED, lw=1.2, ls="--", label="ranked by the predicted mean"
+        )
+    axes.set_xlabel("share of entries kept")
+    axes.set_ylabel("mean error")
+    axes.legend(fontsize=6.5)
+    figure.tight_layout()
+    return svg(figure, name, "mean error of the entries kept against the share kept")

@@ -80,6 +80,18 @@ class Results:
     nearest_genes: dict[str, str] = field(default_factory=dict)
     regulation: list[dict[str, Any]] = field(default_factory=list)
 
+    def has(self, modality: str) -> np.ndarray:
+        """(n_cells,) bool: whether the modality was measured."""
+        return self.cells[f"has_{modality}"].astype(bool).to_numpy()
+
+    def words(self, column: str) -> np.ndarray:
+        """(n_cells,) a column of the cells as text; "" where there is no such column."""
+        return self.cells[column].astype(str).to_numpy() if column in self.cells else np.full(len(self.cells), "")
+
+    def counts(self, modality: str, rows: np.ndarray) -> sp.csr_matrix:
+        """Counts of some cells, all of which have the modality."""
+        return read_counts(self.outdir / "multivi.h5mu", modality, self.cells.index[rows])
+
 
 def read_results(outdir: Path) -> Results:
     """Read a run's results.

@@ -28,7 +28,8 @@ from multivi_nf.report.markers import markers
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.multiqc import write_multiqc
 from multivi_nf.report.terms import PHRASES, explained, term
-from multivi_nf.report.verdict import Finding, best_epoch, verdict, verdict_table
+from multivi_nf.report.verdict import Finding, verdict, verdict_table
+from multivi_nf.report.verdict.run import best_epoch
 
 TOP = 12
 """Rows of a contrast that are shown; the file holds all."""

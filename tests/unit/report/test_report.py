@@ -23,7 +23,8 @@ from multivi_nf.report import figures, write_report
 from multivi_nf.report.gather import read_counts, read_imputed_features, read_results, read_versions
 from multivi_nf.report.methods import methods_text
 from multivi_nf.report.page import options, sentence
-from multivi_nf.report.verdict import kl_per_dimension, verdict
+from multivi_nf.report.verdict import verdict
+from multivi_nf.report.verdict.space import kl_per_dimension
 
 
 def findings(folder: Path) -> dict[str, tuple[str, str]]:

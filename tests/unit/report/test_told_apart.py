@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from multivi_nf.report.measures import halved, told_apart
+from multivi_nf.report.told_apart import halved, told_apart
 
 
 def sparse_counts(

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from multivi_nf.report import measures
+from multivi_nf.report import gather, kinds, measures
 from multivi_nf.report import verdict as lines
 from multivi_nf.report.gather import Results, SampleQC
+from multivi_nf.report.told_apart import agreement_of_features
 from multivi_nf.report.verdict import Finding, verdict, verdict_table
 
 N = 900
@@ -61,7 +62,7 @@ def of_batches(shift: float, absent: bool, monkeypatch) -> Finding | None:
         kind = np.where(batch == 1, kind + 3, kind)
     latent = places(kind, apart=6.0) + shift * batch[:, None]
     counts = counts_of(kind, batch)
-    monkeypatch.setattr(lines, "read_counts", lambda path, modality, cells: counts)
+    monkeypatch.setattr(gather, "read_counts", lambda path, modality, cells: counts)
     return lines.batches(made(latent, batch=np.array(["x", "y"])[batch], cluster=(kind + 10 * batch).astype(str)))
 
 
@@ -86,7 +87,7 @@ def test_features_swapped_in_a_batch(swapped, level, monkeypatch):
     moved = rng.permutation(300)[: int(300 * swapped)]
     genes[moved] = rng.permutation(moved)
     counts[batch == 1] = counts[batch == 1][:, genes]
-    monkeypatch.setattr(lines, "read_counts", lambda path, modality, cells: counts.tocsr())
+    monkeypatch.setattr(gather, "read_counts", lambda path, modality, cells: counts.tocsr())
     found = lines.features(made(places(kind), batch=np.array(["x", "y"])[batch]))
     assert found.level == level, found.answer
     assert lines.features(made(places(kind))) is None
@@ -99,7 +100,7 @@ def test_noise_of_a_shallow_batch_is_no_disagreement():
     shallow = counts[batch == "shallow"]
     shallow.data = np.random.default_rng(0).binomial(shallow.data, 0.01)
     both = sp.vstack([shallow, counts[batch == "deep"]]).tocsr()
-    assert measures.agreement_of_features(both, batch)["shallow"] > 0.8
+    assert agreement_of_features(both, batch)["shallow"] > 0.8
 
 
 @pytest.mark.parametrize(("effect", "depth", "level"), [(1.0, 300, "good"), (0.11, 300, "look"), (0.0, 300, "poor")])
@@ -109,7 +110,7 @@ def test_counts_that_tell_cells_apart_or_do_not(effect, depth, level, monkeypatc
     rate = rng.gamma(0.7, 1, 300) * np.exp(effect * rng.normal(size=(3, 300)))[kind]
     library = depth * rng.lognormal(0, 0.7, (N, 1))  # depth alone tells nothing
     counts = sp.csr_matrix(rng.poisson(library * rate / rate.sum(1, keepdims=True)))
-    monkeypatch.setattr(lines, "read_counts", lambda path, modality, cells: counts)
+    monkeypatch.setattr(gather, "read_counts", lambda path, modality, cells: counts)
     found = lines.counts(made(places(kind)))
     assert found.level == level, found.answer
 
@@ -122,7 +123,7 @@ def test_a_sample_of_empty_droplets_is_named(monkeypatch):
     both = sp.vstack([sp.csr_matrix(rng.multinomial(200, soup, 200)), counts[200:]]).tocsr()
     results = made(places(kind), sample=sample)
     monkeypatch.setattr(
-        lines, "read_counts", lambda path, modality, cells: both[results.cells.index.get_indexer(cells)]
+        gather, "read_counts", lambda path, modality, cells: both[results.cells.index.get_indexer(cells)]
     )
     found = lines.counts(results)
     assert found.level == "poor" and "rna of 'empty'" in found.answer and found.value < 0.1
@@ -133,7 +134,7 @@ def test_one_type_that_a_batch_lacks_is_no_fault_of_the_others(monkeypatch):
     keep = ~((kind == 2) & (batch == 1))
     kind, batch = kind[keep], batch[keep]
     counts = counts_of(kind, batch)
-    monkeypatch.setattr(lines, "read_counts", lambda path, modality, cells: counts)
+    monkeypatch.setattr(gather, "read_counts", lambda path, modality, cells: counts)
     labels = np.array(["x", "y"])[batch]
     assert lines.batches(made(places(kind), batch=labels, cluster=kind.astype(str))).level == "good"
     # the batch is named that stands apart
@@ -159,7 +160,7 @@ def test_kinds_are_found_without_the_model():
     keep = ~((kind == 2) & (batch == 1))
     kind, batch = kind[keep], batch[keep].astype(str)
     counts = counts_of(kind, batch.astype(int))
-    share = measures.counterparts(measures.centred(counts, batch), batch)
+    share = kinds.elsewhere(kinds.centred(counts, batch), batch)
     assert share[kind == 2].mean() < 0.05
     assert share[kind < 2].mean() == pytest.approx(0.5, abs=0.12)
 
@@ -434,7 +435,7 @@ def test_a_good_run_has_no_poor_line_and_its_table_every_column(monkeypatch):
     }  # fmt: skip
     counts = counts_of(kind, np.zeros(2400, int))
     monkeypatch.setattr(
-        lines, "read_counts", lambda path, modality, cells: counts[results.cells.index.get_indexer(cells)]
+        gather, "read_counts", lambda path, modality, cells: counts[results.cells.index.get_indexer(cells)]
     )
     found = verdict(results)
     assert {f.level for f in found} == {"good"}, [(f.question, f.level, f.answer) for f in found if f.level != "good"]
