@@ -418,7 +418,7 @@ class Means:
         if modality == "rna":
             return (encoded["rna"].size.exp() / RNA_SCALE).double().cpu().numpy()
         if modality == "atac":
-            level = self.model.level("atac", encoded["atac"].size)
+            level = self.model.level("atac", encoded["atac"])
             return (level / self.decoder.depth).double().cpu().numpy()
         return np.ones(minibatch.modalities[modality].counts.n_rows)
 

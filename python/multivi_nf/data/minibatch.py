@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +37,12 @@ class SparseRows:
         """Number of rows."""
         return self.indptr.numel() - 1
 
+    def take(self, index: torch.Tensor) -> SparseRows:
+        """The given rows, in the given order, repeats allowed."""
+        begin, end = self.indptr[index], self.indptr[index + 1]
+        indptr, at = gathered(begin, end - begin, self.indices.device)
+        return SparseRows(indptr, self.indices[at], None if self.values is None else self.values[at], self.n_features)
+
     def row_index(self) -> torch.Tensor:
         """(nnz,) int64 row of each stored entry."""
         rows = torch.arange(self.n_rows, device=self.indptr.device)
@@ -64,6 +71,10 @@ class ModalityRows:
 
     cells: torch.Tensor
     counts: SparseRows
+
+    def take(self, index: torch.Tensor) -> ModalityRows:
+        """Some of the rows, by ascending positions."""
+        return ModalityRows(self.cells[index], self.counts.take(index))
 
 
 @dataclass
@@ -107,3 +118,39 @@ class Minibatch:
     def n_cells(self) -> int:
         """Number of cells."""
         return self.batch.numel()
+
+    def of(self, modalities: dict[str, ModalityRows]) -> Minibatch:
+        """The same cells with other counts."""
+        return Minibatch(self.batch, modalities, self.categorical, self.continuous)
+
+    def without(self, hidden: Iterable[str]) -> Minibatch:
+        """The same cells as if some modalities had not been measured."""
+        return self.of({m: rows for m, rows in self.modalities.items() if m not in set(hidden)})
+
+
+def placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Put a tensor on a device; from the host to a GPU through pinned memory, without waiting."""
+    if device.type == tensor.device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def gathered(begin: torch.Tensor, lengths: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Runs of entries side by side.
+
+    Parameters
+    ----------
+    begin, lengths
+        (n_rows,) first entry of each run, and how many it has; on the host, where their sum is known without waiting.
+    device
+        Where the entries are.
+
+    Returns
+    -------
+    (n_rows + 1,) row pointers beside `lengths`, and (nnz,) places of the entries, on `device`.
+    """
+    indptr = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths, 0, out=indptr[1:])
+    total = int(indptr[-1])
+    at = torch.repeat_interleave(placed(begin - indptr[:-1], device), placed(lengths, device), output_size=total)
+    return indptr, at.add_(torch.arange(total, device=device))

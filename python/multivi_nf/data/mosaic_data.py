@@ -14,7 +14,7 @@ from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.data.draws import BLOCK
-from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows
+from multivi_nf.data.minibatch import UNKNOWN_BATCH, Minibatch, ModalityRows, SparseRows, gathered, placed
 from multivi_nf.data.source import Matrix, Source, source_of
 from multivi_nf.data.stored import StagedRows, StoredMatrix
 from multivi_nf.errors import InputError, option
@@ -22,12 +22,54 @@ from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.modalities import MODALITIES
 
 
+class Configured(Protocol):
+    """What it must know of a configuration (:class:`multivi_nf.model.ModelConfig`)."""
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """Modalities of which counts are read."""
+        ...
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """Names by index."""
+        ...
+
+    @property
+    def categorical(self) -> dict[str, tuple[str, ...]]:
+        """Categories by covariate."""
+        ...
+
+    @property
+    def continuous(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation by covariate."""
+        ...
+
+    @property
+    def labels(self) -> str | None:
+        """Column of the labels that guide training."""
+        ...
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Its values."""
+        ...
+
+    @property
+    def guided(self) -> bool:
+        """Whether labels guide training."""
+        ...
+
+
 class Described(Protocol):
     """What :class:`MosaicData` must know of a model: its configuration and its features."""
 
     features: pd.DataFrame
 
-    config: object
+    @property
+    def config(self) -> Configured:
+        """The configuration."""
+        ...
 
 
 class MosaicData:
@@ -83,10 +125,12 @@ class MosaicData:
         code = {name: i for i, name in enumerate(config.batches)}
         self.batch = torch.as_tensor(np.array([code.get(name, UNKNOWN_BATCH) for name in names], dtype=np.int64))
         self.unknown_batches = sorted({name for name in names if name not in code})
-        self.categorical = _categorical(source.obs, dict(config.categorical))
-        self.unknown_categories = _unknown(source.obs, dict(config.categorical))
-        self.continuous = _continuous(source.obs, dict(config.continuous))
-        self.labels = _labels(source.obs, config.labels, config.label_names) if config.guided else None
+        self.categorical = _categorical(source.obs, config.categorical)
+        self.unknown_categories = _unknown(source.obs, config.categorical)
+        self.continuous = _continuous(source.obs, config.continuous)
+        self.labels: torch.Tensor | None = None
+        if config.labels is not None and config.guided:
+            self.labels = _labels(source.obs, config.labels, config.label_names)
         self.counterparts: torch.Tensor | None = None
         self.has: dict[str, np.ndarray] = {}
         self._rows: dict[str, torch.Tensor] = {}
@@ -163,7 +207,7 @@ class MosaicData:
             modalities=modalities,
             categorical=self._placed(self.categorical[index]),
             continuous=self._placed(self.continuous[index]),
-            **({} if self.labels is None else {"labels": self._placed(self.labels[index])}),
+            labels=torch.empty(0) if self.labels is None else self._placed(self.labels[index]),
             counterparts=None if self.counterparts is None else self._placed(self.counterparts[index]),
         )
 
@@ -195,20 +239,12 @@ class MosaicData:
         return placed(tensor, self.device)
 
 
-def placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Put a host tensor on a device; on a GPU through pinned memory, without waiting."""
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 class _Resident:
     """A CSR matrix on a device, whose row pointers also stay on the host so that sizes are known without waiting."""
 
     def __init__(self, matrix: Matrix) -> None:
         self.n_features = matrix.n_features
         self.indptr = torch.from_numpy(matrix.indptr)
-        self.starts = self.indptr
         self.indices = torch.from_numpy(matrix.indices)
         self.values = None if matrix.values is None else torch.from_numpy(matrix.values)
 
@@ -218,27 +254,15 @@ class _Resident:
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def to(self, device: torch.device) -> None:
-        self.starts = self.indptr.to(device)
         self.indices = self.indices.to(device)
         self.values = None if self.values is None else self.values.to(device)
 
     def rows(self, rows: torch.Tensor, device: torch.device) -> SparseRows:
         """Gather rows (host positions) and leave them on `device`."""
         begin = self.indptr[rows]
-        lengths = self.indptr[rows + 1] - begin
-        indptr = torch.zeros(rows.numel() + 1, dtype=torch.int64)
-        torch.cumsum(lengths, 0, out=indptr[1:])
-        total = int(indptr[-1])
-        shift = begin - indptr[:-1]
-        where = self.indices.device
-        at = torch.repeat_interleave(placed(shift, where), placed(lengths, where), output_size=total)
-        at += torch.arange(total, device=where)
-        indices = self.indices[at]
-        values = None if self.values is None else self.values[at].float()
-        if where != device:
-            indices = placed(indices, device)
-            values = None if values is None else placed(values, device)
-        return SparseRows(placed(indptr, device), indices, values, self.n_features)
+        indptr, at = gathered(begin, self.indptr[rows + 1] - begin, self.indices.device)
+        values = None if self.values is None else placed(self.values[at].float(), device)
+        return SparseRows(placed(indptr, device), placed(self.indices[at], device), values, self.n_features)
 
 
 def _matched(source: Source, features: pd.DataFrame) -> dict[str, Matrix]:

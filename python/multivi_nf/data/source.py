@@ -12,7 +12,7 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import h5py
 import numpy as np
@@ -72,6 +72,18 @@ class Matrix:
         take = np.repeat(self.indptr[chosen] - indptr[:-1], lengths) + np.arange(indptr[-1])
         data = np.ones(take.size) if self.values is None else self.values[take].astype(np.float64)
         return sparse.csr_matrix((data, self.indices[take], indptr), shape=(len(chosen), self.n_features))
+
+
+class Named(Protocol):
+    """Cells and features of a modality, wherever its counts are."""
+
+    cells: pd.Index
+    var: pd.DataFrame
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        ...
 
 
 @dataclass
@@ -149,11 +161,12 @@ def source_of(
             raise InputError(
                 f"{path} does not exist or is not a file", "there is nothing to read", "give the path of a mosaic .h5mu"
             )
-        source = _from_file(path, _free_bytes() // 2 if max_bytes is None else max_bytes, atac_counts)
-        if source is None:
+        found = _from_file(path, _free_bytes() // 2 if max_bytes is None else max_bytes, atac_counts)
+        if found is None:
             from multivi_nf.mosaic.read import read_mosaic
 
-            source = _from_mudata(read_mosaic(path), atac_counts)
+            found = _from_mudata(read_mosaic(path), atac_counts)
+        source = found
     source.matrices = {m: matrix for m, matrix in source.matrices.items() if len(matrix.cells)}
     if not source.matrices:
         raise InputError(
@@ -181,6 +194,8 @@ def with_counts(source: Source) -> Source:
 def _in_fragments(source: Source) -> Source:
     """The source with fragments where samples have insertions, which is noted."""
     atac = source.matrices["atac"]
+    if atac.values is None:
+        return source
     samples = samples_of(source.obs, source.batch, atac.cells)
     doubled = counted_twice(samples, lambda rows: atac.rows(rows).data)
     if not doubled.any():
@@ -250,7 +265,7 @@ def _obs_of(mosaic: MuData) -> pd.DataFrame:
     return obs
 
 
-def panel_table(panel: Any, matrices: dict[str, Matrix]) -> pd.DataFrame | None:
+def panel_table(panel: pd.DataFrame | None, matrices: dict[str, Matrix]) -> pd.DataFrame | None:
     """Read `protein.uns["panel"]`: a batch × protein table, in the proteins' order."""
     if panel is None or "protein" not in matrices:
         return None
@@ -301,7 +316,7 @@ def check_values(modality: str, values: np.ndarray) -> None:
             )
 
 
-def check_names(modality: str, matrix: Matrix) -> None:
+def check_names(modality: str, matrix: Named) -> None:
     """Refuse repeated names of cells or features, and a modality without features."""
     for what, names in (("cell", matrix.cells), ("feature", matrix.var.index)):
         if any(not str(name).strip() for name in names):
@@ -383,6 +398,7 @@ def _read_matrix(modality: str, group: h5py.Group, counts: h5py.Group, mapped: b
 
 def _read(dataset: h5py.Dataset, dtype: type, mapped: bool) -> np.ndarray:
     """Read a dataset piece by piece into memory, or into a scratch file that vanishes with the process."""
+    out: np.ndarray
     if mapped and dataset.size:
         with tempfile.NamedTemporaryFile(prefix="multivi_nf_", suffix=".bin") as scratch:
             out = np.memmap(scratch.name, dtype=dtype, mode="w+", shape=dataset.shape)

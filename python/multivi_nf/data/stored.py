@@ -6,7 +6,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import h5py
 import numpy as np
@@ -222,7 +222,7 @@ def _stored(path: Path, atac_counts: bool) -> Source | None:
         return None
     obs = read_elem(file["obs"])
     obs.index = obs.index.astype(str)
-    matrices: dict[str, Matrix | StoredMatrix] = {}
+    matrices: dict[str, StoredMatrix] = {}
     for modality, group in groups.items():
         counts = places[modality]
         index = group["obs"].attrs["_index"]
@@ -244,7 +244,9 @@ def _stored(path: Path, atac_counts: bool) -> Source | None:
         return None
     uns = groups["protein"].get("uns", {}) if "protein" in groups else {}
     panel = read_elem(uns["panel"]) if "panel" in uns else None
-    source = Source(obs, matrices, panel_table(panel, matrices))
+    # who needs more than cells and names asks which kind a matrix is
+    named = cast("dict[str, Matrix]", matrices)
+    source = Source(obs, named, panel_table(panel, named))
     if atac_counts and "atac" in matrices:
         atac = matrices["atac"]
         samples = samples_of(obs, source.batch, atac.cells)
@@ -262,4 +264,5 @@ def _shared(names: pd.Index, known: pd.Index) -> pd.Index:
 
 def _stored_values(matrix: StoredMatrix, rows: np.ndarray) -> np.ndarray:
     read = matrix.rows(torch.from_numpy(rows), torch.device("cpu")).values
+    assert read is not None
     return read.numpy()

@@ -191,7 +191,7 @@ def _rates(model: MultiVI, data: MosaicData, held: np.ndarray, depth: float) -> 
             counts = minibatch.modalities["atac"].counts
             values = None if counts.values is None else counts.values.cpu().numpy()
             seen += np.bincount(counts.indices.cpu().numpy(), values, minlength=len(total))
-            size += float(model.level("atac", encoded["atac"].size).double().sum()) / depth
+            size += float(model.level("atac", encoded["atac"]).double().sum()) / depth
         total += weight * (seen / size if model.counts_peaks else np.minimum(seen / size, 1))
     return total
 
@@ -302,7 +302,7 @@ class _Direction:
         if self.target == "atac":
             others = tuple(m for m in self.model.modalities if m != "atac")
             encoded = posteriors(self.model, minibatch, others)[1]
-            return self.model.level("atac", encoded["atac"].size).double().cpu().numpy() / self.decoder.depth
+            return self.model.level("atac", encoded["atac"]).double().cpu().numpy() / self.decoder.depth
         return np.ones(counts.n_rows)
 
     # ------------------------------------------------------------------------------------------------ prediction

@@ -65,7 +65,7 @@ def sizes(model: MultiVI, minibatch: Minibatch, target: str, depth: float) -> np
         return rows.dense().sum(1).double().cpu().numpy() / RNA_SCALE
     if target == "atac":
         own = posteriors(model, minibatch, [m for m in model.modalities if m != "atac"])[1]
-        return model.level("atac", own["atac"].size).double().cpu().numpy() / depth
+        return model.level("atac", own["atac"]).double().cpu().numpy() / depth
     return np.ones(rows.n_rows)
 
 

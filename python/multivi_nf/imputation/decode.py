@@ -242,5 +242,5 @@ def median_depth(model: MultiVI, data: MosaicData, stored: float | None = None) 
     depths = []
     for start in range(0, len(chosen), 256):
         _, encoded, _ = posteriors(model, data.minibatch(chosen[start : start + 256]), hide=("rna", "protein"))
-        depths.append(model.level("atac", encoded["atac"].size).cpu().numpy())
+        depths.append(model.level("atac", encoded["atac"]).cpu().numpy())
     return float(np.median(np.concatenate(depths)))

@@ -105,7 +105,7 @@ class Teachers:
             return counts, means * (counts.sum(1) / RNA_SCALE)[:, None]
         prepared = decoder.prepare(joint.mean, codes)
         tiles = [decoder.tile(prepared, start).double().cpu().numpy() for start in range(0, decoder.n_features, TILE)]
-        size = self.model.level("atac", encoded["atac"].size).double().cpu().numpy() / self.depth
+        size = self.model.level("atac", encoded["atac"]).double().cpu().numpy() / self.depth
         return counts, np.concatenate(tiles, axis=1) * size[:, None]
 
 

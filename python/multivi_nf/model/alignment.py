@@ -6,7 +6,8 @@ from itertools import combinations
 
 import torch
 
-from multivi_nf.model.fusion import Posteriors
+from multivi_nf.model.formulas import OURS, Formulas
+from multivi_nf.model.fusion import Posteriors, added
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Multiples of the median squared distance at which the MMD's kernels look."""
@@ -37,13 +38,13 @@ def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     both = torch.cat([a, b])
     square = squared_distances(both, both)
     scale = square.detach().median().clamp(min=1e-6)
-    kernel = sum(torch.exp(-square / (width * scale)) for width in BANDWIDTHS)
+    kernel = added(torch.exp(-square / (width * scale)) for width in BANDWIDTHS)
     n = a.shape[0]
     return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
 
 
 def alignment(
-    posteriors: Posteriors, samples: torch.Tensor, rule: str, *, compat: bool = False, leader: int | None = None
+    posteriors: Posteriors, samples: torch.Tensor, rule: str, formulas: Formulas = OURS, leader: int | None = None
 ) -> torch.Tensor:
     """Sum over cells of the penalty over all pairs of present modalities; a scalar.
 
@@ -56,9 +57,8 @@ def alignment(
     rule
         ``symmetric-kl``, ``mmd`` or ``none``. The MMD of a pair counts once for each cell that has the pair, so
         that its size does not depend on the minibatch.
-    compat
-        scvi-tools 1.4.2: standard deviations v^(1/4) in the divergence; in place of the MMD the length of the
-        difference of means, summed over the minibatch and then charged to every cell of it.
+    formulas
+        Whose.
     leader
         Modality that the others follow: no gradient of a pair reaches its posterior. None: both meet half-way.
     """
@@ -68,7 +68,7 @@ def alignment(
     for a, b in combinations(range(posteriors.present.shape[1]), 2):
         pair = posteriors.present[:, a] & posteriors.present[:, b]
         if rule == "symmetric-kl":
-            v = posteriors.variance.sqrt() if compat else posteriors.variance
+            v = formulas.aligned_variance(posteriors.variance)
             q = [(posteriors.mean[:, m], v[:, m]) for m in (a, b)]
             q = [(mean.detach(), var.detach()) if m == leader else (mean, var) for m, (mean, var) in zip((a, b), q)]
             value = symmetric_kl(*q[0], *q[1])
@@ -77,9 +77,9 @@ def alignment(
         rows = pair.nonzero().squeeze(1)
         if not rows.numel():
             continue
-        if compat:
-            length = torch.linalg.norm(posteriors.mean[rows, a] - posteriors.mean[rows, b], dim=1)
-            total = total + posteriors.present.shape[0] * length.sum()
+        other = formulas.discrepancy((posteriors.mean[rows, a], posteriors.mean[rows, b]), posteriors.present.shape[0])
+        if other is not None:
+            total = total + other
         else:
             pick = [samples[rows, m].detach() if m == leader else samples[rows, m] for m in (a, b)]
             total = total + rows.numel() * mmd(*pick)

@@ -1,6 +1,7 @@
 """scvi-tools' MULTIVAE (1.4.2) in this model: its weights, so that both can be compared number by number.
 
-``ModelConfig(compat="scvi")`` makes these formulas theirs, where they differ from the mathematics:
+``ModelConfig(compat="scvi")`` makes these formulas theirs (`multivi_nf.model.formulas.Scvi`), where they differ from
+the mathematics:
 
 ==================== ================================================= ==============================================
 term                 here                                              scvi-tools 1.4.2 (``module/_multivae.py``)
@@ -23,11 +24,14 @@ Two things are not reproduced: a cell without any count (scvi weighs its three e
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
+from multivi_nf.model.generative import Atac, Protein, Rna
 from multivi_nf.model.multivi import MultiVI
-from multivi_nf.model.networks import Codes, Layers
+from multivi_nf.model.networks import Codes, Encoder, FullSizeEncoder, Layers
 
 NAMES = {"rna": "expression", "atac": "accessibility", "protein": "protein"}
 
@@ -55,7 +59,7 @@ class _Reader:
             at += self.n_continuous
         else:
             codes.continuous.zero_()
-        for table, size in zip(codes.tables, self.sizes):
+        for table, size in zip(codes.each(), self.sizes):
             table.rows.zero_()
             table.rows[:size] = weight[:, at : at + size].T
             at += size
@@ -68,7 +72,7 @@ class _Reader:
                     f"{name}.fc_layers.Layer {i}.0", linear, layers.codes[i] if covariates else None, continuous=i == 0
                 )
 
-    def encoder(self, name: str, encoder: nn.Module) -> None:
+    def encoder(self, name: str, encoder: Encoder | FullSizeEncoder) -> None:
         """Copy an encoder's layers: its first weight is held transposed, and no code reaches it."""
         encoder.weight.copy_(self.state[f"{name}.fc_layers.Layer 0.0.weight"].T)
         encoder.bias.copy_(self.state[f"{name}.fc_layers.Layer 0.0.bias"])
@@ -97,11 +101,11 @@ def load_scvi(model: MultiVI, state: dict[str, torch.Tensor]) -> None:
         read.linear(f"{name}.mean_encoder", encoder.mean)
         read.linear(f"{name}.var_encoder", encoder.log_variance)
         if m in model.size_encoders:
-            own, name = model.size_encoders[m], f"l_encoder_{NAMES[m]}"
+            own, name = cast("FullSizeEncoder", model.size_encoders[m]), f"l_encoder_{NAMES[m]}"
             read.encoder(f"{name}.px_decoder", own)
             read.linear(f"{name}.output.0", own.output)
     if "rna" in model.modalities:
-        rna = model.generative["rna"]
+        rna = cast("Rna", model.generative["rna"])
         read.layers("z_decoder_expression.px_decoder", rna.layers)
         read.linear("z_decoder_expression.px_scale_decoder.0", rna.output)
         if rna.dropout is not None:
@@ -109,7 +113,7 @@ def load_scvi(model: MultiVI, state: dict[str, torch.Tensor]) -> None:
         if rna.log_dispersion is not None:
             rna.log_dispersion.copy_(state["px_r"])
     if "atac" in model.modalities:
-        atac = model.generative["atac"]
+        atac = cast("Atac", model.generative["atac"])
         read.layers("z_decoder_accessibility.px_decoder", atac.layers)
         read.linear("z_decoder_accessibility.output.0", atac.output)
         atac.region.copy_(state["region_factors"])
@@ -121,7 +125,7 @@ def load_scvi(model: MultiVI, state: dict[str, torch.Tensor]) -> None:
 
 
 def _protein(model: MultiVI, read: _Reader) -> None:
-    protein = model.generative["protein"]
+    protein = cast("Protein", model.generative["protein"])
     trunks = {"fore": "py_fore_decoder", "mixing": "sigmoid_decoder", "back": "py_back_decoder"}
     heads = {
         "fore": "py_fore_scale_decoder",

@@ -10,6 +10,7 @@ from typing import Any
 
 from multivi_nf.errors import InputError, option
 from multivi_nf.modalities import MODALITIES
+from multivi_nf.model.formulas import FORMULAS, OURS, Formulas
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "rna_likelihood": ("nb", "zinb", "poisson"),
@@ -19,17 +20,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "fusion": ("mean", "weighted", "cell-weighted", "poe", "mopoe"),
     "alignment": ("symmetric-kl", "mmd", "none"),
     "adversary": ("modality", "batch", "both", "none"),
-    "adversary_cells": ("paired", "reweighted"),
+    "adversary_cells": ("paired",),
     "compat": ("none", "scvi"),
 }
 """Every option that is a choice, with its choices."""
 
-ALIGNMENT_WEIGHT = 5.0
-"""Of the alignment, where none is given. Only paired cells pay it and every cell gains from what it forbids, so the
-paper's 1 is too little where few cells are paired (docs/explanation/model.md)."""
 
-MODALITY_INTEGRATION = 0.2
-"""Strength of the penalty between modalities measured, where none is given."""
+_BY_FORMULAS: Any = None
+"""Where nothing is given the formulas say how much."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,8 @@ class ModelConfig:
         mean of the single views' ELBOs (0: the paper's objective). A weight of None is 5, and 1, the reference's, with
         ``compat="scvi"``.
     adversary, adversary_cells, adversary_weight
-        What the adversary tells apart, in which cells, and its weight.
+        What the adversary tells apart, in which cells (paired ones: these are the same of both modalities), and its
+        weight.
     batch_integration
         Strength with which batches are brought together where they have counterparts (`multivi_nf.model.local_mixing`):
         at 1 a nat of the penalty is worth a twentieth of the reconstruction. 0 leaves batches as they lie; None is 1,
@@ -87,7 +86,7 @@ class ModelConfig:
     batch_dropout
         Rate at which a cell's batch code is hidden from the encoders in training.
     compat
-        ``scvi``: the formulas of scvi-tools 1.4.2 where they differ (`multivi_nf.model.compat`).
+        ``scvi``: the formulas of scvi-tools 1.4.2 where they differ (`multivi_nf.model.formulas`).
     """
 
     n_features: dict[str, int]
@@ -107,13 +106,13 @@ class ModelConfig:
     library: str = "observed"
     fusion: str = "mean"
     alignment: str = "symmetric-kl"
-    alignment_weight: float | None = None
+    alignment_weight: float = _BY_FORMULAS
     adversary: str = "modality"
     adversary_cells: str = "paired"
     adversary_weight: float = 1.0
     cross_reconstruction: float = 0.5
-    batch_integration: float | None = None
-    modality_integration: float | None = None
+    batch_integration: float = _BY_FORMULAS
+    modality_integration: float = _BY_FORMULAS
     kl_warmup: int = 50
     deep_injection: bool = False
     batch_dropout: float = 0.1
@@ -125,11 +124,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
-        if self.alignment_weight is None:
-            freeze(self, "alignment_weight", 1.0 if self.compat == "scvi" else ALIGNMENT_WEIGHT)
-        for name, strength in (("batch_integration", 1.0), ("modality_integration", MODALITY_INTEGRATION)):
+        for name in ("alignment_weight", "batch_integration", "modality_integration"):
             if getattr(self, name) is None:
-                freeze(self, name, 0.0 if self.compat == "scvi" else strength)
+                freeze(self, name, getattr(self.formulas, name))
         freeze(self, "n_features", {m: int(self.n_features[m]) for m in MODALITIES if m in self.n_features})
         freeze(self, "batches", tuple(str(name) for name in self.batches))
         freeze(self, "batch_cells", {m: tuple(int(n) for n in cells) for m, cells in self.batch_cells.items()})
@@ -148,6 +145,17 @@ class ModelConfig:
         problems = self._problems()
         if problems:
             raise InputError.all_of(problems)
+
+    @property
+    def formulas(self) -> Formulas:
+        """What ``compat`` chose."""
+        return FORMULAS.get(self.compat, OURS)
+
+    @property
+    def adversaries(self) -> dict[str, int]:
+        """What the adversaries that were asked for tell apart, and among how many classes."""
+        classes = {"modality": len(self.modalities), "batch": len(self.batches)}
+        return {name: classes[name] for name in self.formulas.adversaries(self.adversary)}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -184,8 +192,9 @@ class ModelConfig:
             problems.append(
                 _problem("labels_weight", self.labels_weight, "name the labels' column too, or leave it out")
             )
-        if self.compat == "scvi" and self.atac_likelihood != "bernoulli":
-            remedy = f"leave {option('atac_likelihood')} out, or train without {_named('compat', 'scvi')}"
+        likelihood = self.atac_likelihood
+        if likelihood in CHOICES["atac_likelihood"] and likelihood not in self.formulas.atac_likelihoods:
+            remedy = f"leave {option('atac_likelihood')} out, or train without {_named('compat', self.compat)}"
             problems.append(_problem("atac_likelihood", self.atac_likelihood, remedy))
         if not self.n_features or min(self.n_features.values()) < 1:
             problems.append(_problem("n_features", self.n_features, "give at least one modality with a feature"))

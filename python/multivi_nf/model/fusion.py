@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+
+from multivi_nf.model.formulas import OURS, Formulas
 
 
 @dataclass
@@ -26,6 +30,12 @@ class Gaussian:
     variance: torch.Tensor
     weight_logit: torch.Tensor | None = None
     size: torch.Tensor | None = None
+
+    @property
+    def measured_size(self) -> torch.Tensor:
+        """The size of a modality that has one."""
+        assert self.size is not None
+        return self.size
 
 
 @dataclass
@@ -57,7 +67,7 @@ def kl_standard(mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
     return 0.5 * (mean.square() + variance - 1 - variance.log()).sum(-1)
 
 
-def fuse(posteriors: Posteriors, use: torch.Tensor, rule: str, *, compat: bool = False) -> Gaussian:
+def fuse(posteriors: Posteriors, use: torch.Tensor, rule: str, formulas: Formulas = OURS) -> Gaussian:
     """Join the modalities marked in `use` into one posterior per cell.
 
     ``mean``, ``weighted``, ``cell-weighted``: z = sum w_m z_m with weights w = softmax over the used modalities, so
@@ -73,8 +83,8 @@ def fuse(posteriors: Posteriors, use: torch.Tensor, rule: str, *, compat: bool =
         (n_cells, n_modalities) bool; a row without a True gives N(0, 1).
     rule
         Fusion rule of the configuration.
-    compat
-        Variance sum sqrt(w) v, as scvi-tools 1.4.2 computes it.
+    formulas
+        Whose.
     """
     mask = use.unsqueeze(-1)
     if rule in ("poe", "mopoe"):
@@ -85,7 +95,7 @@ def fuse(posteriors: Posteriors, use: torch.Tensor, rule: str, *, compat: bool =
     some = use.any(1, keepdim=True)
     weight = torch.softmax(posteriors.logit.masked_fill(~use & some, -math.inf), 1).unsqueeze(-1)
     mean = (weight * posteriors.mean).sum(1)
-    variance = ((weight.sqrt() if compat else weight.square()) * posteriors.variance).sum(1)
+    variance = formulas.joint_variance(weight, posteriors.variance)
     return Gaussian(torch.where(some, mean, 0.0), torch.where(some, variance, 1.0))
 
 
@@ -123,8 +133,8 @@ class Joint:
         uniform = torch.special.ndtr(noise[:, 0].double()).mul(1024).frac()
         pick = (uniform * self.active.sum(1)).long().clamp(max=self.active.shape[1] - 1)
         chosen = ((self.active.cumsum(1) - 1 == pick.unsqueeze(1)) & self.active).unsqueeze(-1)
-        mean = sum(chosen[:, i] * expert.mean for i, expert in enumerate(self.experts))
-        variance = sum(chosen[:, i] * expert.variance for i, expert in enumerate(self.experts))
+        mean = added(chosen[:, i] * expert.mean for i, expert in enumerate(self.experts))
+        variance = added(chosen[:, i] * expert.variance for i, expert in enumerate(self.experts))
         return mean + variance.sqrt() * noise
 
     def kl(self) -> torch.Tensor:
@@ -135,10 +145,10 @@ class Joint:
         return (each * self.active).sum(1) / self.active.sum(1)
 
 
-def joint(posteriors: Posteriors, rule: str, *, compat: bool = False) -> Joint:
+def joint(posteriors: Posteriors, rule: str, formulas: Formulas = OURS) -> Joint:
     """Joint posterior of every cell from all its present modalities."""
     if rule != "mopoe":
-        fused = fuse(posteriors, posteriors.present, rule, compat=compat)
+        fused = fuse(posteriors, posteriors.present, rule, formulas)
         return Joint(fused.mean, fused.variance, [])
     n_modalities = posteriors.present.shape[1]
     experts, active = [], []
@@ -148,9 +158,14 @@ def joint(posteriors: Posteriors, rule: str, *, compat: bool = False) -> Joint:
         active.append((posteriors.present | ~use).all(1))
     mask = torch.stack(active, 1)
     share = mask.to(posteriors.mean.dtype) / mask.sum(1, keepdim=True)
-    mean = sum(share[:, [i]] * e.mean for i, e in enumerate(experts))
-    second = sum(share[:, [i]] * (e.variance + e.mean.square()) for i, e in enumerate(experts))
+    mean = added(share[:, [i]] * e.mean for i, e in enumerate(experts))
+    second = added(share[:, [i]] * (e.variance + e.mean.square()) for i, e in enumerate(experts))
     return Joint(mean, second - mean.square(), experts, mask)
+
+
+def added(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of one or more tensors, one after the other."""
+    return functools.reduce(torch.add, parts)
 
 
 def wider_than_single(posteriors: Posteriors, joint_variance: torch.Tensor) -> tuple[int, int]:

@@ -1,12 +1,13 @@
 """p(x_m | z, s) of each modality: decoder, parameters by tile of features, and the cost of the measured rows.
 
-Each class has the same four methods: `hidden` (what tiles are computed from), `tile` (parameters of some features),
-`loss` (weighted sum of -log p over rows) and, where the data's means help, `initialise`.
+Each is a `Generative`.
 """
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,11 +16,8 @@ from torch.nn import functional
 from multivi_nf.data.minibatch import SparseRows
 from multivi_nf.model import likelihoods
 from multivi_nf.model.config import ModelConfig
-from multivi_nf.model.networks import Codes, CodeTable, Layers
+from multivi_nf.model.networks import Codes, CodeTable, CodeTuple, Layers, Modules
 from multivi_nf.model.sparse import Tiles
-
-CodeTuple = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
-"""(batch (n,), categorical (n, n_categorical) or None, continuous (n, n_continuous) or None) of some rows."""
 
 
 @dataclass
@@ -49,8 +47,43 @@ class Observed:
     weight: torch.Tensor
     part: torch.Tensor | None = None
 
+    @property
+    def measured_size(self) -> torch.Tensor:
+        """The size of a modality that has one."""
+        assert self.size is not None
+        return self.size
 
-class Rna(nn.Module):
+    @property
+    def tiled(self) -> Tiles:
+        """The tiles of a modality that is met by tile."""
+        assert self.tiles is not None
+        return self.tiles
+
+
+class Generative(nn.Module, abc.ABC):
+    """One modality's decoder and likelihood, whose layers meet z first."""
+
+    layers: Layers
+
+    def hidden(self, z: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
+        """(n_rows, n_hidden) last hidden layer: what tiles are computed from."""
+        return self.layers(z, codes)
+
+    @abc.abstractmethod
+    def tile(self, h: torch.Tensor, start: int, stop: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Parameters of features start..stop, see `MultiVI.tile`."""
+
+    @abc.abstractmethod
+    def loss(
+        self, z: torch.Tensor, seen: Observed, generator: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Weighted sums, nats, by name: of -log p(x | z) under the modality's, and of the KLs that come with it."""
+
+    def initialise(self, mean: torch.Tensor) -> None:
+        """Start at the (n_features,) mean of the data, where that helps."""
+
+
+class Rna(Generative):
     """RNA counts: NB (or zero-inflated NB, Poisson) of mean l_c softmax(f(z, s)) (scVI, Lopez et al. 2018)."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -72,13 +105,11 @@ class Rna(nn.Module):
         share = (mean + 1e-3 * mean.mean() + 1e-12) / (mean.sum() + 1e-12)
         self.output.bias.copy_(share.log())
 
-    def hidden(self, z: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
-        """(n_rows, n_hidden) last hidden layer."""
-        return self.layers(z, codes)
-
     def dispersion(self, batch: torch.Tensor) -> torch.Tensor:
         """Log inverse dispersion log theta: (n_genes,), or (n_rows, n_genes) where it is per batch."""
-        return self.log_dispersion if self.batch_log_dispersion is None else self.batch_log_dispersion(batch)
+        if self.batch_log_dispersion is not None:
+            return self.batch_log_dispersion(batch)
+        return cast("nn.Parameter", self.log_dispersion)
 
     def tile(self, h: torch.Tensor, start: int, stop: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parameters of genes start..stop, see `MultiVI.tile`."""
@@ -95,18 +126,18 @@ class Rna(nn.Module):
         """{"rna": weighted sum of -log p(x | z), nats}."""
         h = self.hidden(z, seen.codes)
         logits = self.output(h).to(z.dtype)
+        size, counts, weight = seen.measured_size, seen.counts, seen.weight
         if self.likelihood == "poisson":
-            value, _ = likelihoods.poisson(logits, seen.size, seen.counts, seen.weight)
-        elif self.likelihood == "nb":
-            theta = self.dispersion(seen.codes[0])
-            value, _ = likelihoods.negative_binomial(logits, seen.size, theta, seen.counts, seen.weight)
+            value, _ = likelihoods.poisson(logits, size, counts, weight)
+        elif self.dropout is None:
+            value, _ = likelihoods.negative_binomial(logits, size, self.dispersion(seen.codes[0]), counts, weight)
         else:
             theta, drop = self.dispersion(seen.codes[0]), self.dropout(h).to(z.dtype)
-            value, _ = likelihoods.zero_inflated(logits, seen.size, theta, drop, seen.counts, seen.weight)
+            value, _ = likelihoods.zero_inflated(logits, size, theta, drop, counts, weight)
         return {"rna": value}
 
 
-class Atac(nn.Module):
+class Atac(Generative):
     """Accessibility: Bernoulli(y(z, s) d_c r_j), y a sigmoid, r_j in (0, 1) (PeakVI, Ashuach et al. 2022)."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -125,10 +156,6 @@ class Atac(nn.Module):
         self.output.bias.copy_(root)
         self.region.copy_(root)
 
-    def hidden(self, z: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
-        """(n_rows, n_hidden) last hidden layer."""
-        return self.layers(z, codes)
-
     def tile(self, h: torch.Tensor, start: int, stop: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parameters of peaks start..stop, see `MultiVI.tile`."""
         y = _columns(self.output, h, start, stop).sigmoid()
@@ -141,12 +168,12 @@ class Atac(nn.Module):
         h = self.hidden(z, seen.codes).to(z.dtype)
         output = self.output
         value, _ = likelihoods.bernoulli(
-            h, output.weight, output.bias, seen.size, self.region, seen.tiles, seen.weight, seen.part
+            h, output.weight, output.bias, seen.measured_size, self.region, seen.tiled, seen.weight, seen.part
         )
         return {"atac": value}
 
 
-class AtacCounts(nn.Module):
+class AtacCounts(Generative):
     """Fragments in peaks: Poisson of mean l_c softmax(f(z, s)) (Martens et al., Nat Methods 2024)."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -159,10 +186,6 @@ class AtacCounts(nn.Module):
         mean = mean.to(self.output.bias).clamp(min=0)
         self.output.bias.copy_(((mean + 1e-3 * mean.mean() + 1e-12) / (mean.sum() + 1e-12)).log())
 
-    def hidden(self, z: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
-        """(n_rows, n_hidden) last hidden layer."""
-        return self.layers(z, codes)
-
     def tile(self, h: torch.Tensor, start: int, stop: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parameters of peaks start..stop, see `MultiVI.tile`."""
         return {"logits": _columns(self.output, h, start, stop)}
@@ -172,37 +195,43 @@ class AtacCounts(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """{"atac": weighted sum of -log p(x | z), nats}."""
         h, output = self.hidden(z, seen.codes).to(z.dtype), self.output
-        value, _ = likelihoods.poisson_peaks(h, output.weight, output.bias, seen.size, seen.tiles, seen.weight)
+        value, _ = likelihoods.poisson_peaks(h, output.weight, output.bias, seen.measured_size, seen.tiled, seen.weight)
         return {"atac": value}
 
 
-class Protein(nn.Module):
+class Protein(Generative):
     """Surface protein: NB mixture of background and foreground (totalVI, Gayoso et al. 2021).
 
     Three trunks and four heads, as totalVI has them; heads see their trunk, z and the covariates. The log background
     is normal, with a prior per batch, and only the proteins of the batch's panel count.
     """
 
+    panel: torch.Tensor
     HEADS = (("fore", "fore"), ("mixing", "mixing"), ("back", "back_mean"), ("back", "back_log_sd"))
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.scvi = config.compat == "scvi"
+        self.background_prior = config.formulas.background_prior
         n, width = config.n_features["protein"], config.n_hidden + config.n_latent
-        options = {"act": "relu", "dropout": config.dropout, "unknown": "average", "deep": True}
-        trunks = ("fore", "mixing", "back")
-        self.trunks = nn.ModuleDict({t: Layers(config, "protein", config.n_latent, **options) for t in trunks})
-        self.heads = nn.ModuleDict({head: nn.Linear(width, n) for _, head in self.HEADS})
+
+        def trunk() -> Layers:
+            inputs, dropout = config.n_latent, config.dropout
+            return Layers(config, "protein", inputs, act="relu", dropout=dropout, unknown="average", deep=True)
+
+        self.trunks = Modules[Layers]({name: trunk() for name in ("fore", "mixing", "back")})
+        self.heads = Modules[nn.Linear]({head: nn.Linear(width, n) for _, head in self.HEADS})
         self.log_dispersion = nn.Parameter(torch.zeros(n))
         cells = config.batch_cells["protein"]
         panel = torch.ones(len(cells) + 1, n, dtype=torch.bool)
         if config.panel is not None:
             panel[:-1] = torch.tensor(config.panel, dtype=torch.bool)
         self.register_buffer("panel", panel, persistent=False)
-        options = {"unknown": "average", "panel": None if config.panel is None else panel[:-1]}
-        self.codes = nn.ModuleDict({head: Codes(config, "protein", n, **options) for _, head in self.HEADS})
-        self.background_mean = CodeTable(cells, n, **options)
-        self.background_log_sd = CodeTable(cells, n, **options)
+        known = None if config.panel is None else panel[:-1]
+        self.codes = Modules[Codes](
+            {head: Codes(config, "protein", n, unknown="average", panel=known) for _, head in self.HEADS}
+        )
+        self.background_mean = CodeTable(cells, n, unknown="average", panel=known)
+        self.background_log_sd = CodeTable(cells, n, unknown="average", panel=known)
 
     def hidden(self, z: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
         """(n_rows, 4, n_proteins): foreground before its ReLU, mixing logit, mean and log s.d. of log background."""
@@ -228,7 +257,8 @@ class Protein(nn.Module):
         """{"protein": weighted sum of -log p(x | z, background), "protein_background": of KL(background || prior)}."""
         fore, mixing, mean, log_sd = self.hidden(z, seen.codes).unbind(1)
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        panel = None if self.scvi else self.panel[seen.codes[0]]
+        batch = seen.codes[0]
+        panel = self.panel[batch] if self.background_prior else None
         x = seen.counts.dense().to(z.dtype)
         background = mean + log_sd.exp() * noise
         weight = seen.weight
@@ -236,9 +266,8 @@ class Protein(nn.Module):
             # counts of a part have that part of the mean; the background's own cost is paid once
             background, weight = background + seen.part.log().unsqueeze(1), weight * seen.part
         value, _ = likelihoods.protein_mixture(x, background, fore, mixing, self.log_dispersion, panel, seen.weight)
-        if self.scvi:
+        if panel is None:
             return {"protein": value}
-        batch = seen.codes[0]
         kl = likelihoods.kl_normal(mean, log_sd, self.background_mean(batch), self.background_log_sd(batch))
         kl = torch.where(panel, kl, torch.zeros_like(kl)).sum(1)
         return {"protein": value, "protein_background": torch.dot(kl, weight)}
@@ -248,7 +277,10 @@ def _columns(linear: nn.Linear, h: torch.Tensor, start: int, stop: int) -> torch
     return torch.addmm(linear.bias[start:stop], h, linear.weight[start:stop].T)
 
 
-def generative(config: ModelConfig, modality: str) -> nn.Module:
+def generative(config: ModelConfig, modality: str) -> Generative:
     """Generative model of a modality."""
-    atac = Atac if config.atac_likelihood == "bernoulli" else AtacCounts
-    return {"rna": Rna, "atac": atac, "protein": Protein}[modality](config)
+    if modality == "rna":
+        return Rna(config)
+    if modality == "protein":
+        return Protein(config)
+    return Atac(config) if config.atac_likelihood == "bernoulli" else AtacCounts(config)

@@ -82,7 +82,7 @@ class _Bernoulli(torch.autograd.Function):
             torch.mul(a, one_d, out=q).add_(d).mul_(one_rt).add_(rt)
             entries = tiles.entries(tile)
             where, row = tiles.flat[entries], tiles.row[entries]
-            if part is not None:
+            if part is not None and tiles.values is not None:
                 q.div_(part.unsqueeze(1))
                 shown = tiles.values[entries] == 0
                 where, row, where_shown, row_shown = where[~shown], row[~shown], where[shown], row[shown]

@@ -80,11 +80,10 @@ class Sums:
     @classmethod
     def empty(cls, n_strata: int, n_groups: int, device: torch.device) -> Sums:
         """Nothing seen yet, at no strength."""
-        options = {"dtype": torch.float64, "device": device}
-        square = torch.zeros(n_groups, n_groups, **options)
+        square = torch.zeros(n_groups, n_groups, dtype=torch.float64, device=device)
         side = torch.zeros(n_groups, dtype=torch.bool, device=device)
-        table = torch.zeros(n_strata, n_groups, **options)
-        return cls(square, square.clone(), table, side, torch.tensor([1.0, 0.0], **options))
+        table = square.new_zeros(n_strata, n_groups)
+        return cls(square, square.clone(), table, side, square.new_tensor([1.0, 0.0]))
 
     def to(self, device: torch.device) -> Sums:
         """The same on a device."""
@@ -171,11 +170,12 @@ class LocalMixing:
         sums, share = self.sums[name], known.numel() / n_known
         with torch.autocast(mean.device.type, enabled=False):
             weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float(), SHARPNESS[name])
-            expected, floor, drawn = None, FLOOR, None
+            expected, drawn = None, None
+            floor: torch.Tensor | float = FLOOR
             if amount is not None:
-                drawn, floor = self._drawn(amount[known], sums.side, group)
+                drawn, least = self._drawn(amount[known], sums.side, group)
                 expected = (drawn @ sums.side.to(drawn.dtype)).to(weight.dtype)
-                floor = floor.to(weight.dtype)
+                floor = least.to(weight.dtype)
             elif self.shapes[name][0] > 1:
                 one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
                 expected = weight @ one[stratum].to(weight.dtype)
@@ -223,10 +223,9 @@ class LocalMixing:
 
     def forget(self) -> None:
         """Drop what was seen in a step that was not taken."""
-        options = {"dtype": torch.float64, "device": self.device}
-        shapes = self.shapes.items()
         self.pending = {
-            name: torch.zeros(2 * groups + strata + 1, groups, **options) for name, (strata, groups) in shapes
+            name: torch.zeros(2 * groups + strata + 1, groups, dtype=torch.float64, device=self.device)
+            for name, (strata, groups) in self.shapes.items()
         }
 
     def step(self) -> None:
@@ -244,15 +243,15 @@ class LocalMixing:
                 sums.side = sides(sums.flow.cpu(), sums.table.sum(0).cpu(), sums.expected.cpu()).to(self.device)
         self.forget()
 
-    def pack(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything, as named tensors; copies on the host."""
         found = {"steps": torch.tensor([self.steps])}
         for name, sums in self.sums.items():
             found |= {f"{name}.{part}": tensor.to("cpu", copy=True) for part, tensor in vars(sums).items()}
         return found
 
-    def unpack(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Set what :meth:`pack` gave."""
+    def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Set what :meth:`state_dict` gave."""
         self.forget()
         self.steps = int(tensors["steps"])
         for name, sums in self.sums.items():

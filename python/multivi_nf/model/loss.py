@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -11,12 +10,12 @@ from torch import nn
 from multivi_nf.data.minibatch import Minibatch, ModalityRows
 from multivi_nf.model.adversary import Contest, batch_contest, modality_contest
 from multivi_nf.model.alignment import alignment
-from multivi_nf.model.config import ModelConfig
+from multivi_nf.model.encoding import Noise
 from multivi_nf.model.fusion import Gaussian, Posteriors, fuse, joint, kl_standard, subsets
 from multivi_nf.model.generative import Observed
 from multivi_nf.model.local_mixing import LocalMixing
-from multivi_nf.model.sparse import Tiles, select_rows, tiles_of
-from multivi_nf.model.thinning import Halves
+from multivi_nf.model.network import Network
+from multivi_nf.model.sparse import Tiles, tiles_of
 
 INTEGRATION_SHARE = 0.05
 """Nats of a mixing penalty, at a strength of 1, for each nat of reconstruction."""
@@ -48,55 +47,13 @@ class LossTerms:
     contests: dict[str, Contest] = field(default_factory=dict)
 
 
-class Encoded(Protocol):
-    """What the loss needs of a model; `multivi_nf.model.multivi.MultiVI` has it."""
+@dataclass
+class Weights:
+    """What a KL, the alignment and the adversary cost: for warm-ups."""
 
-    config: ModelConfig
-    modalities: tuple[str, ...]
-    scvi: bool
-    training: bool
-    generative: nn.ModuleDict
-    adversaries: nn.ModuleDict
-    classifier: nn.Linear | None
-
-    @property
-    def integrates_batches(self) -> bool:
-        """Whether batches are brought together."""
-        ...
-
-    @property
-    def leading(self) -> int:
-        """Index of the modality that most batches measured."""
-        ...
-
-    @property
-    def leader(self) -> int | None:
-        """Index of the modality that the others are aligned to, if there is one."""
-        ...
-
-    def measured(self, minibatch: Minibatch) -> dict[str, ModalityRows]:
-        """Rows by modality, of modalities with any."""
-        ...
-
-    def encode(
-        self,
-        minibatch: Minibatch,
-        *,
-        generator: torch.Generator | None = None,
-        tiles: dict[str, Tiles] | None = None,
-        thinning: float = 0.0,
-        halves: dict[str, Halves] | None = None,
-    ) -> dict[str, Gaussian]:
-        """Posterior of every measured row by modality."""
-        ...
-
-    def scored(self, modality: str, seen: Observed, halves: Halves, used: torch.Tensor) -> Observed:
-        """What a modality's likelihood scores of thinned rows."""
-        ...
-
-    def stack(self, n_cells: int, minibatch: Minibatch, encoded: dict[str, Gaussian]) -> Posteriors:
-        """Posteriors of all cells side by side."""
-        ...
+    kl: float
+    alignment: float
+    adversary: float
 
 
 @dataclass
@@ -118,7 +75,7 @@ class View:
     weight: torch.Tensor
 
 
-def views(model: Encoded, posteriors: Posteriors, generator: torch.Generator | None) -> list[View]:
+def views(model: Network, posteriors: Posteriors, generator: torch.Generator | None) -> list[View]:
     """The views of the objective (1 - c) ELBO(joint) + c mean over present m of ELBO(q(z | x_m)).
 
     The ELBO of a view is E_q[log p(all measured modalities | z)] - KL(q || N(0, 1)); c is ``cross_reconstruction``
@@ -131,7 +88,7 @@ def views(model: Encoded, posteriors: Posteriors, generator: torch.Generator | N
     c, mixture = config.cross_reconstruction, config.fusion == "mopoe"
     n, n_modalities = present.shape
     one = torch.ones_like(posteriors.mean[:, 0, 0])
-    if model.scvi or n_modalities == 1 or (c == 0 and not mixture):
+    if not model.formulas.single_views or n_modalities == 1 or (c == 0 and not mixture):
         return [View(None, present, one)]
     count = present.sum(1)
     table = torch.tensor(subsets(n_modalities), device=present.device)
@@ -158,66 +115,104 @@ def views(model: Encoded, posteriors: Posteriors, generator: torch.Generator | N
     return found
 
 
-def objective(
-    model: Encoded,
-    minibatch: Minibatch,
-    generator: torch.Generator | None,
-    weights: tuple[float, float | None, float | None],
-    denominator: float | None,
-    mixing: LocalMixing | None = None,
-    thinning: float = 0.0,
-) -> LossTerms:
-    """Cost of a minibatch; see `MultiVI.loss` for the arguments, `weights` are those of KL, alignment and adversary."""
-    tiles: dict[str, Tiles] = {}
-    halves: dict[str, Halves] = {}
-    rows = model.measured(minibatch)
-    encoded = model.encode(minibatch, generator=generator, tiles=tiles, thinning=thinning, halves=halves)
-    posteriors = model.stack(minibatch.n_cells, minibatch, encoded)
-    samples = posteriors.mean + posteriors.variance.sqrt() * _noise(posteriors.mean, generator)
-    noise = _noise(posteriors.mean[:, 0], generator)
-    z_joint = torch.zeros_like(noise)
-    zero = noise.new_zeros(())
-    # in the rows' weights rather than on the sums: a likelihood's gradients then need no scaling
-    per_cell = 1.0 / (minibatch.n_cells if denominator is None else denominator)
-    parts = {"kl": zero}
-    for view in views(model, posteriors, generator):
-        some = posteriors if view.cells is None else posteriors.take(view.cells)
-        q = fuse(some, view.use, model.config.fusion, compat=model.scvi)
-        z = q.mean + q.variance.sqrt() * (noise if view.cells is None else noise[view.cells])
-        view.weight = view.weight * per_cell
-        parts["kl"] = parts["kl"] + torch.dot(kl_standard(q.mean, q.variance), view.weight)
-        for m, measured in rows.items():
-            # of the three likelihoods only ATAC's reads tiles
-            tile = tiles[m] if m == "atac" else None
-            seen, z_rows = observe(minibatch, measured, encoded[m], tile, view)
-            if seen is None:
-                continue
-            if m in halves:
-                used = view.use[:, model.modalities.index(m)]
-                seen = model.scored(m, seen, halves[m], used if z_rows is None else used[z_rows])
-            z_m = z if z_rows is None else z[z_rows]
-            for name, value in model.generative[m].loss(z_m, seen, generator).items():
-                parts[name] = parts.get(name, zero) + value
-        z_joint = z if view.cells is None else z_joint.index_copy(0, view.cells, z)
-    aligned = alignment(posteriors, samples, model.config.alignment, compat=model.scvi, leader=model.leader)
-    parts["alignment"] = per_cell * aligned
-    pull = None
-    if mixing is not None:
-        whole = minibatch.n_cells * per_cell
-        found, pull = mixing_terms(model, minibatch, posteriors, mixing)
-        parts |= {name: whole * value for name, value in found.items()}
-    if model.classifier is not None:
-        parts["labels"] = per_cell * label_cost(model.classifier, z_joint, minibatch.labels)
-    contests = {}
-    if "modality" in model.adversaries:
-        contests["modality"] = modality_contest(samples, posteriors.present, model.config.adversary_cells)
-    if "batch" in model.adversaries:
-        contests["batch"] = batch_contest(z_joint, minibatch.batch, len(model.config.batches), even=not model.scvi)
-    contests = {name: contest for name, contest in contests.items() if contest is not None}
-    config, (kl_weight, *given) = model.config, weights
-    own = (config.alignment_weight, config.adversary_weight)
-    weights = (kl_weight, *(default if value is None else value for value, default in zip(given, own)))
-    return _add_up(model, parts, pull, contests, weights, {m: r.cells.numel() for m, r in rows.items()})
+class Objective:
+    """What a minibatch costs a model.
+
+    Parameters
+    ----------
+    model, minibatch
+        Whose cost, and of which cells.
+    noise
+        Generator of all noise but dropout, and what thinning hides.
+    denominator
+        Divide by this many cells rather than by the minibatch's.
+    """
+
+    def __init__(self, model: Network, minibatch: Minibatch, noise: Noise, denominator: float | None = None) -> None:
+        self.model, self.minibatch, self.hidden, self.generator = model, minibatch, noise, noise.generator
+        self.rows = model.measured(minibatch)
+        self.encoded = model.encode(minibatch, noise)
+        self.posteriors = model.stack(minibatch.n_cells, minibatch, self.encoded)
+        mean = self.posteriors.mean
+        self.samples = mean + self.posteriors.variance.sqrt() * _noise(mean, self.generator)
+        self.z = torch.zeros_like(mean[:, 0])
+        self.zero = mean.new_zeros(())
+        # in the rows' weights rather than on the sums: a likelihood's gradients then need no scaling
+        self.per_cell = 1.0 / (minibatch.n_cells if denominator is None else denominator)
+
+    def terms(self, weights: Weights, mixing: LocalMixing | None = None) -> LossTerms:
+        """All parts and their sum; `mixing`: running sums of the local mixing penalties, None leaves these out."""
+        model, config = self.model, self.model.config
+        parts = self._elbos()
+        aligned = alignment(self.posteriors, self.samples, config.alignment, model.formulas, model.leader)
+        parts["alignment"] = self.per_cell * aligned
+        pull = None
+        if mixing is not None:
+            whole = self.minibatch.n_cells * self.per_cell
+            found, pull = mixing_terms(model, self.minibatch, self.posteriors, mixing)
+            parts |= {name: whole * value for name, value in found.items()}
+        if model.classifier is not None:
+            parts["labels"] = self.per_cell * label_cost(model.classifier, self.z, self.minibatch.labels)
+        return self._added_up(parts, pull, weights)
+
+    def _elbos(self) -> dict[str, torch.Tensor]:
+        """-E log p(x | z) by modality and the KLs, over the views; z becomes what the last of them drew."""
+        noise = _noise(self.z, self.generator)
+        parts = {"kl": self.zero}
+        for view in views(self.model, self.posteriors, self.generator):
+            some = self.posteriors if view.cells is None else self.posteriors.take(view.cells)
+            q = fuse(some, view.use, self.model.config.fusion, self.model.formulas)
+            z = q.mean + q.variance.sqrt() * (noise if view.cells is None else noise[view.cells])
+            view.weight = view.weight * self.per_cell
+            parts["kl"] = parts["kl"] + torch.dot(kl_standard(q.mean, q.variance), view.weight)
+            for m in self.rows:
+                for name, value in self._scored(m, z, view).items():
+                    parts[name] = parts.get(name, self.zero) + value
+            self.z = z if view.cells is None else self.z.index_copy(0, view.cells, z)
+        return parts
+
+    def _scored(self, modality: str, z: torch.Tensor, view: View) -> dict[str, torch.Tensor]:
+        """What a modality's likelihood says of a view; nothing where no cell of the view was measured."""
+        model, halves = self.model, self.hidden.halves
+        # of the three likelihoods only ATAC's reads tiles
+        tiles = self.hidden.tiles[modality] if modality == "atac" else None
+        seen, where = observe(self.minibatch, self.rows[modality], self.encoded[modality], tiles, view)
+        if seen is None:
+            return {}
+        if modality in halves:
+            used = view.use[:, model.modalities.index(modality)]
+            seen = model.scored(modality, seen, halves[modality], used if where is None else used[where])
+        return model.generative[modality].loss(z if where is None else z[where], seen, self.generator)
+
+    def _contests(self) -> dict[str, Contest]:
+        """What the adversaries are shown."""
+        adversaries, found = self.model.adversaries, {}
+        if "modality" in adversaries:
+            found["modality"] = modality_contest(self.samples, self.posteriors.present)
+        if "batch" in adversaries:
+            n, even = len(self.model.config.batches), self.model.formulas.even_batches
+            found["batch"] = batch_contest(self.z, self.minibatch.batch, n, even=even)
+        return {name: contest for name, contest in found.items() if contest is not None}
+
+    def _added_up(self, parts: dict[str, torch.Tensor], pull: torch.Tensor | None, weights: Weights) -> LossTerms:
+        model, contests = self.model, self._contests()
+        kl = parts["kl"] + parts.get("protein_background", 0.0)
+        reconstruction = sum((parts[m] for m in model.modalities if m in parts), torch.zeros_like(kl))
+        total = reconstruction + weights.kl * kl + weights.alignment * parts["alignment"]
+        if "labels" in parts:
+            total = total + model.config.labels_weight * parts["labels"]
+        terms = {name: value.detach() for name, value in parts.items()}
+        if pull is not None:
+            # nats of mixing for nats of reconstruction: the same strength with 500 genes and with 20,000
+            integration = reconstruction.detach() * pull
+            total = total + weights.kl * integration
+            terms["integration"] = integration.detach()
+        terms["elbo_loss"] = (reconstruction + kl).detach()
+        fool = sum((model.adversaries[k].fool(v, model.formulas) for k, v in contests.items()), torch.zeros_like(kl))
+        terms["adversary"] = fool.detach()
+        if contests and weights.adversary:
+            total = total + weights.adversary * fool
+        return LossTerms(total, terms, {m: r.cells.numel() for m, r in self.rows.items()}, contests)
 
 
 def label_cost(classifier: nn.Linear, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -229,9 +224,10 @@ def label_cost(classifier: nn.Linear, z: torch.Tensor, labels: torch.Tensor) -> 
     return nn.functional.cross_entropy(classifier(z[known]).to(z.dtype), labels[known], reduction="sum")
 
 
-def comparisons(model: Encoded) -> dict[str, tuple[int, int]]:
+def comparisons(model: Network) -> dict[str, tuple[int, int]]:
     """What `mixing_terms` compares for this model: name to numbers of strata and groups; {} is nothing."""
-    found, several, n_batches = {}, len(model.modalities) > 1, len(model.config.batches)
+    found: dict[str, tuple[int, int]] = {}
+    several, n_batches = len(model.modalities) > 1, len(model.config.batches)
     if model.integrates_batches:
         found |= dict.fromkeys(("joint", "leading") if several else ("joint",), (1, n_batches))
     if model.config.modality_integration > 0 and several:
@@ -240,7 +236,7 @@ def comparisons(model: Encoded) -> dict[str, tuple[int, int]]:
 
 
 def mixing_terms(
-    model: Encoded, minibatch: Minibatch, posteriors: Posteriors, mixing: LocalMixing
+    model: Network, minibatch: Minibatch, posteriors: Posteriors, mixing: LocalMixing
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """How much less than expected groups mix in posterior means (`multivi_nf.model.local_mixing`).
 
@@ -254,7 +250,7 @@ def mixing_terms(
     twice.
     """
     config, present, note = model.config, posteriors.present, model.training
-    mean = joint(posteriors, config.fusion, compat=model.scvi).mean
+    mean = joint(posteriors, config.fusion, model.formulas).mean
     costs = {}
     if "joint" in mixing.shapes:
         costs["joint"] = mixing.charge("joint", mean, minibatch.batch, counterparts=minibatch.counterparts, note=note)
@@ -281,33 +277,6 @@ def mixing_terms(
     return found, charged
 
 
-def _add_up(
-    model: Encoded,
-    parts: dict[str, torch.Tensor],
-    pull: torch.Tensor | None,
-    contests: dict[str, Contest],
-    weights: tuple[float, float, float],
-    n_rows: dict[str, int],
-) -> LossTerms:
-    kl = parts["kl"] + parts.get("protein_background", 0.0)
-    reconstruction = sum((parts[m] for m in model.modalities if m in parts), torch.zeros_like(kl))
-    total = reconstruction + weights[0] * kl + weights[1] * parts["alignment"]
-    if "labels" in parts:
-        total = total + model.config.labels_weight * parts["labels"]
-    terms = {name: value.detach() for name, value in parts.items()}
-    if pull is not None:
-        # nats of mixing for nats of reconstruction: the same strength with 500 genes and with 20,000
-        integration = reconstruction.detach() * pull
-        total = total + weights[0] * integration
-        terms["integration"] = integration.detach()
-    terms["elbo_loss"] = (reconstruction + kl).detach()
-    fool = sum((model.adversaries[k].fool(v, compat=model.scvi) for k, v in contests.items()), torch.zeros_like(kl))
-    terms["adversary"] = fool.detach()
-    if contests and weights[2]:
-        total = total + weights[2] * fool
-    return LossTerms(total, terms, n_rows, contests)
-
-
 def observe(
     minibatch: Minibatch, measured: ModalityRows, q: Gaussian, tiles: Tiles | None, view: View
 ) -> tuple[Observed | None, torch.Tensor | None]:
@@ -321,7 +290,7 @@ def observe(
             return None, None
         where = position[cells[keep]]
         if keep.numel() < cells.numel():
-            cells, counts = cells[keep], select_rows(counts, keep)
+            cells, counts = cells[keep], counts.take(keep)
             size = None if size is None else size[keep]
             tiles = None if tiles is None else tiles_of(counts)
     elif cells.numel() < minibatch.n_cells:

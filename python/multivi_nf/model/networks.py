@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import ItemsView, Iterator, ValuesView
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -10,6 +12,30 @@ from torch.nn import functional
 
 from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.sparse import Tiles, first_layers
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Modules(nn.ModuleDict, Generic[M]):
+    """Modules of one kind by name."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> M: ...
+
+        def values(self) -> ValuesView[M]:
+            """The modules."""
+            ...
+
+        def items(self) -> ItemsView[str, M]:
+            """The modules with their names."""
+            ...
+
+
+Unknown = Literal["learned", "average"]
+
+CodeTuple = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""(batch (n,), categorical (n, n_categorical) or None, continuous (n, n_continuous) or None) of some rows."""
 
 
 class CodeTable(nn.Module):
@@ -34,12 +60,18 @@ class CodeTable(nn.Module):
         others are read as the average of those that were.
     """
 
+    code: torch.Tensor
+    trained: torch.Tensor
+    share: torch.Tensor
+    panel: torch.Tensor | None
+    mass: torch.Tensor | None
+
     def __init__(
         self,
         cells: tuple[int, ...],
         n_out: int,
         *,
-        unknown: str,
+        unknown: Unknown,
         covariate: str = "batch",
         panel: torch.Tensor | None = None,
     ) -> None:
@@ -65,7 +97,7 @@ class CodeTable(nn.Module):
     def _averaged(self) -> torch.Tensor:
         """(n_codes + 1, n_out) rows and, last, their average."""
         rows = self.rows
-        if self.panel is None:
+        if self.mass is None:
             return torch.cat([rows, (self.share.to(rows.dtype) @ rows[self.trained]).unsqueeze(0)])
         known = self.mass > 0
         average = (torch.where(known, rows, 0.0) * self.mass.to(rows.dtype)).sum(0, keepdim=True)
@@ -93,7 +125,7 @@ class Codes(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, modality: str, n_out: int, *, unknown: str, panel: torch.Tensor | None = None
+        self, config: ModelConfig, modality: str, n_out: int, *, unknown: Unknown, panel: torch.Tensor | None = None
     ) -> None:
         super().__init__()
         cells = {"batch": config.batch_cells[modality]}
@@ -108,21 +140,21 @@ class Codes(nn.Module):
         )
         self.continuous = nn.Parameter(torch.zeros(len(config.continuous), n_out))
 
+    def each(self) -> Iterator[CodeTable]:
+        """The tables: batch, then categorical covariates."""
+        return (cast("CodeTable", table) for table in self.tables)
+
     def forward(
         self, batch: torch.Tensor, categorical: torch.Tensor | None = None, continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(n_rows, n_out) sum of the rows of all codes; None stands for unknown codes and continuous values of 0."""
-        out = self.tables[0](batch)
-        for i, table in enumerate(self.tables[1:]):
+        first, *others = self.each()
+        out = first(batch)
+        for i, table in enumerate(others):
             out = out + table(torch.full_like(batch, -1) if categorical is None else categorical[:, i])
         if self.continuous.shape[0] and continuous is not None:
             out = out + continuous.to(out.dtype) @ self.continuous
         return out
-
-
-def activation(name: str) -> nn.Module:
-    """``relu`` or ``leaky``: ReLU, or LeakyReLU of slope 0.01."""
-    return nn.ReLU() if name == "relu" else nn.LeakyReLU()
 
 
 class Layers(nn.Module):
@@ -138,34 +170,32 @@ class Layers(nn.Module):
         modality: str,
         n_in: int | None,
         *,
-        act: str,
+        act: Literal["relu", "leaky"],
         dropout: float,
-        unknown: str,
+        unknown: Unknown,
         deep: bool | None = None,
     ) -> None:
         super().__init__()
         deep = config.deep_injection if deep is None else deep
         hidden = config.n_hidden
         widths = [n_in] + [hidden] * (config.n_layers - 1)
-        self.linear = nn.ModuleList([nn.Linear(n, hidden) if n else nn.Identity() for n in widths])
+        self.linear = nn.ModuleList(nn.Linear(n, hidden) if n else nn.Identity() for n in widths)
         self.codes = nn.ModuleList(
-            [
-                Codes(config, modality, hidden, unknown=unknown) if deep or i == 0 else nn.Identity()
-                for i in range(len(widths))
-            ]
+            Codes(config, modality, hidden, unknown=unknown) if deep or i == 0 else nn.Identity()
+            for i in range(len(widths))
         )
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
-        self.act = activation(act)
+        self.act = nn.ReLU() if act == "relu" else nn.LeakyReLU()
         self.dropout = nn.Dropout(dropout)
 
-    def layer(self, i: int, x: torch.Tensor, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def layer(self, i: int, x: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
         """Hidden layer i, without dropout."""
         x = self.linear[i](x)
         if isinstance(self.codes[i], Codes):
             x = x + self.codes[i](*codes)
         return self.act(self.norm(x))
 
-    def forward(self, x: torch.Tensor, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
         """(n_rows, n_hidden) from (n_rows, n_in), with the rows' (batch, categorical, continuous) codes."""
         for i in range(len(self.linear)):
             x = self.dropout(self.layer(i, x, codes))
@@ -178,6 +208,8 @@ class SizeHead(nn.Module):
     LayerNorm takes the total out of a hidden layer, so it comes in beside it. The head starts as the total alone:
     its last layer is zero, and `offset` is the logarithm of the total that gives `level`.
     """
+
+    offset: torch.Tensor
 
     def __init__(self, n_hidden: int) -> None:
         super().__init__()
@@ -232,14 +264,12 @@ class Encoder(nn.Module):
         self.blind = features
         self.weight[features] = 0
 
-    def first(self, tiles: Tiles, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def first(self, tiles: Tiles, codes: CodeTuple) -> torch.Tensor:
         """(n_rows, n_hidden) first hidden layer, before dropout."""
         (x,) = first_layers(tiles, self.weight)
         return self.layers.layer(0, x + self.bias, codes)
 
-    def rest(
-        self, first: torch.Tensor, codes: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def rest(self, first: torch.Tensor, codes: CodeTuple) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Mean and variance (n_rows, n_latent), and the logit of the cell's fusion weight or None."""
         x = self.layers.dropout(first)
         for i in range(1, len(self.layers.linear)):
@@ -261,6 +291,6 @@ class FullSizeEncoder(nn.Module):
         self.layers = Layers(config, modality, None, act="leaky", dropout=0.0, unknown="learned")
         self.output = nn.Linear(config.n_hidden, 1)
 
-    def forward(self, x: torch.Tensor, codes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, codes: CodeTuple) -> torch.Tensor:
         """(n_rows,) output from x W of `first_layers`."""
         return self.output(self.layers(x + self.bias, codes)).squeeze(1)

@@ -147,18 +147,6 @@ def row_sums(rows: SparseRows) -> torch.Tensor:
     return out.index_add_(0, rows.row_index(), rows.values)
 
 
-def select_rows(rows: SparseRows, index: torch.Tensor) -> SparseRows:
-    """The given rows, in the given order, repeats allowed."""
-    lengths = rows.indptr.diff()[index]
-    indptr = torch.zeros(index.numel() + 1, dtype=torch.int64, device=index.device)
-    torch.cumsum(lengths, 0, out=indptr[1:])
-    total = int(indptr[-1])
-    offset = torch.repeat_interleave(rows.indptr[index] - indptr[:-1], lengths, output_size=total)
-    entries = offset + torch.arange(total, device=index.device)
-    values = None if rows.values is None else rows.values[entries]
-    return SparseRows(indptr, rows.indices[entries], values, rows.n_features)
-
-
 class _FirstLayers(torch.autograd.Function):
     """x W for sparse x and several dense W (n_features, n_out), in tiles; x gets no gradient."""
 

@@ -127,7 +127,7 @@ def train(
         seed=seed,
         precision=precision,
         # what is learnt by heart is ATAC: of RNA and protein alone, thinning gains nothing and mixes labs less
-        thins="atac" in model.modalities and not model.scvi,
+        thins="atac" in model.modalities and model.formulas.tuned,
     )
     return run(
         model,

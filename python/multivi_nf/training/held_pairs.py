@@ -16,7 +16,7 @@ from multivi_nf.data.minibatch import Minibatch
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.model import MultiVI
 from multivi_nf.model.fusion import Gaussian
-from multivi_nf.model.sparse import select_rows, tiles_of
+from multivi_nf.model.sparse import tiles_of
 
 LEAST = 20
 """Pairs, of any two modalities, below which their scores are noise and -ELBO decides as without pairs."""
@@ -60,7 +60,7 @@ class HeldPairs:
         paired = cells[has.sum(1) > 1]
         if len(paired) > MOST:
             paired = np.sort(np.random.default_rng([seed, MOST]).choice(paired, MOST, replace=False))
-        self.cells = paired if len(paired) >= LEAST and not model.scvi else paired[:0]
+        self.cells = paired if len(paired) >= LEAST and model.formulas.single_views else paired[:0]
 
     @torch.no_grad()
     def score(self, excess: float) -> dict[str, float]:
@@ -102,8 +102,8 @@ class HeldPairs:
         self, minibatch: Minibatch, q: Gaussian, target: str, place: torch.Tensor, row: torch.Tensor
     ) -> float:
         """Mean over cells and blocks of features of the correlation of decoded with measured profiles."""
-        measured = self.model.measured(minibatch)[target]
-        cells, counts = measured.cells[row], select_rows(measured.counts, row)
+        measured = self.model.measured(minibatch)[target].take(row)
+        cells, counts = measured.cells, measured.counts
         batch = minibatch.batch[cells]
         codes = (batch, minibatch.categorical[cells], minibatch.continuous[cells])
         h = self.model.hidden(target, q.mean[place], *codes)

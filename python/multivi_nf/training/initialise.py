@@ -31,7 +31,7 @@ def initialise(model: MultiVI, source: Source, seed: int = 0) -> None:
     model.initialise_from_means(means)
     for m in means:
         seen = seen_by_encoder(source.matrices[m])
-        if not model.scvi:
+        if model.formulas.tuned:
             batch = batch_of(source, m) if model.integrates_batches else None
             start = first_layer(source.matrices[m], model.config.n_hidden, seed=seed, batch=batch, seen=seen)
             if start is not None:

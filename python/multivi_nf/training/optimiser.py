@@ -328,7 +328,7 @@ def _fall(progress: float) -> float:
 
 def _grouping(model: MultiVI, settings: Settings) -> Callable[[str, torch.nn.Parameter], tuple[float, float]]:
     """Weight decay of a parameter, and its pace: the factor on the learning rate."""
-    ours = model.config.compat != "scvi"
+    ours = model.formulas.tuned
     codes = {name for name in model.batch_tables() if name.startswith(PROTEIN) and model.integrates_batches}
 
     def group(name: str, parameter: torch.nn.Parameter) -> tuple[float, float]:

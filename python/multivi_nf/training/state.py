@@ -118,7 +118,7 @@ class State:
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         tensors |= {f"optimiser.{k}": v for k, v in self.objective.optimiser_state().items()}
         if self.objective.mixing is not None:
-            tensors |= {f"mixing.{k}": v for k, v in self.objective.mixing.pack().items()}
+            tensors |= {f"mixing.{k}": v for k, v in self.objective.mixing.state_dict().items()}
         info = {
             "epoch": self.epoch,
             "step": self.step,
@@ -145,7 +145,7 @@ class State:
         self.objective.model.load_state_dict(parts["weight"])
         self.objective.load_optimiser_state(parts["optimiser"])
         if self.objective.mixing is not None:
-            self.objective.mixing.unpack(parts["mixing"])
+            self.objective.mixing.load_state_dict(parts["mixing"])
         self.best = parts["best"] or None
         self.best_loss = math.inf if info["best_loss"] is None else info["best_loss"]
         for name in ("epoch", "step", "seconds", "rate", "recovered", "anneal"):

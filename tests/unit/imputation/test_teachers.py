@@ -40,7 +40,7 @@ def test_residuals_are_those_of_weighted_sums(shown, target, depth):
             means = decoder.profile(joint.mean, codes).double().numpy() * counts.sum(1)[:, None] / 1e4
         else:
             means = decoder.tile(decoder.prepare(joint.mean, codes), 0).double().numpy()
-            means *= (model.level("atac", encoded["atac"].size).double().numpy() / depth)[:, None]
+            means *= (model.level("atac", encoded["atac"]).double().numpy() / depth)[:, None]
     np.testing.assert_array_equal(teachers.cells, known)
     for k, group in enumerate(places):
         away = ((teachers.places[None] - group[:, None]) ** 2).sum(2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from multivi_nf.model.adversary import Classifier, Contest, balanced, batch_contest, modality_contest
+from multivi_nf.model.formulas import FORMULAS
 
 
 def test_classes_count_the_same_whatever_their_size():
@@ -18,30 +19,15 @@ def test_classes_count_the_same_whatever_their_size():
 def test_one_class_is_nothing_to_tell_apart():
     assert balanced(torch.randn(4, 2), torch.zeros(4, dtype=torch.int64), 2) is None
     assert batch_contest(torch.randn(3, 2), torch.tensor([-1, -1, 1]), 2) is None
-    assert modality_contest(torch.randn(3, 2, 2), torch.tensor([[True, False]] * 3), "paired") is None
+    assert modality_contest(torch.randn(3, 2, 2), torch.tensor([[True, False]] * 3)) is None
 
 
 def test_only_paired_cells_are_shown_by_default():
     present = torch.tensor([[True, True], [True, False], [False, True], [True, True]])
     z = torch.arange(16.0).view(4, 2, 2)
-    contest = modality_contest(z, present, "paired")
+    contest = modality_contest(z, present)
     assert contest.label.tolist() == [0, 1, 0, 1]
     assert torch.equal(contest.z, z[[0, 0, 3, 3], [0, 1, 0, 1]])
-
-
-def test_reweighted_cells_take_the_composition_of_the_paired():
-    """Pairs: 9 of type A (at 0), 1 of type B (at 100). Unpaired RNA: 2 of A, 8 of B. Their masses become 9 and 1."""
-    pairs = torch.tensor([0.0] * 9 + [100.0])
-    unpaired = torch.tensor([0.0] * 2 + [100.0] * 8)
-    z = torch.zeros(20, 2, 1)
-    z[:10] = pairs.view(10, 1, 1) + 0.01 * torch.randn(10, 2, 1)
-    z[10:, 0] = unpaired.view(10, 1) + 0.01 * torch.randn(10, 1)
-    present = torch.tensor([[True, True]] * 10 + [[True, False]] * 10)
-    contest = modality_contest(z, present, "reweighted")
-    rna = contest.label == 0
-    near = contest.z[:, 0] < 50
-    share = contest.weight[rna & near].sum() / contest.weight[rna].sum()
-    assert float(share) == pytest.approx(0.9, abs=0.02)
 
 
 def test_each_side_moves_only_its_own():
@@ -66,7 +52,7 @@ def test_losses_are_the_cross_entropies_written_out():
     assert torch.isclose(classifier.loss(contest), -torch.stack([p[i, k].log() for i, k in enumerate(label)]).mean())
     assert torch.isclose(classifier.fool(contest), -p.log().mean())
     wrong = [p[i, [j for j in range(3) if j != k]].log().mean() for i, k in enumerate(label)]
-    assert torch.isclose(classifier.fool(contest, compat=True), -torch.stack(wrong).mean())
+    assert torch.isclose(classifier.fool(contest, FORMULAS["scvi"]), -torch.stack(wrong).mean())
 
 
 def test_fooling_is_best_where_the_classifier_is_undecided():

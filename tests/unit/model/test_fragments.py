@@ -13,6 +13,7 @@ from scipy import stats
 from multivi_nf.data.minibatch import Minibatch, ModalityRows
 from multivi_nf.errors import InputError
 from multivi_nf.model import ModelConfig
+from multivi_nf.model.encoding import Noise
 
 
 def with_counts(minibatch: Minibatch, seed: int = 4) -> tuple[Minibatch, torch.Tensor]:
@@ -63,9 +64,9 @@ def test_cost_is_that_of_scipys_poissons_over_the_views(model, minibatch, modali
 def test_encoders_see_log_counts_and_the_likelihood_sees_counts(model, minibatch):
     made = model(atac_likelihood="poisson").eval()
     batch, x = with_counts(minibatch({"atac": [0, 1, 2]}, 3))
-    tiles = {}
-    mean = made.encode(batch, tiles=tiles)["atac"].mean
-    np.testing.assert_array_equal(tiles["atac"].dense(0, torch.float32), x)
+    noise = Noise()
+    mean = made.encode(batch, noise)["atac"].mean
+    np.testing.assert_array_equal(noise.tiles["atac"].dense(0, torch.float32), x)
     twice, _ = with_counts(batch, seed=5)
     assert not torch.equal(made.encode(twice)["atac"].mean, mean)
     open_only = model().eval()

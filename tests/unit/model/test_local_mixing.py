@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from multivi_nf.model.encoding import Noise
 from multivi_nf.model.local_mixing import (
     CONTENT,
     FLOOR,
@@ -17,7 +18,7 @@ from multivi_nf.model.local_mixing import (
     penalty,
     sides,
 )
-from multivi_nf.model.loss import comparisons, objective
+from multivi_nf.model.loss import Objective, Weights, comparisons
 
 
 def two_clouds(n: int, gap: float, *, share: float = 0.5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -218,8 +219,8 @@ def test_the_sums_go_through_a_checkpoint_and_a_step_not_taken_leaves_none():
     mixing.charge("measured", mean, group + 1, torch.arange(40) % 3, note=True)
     mixing.step()
     assert float(mixing.sums["joint"].flow.sum()) == pytest.approx(40)
-    again.unpack(mixing.pack())
-    one, two = mixing.pack(), again.pack()
+    again.load_state_dict(mixing.state_dict())
+    one, two = mixing.state_dict(), again.state_dict()
     assert list(one) == list(two) and all(torch.equal(one[k], two[k]) for k in one)
     assert bool(one["joint.side"].any()) and int(one["steps"]) == 2
 
@@ -234,7 +235,9 @@ def test_parts_of_a_step_add_up_before_it_is_taken():
 
 
 def charged(made, minibatch, generator, mixing):
-    return objective(made, minibatch, generator(3), (1.0, None, 0.0), None, mixing)
+    return Objective(made, minibatch, Noise(generator(3))).terms(
+        Weights(1.0, made.config.alignment_weight, 0.0), mixing
+    )
 
 
 def test_what_is_compared(model, config):
@@ -285,8 +288,9 @@ def test_the_strength_is_a_share_of_the_reconstruction(model, minibatch, generat
     assert torch.isclose(with_it.total, without.total + expected)
     assert torch.equal(without.terms["elbo_loss"], t["elbo_loss"])
     with torch.no_grad():
-        warming = objective(made, cells, generator(3), (0.25, None, 0.0), None, mixing)
-        plain = objective(made, cells, generator(3), (0.25, None, 0.0), None, None)
+        weights = Weights(0.25, made.config.alignment_weight, 0.0)
+        warming = Objective(made, cells, Noise(generator(3))).terms(weights, mixing)
+        plain = Objective(made, cells, Noise(generator(3))).terms(weights)
     assert torch.isclose(warming.total - plain.total, 0.25 * expected)
 
 
@@ -329,7 +333,7 @@ def test_what_follows_from_the_batch_is_not_charged_to_modalities():
     assert sides(flow, flow.sum(1), flow).sum() == 0, "as expected: no sides"
     # control: patterns that part inside a batch are charged
     pattern = 1 + 2 * (mean[:, 0] - 2.0 * batch > 0).long()
-    mixing.unpack(LocalMixing({"measured": (2, 4)}).pack())
+    mixing.load_state_dict(LocalMixing({"measured": (2, 4)}).state_dict())
     for _ in range(2):
         cost, _ = mixing.charge("measured", mean, pattern, batch, note=True)
         mixing.step()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from multivi_nf.data.minibatch import Minibatch
+from multivi_nf.model.encoding import Noise
 
 FUSIONS = ("mean", "weighted", "cell-weighted", "poe", "mopoe")
 
@@ -193,9 +194,9 @@ def test_encoders_and_decoders_meet_measured_rows_only(model, mixed, generator):
 
 def test_batch_codes_are_hidden_in_training_only(model, mixed, generator):
     made = model(dropout=0.0, batch_dropout=0.9)
-    clear = made.eval().encode(mixed, generator=generator())["rna"].mean
+    clear = made.eval().encode(mixed, Noise(generator()))["rna"].mean
     assert torch.equal(clear, made.encode(mixed)["rna"].mean)
-    hidden = made.train().encode(mixed, generator=generator())["rna"].mean
+    hidden = made.train().encode(mixed, Noise(generator()))["rna"].mean
     unknown = Minibatch(torch.full((9,), -1), mixed.modalities)
     as_unknown = made.encode(unknown)["rna"].mean
     same = (hidden == as_unknown).all(1)
@@ -253,8 +254,8 @@ def test_hidden_counts_are_hidden_from_encoders_only_and_in_training_only(model,
     options = {"dropout": 0.0, "batch_dropout": 0.0}
     plain, thin = model(**options), model(input_dropout={"rna": 0.5, "atac": 0.5}, **options)
     for made in (plain.eval(), thin.eval()):
-        assert torch.equal(made.encode(mixed, generator=generator())["atac"].mean, plain.encode(mixed)["atac"].mean)
-    hidden = thin.train().encode(mixed, generator=generator())
+        assert torch.equal(made.encode(mixed, Noise(generator()))["atac"].mean, plain.encode(mixed)["atac"].mean)
+    hidden = thin.train().encode(mixed, Noise(generator()))
     for m in ("rna", "atac"):
         assert not torch.allclose(hidden[m].mean, plain.encode(mixed)[m].mean)
     assert torch.equal(hidden["protein"].mean, plain.encode(mixed)["protein"].mean)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multivi_nf.data.minibatch import SparseRows
-from multivi_nf.model.sparse import binary, first_layers, log1p_rows, row_sums, select_rows, tile_width, tiles_of
+from multivi_nf.model.sparse import binary, first_layers, log1p_rows, row_sums, tile_width, tiles_of
 
 
 def sparse(x: torch.Tensor) -> SparseRows:
@@ -48,7 +48,7 @@ def test_first_layers_are_dense_products_with_their_gradients(x, width, seed):
 @given(matrices(), st.data())
 def test_selected_rows_are_the_rows_in_order_with_repeats(x, data):
     index = torch.tensor(data.draw(st.lists(st.integers(0, x.shape[0] - 1), max_size=8)), dtype=torch.int64)
-    assert torch.equal(select_rows(sparse(x), index).dense().double(), x[index])
+    assert torch.equal(sparse(x).take(index).dense().double(), x[index])
 
 
 def test_sums_logarithms_and_binary_rows():
