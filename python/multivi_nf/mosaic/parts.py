@@ -13,6 +13,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from multivi_nf.counts.given import SUFFIX, given_name
+from multivi_nf.counts.matrix import check_structure, whole_numbers
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import meeting
 from multivi_nf.inputs.labels import label_text
@@ -56,6 +57,10 @@ class Part:
         """Read the kept cells × all features, CSR int32."""
         with reading_hdf5(self.path) as file:
             matrix = sparse.csr_matrix(read_elem(file["X"]))
+            if matrix.shape != (len(self.obs), len(self.var)) or matrix.indices.dtype.kind != "i":
+                raise TypeError(f"X is {matrix.shape} with indices of {matrix.indices.dtype}, unlike obs and var")
+            check_structure(matrix, f"{self.path}, X")
+            matrix.data = whole_numbers(matrix.data, f"{self.path}, X")
         return matrix if self.keep.all() else matrix[np.flatnonzero(self.keep)]
 
     @property
@@ -124,6 +129,10 @@ def _load(path: Path) -> Part:
             obs, var = read_elem(file["obs"]), read_elem(file["var"])
             failed = [str(name) for name in read_elem(file["uns/failed"])] if "uns/failed" in file else []
             sample, modality = facts["sample"], facts["modality"]
+            obs.index, var.index = obs.index.astype(str), var.index.astype(str)
+            if not isinstance(sample, str) or modality not in MODALITIES:
+                raise ValueError(f"sample {sample!r}, modality {modality!r}")
+            _check_tables(obs, var, modality)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # as io.hdf5.reading says, in other words
@@ -132,8 +141,19 @@ def _load(path: Path) -> Part:
             "sample and modality of its cells are not known",
             "give the files that the QC steps wrote",
         ) from error
-    obs.index, var.index = obs.index.astype(str), var.index.astype(str)
     return Part(path, sample, modality, obs, var, facts, np.ones(len(obs), dtype=bool), failed=failed)
+
+
+def _check_tables(obs: pd.DataFrame, var: pd.DataFrame, modality: str) -> None:
+    """Refuse what no QC step writes: names twice, values that are no numbers, types that no table holds."""
+    for what, table in (("cell", obs), ("feature", var)):
+        if not table.index.is_unique:
+            raise ValueError(f"the {what} {table.index[table.index.duplicated()][0]!r} is in it twice")
+        for column in table.columns:
+            own = what == "cell" and str(column).startswith(f"{modality}_")
+            kind = table[column].dtype.kind
+            if kind in "cV" or (own and kind not in "biuf") or (column == "isotype" and kind != "b"):
+                raise ValueError(f"the {what}s' {column!r} is of type {table[column].dtype}")
 
 
 def name_cells(parts: list[Part], samples: Sequence[Sample]) -> list[str]:

@@ -34,6 +34,7 @@ def read_checked(paths: Sequence[Path], samples: Sequence[Sample]) -> dict[str, 
     for path in paths:
         try:
             content = read_json(Path(path))
+            check_values(content)
             found[content["sample"]] = content
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
@@ -47,6 +48,52 @@ def read_checked(paths: Sequence[Path], samples: Sequence[Sample]) -> dict[str, 
             f"no preflight of {', '.join(missing)} was given", "their files were not checked", "give one per sample"
         )
     return {sample.sample: found[sample.sample] for sample in samples}
+
+
+TEXTS = [str]
+SHAPE = {
+    "sample": str, "problems": [{"what": str, "why": str, "remedy": str}], "warnings": TEXTS, "notes": TEXTS,
+    "annotations": (str, TEXTS), "overlap": [{"left": str, "right": str, "shared": int}], "fragments": dict,
+}  # fmt: skip
+HELD = {"names": str, "cells": int, "features": int}
+FACTS = {"rna": HELD | {"symbols": str}, "atac": HELD, "protein": HELD | {"isotype_controls": TEXTS}}
+"""What a preflight holds of each modality, and (:data:`SHAPE`) of the sample: what is read of it, and its types."""
+
+
+def check_values(content: Any) -> None:
+    """Look at the values of a preflight that are read of it.
+
+    Raises
+    ------
+    TypeError
+        One of another kind, or none; its place is named.
+    """
+    _check(content, SHAPE, "it")
+    modalities = content.get("modalities")
+    if not isinstance(modalities, dict) or not set(modalities) <= set(FACTS):
+        raise TypeError("its 'modalities' are no rna, atac or protein")
+    for modality, facts in modalities.items():
+        _check(facts, FACTS[modality], f"its {modality!r}")
+    for name in ("h5mu", "batches", "samples"):
+        _check(content.get(name, []), TEXTS, f"its {name!r}")
+    if not set(content.get("h5mu", [])) <= set(FACTS):
+        raise TypeError("its 'h5mu' names what is no modality")
+
+
+def _check(value: Any, shape: Any, place: str) -> None:
+    """Compare with a type, a list of one shape, (str, shape of values) or a dict of what is asked for."""
+    kind = shape if isinstance(shape, type) else dict if isinstance(shape, tuple) else type(shape)
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and not 0 <= value < 1 << 62):
+        raise TypeError(f"{place} is {str(value)[:40]!r}")
+    if isinstance(shape, list):
+        for one in value:
+            _check(one, shape[0], f"one of {place}")
+    elif isinstance(shape, tuple):
+        for one in value.values():
+            _check(one, shape[1], f"a value of {place}")
+    elif isinstance(shape, dict):
+        for name, below in shape.items():
+            _check(value.get(name), below, f"{name!r} of {place}")
 
 
 def make_plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gzip
 import json
 
@@ -302,3 +304,36 @@ def test_the_genome_is_only_asked_for_where_coordinates_are_read(folder):
 
     found = check_sample("s", {"rna": folder / "all.h5", "atac": folder / "all.h5"}, no_genome)
     assert found["problems"] == []
+
+
+FORGED = (None, [], {}, "x", -1, 1e308, True, ["a", 1], {"a": 1}, [[]], {"a": [[]]}, 1 << 80)
+
+
+def places(content, here=()):
+    """Every place in JSON, the keys that lead there."""
+    yield here
+    for key in content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ():
+        yield from places(content[key], (*here, key))
+
+
+def test_a_forged_value_anywhere_in_a_preflight_is_refused_or_unread(folder):
+    """Of each place eleven other values, and the key left out: an InputError or a plan, no other end."""
+    samples = sheet(("a", ["rna", "atac", "protein"], "x"))
+    made = check(folder, "a", rna="all.h5", atac="all.h5", protein="all.h5")
+    made["problems"], refused = [{"what": "w", "why": "y", "remedy": "r"}], 0
+    for place in list(places(made))[1:]:
+        for value in (*FORGED, KeyError):
+            forged = copy.deepcopy(made)
+            holder = functools.reduce(lambda held, key: held[key], place[:-1], forged)
+            if value is KeyError:
+                del holder[place[-1]]
+            else:
+                holder[place[-1]] = value
+            (folder / "forged.json").write_text(json.dumps(forged))
+            try:
+                checked = read_checked([folder / "forged.json"], samples)
+                checked["a"]["problems"] = []
+                make_plan(samples, checked)
+            except InputError:
+                refused += 1
+    assert refused > 200
