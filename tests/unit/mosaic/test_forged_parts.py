@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from made_parts import ENSG, PEAKS, build, part, sample
 
 from multivi_nf.errors import InputError
+from multivi_nf.testing.parts import ENSG, PEAKS, build, part, sample
 
 FEATURES = {"rna": ENSG[:30], "atac": PEAKS[:30], "protein": [f"P{n}" for n in range(30)]}
 KINDS = {
