@@ -45,7 +45,7 @@ docs-full:
 	@MULTIVI_NF_DOCS_EXECUTE=force $(MAKE) --no-print-directory docs SPHINX=-E
 
 bench: setup
-	@$(BIN)/python benchmarks/speed/suite.py $(BENCH)
+	@$(BIN)/python -m benchmarks.speed.suite $(BENCH)
 
 macs3:
 	@$(PYTHON) tools/setup.py macs3

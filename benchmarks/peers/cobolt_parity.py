@@ -1,6 +1,6 @@
 """Our Cobolt (`multivi_nf.benchmark.cobolt`) against the authors' program, on the same cells.
 
-    python benchmarks/peers/cobolt_parity.py [PATH] [--seed 0] [--epochs 100] [--cells 0]
+    python -m benchmarks.peers.cobolt_parity [PATH] [--seed 0] [--epochs 100] [--cells 0]
 
 PATH is a checkout of github.com/epurdom/cobolt, which needs xgboost, seaborn and umap-learn besides what this package
 has, for instance `uv pip install --target FOLDER xgboost-cpu seaborn` and PYTHONPATH=FOLDER. Both see the SNARE cortex
@@ -20,16 +20,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from benchmarks.places import RESULTS
+from benchmarks.quality.common import snare
 
-HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
-from quality_common import snare  # noqa: E402
+from multivi_nf.benchmark.cobolt import Settings, fit_cobolt
+from multivi_nf.benchmark.splits import Split, random_unpairing
+from multivi_nf.evaluation.metrics import pairing
 
-from multivi_nf.benchmark.cobolt import Settings, fit_cobolt  # noqa: E402
-from multivi_nf.benchmark.splits import Split, random_unpairing  # noqa: E402
-from multivi_nf.evaluation.metrics import pairing  # noqa: E402
-
-RESULTS = HERE.parents[1] / "results" / "cobolt_parity.tsv"
+TABLE = RESULTS / "cobolt_parity.tsv"
 PAIRED = 0.24
 COMMITTED = {"foscttm": 0.141, "same_label": 0.643, "cpu_seconds": 341.0}
 """Of the original, 100 epochs."""
@@ -101,7 +99,7 @@ def main() -> int:
         if not given.cells:
             row = {"program": name, "cells": len(labels), "paired": PAIRED, "epochs": given.epochs, "seed": given.seed}
             table = pd.DataFrame([row | {key: f"{value:.4g}" for key, value in found[name].items()}])
-            table.to_csv(RESULTS, sep="\t", index=False, mode="a", header=not RESULTS.exists(), lineterminator="\n")
+            table.to_csv(TABLE, sep="\t", index=False, mode="a", header=not TABLE.exists(), lineterminator="\n")
     lines = verdict(found["ours"], found.get("original", COMMITTED))
     print("\n".join(lines))
     return int(any("WORSE" in line for line in lines))

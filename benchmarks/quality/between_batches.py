@@ -1,7 +1,7 @@
 """Contrasts between donors, every donor its own batch: slope, FDR and recall against a pseudobulk negative binomial.
 
-    python benchmarks/quality/between_batches.py [--donors 3 5] [--seeds 0 1 2] [--output between_batches.tsv]
-    python benchmarks/quality/between_batches.py --kang     # control against interferon-beta, one batch a side
+    python -m benchmarks.quality.between_batches [--donors 3 5] [--seeds 0 1 2] [--output TABLE]
+    python -m benchmarks.quality.between_batches --kang     # control against interferon-beta, one batch a side
 
 Simulated: two conditions of 3 or 5 donors, two cell types, genes of log-normal means, donors that differ by a log-
 normal factor a gene (s.d. 0.15) and in depth, cells negative binomial (dispersion 0.3); a tenth of the genes is
@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import sys
 from pathlib import Path
 
 import mudata as md
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from benchmarks.places import DATA
+from benchmarks.quality.common import threads
+from benchmarks.quality.null_power import pseudobulk_test
 from scipy import io, sparse
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from inference_null_power import pseudobulk_test
-from quality_common import DATA, threads
 
 from multivi_nf.comparison.compare import differential
 from multivi_nf.comparison.pseudobulk import false_discovery_rate

@@ -1,6 +1,6 @@
 """One map of labs, technologies and modalities: the defaults on every set, scored on the same obsm["X_multivi"].
 
-    python benchmarks/quality/integration.py [--data P P-rna ...] [--seeds 0 1 2] [--peers]
+    python -m benchmarks.quality.integration [--data P P-rna ...] [--seeds 0 1 2] [--peers]
 
 Sets (`../shared/integration/sets`, measures of the `score.py` beside them): P, Q, G, B, M, and P and Q with RNA alone.
 `control` is the one lab A of Q split at random, myeloid cells kept in one half only and B cells in the other: purity of
@@ -22,24 +22,19 @@ import gzip
 import hashlib
 import importlib.util
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import torch
+from benchmarks import places
+from benchmarks.places import PACKAGE, SETS, SHARED
 
-HERE = Path(__file__).resolve()
-ROOT = HERE.parents[2]
-sys.path.insert(0, str(HERE.parents[1]))
-SHARED = ROOT.parent / "shared"
-SETS = SHARED / "integration" / "sets"
-RESULTS = ROOT / "benchmarks" / "results" / "integration.tsv"
+RESULTS = places.RESULTS / "integration.tsv"
 COLUMNS = ["data", "data_hash", "code_hash", "method", "seed", "measure", "value"]
 DATA = ("P-rna", "P", "Q-rna", "Q", "G", "B", "M", "control", "kang", "one", "one-5", "half", "sisters", "modality")
 DATA += ("simulated", "snare-1000", "snare", "snare-all")
@@ -83,7 +78,7 @@ def code_hash() -> str:
     """Of everything that decides the embedding."""
     digest = hashlib.sha256()
     for room in ("data", "model", "training", "latent"):
-        for path in sorted((ROOT / "python" / "multivi_nf" / room).rglob("*.py")):
+        for path in sorted((PACKAGE / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -278,8 +273,8 @@ def scores_of(score: ModuleType, obs: pd.DataFrame, z: np.ndarray) -> dict[str, 
 
 
 def of_simulation(seed: int, options: dict) -> dict[str, float]:
-    """The default simulated mosaic, two sites, known truth (`quality_simulated.py`)."""
-    from quality_simulated import scores_of as simulated_scores
+    """The default simulated mosaic, two sites, known truth (`simulated.py`)."""
+    from benchmarks.quality.simulated import scores_of as simulated_scores
 
     started = time.process_time()
     found = simulated_scores(dict(options), seed)
@@ -288,8 +283,8 @@ def of_simulation(seed: int, options: dict) -> dict[str, float]:
 
 
 def of_snare(name: str, seed: int, options: dict) -> dict[str, float]:
-    """SNARE cells, 25 % paired: the split of `quality_snare.py`, and RNA imputed to the cells that show ATAC alone."""
-    from quality_common import imputed, snare, views_of
+    """SNARE cells, 25 % paired: the split of `snare.py`, and RNA imputed to the cells that show ATAC alone."""
+    from benchmarks.quality.common import imputed, snare, views_of
 
     from multivi_nf.benchmark.scoring import hidden_truth, score_embedding, score_rna
     from multivi_nf.benchmark.splits import random_unpairing
@@ -350,7 +345,7 @@ def main() -> None:
     arguments.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options other than the defaults")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
-    from quality_common import read_options
+    from benchmarks.quality.common import read_options
 
     options = read_options(given.set)
     method = " ".join(["ours", *sorted(given.set)])

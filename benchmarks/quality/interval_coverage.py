@@ -1,6 +1,6 @@
 """How many true means lie in the 95 % interval of imputed RNA, overall and in the worst stratum, from 500 cells up.
 
-    python benchmarks/quality/interval_coverage.py [--cells 500 2000 20000] [--seeds 0 1 2] [--keep DIR]
+    python -m benchmarks.quality.interval_coverage [--cells 500 2000 20000] [--seeds 0 1 2] [--keep DIR]
 
 The simulated mosaic as a user has it: cells with both, RNA alone, ATAC alone, two sites (800 genes, 3,000 peaks, so
 that 20,000 cells can be afforded). Cells with ATAC alone that are neither doublets nor dying, at most 800; strata are
@@ -11,7 +11,6 @@ tenths of the predicted mean, types, batches and thirds of depth. A row is appen
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -19,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from benchmarks import places
 
-HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
-RESULTS = HERE.parents[1] / "results" / "interval_coverage.tsv"
+RESULTS = places.RESULTS / "interval_coverage.tsv"
 GENES, PEAKS = 800, 3000
 MOST, LEAST = 800, 20
 """Cells that are scored, and cells of a stratum that counts."""
@@ -85,7 +83,7 @@ def score(found, truth, mosaic) -> dict[str, float | str]:
 
 def measured(cells: int, seed: int, keep: Path | None) -> dict[str, float | str]:
     """Train (or take the kept model), calibrate, impute and score."""
-    from quality_common import keeping
+    from benchmarks.quality.common import keeping
 
     from multivi_nf.benchmark.splits import Split
     from multivi_nf.held_out.calibrate import calibrate

@@ -1,6 +1,6 @@
 """Are transferred labels' probabilities true? Cells whose label is known and hidden, by what they show.
 
-    python benchmarks/quality/label_transfer.py DIR [DIR ...]
+    python -m benchmarks.quality.label_transfer DIR [DIR ...]
 
 DIR: results of runs with pairs and labels in `cell_type` (`verdict_table.py --keep`). The labels of one sample (half of
 the cells where there is one) are hidden and its cells seen through one modality alone, as lone cells would be; scored
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from benchmarks import places
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "label_transfer.tsv"
+RESULTS = places.RESULTS / "label_transfer.tsv"
 
 
 def rows_of(folder: Path) -> list[dict[str, object]]:

@@ -1,8 +1,8 @@
 """What is called where nothing differs: random halves of a type, measured and imputed cells, genes and peaks.
 
-    python benchmarks/quality/null_calls.py [--draws 20] [--seeds 0] [--keep DIR]
+    python -m benchmarks.quality.null_calls [--draws 20] [--seeds 0] [--keep DIR]
 
-The world of `inference_world` (2,000 cells, 600 genes, 3,000 peaks; replicates are samples); `inference_null_power.py`
+The world of `world` (2,000 cells, 600 genes, 3,000 peaks; replicates are samples); `null_power.py`
 asks the same of real cells. A row a kind of cells and seed is appended to `benchmarks/results/null_calls.tsv`.
 """
 
@@ -11,23 +11,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import sys
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from benchmarks import places
 
-HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
-RESULTS = HERE.parents[1] / "results" / "null_calls.tsv"
+RESULTS = places.RESULTS / "null_calls.tsv"
 TYPE = "type_1"
 
 
 def drawn(model, data, types: np.ndarray, modality: str, cells: str, draws: int, calibration) -> dict[str, float]:
     """Calls and p-values over random halves of the type."""
-    from inference_null_power import uniformity
+    from benchmarks.quality.null_power import uniformity
 
     from multivi_nf.comparison.compare import differential
 
@@ -56,8 +54,8 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--keep", type=Path, help="folder of trained models (truth0, ...)")
     chosen = arguments.parse_args()
-    from inference_world import world
-    from quality_common import keeping, threads
+    from benchmarks.quality.common import keeping, threads
+    from benchmarks.quality.world import world
 
     from multivi_nf.held_out.calibrate import calibrate
     from multivi_nf.latent.embed import cells_of

@@ -16,6 +16,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from benchmarks.places import SETS
 
 from multivi_nf.simulate.cells import draw_sample
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
@@ -23,7 +24,6 @@ from multivi_nf.simulate.design import Options
 from multivi_nf.simulate.design import Sample as Made
 from multivi_nf.simulate.world import build_world
 
-SETS = Path(__file__).resolve().parents[3] / "shared" / "integration" / "sets"
 SIZES = Options(genes=450, peaks=1500, proteins=20, rna_counts=1500.0, atac_fragments=1600.0, effect=1.5)
 MULTIOME = {"rna": "h5", "atac": True}
 

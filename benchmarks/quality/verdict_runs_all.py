@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quality.verdict_runs import (
+from benchmarks.quality.verdict_runs import (
     AMBIENT,
     BATCHES,
     CONTRASTS,

@@ -1,6 +1,6 @@
 """Is the verdict right? Runs made to be bad in one way each must have a `poor` line that names it; good runs none.
 
-    python benchmarks/quality/verdict_table.py [--runs one_lab_apart good_multiome ...] [--seeds 0] [--keep DIR]
+    python -m benchmarks.quality.verdict_table [--runs one_lab_apart good_multiome ...] [--seeds 0] [--keep DIR]
 
 A row a run and seed is appended to `benchmarks/results/verdict_table.tsv` as soon as it is there, and computed once for
 each state of the code. `--keep` keeps the runs' folders, so that only the verdict is computed again. `--report` prints
@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
-import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
 import pandas as pd
+from benchmarks import places
+from benchmarks.places import PACKAGE
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-RESULTS = ROOT / "benchmarks" / "results" / "verdict_table.tsv"
+RESULTS = places.RESULTS / "verdict_table.tsv"
 COLUMNS = [
     "run", "seed", "made_hash", "verdict_hash", "cells", "epochs", "must_be_poor", "as_wanted", "level_of_it", "n_poor",
     "n_look", "n_unknown", "poor", "look", "unknown", "cpu_s",
@@ -33,7 +32,7 @@ MADE = ("data", "model", "training", "latent", "calibration", "held_out", "compa
 def code_hash(rooms: tuple[str, ...], *more: Path) -> str:
     """Of everything under these rooms of the package, and of some files."""
     digest = hashlib.sha256()
-    files = [p for room in rooms for p in sorted((ROOT / "python" / "multivi_nf" / room).rglob("*.py"))]
+    files = [p for room in rooms for p in sorted((PACKAGE / room).rglob("*.py"))]
     for path in (*files, *more):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -41,8 +40,8 @@ def code_hash(rooms: tuple[str, ...], *more: Path) -> str:
 
 def row_of(name: str, seed: int, folder: Path, made: str) -> dict[str, object]:
     """Make the run where it is not there as the code `made` has it, and read its verdict as REPORT does."""
-    from quality.verdict_runs import make_run
-    from quality.verdict_runs_all import RUNS
+    from benchmarks.quality.verdict_runs import make_run
+    from benchmarks.quality.verdict_runs_all import RUNS
 
     from multivi_nf.report.gather import read_results
     from multivi_nf.report.verdict import verdict
@@ -70,7 +69,7 @@ def row_of(name: str, seed: int, folder: Path, made: str) -> dict[str, object]:
 
 
 def main() -> None:
-    from quality.verdict_runs_all import RUNS
+    from benchmarks.quality.verdict_runs_all import RUNS
 
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS), metavar="RUN")
@@ -80,7 +79,7 @@ def main() -> None:
     arguments.add_argument("--results", type=Path, default=RESULTS)
     arguments.add_argument("--report", action="store_true")
     options = arguments.parse_args()
-    made = code_hash(MADE, *sorted((ROOT / "benchmarks" / "quality").glob("verdict_runs*.py")))
+    made = code_hash(MADE, *sorted((places.ROOT / "benchmarks" / "quality").glob("verdict_runs*.py")))
     judged = code_hash(("report",))
     known = (
         pd.read_csv(options.results, sep="\t", dtype=str)

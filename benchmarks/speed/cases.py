@@ -65,7 +65,7 @@ def epoch(
 ) -> Iterator[tuple[Work, Work]]:
     """An epoch of training, validation included. Floor: the decoders' last matrix products, forward and backward."""
     import torch
-    from training_data import made_mosaic
+    from benchmarks.speed.training_data import made_mosaic
 
     from multivi_nf.data.source import source_of
     from multivi_nf.training import MultiVI, train
@@ -165,7 +165,7 @@ def contrast(folder: Path, cells: int = 600, peaks: int = 10_000) -> Iterator[tu
 
 def _model(cells: int, genes: int, peaks: int):
     import torch
-    from training_data import made_mosaic
+    from benchmarks.speed.training_data import made_mosaic
 
     import multivi_nf as mv
     from multivi_nf.latent.embed import cells_of
@@ -180,7 +180,7 @@ def _model(cells: int, genes: int, peaks: int):
 def mosaic(folder: Path, cells: int = 1000, samples: int = 2) -> Iterator[tuple[Work, Work]]:
     """Joining samples of paired cells. Floor: reading the counts and writing them as the mosaic's are, by h5py."""
     import h5py
-    from mosaic_memory import STORED, write_part
+    from benchmarks.speed.mosaic_memory import STORED, write_part
 
     from multivi_nf.inputs.samplesheet import read_samples_json
     from multivi_nf.mosaic.build import build_mosaic

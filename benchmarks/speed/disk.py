@@ -1,6 +1,6 @@
 """What counts and imputed values take on disk, and how fast they are written and read, by compression and chunks.
 
-    python benchmarks/speed/disk.py [--cells 4000]
+    python -m benchmarks.speed.disk [--cells 4000]
 
 Counts: the entries of a simulated mosaic's RNA (int32 values) and ATAC (int32 columns), in HDF5 as the mosaic holds
 them. Imputed values: gamma means with their sd, in zarr. CPU seconds of one thread; the least of three.

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_data import made_mosaic
+from benchmarks.places import RESULTS
+from benchmarks.speed.training_data import made_mosaic
 
 from multivi_nf.comparison.compare import differential
 from multivi_nf.data.source import source_of
@@ -28,7 +29,6 @@ from multivi_nf.latent.embed import cells_of, embed
 from multivi_nf.training import MultiVI, train
 from multivi_nf.training.trainer import Trainer
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIZES = {
     "cuda": {"cells": 20_000, "genes": 4000, "peaks": [20_000, 100_000], "epochs": 6, "until": 60},
     "cpu": {"cells": 600, "genes": 300, "peaks": [2000], "epochs": 3, "until": 8},

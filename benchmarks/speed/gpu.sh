@@ -42,8 +42,8 @@ if [ -n "$wheels" ]; then
     "$python" -m pip install --quiet --no-index --no-deps --target "$work/packages" "$wheels"/*.whl
     export PYTHONPATH="$work/packages${PYTHONPATH:+:$PYTHONPATH}"
 fi
-export PYTHONPATH="$here/..:$root/python${PYTHONPATH:+:$PYTHONPATH}"
-"$python" "$here/gpu.py" --device "$device" --output "$output" ${peer:+--peer "$peer"}
+export PYTHONPATH="$root:$root/python${PYTHONPATH:+:$PYTHONPATH}"
+"$python" -m benchmarks.speed.gpu --device "$device" --output "$output" ${peer:+--peer "$peer"}
 if [ "$device" = cuda ] && command -v podman > /dev/null && podman image exists localhost/multivi-nf-cuda; then
     began=$SECONDS
     (cd "$work" && "$root/.venv/bin/nextflow" run "$root" -profile test,podman,gpu --outdir "$work/results")

@@ -1,6 +1,6 @@
 """CPU seconds and peak memory of every step of the whole pipeline, against the number of cells.
 
-    python benchmarks/speed/growth.py --folder DIR [--cells 2000 20000 200000] [--genes 10000] [--peaks 60000]
+    python -m benchmarks.speed.growth --folder DIR [--cells 2000 20000 200000] [--genes 10000] [--peaks 60000]
 
 Each size is a simulated mosaic (the simulator's seven samples: pairs, RNA, ATAC, RNA with proteins; matrices, not
 fragments), run through Nextflow on this machine with `--max_epochs 5`. A step's cost is what its tasks measured
@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from benchmarks import places
+from benchmarks.places import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-BIN = REPOSITORY / ".venv" / "bin"
-RESULTS = REPOSITORY / "benchmarks" / "results" / "growth.tsv"
+BIN = ROOT / ".venv" / "bin"
+RESULTS = places.RESULTS / "growth.tsv"
 EPOCHS = 5
 LARGEST_EXPONENT, BYTES_A_CELL = 1.1, 2000
 LEAST_SECONDS = 1.0
@@ -40,7 +41,7 @@ def run(folder: Path, cells: int, genes: int, peaks: int) -> list[dict]:
         sizes = ["--cells", cells, "--genes", genes, "--peaks", peaks]
         order = [BIN / "multivi-nf", "simulate", "--outdir", data, *sizes, "--no-fragments"]
         subprocess.run([str(word) for word in order], check=True)
-    order = [BIN / "nextflow", "run", REPOSITORY, "-resume", "--input", data / "samplesheet.csv", "--outdir", out]
+    order = [BIN / "nextflow", "run", ROOT, "-resume", "--input", data / "samplesheet.csv", "--outdir", out]
     order += ["--chrom_sizes", data / "genome/chrom.sizes", "--tss", data / "genome/tss.bed"]
     order += ["--max_epochs", EPOCHS, "--device", "cpu"]
     subprocess.run([str(word) for word in order], check=True, cwd=folder, env=os.environ | {"NXF_ANSI_LOG": "false"})

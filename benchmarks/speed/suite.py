@@ -1,7 +1,7 @@
 """Speeds of the main pieces of work: CPU seconds, how many times the floor, and beside a peer.
 
     make bench                                        compare with benchmarks/results/speed.tsv
-    python benchmarks/speed/suite.py [--case NAME ...] [--repeats 5] [--peer PYTHON] [--write]
+    python -m benchmarks.speed.suite [--case NAME ...] [--repeats 5] [--peer PYTHON] [--write]
 
 Work and floor run in turns in one process (`cases.py`), CPU seconds of one thread, the least of the turns; their ratio
 depends little on the machine and on what else runs on it. The suite fails where a ratio is more than 15 % above the
@@ -20,9 +20,10 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+from benchmarks import places
+from benchmarks.speed.fragments_speed import SNAPATAC
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parent / "results" / "speed.tsv"
+RESULTS = places.RESULTS / "speed.tsv"
 ALLOWED = 1.15
 """A ratio above the committed one times this is a regression."""
 
@@ -31,7 +32,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 def one(name: str, repeats: int) -> dict[str, float]:
     """Measure a case in a process of its own."""
-    command = [sys.executable, str(HERE / "suite.py"), "--measure", name, "--repeats", str(repeats)]
+    command = [sys.executable, "-m", "benchmarks.speed.suite", "--measure", name, "--repeats", str(repeats)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD)
     if done.returncode:
         sys.exit(f"case {name} failed:\n{done.stderr[-3000:]}")
@@ -52,7 +53,7 @@ def regressions(now: pd.DataFrame, committed: pd.DataFrame) -> list[str]:
 
 def peer_of(name: str, python: str) -> dict[str, float | str]:
     """CPU seconds of a peer on the input of a case; empty where there is none."""
-    from fragments_speed import cost
+    from benchmarks.speed.fragments_speed import cost
 
     from multivi_nf.testing.fragments_made import Plan, generate
 
@@ -61,11 +62,11 @@ def peer_of(name: str, python: str) -> dict[str, float | str]:
         if name == "fragments":
             generate(Plan(fragments=1_000_000, cells=1000, background=20_000, peaks=30_000), folder)
             bare = cost([python, "-c", "import snapatac2"], 2)["cpu"]
-            whole = cost([python, str(HERE.parent / "fragments_peer.py"), str(folder), f"{where}/peer.npz"], 1)["cpu"]
+            whole = cost([python, "-m", SNAPATAC, str(folder), f"{where}/peer.npz"], 1)["cpu"]
             return {"peer": "SnapATAC2 2.9.0, both passes", "peer_cpu_s": whole - bare}
         if name == "epoch":
-            from model_epoch import THEIRS, data
-            from model_epoch import measure as measure_peer
+            from benchmarks.speed.model_epoch import THEIRS, data
+            from benchmarks.speed.model_epoch import measure as measure_peer
 
             data(folder, 800, 1000, 10_000)
             settings = {"folder": where, "cells": 800, "threads": 1, "epochs": [1, 2], "batch_size": None}
@@ -75,7 +76,7 @@ def peer_of(name: str, python: str) -> dict[str, float | str]:
 
 def main() -> None:
     """Measure, print, compare."""
-    from cases import CASES, measure, table
+    from benchmarks.speed.cases import CASES, measure, table
 
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
@@ -113,5 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
     main()

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
-import growth
+from benchmarks.speed import growth
 
 
 def test_exponents_and_bytes_of_the_two_largest_sizes_name_what_grows_too_fast():

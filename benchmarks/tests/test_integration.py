@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.quality import integration
 from tests.conftest import skip_or_fail
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "quality"))
-import integration
 
 KEY = {"data": "P", "data_hash": "d", "code_hash": "c", "method": "ours", "seed": 0}
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.quality import paper, paper_tables
 from scipy import sparse
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import paper
-import paper_tables
 
 from multivi_nf.benchmark.splits import build_mosaic
 from multivi_nf.benchmark.task import Task

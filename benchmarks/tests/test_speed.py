@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
-import cases
-import suite
+from benchmarks.speed import cases, suite
 
 
 def frame(**ratios: float) -> pd.DataFrame:

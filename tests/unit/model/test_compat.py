@@ -1,18 +1,12 @@
-"""Formulas of scvi-tools 1.4.2 by hand, and the comparison with the package itself where it is installed."""
+"""Formulas of scvi-tools 1.4.2 by hand; `benchmarks/tests/test_parity.py` compares with the package itself."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from multivi_nf.model.compat import load_scvi
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def scvi_state(made) -> dict[str, torch.Tensor]:
@@ -124,16 +118,3 @@ def test_presence_is_guessed_from_counts_only_here(loaded, minibatch, model):
 def test_the_adversary_is_on_batch(loaded):
     made, _ = loaded
     assert list(made.adversaries) == ["batch"]
-
-
-def test_parity_with_the_package_itself():
-    """Runs benchmarks/model_parity.py in the environment of the peers (`make peers`), where there is one."""
-    named = os.environ.get("MULTIVI_NF_PEERS")
-    python = Path(named) / "bin" / "python" if named else REPOSITORY / ".venv" / "bin" / "peers-python"
-    if not python.exists():
-        pytest.skip("scvi-tools 1.4.2 is not installed: `make peers` makes its environment")
-    run = subprocess.run(
-        [python, "-W", "ignore", REPOSITORY / "benchmarks" / "model_parity.py"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "python")}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
