@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
 
 import jsonschema
 import pytest
+from docs._ext import generated
 from tests.pipeline.nextflow_runs import BIN, REPOSITORY
 
 SCHEMA = json.loads((REPOSITORY / "nextflow_schema.json").read_text())
@@ -46,20 +46,11 @@ def test_defaults_of_config_and_schema_are_the_same(nextflow):
 def test_every_parameter_is_documented_with_its_reason():
     """One place: the page is written from the schema (`python docs/_ext/generated.py`), and nothing is typed again."""
     page = (REPOSITORY / "docs" / "reference" / "parameters.md").read_text(encoding="utf-8")
-    assert page == "\n".join(pages_from_code().parameters()) + "\n", "run: .venv/bin/python docs/_ext/generated.py"
+    assert page == "\n".join(generated.parameters()) + "\n", "run: .venv/bin/python docs/_ext/generated.py"
     assert [name for name in KNOWN if page.count(f"| `--{name}` |") != 1] == []
     assert [name for name, what in KNOWN.items() if len(what.get("help_text", "")) < 5] == []
     usage = (REPOSITORY / "docs" / "usage.md").read_text(encoding="utf-8")
     assert "| `--" not in usage
-
-
-def pages_from_code():
-    """The module that writes pages; no package, since sphinx loads it by its folder."""
-    place = REPOSITORY / "docs" / "_ext" / "generated.py"
-    spec = importlib.util.spec_from_file_location("generated", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("way", ["command line", "command line, all text", "file"])
