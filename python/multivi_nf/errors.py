@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _in_shell = False
@@ -52,18 +52,28 @@ class InputError(Exception):
     code = 2
 
     def __init__(self, what: str, why: str, remedy: str) -> None:
+        super().__init__(what, why, remedy)
         self.what = what
         self.why = why
         self.remedy = remedy
-        super().__init__(f"ERROR: {what}\n  Why it matters: {why}\n  What to do: {remedy}")
+        self.several: tuple[InputError, ...] = ()
+
+    def __str__(self) -> str:
+        told = (f"ERROR: {one.what}\n  Why it matters: {one.why}\n  What to do: {one.remedy}" for one in self.problems)
+        return "\n\n".join(told)
+
+    @property
+    def problems(self) -> tuple[InputError, ...]:
+        """What is wrong, one by one: the error itself, or those it was joined from."""
+        return self.several or (self,)
 
     @classmethod
-    def all_of(cls, problems: list[InputError]) -> InputError:
+    def all_of(cls, problems: Sequence[InputError]) -> InputError:
         """Join several problems into one error, so that the user sees them all in one go."""
         if len(problems) == 1:
             return problems[0]
         error = cls(f"{len(problems)} problems were found", problems[0].why, "mend all of them, then run again")
-        error.args = ("\n\n".join(str(problem) for problem in problems),)
+        error.several = tuple(one for problem in problems for one in problem.problems)
         return error
 
 

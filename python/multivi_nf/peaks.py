@@ -25,6 +25,9 @@ from multivi_nf.inputs.text import read_text
 from multivi_nf.io.caches import isolated_environment
 from multivi_nf.io.files import written_whole
 
+Q_VALUE = 0.05
+"""Largest false discovery rate of a peak."""
+
 MAPPABLE = 0.87
 """Share of a chromosome that reads can be placed on: MACS's 2.7e9 for human over its 3.1e9 bp."""
 
@@ -53,8 +56,6 @@ def call_peaks(
     inputs: Sequence[tuple[Path, Mapping[str, str] | None]],
     genome: Genome,
     *,
-    q_value: float = 0.05,
-    chrom_style: str = "auto",
     work: Path | None = None,
     workers: int = 1,
 ) -> pd.DataFrame:
@@ -69,8 +70,6 @@ def call_peaks(
         Fragments files, each with {barcode: group}, or None for all fragments as one group.
     genome
         Sizes; the background rate is that over the chromosomes that occur.
-    q_value
-        Largest false discovery rate of a peak.
     work
         Empty folder for temporary files (cut sites take about a fifth of a fragments file's text); default one of the
         system's, removed at the end.
@@ -89,10 +88,10 @@ def call_peaks(
     macs3 = find_macs3()
     with tempfile.TemporaryDirectory(prefix="peaks.") if work is None else contextlib.nullcontext(work) as name:
         folder = Path(name)
-        cuts = write_cut_sites(inputs, genome, folder, chrom_style=chrom_style)
+        cuts = write_cut_sites(inputs, genome, folder)
         size = MAPPABLE * sum(genome.chrom_sizes[chrom] for chrom in cuts.chroms)
         with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(lambda item: _run_macs3(macs3, *item, size, q_value, folder), cuts.files.items())
+            found = pool.map(lambda item: _run_macs3(macs3, *item, size, folder), cuts.files.items())
             called = [
                 _summits_of(narrow_peak, group, cuts.fragments[group], cuts.together[group], size)
                 for group, narrow_peak in zip(cuts.files, found)
@@ -107,11 +106,11 @@ def call_peaks(
     return summits
 
 
-def _run_macs3(macs3: str, group: str, cuts: Path, size: float, q_value: float, folder: Path) -> Path:
+def _run_macs3(macs3: str, group: str, cuts: Path, size: float, folder: Path) -> Path:
     """Run MACS3 on one file of cut sites; its narrowPeak file."""
     name = cuts.name.removesuffix(".bed.gz")
     command = [
-        macs3, "callpeak", "-t", str(cuts), *MACS3_OPTIONS, "-q", f"{q_value:g}", "-g", f"{max(size, 1):.0f}",
+        macs3, "callpeak", "-t", str(cuts), *MACS3_OPTIONS, "-q", f"{Q_VALUE:g}", "-g", f"{max(size, 1):.0f}",
         "-n", name, "--outdir", str(folder), "--tempdir", str(folder), "--verbose", "1",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=isolated_environment())
@@ -253,9 +252,7 @@ def _keep_best(chrom, summit, width, first_bucket, kept):
     return take
 
 
-def merge_peaks(
-    sources: Sequence[pd.DataFrame], genome: Genome, *, width: int = 501, chrom_style: str = "auto"
-) -> pd.DataFrame:
+def merge_peaks(sources: Sequence[pd.DataFrame], genome: Genome, *, width: int = 501) -> pd.DataFrame:
     """Make one set of peaks of fixed width that do not overlap (iterative overlap merge, Corces et al. 2018).
 
     Every summit is widened to `width`; from the highest score down, a peak is kept unless it overlaps one kept before.
@@ -285,7 +282,7 @@ def merge_peaks(
             "a peak is a summit with the same number of bases on both sides",
             "give --peak_width as an odd number, such as 501",
         )
-    peaks = _gathered(sources, genome, chrom_style)
+    peaks = _gathered(sources, genome)
     half = width // 2
     peaks["start"], peaks["end"] = peaks["summit"] - half, peaks["summit"] + half + 1
     peaks = _usable(peaks, genome)
@@ -298,14 +295,14 @@ def merge_peaks(
     return peaks.sort_values(["rank", "start"])[["chrom", "start", "end", "score"]].reset_index(drop=True)
 
 
-def unite_peaks(sources: Sequence[pd.DataFrame], genome: Genome, *, chrom_style: str = "auto") -> pd.DataFrame:
+def unite_peaks(sources: Sequence[pd.DataFrame], genome: Genome) -> pd.DataFrame:
     """Unite peaks as they are: overlapping and touching ones become one. Left out is what `merge_peaks` leaves out.
 
     Returns
     -------
     As :func:`merge_peaks`; the score is the sum of the parts'.
     """
-    peaks = _usable(_gathered(sources, genome, chrom_style), genome)
+    peaks = _usable(_gathered(sources, genome), genome)
     united = merge_intervals(peaks)
     united["rank"] = united["chrom"].map({name: i for i, name in enumerate(genome.chrom_sizes)})
     united = united.sort_values(["rank", "start"]).reset_index(drop=True)
@@ -316,12 +313,12 @@ def unite_peaks(sources: Sequence[pd.DataFrame], genome: Genome, *, chrom_style:
     return united[["chrom", "start", "end", "score"]]
 
 
-def _gathered(sources: Sequence[pd.DataFrame], genome: Genome, chrom_style: str) -> pd.DataFrame:
+def _gathered(sources: Sequence[pd.DataFrame], genome: Genome) -> pd.DataFrame:
     """Join sources: the genome's names, scores per million of each group, `rank` of the chromosome."""
     parts = []
     order = {name: i for i, name in enumerate(genome.chrom_sizes)}
     for peaks in sources:
-        mapping = harmonise(peaks["chrom"].unique(), genome.chrom_sizes, chrom_style)
+        mapping = harmonise(peaks["chrom"].unique(), genome.chrom_sizes, genome.style)
         share = peaks["score"] / peaks.groupby("group")["score"].transform("sum")
         part = peaks.assign(score=(share * 1e6).round(6))  # rounded: the order of a sum must not decide between equals
         part = part[part["chrom"].isin(mapping)]

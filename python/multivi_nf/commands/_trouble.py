@@ -50,7 +50,7 @@ def with_origin(error: InputError) -> InputError:
         return error
     folders = " and ".join(sorted(map(str, origins)))
     hint = f"; if the machine went down while it was written, delete the work folder {folders} and run with -resume"
-    return Trouble(error.what, error.why, error.remedy + hint, error.code)
+    return InputError.all_of([Trouble(one.what, one.why, one.remedy + hint, one.code) for one in error.problems])
 
 
 _MEMORY_WORDS = re.compile(

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from multivi_nf.commands._fragments import genome_of, genome_options, say
-from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputFile, Step
 
 _FILE = click.Path(path_type=Path)
@@ -19,13 +18,11 @@ _FILE = click.Path(path_type=Path)
 @genome_options
 @click.option("--barcodes", type=_FILE, multiple=True, help="The cells of each of FRAGMENTS.  [default: all]")
 @click.option("--groups", type=_FILE, multiple=True, help="Barcode, group (TSV) of each of FRAGMENTS.")
-@click.option("--qvalue", type=Finite(0, 1, min_open=True), default=0.05, help="Largest FDR of a peak.")
 @click.option("--output", type=OutputFile("bed"), required=True, help="BED of summits with scores, for merge-peaks.")
 def command(
     fragments: tuple[Path, ...],
     barcodes: tuple[Path, ...],
     groups: tuple[Path, ...],
-    qvalue: float,
     output: Path,
     **options: Any,
 ) -> None:
@@ -45,7 +42,7 @@ def command(
                 "which list belongs to which file could not be known",
                 f"give {name} once for each fragments file, in the same order",
             )
-    genome, style = genome_of(options)
+    genome, _ = genome_of(options)
     inputs = []
     for i, path in enumerate(fragments):
         cells = read_barcodes(barcodes[i]) if barcodes else None
@@ -55,7 +52,7 @@ def command(
         else:
             inputs.append((path, None if cells is None else dict.fromkeys(cells, "all")))
     with scratch(output) as work:
-        summits = call_peaks(inputs, genome, q_value=qvalue, chrom_style=style, work=work)
+        summits = call_peaks(inputs, genome, work=work)
     write_summits(output, summits)
     for group, n in summits.groupby("group", sort=False).size().items():
         say(f"{group}: {n} summits")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,38 +47,25 @@ def command(
     **given: Any,
 ) -> None:
     """Gather CHECKED (S.preflight.json of every sample); stop if any has a problem, else write the plan."""
-    from multivi_nf.inputs.samplesheet import read_samples_json
+    from multivi_nf.inputs.schemas import CheckedSheet
     from multivi_nf.io.files import written_whole
-    from multivi_nf.io.limits import read_json
-    from multivi_nf.preflight.plan import make_plan, read_checked
+    from multivi_nf.io.records import read_record, write_record
+    from multivi_nf.preflight.plan import Choices, make_plan, read_checked
 
-    rows = read_samples_json(samples)
-    content = read_json(samples)
-    content = content if isinstance(content, dict) else {}
+    sheet = read_record(CheckedSheet, samples)
     look = None
     if regulation:
         from multivi_nf.regulation.gate import Given, check_given
 
         look = partial(check_given, Given(**given))
-    plan, frame = make_plan(
-        rows,
-        read_checked(checked, rows),
-        contrasts=content.get("contrasts") or (),
-        columns=content.get("columns"),
-        peaks=peaks,
-        peak_source=peak_source,
-        reference=reference,
-        aliases=feature_aliases,
-        min_shared_genes=min_shared_genes,
-        also=look,
-    )
+    choices = Choices(peaks, peak_source, reference, feature_aliases, min_shared_genes)
+    plan, frame = make_plan(sheet, read_checked(checked, sheet.samples), choices, look)
     if frame is not None and peaks_output is not None:
         with written_whole(peaks_output) as temporary:
             frame.to_csv(temporary, sep="\t", header=False, index=False)
-    with written_whole(output) as temporary:
-        temporary.write_text(json.dumps(plan, indent=1) + "\n")
-    for warning in plan["warnings"]:
+    write_record(plan, output)
+    for warning in plan.warnings:
         click.echo(f"WARNING: {warning}", err=True)
-    for note in plan["notes"]:
+    for note in plan.notes:
         click.echo(f"  {note}", err=True)
-    click.echo(f"{len(rows)} sample(s) are fit to run; peaks: {plan['peak_set']}", err=True)
+    click.echo(f"{len(sheet.samples)} sample(s) are fit to run; peaks: {plan.peak_set}", err=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,9 +9,10 @@ import click
 from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.contrasts import read_contrasts
-from multivi_nf.inputs.samplesheet import read_samplesheet
-from multivi_nf.io.files import written_whole
+from multivi_nf.inputs.samplesheet import read_samplesheet, unknown_columns
+from multivi_nf.inputs.schemas import CheckedSheet
 from multivi_nf.io.limits import read_bytes
+from multivi_nf.io.records import write_record
 
 OWN = ("cluster", "sample", "batch", "modality", "cell_type_by_markers", "out_of_support")
 """Columns that a run makes and --groups may name before they are there."""
@@ -51,31 +50,23 @@ def command(
 ) -> None:
     """Check SAMPLESHEET (CSV) and write what the next steps need of it."""
     missing = None if missing_files is None else read_bytes(missing_files).decode().splitlines()
-    # labels, and replicates that are not in the sheet, may be annotation inside .h5ad inputs: check-inputs looks there
-    columns = [column for column in (peak_group,) if column]
-    samples = read_samplesheet(samplesheet, base_dir, missing, columns)
-    annotated = any(sample.annotated for sample in samples)
+    samples = read_samplesheet(samplesheet, base_dir, missing, {"--peak_group": peak_group} if peak_group else {})
     groups = None if groups in OWN or groups == f"{labels}_transferred" or is_quality(groups) else groups
     asked = {"replicate": replicate, "labels": labels, "groups": groups}
-    problems = []
-    for option, column in ((f"--{name}", column) for name, column in asked.items()):
-        if column and not annotated:
-            try:
-                read_samplesheet(samplesheet, base_dir, missing, [column])
-            except InputError as error:
-                problems.append(InputError(error.what.replace("a parameter", option), error.why, error.remedy))
+    # check-inputs looks for these columns again, when the annotation of .h5ad inputs is known
+    named = {name: column for name, column in asked.items() if column}
+    problems: list[InputError] = []
+    if not any(sample.annotated for sample in samples):
+        options = {f"--{name}": column for name, column in named.items()}
+        problems += unknown_columns(samplesheet.name, options, list(samples[0].metadata))
     table = None
     if contrasts is not None:
         try:
-            table = [asdict(row) for row in read_contrasts(contrasts, samples)]
+            table = read_contrasts(contrasts, samples)
         except InputError as error:
             problems.append(error)
     if problems:
         raise InputError.all_of(problems)
-    # check-inputs looks for these columns again, when the annotation of .h5ad inputs is known
-    named = {name: column for name, column in asked.items() if column}
-    content = {"samples": [sample.to_json() for sample in samples], "contrasts": table, "columns": named}
-    with written_whole(output) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_record(CheckedSheet(samples, table, named), output)
     told = (f"{sample.sample} ({'+'.join(sample.modalities) or 'h5mu'})" for sample in samples)
     click.echo(f"{len(samples)} sample(s): " + ", ".join(told))

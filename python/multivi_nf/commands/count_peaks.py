@@ -49,12 +49,12 @@ def command(
     from multivi_nf.inputs.genome import read_bed
     from multivi_nf.io.files import written_whole
 
-    genome, style = genome_of(options)
+    genome, _ = genome_of(options)
     cells = read_barcodes(barcodes)
     if barcode_map is not None:
         cells, n_translated = to_atac(cells, read_barcode_map(barcode_map))
         say(f"{n_translated} of {len(cells)} listed barcodes were translated by {barcode_map.name}")
-    counted = count_peaks(fragments, read_bed(peaks), cells, genome, strategy=strategy, chrom_style=style)
+    counted = count_peaks(fragments, read_bed(peaks), cells, genome, strategy=strategy)
     facts = json.loads(counted.uns["multivi_nf"])
     tell_renamed(facts["renamed_chromosomes"]["fragments"], "fragments")
     tell_renamed(facts["renamed_chromosomes"]["peaks"], "peaks")

@@ -24,11 +24,11 @@ def command(beds: tuple[Path, ...], width: int, union: bool, output: Path, **opt
     """Merge the peaks or summits of BEDS: fixed width, the best score first, no two overlapping."""
     from multivi_nf.peaks import merge_peaks, read_summits, unite_peaks, write_peaks
 
-    genome, style = genome_of(options)
+    genome, _ = genome_of(options)
     sources = [read_summits(path) for path in beds]
     if union:
-        merged = unite_peaks(sources, genome, chrom_style=style)
+        merged = unite_peaks(sources, genome)
     else:
-        merged = merge_peaks(sources, genome, width=width, chrom_style=style)
+        merged = merge_peaks(sources, genome, width=width)
     write_peaks(output, merged)
     say(f"{sum(map(len, sources))} peaks of {len(beds)} file(s) → {len(merged)}")

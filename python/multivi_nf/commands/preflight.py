@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import click
 from multivi_nf.commands._fragments import genome_of, genome_options
 from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.commands._qc import hashtag_options
-from multivi_nf.io.files import written_whole
+from multivi_nf.inputs.samplesheet import Sample
+from multivi_nf.io.records import write_record
 
 _FILE = click.Path(path_type=Path)
 
@@ -62,14 +62,18 @@ def command(
         "barcodes": barcodes, "barcode_map": barcode_map, "cells": cells, "hto": hto,
     }  # fmt: skip
     naming = {"batch_column": batch_column, "sample_column": sample_column}
-    naming = {column: name for column, name in naming.items() if name}
-    content = check_sample(
-        sample, files, lambda: genome_of(options)[0], options["chrom_style"], all_peaks, naming, hto_features
+    row = Sample(
+        sample,
+        sample,
+        {column: None if path is None else str(path) for column, path in files.items()},
+        {},
+        {column: name for column, name in naming.items() if name},
+        hto_features,
     )
-    with written_whole(output) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    click.echo(f"{sample}: {len(content['problems'])} problem(s), {len(content['warnings'])} warning(s)", err=True)
-    for problem in content["problems"]:
-        click.echo(f"PROBLEM: {problem['what']}", err=True)
-    for warning in content["warnings"]:
+    found = check_sample(row, lambda: genome_of(options)[0], all_peaks)
+    write_record(found, output)
+    click.echo(f"{sample}: {len(found.problems)} problem(s), {len(found.warnings)} warning(s)", err=True)
+    for problem in found.problems:
+        click.echo(f"PROBLEM: {problem.what}", err=True)
+    for warning in found.warnings:
         click.echo(f"WARNING: {warning}", err=True)

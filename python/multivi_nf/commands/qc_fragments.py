@@ -58,10 +58,11 @@ def command(
     from multivi_nf.fragments.cells import to_atac
     from multivi_nf.fragments.checks import header_facts, signs
     from multivi_nf.fragments.count import scan
+    from multivi_nf.fragments.file_facts import FileFacts
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.inputs.genome import read_bed
 
-    genome, style = genome_of(options)
+    genome, _ = genome_of(options)
     listed: list[str] = []
     if barcodes is not None:
         listed = read_barcodes(barcodes)
@@ -74,12 +75,12 @@ def command(
         say(f"{n_translated} of {len(listed)} listed barcodes were translated by {barcode_map.name}")
     regions = None if peaks is None else read_bed(peaks)
     found = scan(
-        fragments, genome, barcodes=listed, peaks=regions, chrom_style=style, kept=kept,
+        fragments, genome, barcodes=listed, peaks=regions, kept=kept,
     )  # fmt: skip
     tell_renamed(found.facts.renamed, "fragments")
     if listed and (warning := quality.check_listed(listed, found.table, fragments)):
         say(f"WARNING: {warning}")
-    facts: dict[str, Any] = {}
+    facts = FileFacts()
     header_facts(fragments, facts)
     for warning in signs(found, genome, regions, fragments, facts):
         say(f"WARNING: {warning}")

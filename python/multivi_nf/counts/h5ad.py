@@ -23,6 +23,7 @@ from multivi_nf.inputs.barcodes import check_barcodes
 from multivi_nf.inputs.cell_table import truths
 from multivi_nf.io.hdf5 import open_hdf5, unread
 from multivi_nf.io.stores import check_store
+from multivi_nf.modalities import MODALITIES, Modality
 
 COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis", "counts_raw", "umi_counts", "rawcounts",
                  "count_matrix", "x_counts", "fragment_counts", "soupx_counts", "cellbender_counts")  # fmt: skip
@@ -86,7 +87,7 @@ def read_annotated(path: Path, cells: list[str] | None, modality: str) -> RawMat
             raise unread(path, error) from error
 
 
-def modalities_of(path: Path) -> list[str]:
+def modalities_of(path: Path) -> list[Modality]:
     """Give the modalities that an `.h5mu` (or a zarr store of MuData) holds, in the order rna, atac, protein."""
     with _opened(path) as root:
         if "mod" not in root:
@@ -96,7 +97,7 @@ def modalities_of(path: Path) -> list[str]:
                 "name an .h5ad in the columns rna, atac and protein, whichever it holds",
             )
         names = {modality_named(name): name for name in root["mod"]}
-        found = [modality for modality in ("rna", "atac", "protein") if modality in names]
+        found = [modality for modality in MODALITIES if modality in names]
         if not found:
             raise InputError(
                 f"{path} holds the modalities {', '.join(root['mod']) or 'none'}",

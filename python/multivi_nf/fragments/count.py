@@ -71,7 +71,6 @@ def scan(
     peaks: pd.DataFrame | None = None,
     strategy: str = "fragment",
     quality: bool = True,
-    chrom_style: str = "auto",
     on_progress: Callable[[int], None] | None = None,
     blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
     kept: Path | None = None,
@@ -98,8 +97,6 @@ def scan(
         insertion counts, Miao & Kim 2024).
     quality
         Whether to compute more than the number of fragments in peaks.
-    chrom_style
-        See :func:`multivi_nf.inputs.genome.harmonise`.
     on_progress
         Called with the bytes read; by default progress is shown on stderr.
     blocks
@@ -122,7 +119,7 @@ def scan(
             f"give one of {', '.join(STRATEGIES)}",
         )
     with bytes_read(Path(path), on_progress) as progress, contextlib.ExitStack() as stack:
-        options = {"only_these": only_these, "chrom_style": chrom_style, "on_progress": progress}
+        options = {"only_these": only_these, "chrom_style": genome.style, "on_progress": progress}
         if quality:
             options |= {"blocks": blocks, "threads": threads or threads_given()}
             stream = FragmentStream(path, genome.chrom_sizes, barcodes, **options)
@@ -133,7 +130,7 @@ def scan(
             handle = stack.enter_context(stack.enter_context(written_whole(kept)).open("wb"))
             writer = KeptWriter(handle, genome.chrom_sizes, len(barcodes))
         sums = _Sums(genome, quality)
-        matrix = None if peaks is None else _Matrix(peaks, genome, len(barcodes), STRATEGIES[strategy], chrom_style)
+        matrix = None if peaks is None else _Matrix(peaks, genome, len(barcodes), STRATEGIES[strategy])
         for batch in stream:
             sums.add(batch, stream.n_barcodes())
             if writer is not None:
@@ -303,9 +300,9 @@ class _Sums:
 class _Matrix:
     """Cells × peaks while it is counted: (cell, peak, count) entries, 12 bytes each, then CSR."""
 
-    def __init__(self, peaks: pd.DataFrame, genome: Genome, n_cells: int, strategy: int, chrom_style: str) -> None:
+    def __init__(self, peaks: pd.DataFrame, genome: Genome, n_cells: int, strategy: int) -> None:
         self.n_cells, self.n_peaks, self.strategy = n_cells, len(peaks), strategy
-        located, self.renamed = place_peaks(peaks, genome, chrom_style)
+        located, self.renamed = place_peaks(peaks, genome)
         self.outside = located.attrs["outside"]
         self._peaks = {}
         for name, group in located.groupby("chrom", sort=False):
@@ -366,7 +363,7 @@ class _Matrix:
         return matrix
 
 
-def place_peaks(peaks: pd.DataFrame, genome: Genome, chrom_style: str = "auto") -> tuple[pd.DataFrame, dict[str, str]]:
+def place_peaks(peaks: pd.DataFrame, genome: Genome) -> tuple[pd.DataFrame, dict[str, str]]:
     """Give peaks the genome's chromosome names, sorted by start within each, with their number in column `peak`.
 
     Returns
@@ -390,7 +387,7 @@ def place_peaks(peaks: pd.DataFrame, genome: Genome, chrom_style: str = "auto") 
             "a fragment would count for each of them, and their names would not tell them apart",
             "keep one line a peak (`sort -u`)",
         )
-    mapping = harmonise(located["chrom"].unique(), genome.chrom_sizes, chrom_style)
+    mapping = harmonise(located["chrom"].unique(), genome.chrom_sizes, genome.style)
     if not mapping:
         raise InputError(
             f"none of the peaks' chromosomes ({some(located['chrom'].unique())}) is one of the genome's "

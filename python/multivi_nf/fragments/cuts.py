@@ -69,8 +69,6 @@ def write_cut_sites(
     inputs: Sequence[tuple[Path, Mapping[str, str] | None]],
     genome: Genome,
     folder: Path,
-    *,
-    chrom_style: str = "auto",
 ) -> CutSites:
     """Write gzipped BED files of nuclear cut sites.
 
@@ -103,7 +101,7 @@ def write_cut_sites(
             group_of = np.array([code[groups[name]] for name in known] if groups else [0], np.int32)
             with bytes_read(path) as progress:
                 stream = open_fragments(
-                    path, genome.chrom_sizes, known, only_these=groups is not None, chrom_style=chrom_style,
+                    path, genome.chrom_sizes, known, only_these=groups is not None, chrom_style=genome.style,
                     on_progress=progress,
                 )  # fmt: skip
                 out = np.empty(0, np.uint8)

@@ -54,7 +54,6 @@ def count_peaks(
     genome: Genome,
     *,
     strategy: str = "fragment",
-    chrom_style: str = "auto",
 ) -> ad.AnnData:
     """Count the fragments of cells in peaks.
 
@@ -85,7 +84,6 @@ def count_peaks(
         raise InputError("the list of cells is empty", "there is nothing to count", "give at least one barcode")
     found = scan(
         path, genome, barcodes=barcodes, only_these=True, peaks=peaks, strategy=strategy, quality=False,
-        chrom_style=chrom_style,
     )  # fmt: skip
     empty = found.table["n_fragments"].to_numpy() == 0
     if empty.all():

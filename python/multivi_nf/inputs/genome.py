@@ -88,6 +88,8 @@ class Genome:
         Further mitochondrial chromosomes (two species); :meth:`mitochondrial` knows all.
     notes
         What the user should know of the files: entries left out, facts that do not fit.
+    style
+        How names of other files are matched with these, see :func:`harmonise`.
     """
 
     chrom_sizes: dict[str, int]
@@ -97,6 +99,7 @@ class Genome:
     renamed: dict[str, dict[str, str]]
     notes: tuple[str, ...] = ()
     more_mito: tuple[str, ...] = ()
+    style: str = "auto"
 
     def mitochondrial(self, name: str) -> bool:
         """Tell whether a chromosome is mitochondrial."""
@@ -572,7 +575,7 @@ def load_genome(
             "fragments count as nuclear; name it by --mito_contig if there is one"
         )
     first = mitos[0] if mitos else None
-    return Genome(sizes, first, facts["tss"], facts["blacklist"], changes, tuple(notes), tuple(mitos[1:]))
+    return Genome(sizes, first, facts["tss"], facts["blacklist"], changes, tuple(notes), tuple(mitos[1:]), chrom_style)
 
 
 def _mitochondria(sizes: dict[str, int], given: str | None) -> list[str]:

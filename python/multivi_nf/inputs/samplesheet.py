@@ -9,13 +9,15 @@ import difflib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.table import Table, read_table
 from multivi_nf.io.limits import read_json
+from multivi_nf.io.records import check_keys, from_json, left_out
 from multivi_nf.modalities import MODALITIES
 
 FILE_COLUMNS = ("rna", "fragments", "atac", "protein", "h5mu", "peaks", "barcodes", "barcode_map", "cells", "hto")
@@ -73,8 +75,8 @@ class Sample:
     batch: str
     files: dict[str, str | None]
     metadata: dict[str, str]
-    naming: dict[str, str] = field(default_factory=dict)
-    hto_features: str = ""
+    naming: dict[str, str] = left_out({})
+    hto_features: str = left_out("")
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -96,18 +98,18 @@ class Sample:
         )
         return bool(table) or any(path.rstrip("/").endswith((".h5ad", ".h5mu", ".zarr")) for path in files)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, object]:
         """Give the row as the pipeline passes it on: `sample`, `batch`, one key a file column, `metadata`."""
-        row = {"sample": self.sample, "batch": self.batch, **self.files, "metadata": self.metadata}
-        row |= {"hto_features": self.hto_features} if self.hto_features else {}
-        return row | ({"naming": self.naming} if self.naming else {})
+        row: dict[str, object] = {"sample": self.sample, "batch": self.batch, **self.files, "metadata": self.metadata}
+        more = {"hto_features": self.hto_features, "naming": self.naming}
+        return row | {name: value for name, value in more.items() if value}
 
     @classmethod
-    def from_json(cls, row: dict) -> Sample:
-        """Read what :meth:`to_json` gave."""
-        files = {column: row.get(column) for column in FILE_COLUMNS}
-        tags = row.get("hto_features") or ""
-        return cls(row["sample"], row["batch"], files, dict(row["metadata"]), dict(row.get("naming") or {}), tags)
+    def from_json(cls, content: object, place: str | Path) -> Sample:
+        """Read what :meth:`to_json` gave; a file column that is not there is empty, as in a sheet."""
+        more = dict.fromkeys((*FILE_COLUMNS, "hto_features", "naming"), False)
+        row = dict(check_keys(content, {"sample": True, "batch": True, "metadata": True, **more}, place))
+        return from_json(cls, {"files": {column: row.pop(column, None) for column in FILE_COLUMNS}, **row}, place)
 
 
 def _resolved(value: str, base: str) -> str:
@@ -120,7 +122,7 @@ def read_samplesheet(
     path: str | Path,
     base_dir: str | None = None,
     missing: Iterable[str] | None = None,
-    columns: Iterable[str] = (),
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Sample]:
     """Read and check a samplesheet.
 
@@ -134,7 +136,7 @@ def read_samplesheet(
         Values of file columns that are known not to exist, as written in the sheet. By default local files are looked
         for; URIs never are.
     columns
-        Metadata columns that parameters name (`--replicate`, `--peak_group`) and that must be there.
+        Parameter (`--peak_group`) → the column that it names, which must be there.
 
     Returns
     -------
@@ -183,9 +185,7 @@ def read_samplesheet(
         samples.append(Sample(name, batch, files, {column: row[column] for column in metadata}, naming, tags))
     samples = _with_points(samples, metadata, table.separator)
     _check_shared_files(table, samples)
-    for column in columns:
-        if column not in metadata and column not in OWN_COLUMNS:
-            table.problems.append(unknown_column(path.name, column, metadata, "a parameter"))
+    table.problems += unknown_columns(path.name, columns, metadata)
     if table.problems:
         raise InputError.all_of(table.problems)
     return samples
@@ -390,6 +390,15 @@ def _check_shared_files(table: Table, samples: list[Sample]) -> None:
             )
 
 
+def unknown_columns(place: str, columns: Mapping[str, str], metadata: Sequence[str]) -> list[InputError]:
+    """Refuse the columns that parameters name (parameter → column) where neither the sheet nor a run has them."""
+    return [
+        unknown_column(place, column, metadata, parameter)
+        for parameter, column in columns.items()
+        if column not in (*metadata, *OWN_COLUMNS)
+    ]
+
+
 def unknown_column(place: str, column: str, metadata: Sequence[str], asker: str) -> InputError:
     """Word the refusal of a column of `obs` that will not exist, with the nearest one that will."""
     near = difflib.get_close_matches(column, [*metadata, *OWN_COLUMNS], 1, 0.6)
@@ -402,17 +411,13 @@ def unknown_column(place: str, column: str, metadata: Sequence[str], asker: str)
 
 
 def read_samples_json(path: str | Path) -> list[Sample]:
-    """Read what `check-samplesheet` wrote (`{"samples": [...], "contrasts": ...}`, or a bare list)."""
-    try:
-        content = read_json(Path(path))
-        rows = content["samples"] if isinstance(content, dict) else content
-        return [Sample.from_json(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is no table of samples ({error!r})",
-            "samples, batches and metadata are taken from it",
-            "give the samples.json that check-samplesheet wrote",
-        ) from error
+    """Read the samples of what `check-samplesheet` wrote (:class:`multivi_nf.inputs.schemas.CheckedSheet`)."""
+    content = read_json(Path(path))
+    if not isinstance(content, list):
+        content = check_keys(content, {"samples": True, "contrasts": False, "columns": False}, path)["samples"]
+    if not isinstance(content, list):
+        content = [content]
+    return [Sample.from_json(row, f"{path}, row {number}") for number, row in enumerate(content, 1)]
 
 
 def values_of(samples: Sequence[Sample], column: str) -> list[str] | None:

@@ -13,7 +13,8 @@
 
 Fields are str, int, float, bool, Path, Literal, `list[...]`, `tuple[..., ...]`, `dict[str, ...]`, another dataclass,
 `... | None` of these, or `object` for what is not looked into. :func:`as_json` and :func:`from_json` do the same for
-an object that is a part of another file.
+an object that is a part of another file. A class with methods `to_json()` and `from_json(content, place)` of its own
+speaks for itself.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def _default(field: dataclasses.Field[Any]) -> object:
 
 
 def _plain(value: object) -> object:
+    if hasattr(value, "to_json"):
+        return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_json(value)
     if isinstance(value, (list, tuple)):
@@ -87,17 +90,22 @@ def from_json(kind: type[Record], content: object, place: str | Path) -> Record:
     InputError
         A key is missing or not known, or a value is of another type: named with its place in the object.
     """
-    if not isinstance(content, dict):
-        raise _refused(place, f"{_told(content)} where an object ({kind.__name__}) is meant")
+    fields = {field.name: _LEFT_OUT not in field.metadata for field in dataclasses.fields(kind)}
+    known = check_keys(content, fields, place)
     hints = _hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    missing = [name for name, field in fields.items() if name not in content and _LEFT_OUT not in field.metadata]
-    unknown = [name for name in content if name not in fields]
+    return kind(**{name: _value(hints[name], value, place, name) for name, value in known.items()})
+
+
+def check_keys(content: object, known: Mapping[str, bool], place: str | Path) -> dict[str, object]:
+    """Refuse what is no object, lacks a key that must be there (True in `known`) or has one that is not known."""
+    if not isinstance(content, dict):
+        raise _refused(place, f"{_told(content)} stands where an object ({', '.join(known)}) is meant")
+    missing = [name for name, needed in known.items() if needed and name not in content]
+    unknown = [name for name in content if name not in known]
     if missing or unknown:
         told = [("lacks", missing), ("has, and should not,", unknown)]
         raise _refused(place, " and ".join(f"it {verb} {', '.join(map(repr, names))}" for verb, names in told if names))
-    given = {name: _value(hints[name], value, place, name) for name, value in content.items()}
-    return kind(**given)
+    return content
 
 
 @functools.cache
@@ -119,6 +127,8 @@ def _value(hint: object, value: object, place: str | Path, key: str) -> object:
         return {name: _value(inner[1], item, place, f"{key}.{name}") for name, item in value.items()}
     if origin is Literal and value in inner:
         return value
+    if isinstance(hint, type) and hasattr(hint, "from_json"):
+        return hint.from_json(value, f"{place}, {key}")
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_json(hint, value, f"{place}, {key}")
     if hint is Path and isinstance(value, str):
@@ -154,6 +164,8 @@ def read_record(kind: type[Record], path: Path) -> Record:
     Raises
     ------
     InputError
-        It is no JSON, or see :func:`from_json`.
+        There is no such file, it is no JSON, or see :func:`from_json`.
     """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", "it was named as an input", "give what the step before wrote")
     return from_json(kind, read_json(path), path)

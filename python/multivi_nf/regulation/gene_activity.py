@@ -168,7 +168,7 @@ def activity_from_fragments(
     place = regions.merge(apart.assign(place=apart.index), how="left", on=list(regions))["place"].to_numpy()
     blocks, order = [], []
     for source, rows, barcodes in matched(names, sources):
-        counted = count_peaks(source.fragments, apart, barcodes, genome, strategy="pic", chrom_style=chrom_style)
+        counted = count_peaks(source.fragments, apart, barcodes, genome, strategy="pic")
         blocks.append(counted.X)
         order.append(rows)
     found = sparse.vstack(blocks, format="csr")[np.argsort(np.concatenate(order), kind="stable")]

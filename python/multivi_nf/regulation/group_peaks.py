@@ -162,7 +162,7 @@ def _called(names, groups, sources, genome, style, work, workers) -> pd.DataFram
             "name another column by --groups",
         )
     try:
-        return call_peaks(inputs, genome, q_value=0.05, chrom_style=style, work=work, workers=workers)
+        return call_peaks(inputs, genome, work=work, workers=workers)
     except NotPossible:
         raise
     except InputError as error:
@@ -215,7 +215,7 @@ def _shown(
         if not inside.any():
             continue
         asked = [barcode for barcode, kept in zip(barcodes, inside) if kept]
-        counted = count_peaks(source.fragments, windows, asked, genome, strategy="pic", chrom_style=style).X
+        counted = count_peaks(source.fragments, windows, asked, genome, strategy="pic").X
         at = own[inside].astype(int).to_numpy()
         member = sparse.csr_matrix((np.ones(len(at)), (at, np.arange(len(at)))), shape=(len(labels), len(at)))
         total += (member @ counted).toarray()

@@ -102,11 +102,11 @@ def test_taken(tmp_path, name, threads):
     if name == "unsorted within a chromosome":
         assert "not sorted" in warnings[0] and found.table["n_overlap_loci"].isna().all()
     if name == "1 for chr1":
-        assert facts["renamed"] == {"1": "chr1", "2": "chr2", "MT": "chrM"} and "mapped" in warnings[0]
+        assert facts.renamed == {"1": "chr1", "2": "chr2", "MT": "chrM"} and "mapped" in warnings[0]
     if name == "last line without newline":
         assert any("last line has no end" in warning for warning in warnings)
     if name == "scaffolds besides":
-        assert facts["other_chroms"] == {"KI270728.1": 1}
+        assert facts.other_chroms == {"KI270728.1": 1}
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -153,14 +153,14 @@ def test_all_problems_at_once(tmp_path):
     told = " ".join(map(str, problems))
     assert len(problems) == 3
     assert "end marker" in told and "peaks' chromosomes" in told and "past the end" in told
-    assert facts["read"] == "sample"
+    assert facts.read == "sample"
 
 
 def test_header_names_another_reference(tmp_path):
     path = tmp_path / "f.tsv.gz"
     path.write_bytes(bgzf(b"# reference_path=/refs/refdata-cellranger-arc-GRCh38-2020-A-2.0.0\n" + TEXT, 64))
     problems, _, facts = preflight(path, load_genome("hg19"))
-    assert "GRCh38" not in facts and facts["reference"] == "hg38"
+    assert facts.reference == "hg38"
     assert "names the reference hg38, the chromosome sizes are those of hg19" in str(problems[0])
     assert preflight(path, load_genome("hg38"))[0] == []
 
@@ -179,11 +179,11 @@ def test_enrichment_at_random_level_is_warned(tmp_path):
     genome = Genome(SIZES, "chrM", sites, None, {})
     peaks = pd.DataFrame([("chr1", 4000, 4500)], columns=["chrom", "start", "end"])
     _, warnings, facts = preflight(path, genome, peaks)
-    assert facts["tsse"] == pytest.approx(1, abs=0.1) and facts["frip"] == pytest.approx(0.06, abs=0.01)
+    assert facts.tsse == pytest.approx(1, abs=0.1) and facts.frip == pytest.approx(0.06, abs=0.01)
     assert sum("by chance" in warning for warning in warnings) == 2
     path.write_bytes(b"".join(b"chr1\t%d\t%d\tA\t1\n" % (4000 + i // 10, 4100 + i // 10) for i in range(4000)))
     _, warnings, facts = preflight(path, genome, peaks)
-    assert not any("in peaks" in warning for warning in warnings) and facts["frip"] > 0.9
+    assert not any("in peaks" in warning for warning in warnings) and facts.frip > 0.9
 
 
 def test_large_file_is_sampled(tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_large_file_is_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr(checks.SampledBlocks.__init__, "__defaults__", (10, 3, 1 << 20))
     problems, warnings, facts = preflight(path, GENOME)
     assert (problems, warnings) == ([], [])
-    assert facts["read"] == "sample" and 100 < facts["fragments"] < 3000 and facts["barcodes"] == 7
+    assert facts.read == "sample" and 100 < facts.fragments < 3000 and facts.barcodes == 7
 
 
 @pytest.mark.parametrize(("listed", "advice"), [
@@ -204,7 +204,7 @@ def test_barcodes_that_do_not_match_name_the_cure(tmp_path, listed, advice):
     long = TEXT.replace(b"AAAC", b"AAACAAAC").replace(b"CCCG", b"CCCGCCCG")
     path.write_bytes(long if "#" in listed[0] else TEXT)
     problems, _, facts = preflight(path, GENOME, barcodes=listed)
-    assert facts["listed_found"] == 0
+    assert facts.listed_found == 0
     assert "0 of the 2 listed barcodes" in str(problems[0]) and advice in str(problems[0])
     with pytest.raises(InputError, match="none of the 2 barcodes"):
         count_peaks(path, PEAKS, listed, GENOME)

@@ -66,7 +66,7 @@ def test_one_odd_line_is_left_out_and_told(tmp_path, name):
     assert found.facts.left_out == {reason: 1} and found.facts.fragments == clean.facts.fragments == 8200
     assert found.table["n_outside"].to_dict() == {name: int(name == "C0") for name in found.table.index}
     problems, warnings, facts = preflight(path, GENOME)
-    assert problems == [] and facts["left_out"] == {reason: 1}
+    assert problems == [] and facts.left_out == {reason: 1}
     assert any("1 of 8201 fragments lie at no place" in w and f"({reason} 1)" in w for w in warnings)
 
 

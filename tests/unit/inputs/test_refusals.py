@@ -35,7 +35,7 @@ def folder(tmp_path):
     (tmp_path / "cells.txt").write_text("TTTT\n")
     (tmp_path / "bad.csv").write_text("sample,rna\na,gone.h5\na,\n")
     rows = [{"sample": "a", "batch": "a", "rna": "x", "metadata": {}}]
-    (tmp_path / "samples.json").write_text(json.dumps({"samples": rows}))
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": rows, "contrasts": None, "columns": {}}))
     return tmp_path
 
 

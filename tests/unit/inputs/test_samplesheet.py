@@ -129,10 +129,12 @@ def test_line_numbers_survive_values_over_several_lines(folder):
 
 
 def test_columns_that_parameters_name(folder):
-    [block] = problems_of(folder, GOOD, columns=["conditon"])
+    [block] = problems_of(folder, GOOD, columns={"--peak_group": "conditon"})
     assert "'conditon'" in block
     assert "did you mean 'condition'" in block
-    assert len(read_samplesheet(write(folder, GOOD), columns=["condition", "batch"])) == 3
+    assert "--peak_group names the column" in block
+    named = {"--replicate": "condition", "--peak_group": "batch"}
+    assert len(read_samplesheet(write(folder, GOOD), columns=named)) == 3
 
 
 CONTRASTS = """contrast,modality,groupby,target,reference,cells

@@ -65,7 +65,7 @@ def test_a_field_that_may_be_left_out_is_written_where_it_has_a_value() -> None:
         ({"kind": "made"}, "'kind' is 'made' and should be one of 'given', 'called'"),
         ({"parts": {}}, "'parts' is {} and should be list"),
         ({"parts": [{"name": "a"}]}, "it lacks 'share'"),
-        ({"parts": [7]}, "7 where an object (Part) is meant"),
+        ({"parts": [7]}, "7 stands where an object (name, share) is meant"),
         ({"by_name": {"x": [{"name": "b", "share": None}]}}, "'share' is None and should be float"),
         ({"colour": 1}, "it has, and should not, 'colour'"),
         ({"file": 3}, "'file' is 3 and should be Path"),
@@ -80,5 +80,5 @@ def test_anything_else_is_refused_by_name(change: dict[str, object], told: str) 
 def test_missing_keys_and_what_is_no_object_are_refused() -> None:
     with pytest.raises(InputError, match="it lacks 'kind', 'parts', 'by_name', 'file', 'said', 'free'"):
         from_json(Whole, {"cells": 3}, "here")
-    with pytest.raises(InputError, match=r"\[\] where an object \(Whole\) is meant"):
+    with pytest.raises(InputError, match=r"\[\] stands where an object \(cells, kind"):
         from_json(Whole, [], "here")

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from multivi_nf.commands import check_inputs, preflight
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
+from multivi_nf.inputs.schemas import CheckedSheet
 from multivi_nf.preflight.check import check_sample, pack, unpack
-from multivi_nf.preflight.plan import make_plan, read_checked
+from multivi_nf.preflight.plan import Choices, make_plan, read_checked
 from multivi_nf.testing.files import GENES, PEAKS, barcodes, counts, features, write_10x, write_h5ad
 
 CELLS = barcodes(60)
@@ -279,7 +280,7 @@ def test_missing_and_foreign_preflights(folder):
     with pytest.raises(InputError, match="no preflight of b"):
         read_checked([folder / "a.preflight.json"], samples)
     (folder / "x.json").write_text("[]")
-    with pytest.raises(InputError, match="is no preflight"):
+    with pytest.raises(InputError, match=r"x.json is not what its step writes: \[\] stands where"):
         read_checked([folder / "x.json"], samples)
 
 
@@ -295,15 +296,15 @@ def test_reference_peaks(folder):
     assert (plan["peak_set"], plan["peaks"]) == ("reference", 6)
     checked = read_checked([folder / "a.preflight.json", folder / "b.preflight.json"], samples)
     with pytest.raises(InputError, match="has no features.tsv"):
-        make_plan(samples, checked, reference=folder)
+        make_plan(CheckedSheet(samples, None, {}), checked, Choices(reference=folder))
 
 
 def test_the_genome_is_only_asked_for_where_coordinates_are_read(folder):
     def no_genome():
         raise AssertionError
 
-    found = check_sample("s", {"rna": folder / "all.h5", "atac": folder / "all.h5"}, no_genome)
-    assert found["problems"] == []
+    files = dict.fromkeys(FILE_COLUMNS) | dict.fromkeys(("rna", "atac"), str(folder / "all.h5"))
+    assert check_sample(Sample("s", "s", files, {}), no_genome).problems == []
 
 
 FORGED = (None, [], {}, "x", -1, 1e308, True, ["a", 1], {"a": 1}, [[]], {"a": [[]]}, 1 << 80)
@@ -332,8 +333,8 @@ def test_a_forged_value_anywhere_in_a_preflight_is_refused_or_unread(folder):
             (folder / "forged.json").write_text(json.dumps(forged))
             try:
                 checked = read_checked([folder / "forged.json"], samples)
-                checked["a"]["problems"] = []
-                make_plan(samples, checked)
+                checked["a"].problems.clear()
+                make_plan(CheckedSheet(samples, None, {}), checked, Choices())
             except InputError:
                 refused += 1
     assert refused > 200

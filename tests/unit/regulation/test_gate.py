@@ -8,8 +8,9 @@ import pytest
 
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.genome import SIZES
+from multivi_nf.inputs.schemas import CheckedSheet
 from multivi_nf.io.bgzf import bgzf_writer
-from multivi_nf.preflight.plan import make_plan
+from multivi_nf.preflight.plan import Choices, make_plan
 from multivi_nf.regulation.gate import Given, check_given
 from multivi_nf.regulation.sequence import contig_lengths
 
@@ -136,10 +137,10 @@ def test_the_plan_is_not_made_with_such_a_problem(given):
         return [InputError("the genome is bad", "x", "y")], ["told"]
 
     with pytest.raises(InputError, match="the genome is bad"):
-        make_plan([], {}, also=also)
+        make_plan(CheckedSheet([], None, {}), {}, Choices(), also)
     assert seen == [None]
-    plan, _ = make_plan([], {}, also=lambda _frame: ([], ["told"]))
-    assert plan["warnings"] == ["told"]
+    plan, _ = make_plan(CheckedSheet([], None, {}), {}, Choices(), lambda _frame: ([], ["told"]))
+    assert plan.warnings == ["told"]
 
 
 def test_built_in_sizes_are_compared_too(given):

@@ -39,9 +39,9 @@ def called(monkeypatch):
     """Stand in for MACS3: summits by group."""
     given, asked = {}, []
 
-    def call(inputs, genome, *, q_value, **_):
+    def call(inputs, genome, **_):
         labels = sorted({group for _, groups in inputs for group in groups.values()})
-        asked.append((q_value, labels, {k: v for _, groups in inputs for k, v in groups.items()}))
+        asked.append((labels, {k: v for _, groups in inputs for k, v in groups.items()}))
         return pd.concat([summits(label, given[label]) for label in labels], ignore_index=True)
 
     monkeypatch.setattr(group_peaks, "call_peaks", call)
@@ -71,7 +71,7 @@ def test_a_peak_stays_where_two_donors_show_it(called, tmp_path):
     source = Source("s", fragments_of(tmp_path / "f.tsv.gz", places))
     made = peaks_by_group(obs, groups, [source], TOY, CONSENSUS)
     # d3 has 39 cells of A, and B has one donor: neither makes a replicate
-    assert [labels for _, labels, _ in asked] == [["A", "B"]], "MACS3 is asked once"
+    assert [labels for labels, _ in asked] == [["A", "B"]], "MACS3 is asked once"
     a, b = made.by_group["A"], made.by_group["B"]
     assert a["start"].tolist() == [19_750] and a["replicates"].tolist() == [2] and a["new"].tolist() == [True]
     assert b["start"].tolist() == [19_800, 39_750] and b["replicates"].tolist() == [-1, -1]
@@ -121,7 +121,7 @@ def test_small_groups_are_told_not_called(called):
     obs["atac_n_fragments"] = [60.0] * 20 + [50.0] * 10
     given |= {"A": [20_000]}
     made = peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, CONSENSUS)
-    assert asked[0][1] == ["A"] and made.by_group["B"].empty
+    assert asked[0][0] == ["A"] and made.by_group["B"].empty
     assert made.table["note"].tolist() == ["", "500 fragments are too few (1000)"]
     obs["atac_n_fragments"] = 1.0
     with pytest.raises(NotPossible, match="no group of cluster has 1000 fragments"):
