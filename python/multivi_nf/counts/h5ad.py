@@ -23,7 +23,7 @@ from multivi_nf.inputs.barcodes import check_barcodes
 from multivi_nf.inputs.cell_table import truths
 from multivi_nf.io.hdf5 import open_hdf5, unread
 from multivi_nf.io.stores import check_store
-from multivi_nf.modalities import MODALITIES, Modality
+from multivi_nf.modalities import Modality, in_order
 
 COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis", "counts_raw", "umi_counts", "rawcounts",
                  "count_matrix", "x_counts", "fragment_counts", "soupx_counts", "cellbender_counts")  # fmt: skip
@@ -96,8 +96,9 @@ def modalities_of(path: Path) -> list[Modality]:
                 "the column h5mu takes all modalities of a sample in one file",
                 "name an .h5ad in the columns rna, atac and protein, whichever it holds",
             )
-        names = {modality_named(name): name for name in root["mod"]}
-        found = [modality for modality in MODALITIES if modality in names]
+        named = {modality_named(name): name for name in root["mod"]}
+        names = {kind: name for kind, name in named.items() if kind is not None}
+        found = in_order(names.keys())
         if not found:
             raise InputError(
                 f"{path} holds the modalities {', '.join(root['mod']) or 'none'}",

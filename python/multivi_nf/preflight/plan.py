@@ -18,7 +18,7 @@ from multivi_nf.inputs.genome import read_bed
 from multivi_nf.inputs.samplesheet import Sample, unknown_column
 from multivi_nf.inputs.schemas import CheckedSheet
 from multivi_nf.io.records import read_record
-from multivi_nf.modalities import MODALITIES, Modality
+from multivi_nf.modalities import Modality, in_order
 from multivi_nf.mosaic.features import check_shared, different_peaks, read_reference, told_spellings
 from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, read_aliases
 from multivi_nf.preflight.check import CheckedSample, unpack
@@ -166,7 +166,7 @@ def make_plan(
 
 
 def _planned(sample: Sample, check: CheckedSample) -> PlannedSample:
-    modalities = [m for m in MODALITIES if m in (*sample.modalities, *check.h5mu)]
+    modalities = in_order((*sample.modalities, *check.h5mu))
     atac: Literal["fragments", "matrix"] | None = "matrix" if sample.files["atac"] else None
     return PlannedSample(modalities, check.h5mu, "fragments" if sample.files["fragments"] else atac, check.overlap)
 
