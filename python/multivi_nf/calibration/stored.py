@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MINIMUM_PAIRS = 100
 UNMEASURED_ERROR = 0.8
-"""Standard deviation of the error of imputed log means where pairs were too few to measure it. It is 0.4 to 0.6 where
-they are not, and 0.8 on simulated mosaics of 500 cells, which have too few."""
+"""Standard deviation of the error of imputed log means where pairs were too few to measure it. It is smaller where
+they are not (docs/decisions/error-bars.md)."""
 KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
 ARRAYS = ("support", "rates")
 """Fields that are not in calibration.json."""

@@ -27,8 +27,8 @@ def quasi_likelihood_test(
     One negative-binomial dispersion for all features, by the median of Pearson's statistic; a factor on each feature's
     variance by its own statistic, moderated over features and never below 1; F-test of the difference of deviances
     (Lund et al., Stat Appl Genet Mol Biol 2012, QLShrink). Unlike logarithms of rates, deviances keep their meaning
-    where a replicate has a handful of counts. Below two they exceed their chi-squared distribution (on SNARE peaks
-    6.5 % of null p-values were below 0.05), and the score statistic stands in for them.
+    where a replicate has a handful of counts. Below two they exceed their chi-squared distribution, and the score
+    statistic stands in for them (docs/decisions/differential.md).
 
     Parameters
     ----------

@@ -22,8 +22,8 @@ _MOST_CELLS, _ROUNDS, _AROUND, _VARIABLE = 2000, 5, 15, 1000
 _UNLIKE = 0.3
 """Share of simulated doublets that are taken for sums of two like cells, by their score."""
 _DEPTH_WEIGHT = 0.25
-"""Share of the spread of the LSI space that log depth gets: chosen by `benchmarks/quality/doublets.py`. Without it,
-cells of a few hundred fragments are told apart by noise alone; with much more, only depth would speak."""
+"""Share of the spread of the LSI space that log depth gets. Without it, cells of
+a few hundred fragments are told apart by noise alone; with much more, only depth would speak."""
 
 
 @dataclass

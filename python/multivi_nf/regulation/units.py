@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 SINGLE = 2_000
 """Cells up to which each stands for itself."""
 MOST = 1_000
-"""Metacells. Fewer are less noisy, but tell fewer links from chance (tried with 91 to 1,000 of 2,280 cells)."""
+"""Metacells. Fewer are less noisy, but tell fewer links from chance (docs/decisions/regulation.md)."""
 EXACT = 20_000
 """Cells of a stratum up to which k-means sees all of them in each round."""
 

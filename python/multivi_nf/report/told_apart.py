@@ -11,7 +11,7 @@ from multivi_nf.report.measures import LEAST_CELLS, MOST_CELLS, correlation, dra
 LEAST_FEATURES = 20
 SPLIT_CELLS, SPLIT_FEATURES, AXES = 2000, 4_000, 5
 """Cells of a sample, and features, the most frequent ones, that are split; of all cells `MOST_CELLS`, since the fewer
-counts a cell has the more cells it takes to find an axis (SNARE's 79 a cell: 0.1 from 2,000 cells, 0.46 from 7,000)."""
+counts a cell has the more cells it takes to find an axis (docs/decisions/verdict.md)."""
 DENSE = 0.2
 """Share of ones from which halves of 0/1 values are no longer independent: each one is in one half or the other."""
 RARE = 0.02
