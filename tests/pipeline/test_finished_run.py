@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import skip_or_fail
 from tests.pipeline.doc_blocks import BLOCKS
 from tests.pipeline.nextflow_runs import MOSAIC, REPOSITORY
+from tests.pipeline.written_names import undescribed
 
 SAMPLES = ["multiome_1", "multiome_2", "rna_1", "rna_2", "atac_1", "atac_2", "cite_1"]
 
@@ -228,3 +229,14 @@ def test_python_on_a_page_runs_on_finished_results(page, finished, tmp_path):
     program = "import matplotlib; matplotlib.use('Agg')\n" + code
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_file_and_column_is_in_the_reference(finished):
+    """Of what a run writes nothing is without a line in docs/output.md."""
+    assert undescribed(finished.outdir) == []
+
+
+def test_what_is_not_described_is_found(tmp_path):
+    (tmp_path / "verdict.tsv").write_text("question\tlevel\tmood\n")
+    (tmp_path / "surprise.txt").write_text("")
+    assert undescribed(tmp_path) == ["surprise.txt", "verdict.tsv: mood"]

@@ -18,6 +18,7 @@ import pyBigWig
 import pytest
 from sklearn.metrics import roc_auc_score
 from tests.pipeline.nextflow_runs import BIN, Run, program
+from tests.pipeline.written_names import undescribed
 
 pytestmark = pytest.mark.real
 SIZES = ("--cells", 900, "--genes", 240, "--peaks", 1500, "--regulation")
@@ -65,6 +66,10 @@ def test_every_part_is_made_and_its_files_are_there(run, has_macs3):
         named = [*found.get("files", []), *(row["file"] for row in found.get("table", []) if row.get("file"))]
         assert named and all((run.outdir / "regulation" / name).stat().st_size > 0 for name in named)
     assert "--regulation: no" not in run.said or not has_macs3
+
+
+def test_every_file_and_column_is_in_the_reference(run):
+    assert undescribed(run.outdir) == []
 
 
 def test_tracks_hold_every_cut_site(run):
