@@ -46,7 +46,7 @@ def command(
     from multivi_nf.io.tables import write_table
     from multivi_nf.mosaic.read import read_mosaic
     from multivi_nf.regulation.find_links import read_called
-    from multivi_nf.report.explorer import write_explorer
+    from multivi_nf.report.explorer import Beside, write_explorer
 
     mosaic = read_mosaic(embedding)
     found = None if links is None else read_called(links)
@@ -57,8 +57,9 @@ def command(
     stores = {path.stem: path for path in imputed}
     markers = write_markers(mosaic, stores, output / "markers")
     if explorer_size > 0:
-        held = write_explorer(mosaic, stores, markers, output / "explorer.html", explorer_size, title, found)
-        click.echo(f"explorer.html: {held['cells']:,} cells, {held['features']:,} features", err=True)
+        beside = Beside(stores, markers, found)
+        cells, features = write_explorer(mosaic, beside, output / "explorer.html", size=explorer_size, title=title)
+        click.echo(f"explorer.html: {cells:,} cells, {features:,} features", err=True)
     if h5ad == "auto" and mosaic.n_obs > MOST_CELLS:
         click.echo(f"no h5ad: {mosaic.n_obs:,} cells are more than {MOST_CELLS:,}; --h5ad writes them", err=True)
     elif h5ad != "false":

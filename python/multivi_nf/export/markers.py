@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,9 @@ from multivi_nf.io.tables import write_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import Any
 
+    import zarr
     from mudata import MuData
 
 TOP = 25
@@ -166,6 +168,13 @@ def _imputed(path: Path, features: pd.Index, codes: pd.Series, groups: int) -> M
     return found if found.cells.any() else None
 
 
+def array_of(store: Path) -> zarr.Array[Any]:
+    """`X` of a store of `impute`: (n_cells, n_features) posterior means."""
+    import zarr
+
+    return cast("zarr.Array[Any]", zarr.open_group(store, mode="r")["X"])
+
+
 def imputed_runs(
     path: Path, features: pd.Index
 ) -> tuple[np.ndarray, Callable[[], Iterator[tuple[pd.Index, np.ndarray, np.ndarray]]]]:
@@ -186,11 +195,13 @@ def imputed_runs(
     own = np.flatnonzero(at >= 0)
 
     def runs() -> Iterator[tuple[pd.Index, np.ndarray, np.ndarray]]:
-        rows = group["X"].chunks[0]
+        with reading(path):
+            stored = array_of(path)
+        rows = stored.chunks[0]
         for start in range(0, len(obs), rows):
             part = obs.iloc[start : start + rows]
             with reading(path):
-                values = np.asarray(group["X"][start : start + rows], dtype=np.float64)[:, own]
+                values = np.asarray(stored[start : start + rows], dtype=np.float64)[:, own]
             yield part.index, part["measured"].to_numpy(bool), values
 
     return at[own], runs

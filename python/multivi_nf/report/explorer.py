@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
+from multivi_nf.io.records import as_json, left_out
 from multivi_nf.palette import colours_of, natural
 from multivi_nf.report.environment import environment, template
 
@@ -37,48 +38,104 @@ HIDDEN_COLUMNS = ("has_rna", "has_atac", "has_protein")
 """Said by `modality` already."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Category:
+    """A column of obs with few values."""
+
+    id: str
+    name: str
+    group: str = "obs"
+    kind: str = "category"
+    categories: list[str]
+    colours: list[str]
+    blob: str = left_out("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A column of obs with numbers, drawn from `low` to `high`."""
+
+    id: str
+    name: str
+    group: str = "obs"
+    kind: str = "number"
+    low: float
+    high: float
+    unit: str = ""
+    about: str
+    blob: str = left_out("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """A gene, peak or protein as measured or as imputed; `gene`: a peak's nearest."""
+
+    kind: str = "feature"
+    id: str
+    name: str
+    gene: str = left_out("")
+    unit: str
+    group: str
+    low: float = 0.0
+    high: float = 0.0
+    about: str = ""
+    blob: str = left_out("")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the page shows beside what was measured.
+
+    Attributes
+    ----------
+    imputed
+        Modality to store of `impute`.
+    markers
+        Modality to the table of :func:`multivi_nf.export.markers.markers`.
+    links
+        Significant ones, best first: `gene`, `peak`, `distance`, `correlation`
+        (:func:`multivi_nf.regulation.find_links.read_called`). The page leads from a gene to its peaks, beside it, and
+        back.
+    """
+
+    imputed: dict[str, Path]
+    markers: dict[str, pd.DataFrame]
+    links: pd.DataFrame | None = None
+
+
 @dataclass
 class Page:
     """What is put into the page: parts as base64 text, and what can be coloured by."""
 
     budget: float
     blobs: list[tuple[str, str]] = field(default_factory=list)
-    items: list[dict[str, Any]] = field(default_factory=list)
+    items: list[Category | Number | Feature] = field(default_factory=list)
     size: int = 0
 
-    def add(self, data: bytes, item: dict[str, Any] | None = None) -> bool:
+    def add(self, data: bytes, item: Category | Number | Feature) -> bool:
         """Add one part if the budget still allows it; only features may be left out."""
         text = _packed(data)
-        size = len(text) + (len(json.dumps(item)) if item else 0)
-        if item is not None and item["kind"] == "feature" and self.size + size > self.budget:
+        size = len(text) + len(json.dumps(as_json(item)))
+        if isinstance(item, Feature) and self.size + size > self.budget:
             return False
         name = f"b{len(self.blobs)}"
         self.blobs.append((name, text))
         self.size += size
-        if item is not None:
-            self.items.append(item | {"blob": name})
+        self.items.append(replace(item, blob=name))
         return True
 
 
 def write_explorer(
-    mosaic: MuData,
-    imputed: dict[str, Path],
-    markers: dict[str, pd.DataFrame],
-    output: Path,
-    size: float = 25,
-    title: str = "multivi-nf",
-    links: pd.DataFrame | None = None,
-) -> dict[str, int]:
+    mosaic: MuData, beside: Beside, output: Path, *, size: float = 25, title: str = "multivi-nf"
+) -> tuple[int, int]:
     """Write the page.
 
     Parameters
     ----------
     mosaic
         `multivi.h5mu`, after :func:`multivi_nf.export.modalities.fill_modalities`.
-    imputed
-        Modality to store of `impute`.
-    markers
-        Modality to the table of :func:`multivi_nf.export.markers.markers`.
+    beside
+        Imputed values, markers, links.
     output
         The HTML file.
     size
@@ -86,14 +143,10 @@ def write_explorer(
         proteins, genes and peaks of the first links, markers by rank, variable genes; each as measured and as imputed.
     title
         Heading.
-    links
-        Significant ones, best first: `gene`, `peak`, `distance`, `correlation`
-        (:func:`multivi_nf.regulation.find_links.read_called`). The page leads from a gene to its peaks, beside it, and
-        back.
 
     Returns
     -------
-    Numbers of `cells` and `features` in the page.
+    Numbers of cells and of features in the page.
     """
     rows = _sampled(mosaic.n_obs)
     page = Page(budget=size * 1e6)
@@ -103,14 +156,19 @@ def write_explorer(
     page.size = sum(len(text) for _, text in page.blobs)
     for column in mosaic.obs.columns:
         _add_column(page, str(column), mosaic.obs[column].iloc[rows])
-    links = _known_links(links, mosaic)
-    wanted = _wanted(mosaic, markers, links, most=int(4 * page.budget / max(len(rows), 1)) + 50)
-    full = _add_features(page, mosaic, imputed, wanted, rows)
-    n_features = len({(item["group"].split(" ")[0], item["id"]) for item in page.items if item["kind"] == "feature"})
+    links = _known_links(beside.links, mosaic)
+    wanted = _wanted(mosaic, beside.markers, links, most=int(4 * page.budget / max(len(rows), 1)) + 50)
+    full = _add_features(page, mosaic, beside.imputed, wanted, rows)
+    n_features = len({(item.group.split(" ")[0], item.id) for item in page.items if isinstance(item, Feature)})
     scope = f"{n_features:,} features" + (f", as many as fit into {size:g} MB (--explorer_size)" if full else "")
     if len(rows) < mosaic.n_obs:
         scope += f"; a random {len(rows):,} of {mosaic.n_obs:,} cells"
-    meta = {"n": len(rows), "n_features": n_features, "items": page.items, "links": _shown_links(page, links)}
+    meta = {
+        "n": len(rows),
+        "n_features": n_features,
+        "items": [as_json(item) for item in page.items],
+        "links": _shown_links(page, links),
+    }
     html = (
         environment()
         .get_template("explorer.html.j2")
@@ -126,10 +184,10 @@ def write_explorer(
     )
     with written_whole(output) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    return {"cells": len(rows), "features": n_features}
+    return len(rows), n_features
 
 
-def _script_json(value: Any) -> Any:
+def _script_json(value: object) -> Markup:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
@@ -166,7 +224,6 @@ def quantised(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _add_column(page: Page, name: str, values: pd.Series) -> None:
-    item: dict[str, Any] = {"id": name, "name": name, "group": "obs"}
     if isinstance(values.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(values.dtype):
         if name in HIDDEN_COLUMNS:
             return
@@ -176,11 +233,9 @@ def _add_column(page: Page, name: str, values: pd.Series) -> None:
         if not names or len(names) > MOST_CATEGORIES:
             return
         codes = np.where(values.cat.codes < 0, MISSING, values.cat.codes).astype(np.uint8)
-        colours = list(colours_of(sorted(names, key=natural)).values())
-        of_name = dict(zip(sorted(names, key=natural), colours))
-        page.add(
-            codes.tobytes(), item | {"kind": "category", "categories": names, "colours": [of_name[n] for n in names]}
-        )
+        of_name = colours_of(sorted(names, key=natural))
+        colours = [of_name[n] for n in names]
+        page.add(codes.tobytes(), Category(id=name, name=name, categories=names, colours=colours))
     elif pd.api.types.is_numeric_dtype(values.dtype):
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         finite = numbers[np.isfinite(numbers)]
@@ -190,10 +245,8 @@ def _add_column(page: Page, name: str, values: pd.Series) -> None:
         if high <= low:
             low, high = float(finite.min()), float(finite.max())
         about = "colours from the 1st to the 99th percentile" if len(finite) > 100 else ""
-        page.add(
-            quantised(numbers, low, high).tobytes(),
-            item | {"kind": "number", "low": low, "high": high, "unit": "", "about": about},
-        )
+        codes = quantised(numbers, low, high)
+        page.add(codes.tobytes(), Number(id=name, name=name, low=low, high=high, about=about))
 
 
 def _known_links(links: pd.DataFrame | None, mosaic: MuData) -> pd.DataFrame:
@@ -203,9 +256,9 @@ def _known_links(links: pd.DataFrame | None, mosaic: MuData) -> pd.DataFrame:
     return links[links["gene"].isin(mosaic.mod["rna"].var_names) & links["peak"].isin(mosaic.mod["atac"].var_names)]
 
 
-def _shown_links(page: Page, links: pd.DataFrame) -> list[list[Any]]:
+def _shown_links(page: Page, links: pd.DataFrame) -> list[list[object]]:
     """Links of which both ends are in the page: gene, peak, bp between them, correlation."""
-    held = {(item["group"], item["id"]) for item in page.items}
+    held = {(item.group, item.id) for item in page.items}
     rows = zip(links["gene"], links["peak"], links["distance"], links["correlation"])
     return [
         [gene, peak, int(distance), round(float(r), 3)]
@@ -253,15 +306,20 @@ def _add_features(
         var = mosaic.mod[modality].var
         feature = str(var.index[place])
         symbol = str(var["symbol"].iloc[place]) if "symbol" in var else feature
-        item = {"kind": "feature", "id": feature, "name": symbol if symbol not in ("", "nan") else feature}
-        if "nearest_gene" in var and var["nearest_gene"].iloc[place]:
-            item["gene"] = str(var["nearest_gene"].iloc[place])
-        own = {"unit": "ln(1 + normalised)"}
-        if not _add_feature(page, observed[modality][place], item | own | {"group": modality}):
+        item = Feature(
+            id=feature,
+            name=symbol if symbol not in ("", "nan") else feature,
+            gene=str(var["nearest_gene"].iloc[place] or "") if "nearest_gene" in var else "",
+            unit="ln(1 + normalised)",
+            group=modality,
+        )
+        if not _add_feature(page, observed[modality][place], item):
             return True
         values = guessed.get(modality, {}).get(place)
-        own = {"unit": imputed_unit(modality, imputed[modality])} if values is not None else {}
-        if values is not None and not _add_feature(page, values, item | own | {"group": f"{modality} imputed"}):
+        if values is None:
+            continue
+        unit = imputed_unit(modality, imputed[modality])
+        if not _add_feature(page, values, replace(item, unit=unit, group=f"{modality} imputed")):
             return True
     return False
 
@@ -274,15 +332,16 @@ def imputed_unit(modality: str, store: Path) -> str:
     import zarr
 
     with reading(store):
-        uns = zarr.open_group(store, mode="r")["uns"]
-        scale = str(json.loads(ad.io.read_elem(uns["multivi_nf"])).get("scale", "")) if "multivi_nf" in uns else ""
+        group = zarr.open_group(store, mode="r")
+        noted = ad.io.read_elem(group["uns/multivi_nf"]) if "uns/multivi_nf" in group else "{}"
+    scale = str(json.loads(noted).get("scale", ""))
     return "expected fragments" if scale.startswith("expected fragments") else "probability open"
 
 
-def _add_feature(page: Page, values: np.ndarray, item: dict[str, Any]) -> bool:
+def _add_feature(page: Page, values: np.ndarray, item: Feature) -> bool:
     finite = values[np.isfinite(values)]
     high = float(finite.max()) if len(finite) else 0.0
-    return page.add(quantised(values, 0.0, high).tobytes(), item | {"low": 0.0, "high": round(high, 4), "about": ""})
+    return page.add(quantised(values, 0.0, high).tobytes(), replace(item, high=round(high, 4)))
 
 
 def _observed(mosaic: MuData, modality: str, places: list[int], rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -9,10 +9,13 @@ import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from multivi_nf.palette import CATEGORIES, MISSING, colours_of, natural
 from multivi_nf.report.drawing import ACCENT, DOTS, INK, MUTED, SECOND, panels_of, styled, svg
+from multivi_nf.report.facts import Fragments
+from multivi_nf.report.words import true_in
 
 
 def colour_of(values: pd.Series) -> tuple[list[str], list[tuple[str, str, int]]]:
@@ -41,13 +44,7 @@ def umap(
     """Scatter of all cells, drawn in a fixed shuffled order so that no group lies on top; `groups` are named on it."""
     figure, axes = plt.subplots(figsize=(4.6, 4.0))
     order = np.random.default_rng(0).permutation(len(coordinates))
-    axes.scatter(
-        *coordinates[order].T,
-        c=np.asarray(colours)[order],
-        s=_dot(len(coordinates)),
-        linewidths=0,
-        rasterized=True,
-    )
+    _dots(axes, coordinates[order], len(order), c=np.asarray(colours)[order])
     for group, rows in {} if groups is None else groups.groupby(groups, observed=True).indices.items():
         x, y = np.median(coordinates[rows], axis=0)
         axes.text(x, y, str(group), ha="center", va="center", fontsize=9, fontweight="bold", zorder=3)
@@ -60,26 +57,20 @@ def umap_of_numbers(coordinates: np.ndarray, values: np.ndarray, label: str, nam
     figure, axes = plt.subplots(figsize=(4.6, 4.0))
     known = np.isfinite(values)
     low, high = np.quantile(values[known], [0.01, 0.99])
-    axes.scatter(*coordinates[~known].T, c=MISSING, s=_dot(len(values)), linewidths=0, rasterized=True)
+    _dots(axes, coordinates[~known], len(values), c=MISSING)
     order = np.flatnonzero(known)[np.argsort(values[known], kind="stable")]
-    drawn = axes.scatter(
-        *coordinates[order].T,
-        c=values[order],
-        s=_dot(len(values)),
-        linewidths=0,
-        rasterized=True,
-        cmap="viridis",
-        vmin=low,
-        vmax=max(high, low + 1e-12),
-    )
+    scale = {"cmap": "viridis", "vmin": low, "vmax": max(high, low + 1e-12)}
+    drawn = _dots(axes, coordinates[order], len(values), c=values[order], **scale)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02)
     bar.outline.set_visible(False)
     bar.set_label(label)
     return _map(figure, axes, name, f"UMAP of all cells by {label}")
 
 
-def _dot(n: int) -> float:
-    return float(np.clip(9000 / max(n, 1), 0.3, 14))
+def _dots(axes: Axes, places: np.ndarray, n_cells: int, **how: Any) -> PathCollection:
+    """Cells as dots, the smaller the more there are on the whole map."""
+    size = float(np.clip(9000 / max(n_cells, 1), 0.3, 14))
+    return axes.scatter(places[:, 0], places[:, 1], s=size, linewidths=0, rasterized=True, **how)
 
 
 def _map(figure: Figure, axes: Axes, name: str, description: str) -> str:
@@ -152,7 +143,7 @@ def distributions(
         finite = np.isfinite(x)
         logged = bool(finite.any()) and np.nanmin(x[finite]) >= 0 and np.nanmax(x[finite]) > 50
         shown = np.log10(np.maximum(x, 0) + 1) if logged else x
-        bins = np.histogram_bin_edges(shown[finite], 40) if finite.any() else 10
+        bins = np.histogram_bin_edges(shown[finite], 40).tolist() if finite.any() else 10
         axes.hist(shown[finite & ~removed], bins=bins, color=ACCENT, label="kept")
         axes.hist(shown[finite & removed], bins=bins, color=SECOND, alpha=0.75, label="removed")
         for threshold in (value for value in thresholds.get(quantity, []) if value > 0):  # 0: the rule is off
@@ -167,30 +158,30 @@ def distributions(
 
 
 @styled
-def fragments(facts: dict[str, Any], name: str) -> str | None:
+def fragments(facts: Fragments, name: str) -> str | None:
     """Knee plot, TSS profile and fragment sizes of one sample, of those that were recorded."""
-    drawn = [key for key in ("knee", "tss_profile", "sizes") if facts.get(key)]
+    recorded = (facts.knee, _knee), (facts.tss_profile, _tss_profile), (facts.sizes, _sizes)
+    drawn = [draw for there, draw in recorded if there]
     if not drawn:
         return None
     figure, panels = panels_of(len(drawn), 3, 2.7, 1.9)
-    for axes, key in zip(panels, drawn):
-        _FRAGMENT_PANELS[key](axes, facts)
+    for axes, draw in zip(panels, drawn):
+        draw(axes, facts)
     figure.tight_layout()
     return svg(figure, name, "knee plot, TSS profile and fragment size distribution")
 
 
-def _knee(axes: Axes, facts: dict[str, Any]) -> None:
-    axes.loglog(facts["knee"]["rank"], np.maximum(facts["knee"]["n_fragments"], 1), color=ACCENT, lw=1.4)
-    for threshold in {
-        rule["threshold"] for rule in facts.get("rules", []) if rule["rule"] in ("knee", "min_fragments")
-    }:
-        axes.axhline(threshold, color=SECOND, lw=0.9, ls="--")
+def _knee(axes: Axes, facts: Fragments) -> None:
+    if facts.knee is not None:
+        axes.loglog(facts.knee.rank, np.maximum(facts.knee.n_fragments, 1), color=ACCENT, lw=1.4)
+    for threshold in {rule.threshold for rule in facts.rules if rule.rule in ("knee", "min_fragments")}:
+        axes.axhline(float(str(threshold)), color=SECOND, lw=0.9, ls="--")
     axes.set_title("fragments by barcode rank")
     axes.set_xlabel("rank")
 
 
-def _tss_profile(axes: Axes, facts: dict[str, Any]) -> None:
-    profile = np.asarray(facts["tss_profile"], dtype=float)
+def _tss_profile(axes: Axes, facts: Fragments) -> None:
+    profile = np.asarray(facts.tss_profile, dtype=float)
     width = min(25, len(profile))
     smooth = np.convolve(profile, np.ones(width) / width, mode="same")
     axes.plot(np.arange(len(profile)) - len(profile) // 2, smooth, color=ACCENT, lw=1.2)
@@ -198,14 +189,11 @@ def _tss_profile(axes: Axes, facts: dict[str, Any]) -> None:
     axes.set_xlabel("bp from TSS")
 
 
-def _sizes(axes: Axes, facts: dict[str, Any]) -> None:
-    sizes = np.asarray(facts["sizes"], dtype=float)
+def _sizes(axes: Axes, facts: Fragments) -> None:
+    sizes = np.asarray(facts.sizes, dtype=float)
     axes.plot(np.arange(len(sizes) - 1), sizes[:-1] / max(sizes.sum(), 1), color=ACCENT, lw=1.0)
     axes.set_title("fragment size")
     axes.set_xlabel("bp")
-
-
-_FRAGMENT_PANELS = {"knee": _knee, "tss_profile": _tss_profile, "sizes": _sizes}
 
 
 @styled
@@ -262,7 +250,7 @@ def volcano(table: pd.DataFrame, name: str) -> str:
     figure, axes = plt.subplots(figsize=(3.6, 2.7))
     evidence = -np.log10(np.maximum(1 - table["probability"].to_numpy(dtype=float), 1e-4))
     effect = table["effect"].to_numpy(dtype=float)
-    called = table["significant"].astype(str).str.lower().eq("true").to_numpy()
+    called = true_in(table["significant"]).to_numpy()
     axes.scatter(effect[~called], evidence[~called], s=4, color=MUTED, alpha=0.5, linewidths=0, rasterized=True)
     axes.scatter(effect[called], evidence[called], s=6, color=ACCENT, linewidths=0, rasterized=True)
     top = np.flatnonzero(called)[:10]
@@ -326,7 +314,7 @@ def effects_compared(observed: pd.Series, imputed: pd.Series, name: str) -> str:
 
 
 @styled
-def calibration_curve(curves: dict[str, list[tuple[float, float]]], name: str = "calibration") -> str:
+def calibration_curve(curves: dict[str, list[list[float]]]) -> str:
     """Coverage of held-out counts against nominal level, before and after calibration."""
     figure, axes = plt.subplots(figsize=(3.0, 2.7))
     axes.plot([0, 1], [0, 1], color=INK, lw=0.7, ls=":")
@@ -346,11 +334,11 @@ def calibration_curve(curves: dict[str, list[tuple[float, float]]], name: str = 
     axes.set_ylabel("covered")
     axes.legend(fontsize=6.5)
     figure.tight_layout()
-    return svg(figure, name, "coverage of held-out counts against the nominal level")
+    return svg(figure, "calibration", "coverage of held-out counts against the nominal level")
 
 
 @styled
-def risk_coverage(curve: list[tuple[float, float]], baseline: list[tuple[float, float]] | None, name: str) -> str:
+def risk_coverage(curve: list[list[float]], baseline: list[list[float]], name: str) -> str:
     """Mean error of the entries kept when the least certain are left out."""
     figure, axes = plt.subplots(figsize=(3.0, 2.7))
     axes.plot(*np.asarray(curve, dtype=float).T, color=ACCENT, lw=1.4, label="ranked by posterior sd")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -13,11 +13,13 @@ import pandas as pd
 import scipy.sparse as sp
 
 from multivi_nf.errors import InputError
+from multivi_nf.export.markers import array_of
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5, open_hdf5, reading
 from multivi_nf.io.limits import read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
+from multivi_nf.report import facts
 
 QC_ROWS = 20_000
 """Barcodes drawn from a QC table for its histogram; the counts in the tables are of all of them."""
@@ -30,8 +32,47 @@ class SampleQC:
 
     sample: str
     modality: str
-    summary: dict[str, Any]
+    summary: facts.Summary
     barcodes: pd.DataFrame
+
+
+class Imputed:
+    """A store of IMPUTE; what is asked for is read once.
+
+    Attributes
+    ----------
+    path
+        The store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_store(path)
+        self.path = path
+
+    @functools.cached_property
+    def obs(self) -> pd.DataFrame:
+        """One row a cell (`measured`, `out_of_support`)."""
+        return self._read("obs")
+
+    @functools.cached_property
+    def var(self) -> pd.DataFrame:
+        """One row a feature."""
+        return self._read("var")
+
+    def means(self, features: list[str]) -> pd.DataFrame:
+        """Posterior means of those of the features that are here (columns), of all cells; reads their chunks only."""
+        found = [(feature, int(k)) for feature, k in zip(features, self.var.index.get_indexer(features)) if k >= 0]
+        order = sorted(found, key=lambda item: item[1])
+        with reading(self.path):
+            stored = array_of(self.path)
+            values = {feature: np.asarray(stored[:, k], dtype=np.float32) for feature, k in order}
+        return pd.DataFrame({feature: values[feature] for feature, _ in found}, index=self.obs.index)
+
+    def _read(self, part: str) -> pd.DataFrame:
+        import zarr
+
+        with reading(self.path):
+            return ad.io.read_elem(zarr.open_group(self.path, mode="r")[part])
 
 
 @dataclass
@@ -60,25 +101,25 @@ class Results:
     latent: np.ndarray
     latent_variance: np.ndarray
     features: dict[str, int]
-    mosaic_notes: dict[str, Any]
+    mosaic_notes: facts.Mosaic
     views: dict[str, np.ndarray] = field(default_factory=dict)
     qc: list[SampleQC] = field(default_factory=list)
-    fragments: dict[str, dict[str, Any]] = field(default_factory=dict)
-    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fragments: dict[str, facts.Fragments] = field(default_factory=dict)
+    checks: dict[str, facts.Check] = field(default_factory=dict)
     history: pd.DataFrame | None = None
-    model: dict[str, Any] = field(default_factory=dict)
+    model: facts.Model | None = None
     split: pd.DataFrame | None = None
-    calibration: dict[str, Any] = field(default_factory=dict)
+    calibration: facts.Calibration | None = None
     contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
-    imputed: dict[str, Path] = field(default_factory=dict)
-    parameters: dict[str, Any] = field(default_factory=dict)
+    imputed: dict[str, Imputed] = field(default_factory=dict)
+    parameters: dict[str, object] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     resources: pd.DataFrame | None = None
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, object] = field(default_factory=dict)
     controls: pd.DataFrame | None = None
     modality_of: dict[str, str] = field(default_factory=dict)
     nearest_genes: dict[str, str] = field(default_factory=dict)
-    regulation: list[dict[str, Any]] = field(default_factory=list)
+    regulation: list[facts.Part] = field(default_factory=list)
 
     def has(self, modality: str) -> np.ndarray:
         """(n_cells,) bool: whether the modality was measured."""
@@ -125,7 +166,7 @@ def read_results(outdir: Path) -> Results:
             latent=np.asarray(mosaic.obsm["X_multivi"]),
             latent_variance=np.asarray(mosaic.obsm["X_multivi_variance"]),
             features={name: mosaic.mod[name].n_vars for name in MODALITIES if name in mosaic.mod},
-            mosaic_notes=_notes(mosaic.uns.get("multivi_nf")),
+            mosaic_notes=facts.shown(facts.Mosaic, _notes(mosaic.uns.get("multivi_nf"))),
             views={m: np.asarray(mosaic.obsm[f"X_multivi_{m}"]) for m in MODALITIES if f"X_multivi_{m}" in mosaic.obsm},
         )
         for name in reversed(list(results.features)):  # of a name in two modalities, the first stands
@@ -136,17 +177,21 @@ def read_results(outdir: Path) -> Results:
     finally:
         mosaic.file.close()
     results.qc = _read_qc(outdir / "qc")
-    results.fragments = _read_fragments(outdir / "qc")
+    results.fragments = {
+        path.parent.name: facts.shown(facts.Fragments, read_object(path))
+        for path in sorted(outdir.glob("qc/*/fragments.json"))
+    }
     results.checks = {
-        p.name.removesuffix(".preflight.json"): read_object(p) for p in sorted(outdir.glob("qc/**/*.preflight.json"))
+        path.name.removesuffix(".preflight.json"): facts.shown(facts.Check, read_object(path))
+        for path in sorted(outdir.glob("qc/**/*.preflight.json"))
     }
     _read_model(results, outdir / "model")
     for table in sorted((outdir / "differential").glob("*.tsv.gz")):
         results.contrasts[table.name.removesuffix(".tsv.gz")] = read_contrast(table)
-    results.imputed = {p.stem: p for p in sorted((outdir / "imputed").glob("*.zarr"))}
-    for store in results.imputed.values():
-        check_store(store)
-    results.regulation = [read_object(path) for path in sorted((outdir / "regulation").glob("*.json"))]
+    results.imputed = {path.stem: Imputed(path) for path in sorted((outdir / "imputed").glob("*.zarr"))}
+    results.regulation = [
+        facts.shown(facts.Part, read_object(path)) for path in sorted((outdir / "regulation").glob("*.json"))
+    ]
     if (outdir / "controls.tsv").is_file():
         results.controls = read_tsv(outdir / "controls.tsv")
     _read_pipeline_info(results, outdir)
@@ -177,48 +222,12 @@ def read_contrast(path: Path) -> pd.DataFrame:
     return table
 
 
-def read_imputed_features(path: Path, features: list[str]) -> pd.DataFrame:
-    """Posterior means of a few features (columns) for all cells (rows); reads only the chunks that hold them."""
-    import zarr
-
-    with reading(path):
-        group = zarr.open_group(path, mode="r")
-        names = ad.io.read_elem(group["var"]).index
-        cells = ad.io.read_elem(group["obs"]).index
-        positions = names.get_indexer(features)
-        found = [(feature, int(k)) for feature, k in zip(features, positions) if k >= 0]
-        order = sorted(found, key=lambda item: item[1])
-        values = {feature: np.asarray(group["X"][:, k], dtype=np.float32) for feature, k in order}
-        return pd.DataFrame({feature: values[feature] for feature, _ in found}, index=cells)
-
-
-def read_imputed_obs(path: Path) -> pd.DataFrame:
-    """`obs` of an imputed store (`measured`, `out_of_support`)."""
-    import zarr
-
-    with reading(path):
-        return ad.io.read_elem(zarr.open_group(path, mode="r")["obs"])
-
-
-def read_imputed_var(path: Path) -> pd.DataFrame:
-    """`var` of an imputed store."""
-    import zarr
-
-    with reading(path):
-        return ad.io.read_elem(zarr.open_group(path, mode="r")["var"])
-
-
-def _notes(value: Any) -> dict[str, Any]:
+def _notes(value: object) -> dict[str, object]:
     if isinstance(value, str):
         return json.loads(value)
     if isinstance(value, dict):
         return {k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" else v for k, v in value.items()}
     return {}
-
-
-def _read_fragments(folder: Path) -> dict[str, dict[str, Any]]:
-    """What FRAGMENTS_QC wrote, by sample."""
-    return {path.parent.name: read_object(path) for path in sorted(folder.glob("*/fragments.json"))}
 
 
 def _read_qc(folder: Path) -> list[SampleQC]:
@@ -230,7 +239,8 @@ def _read_qc(folder: Path) -> list[SampleQC]:
                 barcodes = read_tsv(table, low_memory=False) if table.is_file() else pd.DataFrame()
                 if len(barcodes) > QC_ROWS:
                     barcodes = barcodes.sample(QC_ROWS, random_state=0).sort_index()
-                found.append(SampleQC(sample.name, modality, read_object(summary), barcodes))
+                told = facts.shown(facts.Summary, read_object(summary))
+                found.append(SampleQC(sample.name, modality, told, barcodes))
     return found
 
 
@@ -238,11 +248,11 @@ def _read_model(results: Results, folder: Path) -> None:
     if (folder / "history.tsv").is_file():
         results.history = read_tsv(folder / "history.tsv")
     if (folder / "config.json").is_file():
-        results.model = read_object(folder / "config.json")
+        results.model = facts.shown(facts.Model, read_object(folder / "config.json"))
     if (folder / "split.tsv").is_file():
         results.split = read_tsv(folder / "split.tsv")
     if (folder / "calibration.json").is_file():
-        results.calibration = read_object(folder / "calibration.json")
+        results.calibration = facts.shown(facts.Calibration, read_object(folder / "calibration.json"))
 
 
 def _read_pipeline_info(results: Results, outdir: Path) -> None:

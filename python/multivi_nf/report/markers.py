@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -14,7 +14,7 @@ from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.palette import natural
 from multivi_nf.report import figures
-from multivi_nf.report.gather import Results, read_imputed_features, read_imputed_obs, read_imputed_var
+from multivi_nf.report.gather import Results
 
 MARKERS = 24
 """Features shown of a modality."""
@@ -31,15 +31,28 @@ class Profile:
     share: pd.DataFrame
 
 
-def markers(results: Results) -> list[dict[str, Any]]:
-    """Dots of each modality's markers, in the cells where it was measured and in those where it was imputed.
+@dataclass(frozen=True)
+class Dots:
+    """Markers of a modality by cluster.
 
-    Returns
-    -------
-    Of each modality with any: `modality`, `svg`, `measured` and `imputed` (numbers of cells), `agreement` (median over
-    markers of the correlation of the two profiles over clusters; None where there is one panel).
+    Attributes
+    ----------
+    measured, imputed
+        Numbers of cells.
+    agreement
+        Median over markers of the correlation of the two profiles over clusters; None where there is one panel.
     """
-    drawn = []
+
+    modality: str
+    svg: Markup
+    measured: int
+    imputed: int
+    agreement: float | None
+
+
+def markers(results: Results) -> list[Dots]:
+    """Dots of each modality's markers, in the cells where it was measured and in those where it was imputed."""
+    drawn: list[Dots] = []
     if "cluster" not in results.cells:
         return drawn
     mosaic = read_h5mu(results.outdir / "multivi.h5mu", backed="r")
@@ -53,19 +66,18 @@ def markers(results: Results) -> list[dict[str, Any]]:
     return drawn
 
 
-def _of_modality(results: Results, modality: str, data: Any) -> dict[str, Any] | None:
-    path = results.imputed.get(modality)
-    stored = read_imputed_var(path) if path is not None else None
-    features = marker_features(results, modality, data.var_names, None if stored is None else stored.index)
+def _of_modality(results: Results, modality: str, data: ad.AnnData) -> Dots | None:
+    store = results.imputed.get(modality)
+    features = marker_features(results, modality, data.var_names, None if store is None else store.var.index)
     if not features:
         return None
     observed = observed_profile(data, features, results.cells["cluster"])
     panels = [("measured", observed)]
     hidden, agreement = 0, None
-    if path is not None:
-        measured = read_imputed_obs(path)["measured"].astype(bool).to_numpy()
+    if store is not None:
+        measured = store.obs["measured"].astype(bool).to_numpy()
         hidden = int((~measured).sum())
-        values = read_imputed_features(path, features)
+        values = store.means(features)
         clusters = results.cells["cluster"].reindex(values.index).astype(str).to_numpy()
         if hidden:
             panels.append(("imputed, not measured", imputed_profile(values[~measured], clusters[~measured])))
@@ -80,9 +92,7 @@ def _of_modality(results: Results, modality: str, data: Any) -> dict[str, Any] |
         [(title, *(table.reindex(order)[features] for table in (shown.mean, shown.share))) for title, shown in panels],
         labels, f"markers-{modality}", f"{modality} markers by cluster",
     )  # fmt: skip
-    return {
-        "modality": modality, "svg": Markup(svg), "measured": data.n_obs, "imputed": hidden, "agreement": agreement,
-    }  # fmt: skip
+    return Dots(modality, Markup(svg), data.n_obs, hidden, agreement)
 
 
 def _agreement(one: pd.DataFrame, other: pd.DataFrame, order: list[str]) -> float:
@@ -128,7 +138,7 @@ def _thinned(features: list[str]) -> list[str]:
     return [features[i] for i in np.unique(np.linspace(0, len(features) - 1, MARKERS).round().astype(int))]
 
 
-def observed_profile(data: Any, features: list[str], clusters: pd.Series) -> Profile:
+def observed_profile(data: ad.AnnData, features: list[str], clusters: pd.Series) -> Profile:
     """Means and shares above 0 in the measured cells, a block of rows at a time.
 
     The mean is of ln(1 + counts per ten thousand) (RNA, and any modality of more than 300 features), ln(1 + counts)
@@ -159,7 +169,7 @@ def imputed_profile(values: pd.DataFrame, clusters: np.ndarray) -> Profile:
     return Profile(values.groupby(clusters).mean(), high.groupby(clusters).mean())
 
 
-def _labels(results: Results, modality: str, data: Any, features: list[str]) -> dict[str, str]:
+def _labels(results: Results, modality: str, data: ad.AnnData, features: list[str]) -> dict[str, str]:
     """What stands beside a row: the symbol, or of a peak its nearest gene and place."""
     if modality == "atac":
         near = {f: results.nearest_genes.get(f, "") for f in features}

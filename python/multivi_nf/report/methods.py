@@ -28,13 +28,13 @@ def methods_text(results: Results) -> str:
         parts.append(
             f"Accessibility was counted by {strategy} on one peak set for all samples and binarised for the model."
         )
-    if model:
-        architecture = _values(model.get("model", {}), ARCHITECTURE)
+    if model is not None:
+        architecture = _values(model.model, ARCHITECTURE)
         parts.append(f"A MultiVI model (Ashuach et al., Nat Methods 2023) was trained ({architecture}).")
     if results.history is not None:
         parts.append(
             f"Training ran for {len(results.history)} epochs with early stopping on the validation ELBO at KL weight 1 "
-            f"({_values(model.get('training', {}), TRAINING)})."
+            f"({_values({} if model is None else model.training, TRAINING)})."
         )
     if results.imputed:
         samples = results.parameters.get("posterior_samples", 80)

@@ -36,18 +36,14 @@ def write_multiqc(results: Results, findings: list[Finding], folder: Path) -> li
 def _cells(results: Results) -> tuple[dict, pd.DataFrame]:
     rows = []
     for entry in results.qc:
-        known, kept = entry.summary.get("cells_in") or 0, entry.summary.get("cells_out") or 0
+        known, kept = entry.summary.cells_in or 0, entry.summary.cells_out or 0
         rows.append(
             {
                 "Sample": f"{_plain(entry.sample)} {entry.modality}",
                 "barcodes": known,
                 "cells": kept,
                 "kept_percent": 100 * kept / known if known else 0.0,
-                "removed": "; ".join(
-                    f"{rule['rule']} {rule['removed']}"
-                    for rule in entry.summary.get("rules", [])
-                    if rule.get("removed")
-                ),
+                "removed": "; ".join(f"{rule} {n}" for rule, n in entry.summary.removed),
             }
         )
     header = {

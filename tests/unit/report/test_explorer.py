@@ -17,7 +17,7 @@ from tests.chromium import noted
 
 from multivi_nf.export.modalities import fill_modalities
 from multivi_nf.palette import CATEGORIES
-from multivi_nf.report.explorer import MISSING, imputed_unit, quantised, scaled, write_explorer
+from multivi_nf.report.explorer import MISSING, Beside, imputed_unit, quantised, scaled, write_explorer
 
 N = 90
 
@@ -77,9 +77,9 @@ def test_what_is_in_the_page(mosaic, tmp_path):
     obs = pd.DataFrame({"measured": mosaic.obs_names.isin(mosaic["rna"].obs_names)}, index=mosaic.obs_names)
     values = np.tile(np.arange(N, dtype=np.float32)[:, None], (1, 2))
     ad.AnnData(values, obs, pd.DataFrame(index=["ENSG5", "ENSG0"])).write_zarr(tmp_path / "rna.zarr")
-    held = write_explorer(mosaic, {"rna": tmp_path / "rna.zarr"}, {}, tmp_path / "e.html", title="A <b> run")
+    held = write_explorer(mosaic, Beside({"rna": tmp_path / "rna.zarr"}, {}), tmp_path / "e.html", title="A <b> run")
     page, meta, part = read(tmp_path / "e.html")
-    assert held == {"cells": N, "features": 43} and "A &lt;b&gt; run" in page and "<b>odd" not in page
+    assert held == (N, 43) and "A &lt;b&gt; run" in page and "<b>odd" not in page
     assert not re.search(r"""(src|href)=["']?https?:|fetch\(|import\(""", page), "nothing comes from the network"
     assert part("cells").decode().split("\n") == mosaic.obs_names.tolist()
     items = {(item["group"], item["name"]): item for item in meta["items"]}
@@ -111,9 +111,9 @@ def test_unit_of_imputed_atac_is_the_scale_of_its_store(tmp_path, scale, unit):
 
 
 def test_budget_keeps_the_map_and_says_so(mosaic, tmp_path):
-    held = write_explorer(mosaic, {}, {}, tmp_path / "e.html", size=0.006)
+    held = write_explorer(mosaic, Beside({}, {}), tmp_path / "e.html", size=0.006)
     page, meta, _ = read(tmp_path / "e.html")
-    assert 0 < held["features"] < 43 and "as many as fit" in page
+    assert 0 < held[1] < 43 and "as many as fit" in page
     first = [item["name"] for item in meta["items"] if item["kind"] == "feature"][:3]
     assert first == ["CD3", "CD4", "CD8"], "proteins first"
     assert {"cluster", "depth", "sample"} <= {item["name"] for item in meta["items"]}
@@ -121,7 +121,7 @@ def test_budget_keeps_the_map_and_says_so(mosaic, tmp_path):
 
 def test_markers_come_before_other_genes(mosaic, tmp_path):
     markers = {"rna": pd.DataFrame({"rank": [2, 1, 1], "feature": ["ENSG9", "ENSG8", "ENSG7"]})}
-    write_explorer(mosaic, {}, markers, tmp_path / "e.html")
+    write_explorer(mosaic, Beside({}, markers), tmp_path / "e.html")
     _, meta, _ = read(tmp_path / "e.html")
     order = [item["name"] for item in meta["items"] if item["group"] == "rna"]
     assert order[:3] == ["GENE8", "GENE7", "GENE9"] and order[3] == "GENE0", "then by variance"
@@ -141,7 +141,7 @@ def linked():
 
 def test_links_are_in_the_page_with_their_genes_and_peaks_before_markers(mosaic, tmp_path):
     markers = {"rna": pd.DataFrame({"rank": [1], "feature": ["ENSG8"]})}
-    write_explorer(mosaic, {}, markers, tmp_path / "e.html", links=linked())
+    write_explorer(mosaic, Beside({}, markers, linked()), tmp_path / "e.html")
     _, meta, _ = read(tmp_path / "e.html")
     assert meta["links"] == [
         ["ENSG3", "chr1:9-12", -1200, 0.512], ["ENSG3", "chr1:0-5", 0, 0.4], ["ENSG4", "chr1:9-12", 300, 0.3],
@@ -150,13 +150,13 @@ def test_links_are_in_the_page_with_their_genes_and_peaks_before_markers(mosaic,
     assert order[:5] == ["ENSG3", "chr1:9-12", "chr1:0-5", "ENSG4", "ENSG8"]
     numbers = set()
     for size in np.arange(0.002, 0.006, 0.0002):
-        write_explorer(mosaic, {}, markers, tmp_path / "small.html", size=size, links=linked())
+        write_explorer(mosaic, Beside({}, markers, linked()), tmp_path / "small.html", size=size)
         _, meta, _ = read(tmp_path / "small.html")
         held = {item["id"] for item in meta["items"]}
         assert all(gene in held and peak in held for gene, peak, _, _ in meta["links"])
         numbers.add(len(meta["links"]))
     assert numbers == {0, 1, 2, 3}, "of a smaller page the links of what is in it"
-    write_explorer(mosaic, {}, markers, tmp_path / "none.html")
+    write_explorer(mosaic, Beside({}, markers), tmp_path / "none.html")
     assert read(tmp_path / "none.html")[1]["links"] == []
 
 
@@ -191,7 +191,7 @@ f.onload = async () => {
 
 @pytest.mark.parametrize("width", [1200, 390])
 def test_from_a_gene_to_its_linked_peak_beside_it_and_back(mosaic, tmp_path, width):
-    write_explorer(mosaic, {}, {}, tmp_path / "e.html", links=linked())
+    write_explorer(mosaic, Beside({}, {}, linked()), tmp_path / "e.html")
     (tmp_path / "drive.html").write_text(LEAD % width)
     found = driven(tmp_path, dark=False)
     assert found["left"] == "GENE3 · rna" and found["alone"] is True
@@ -280,7 +280,7 @@ f.onload = async () => {
 
 @pytest.mark.parametrize("width, dark", [(1200, False), (390, True)])
 def test_in_a_browser(mosaic, tmp_path, width, dark):
-    write_explorer(mosaic, {}, {}, tmp_path / "e.html")
+    write_explorer(mosaic, Beside({}, {}), tmp_path / "e.html")
     (tmp_path / "drive.html").write_text(DRIVE % width)
     found = driven(tmp_path, dark)
     assert set(CATEGORIES[:3]) <= set(found["before"]), "clusters in their colours, by pixel"

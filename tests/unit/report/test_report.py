@@ -20,11 +20,11 @@ from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.palette import MISSING, colours_of
 from multivi_nf.report import figures, write_report
-from multivi_nf.report.gather import read_counts, read_imputed_features, read_results, read_versions
+from multivi_nf.report.gather import Imputed, read_counts, read_results, read_versions
 from multivi_nf.report.methods import methods_text
-from multivi_nf.report.page import options, sentence
 from multivi_nf.report.verdict import verdict
 from multivi_nf.report.verdict.space import kl_per_dimension
+from multivi_nf.report.words import options, sentence
 
 
 def findings(folder: Path) -> dict[str, tuple[str, str]]:
@@ -211,7 +211,7 @@ def test_imputed_features_come_by_name_in_the_order_asked(results_folder):
     import anndata as ad
 
     path = results_folder / "imputed" / "rna.zarr"
-    table = read_imputed_features(path, ["ENSG7", "ENSG2", "absent"])
+    table = Imputed(path).means(["ENSG7", "ENSG2", "absent"])
     whole = ad.read_zarr(path)
     assert list(table.columns) == ["ENSG7", "ENSG2"]
     np.testing.assert_array_equal(table.to_numpy(), whole[:, ["ENSG7", "ENSG2"]].X)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from multivi_nf.report import gather, kinds, measures
+from multivi_nf.report import facts, gather, kinds, measures
 from multivi_nf.report import verdict as lines
 from multivi_nf.report.gather import Results, SampleQC
 from multivi_nf.report.told_apart import agreement_of_features
@@ -39,7 +39,7 @@ def made(latent: np.ndarray, features=("rna",), views=None, **columns) -> Result
         obs["modality"] = "rna"
     return Results(
         outdir=Path("nowhere"), cells=obs, umap=latent[:, :2], latent=latent, latent_variance=np.full_like(latent, 0.1),
-        features=dict.fromkeys(features, 100), mosaic_notes={}, views=views or {},
+        features=dict.fromkeys(features, 100), mosaic_notes=facts.Mosaic(), views=views or {},
     )  # fmt: skip
 
 
@@ -268,7 +268,9 @@ def test_a_run_whose_pairs_still_gained_is_told_to_go_on():
     results = made(places(types()))
     results.history = history(np.full(40, 5.0), held_out_score=np.linspace(1, 2, 40), best=np.arange(40) == 39)
     assert lines.training(results).level == "good"
-    results.model = {"stopped": "trained for 40 epochs, and held-out pairs still gained in the last quarter: more"}
+    results.model = facts.Model(
+        stopped="trained for 40 epochs, and held-out pairs still gained in the last quarter: more"
+    )
     found = lines.training(results)
     assert found.level == "look" and found.remedy == "raise --max_epochs" and "still gained" in found.answer
 
@@ -302,25 +304,27 @@ def test_training():
     assert "the lowest of all was 5, at epoch 20" in found.answer
 
 
+def calibrated(direction: str, **entry) -> facts.Calibration:
+    return facts.Calibration(True, 300, directions={direction: facts.Direction(**entry)})
+
+
 @pytest.mark.parametrize(
     ("covered", "level"), [(0.95, "good"), (0.9, "look"), (0.99, "look"), (0.7, "poor"), (None, "unknown")]
 )
 def test_error_bars(covered, level):
     results = made(places(types()))
     if covered is not None:
-        results.calibration = {
-            "calibrated": True, "n_pairs": 300, "directions": {"atac->rna": {"coverage_after": [[0.95, covered]]}}
-        }  # fmt: skip
+        results.calibration = calibrated("atac->rna", coverage_after=[[0.95, covered]])
     found = lines.calibration(results)
     assert found.level == level
-    results.calibration = {"calibrated": False, "n_pairs": 30}
+    results.calibration = facts.Calibration(calibrated=False, n_pairs=30)
     assert lines.calibration(results).level == "unknown"
 
 
 @pytest.mark.parametrize(("slope", "level"), [(1.05, "good"), (0.6, "look"), (0.3, "poor"), (2.5, "poor")])
 def test_error_bars_of_accessibility_alone(slope, level):
     results = made(places(types()))
-    results.calibration = {"calibrated": True, "n_pairs": 300, "directions": {"rna->atac": {"slope_after": slope}}}
+    results.calibration = calibrated("rna->atac", slope_after=slope)
     assert lines.calibration(results).level == level
 
 
@@ -346,37 +350,39 @@ def test_a_cluster_without_a_pair_is_poor_however_small_its_share():
     assert found.level == "poor" and "cluster 7 (rna)" in found.answer and found.value == pytest.approx(60 / N)
 
 
-def record(brier: float, ece: float = 0.01, **unknown) -> dict:
-    checked = {"atac": {"n": 500, "brier": brier, "brier_prior": 0.7, "accuracy": 0.8, "ece": ece}}
-    return {"column": "type", "n_transferred": 100, "n_unknown": unknown, "checked": checked, "notes": []}
+def record(brier: float, ece: float = 0.01, batches=None, **changed) -> facts.Mosaic:
+    checked = {"n": 500, "brier": brier, "brier_prior": 0.7, "accuracy": 0.8, "ece": ece, "batches": batches or {}}
+    given = {"column": "type", "n_transferred": 100, "n_unknown": {}, "checked": {"atac": checked}, "notes": []}
+    return facts.shown(facts.Mosaic, {"labels": given | changed})
 
 
 def test_label_transfer():
     results = made(places(types()))
     assert lines.labels(results) is None
     for brier, level in ((0.1, "good"), (0.5, "look"), (0.69, "poor")):
-        results.mosaic_notes = {"labels": record(brier)}
+        results.mosaic_notes = record(brier)
         assert lines.labels(results).level == level
-    results.mosaic_notes = {"labels": record(0.1, ece=0.12)}
+    results.mosaic_notes = record(0.1, ece=0.12)
     assert lines.labels(results).level == "look"
-    results.mosaic_notes = {
-        "labels": record(0.1) | {"checked": {}, "n_unknown": {"not checked": 9}, "notes": ["pairs"]}
-    }
+    results.mosaic_notes = record(0.1, checked={}, n_unknown={"not checked": 9}, notes=["pairs"])
     assert lines.labels(results).level == "unknown"
-    results.mosaic_notes = {"labels": record(0.1) | {"checked": {}, "n_unknown": {"one label only": 9}, "notes": ["x"]}}
+    results.mosaic_notes = record(0.1, checked={}, n_unknown={"one label only": 9}, notes=["x"])
     assert lines.labels(results).level == "poor"
 
 
 def quality(**summary) -> list[SampleQC]:
-    return [SampleQC(name, "rna", {"cells_out": 1000} | one, pd.DataFrame()) for name, one in summary.items()]
+    return [
+        SampleQC(name, "rna", facts.shown(facts.Summary, {"cells_out": 1000} | one), pd.DataFrame())
+        for name, one in summary.items()
+    ]
 
 
 def test_labels_of_one_batch_that_contradict_the_others_are_named():
     results = made(places(types()))
-    results.mosaic_notes = {"labels": record(0.2)}
+    results.mosaic_notes = record(0.2)
     assert lines.labels(results).level == "good"
     scores = {"fine": {"brier": 0.1, "brier_prior": 0.7}, "odd": {"brier": 0.71, "brier_prior": 0.7}}
-    results.mosaic_notes["labels"]["checked"]["atac"]["batches"] = scores
+    results.mosaic_notes = record(0.2, batches=scores)
     found = lines.labels(results)
     assert found.level == "poor" and "the labels of 'odd'" in found.answer
 
@@ -430,9 +436,7 @@ def test_a_good_run_has_no_poor_line_and_its_table_every_column(monkeypatch):
         cluster=kind.astype(str), rna_n_counts=rng.lognormal(7, 0.5, 2400), modality="rna+atac",
     )  # fmt: skip
     results.history = history([*np.linspace(9, 5, 30), *[5.0] * 10])
-    results.calibration = {
-        "calibrated": True, "n_pairs": 300, "directions": {"atac->rna": {"coverage_after": [[0.95, 0.951]]}}
-    }  # fmt: skip
+    results.calibration = calibrated("atac->rna", coverage_after=[[0.95, 0.951]])
     counts = counts_of(kind, np.zeros(2400, int))
     monkeypatch.setattr(
         gather, "read_counts", lambda path, modality, cells: counts[results.cells.index.get_indexer(cells)]

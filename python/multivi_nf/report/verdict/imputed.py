@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from multivi_nf.report import measures
-from multivi_nf.report.gather import Results, read_imputed_obs
+from multivi_nf.report.facts import Calibration
+from multivi_nf.report.gather import Results
 from multivi_nf.report.verdict.finding import Finding, Question, graded
 
 OWN = "read intervals of these directions as the model's own opinion"
@@ -17,24 +18,23 @@ OFF = (0.03, 0.1)
 def calibration(results: Results) -> Finding:
     """Are the error bars checked against held-out cells?"""
     question = Question("Are the error bars calibrated?", f"within {OFF[0]:g} of 95 %")
-    if not results.calibration:
+    found = results.calibration
+    if found is None:
         remedy = "run `multivi-nf calibrate MOSAIC MODEL`, or add paired cells so that TRAIN can set some apart"
         return question.answered("unknown", "no calibration was made for this model", remedy)
-    directions = results.calibration.get("directions", {})
-    if not results.calibration.get("calibrated", False):
-        n = results.calibration.get("n_pairs", 0)
+    if not found.calibrated:
         remedy = "read intervals as the model's own opinion; at least 100 held-out pairs are needed to check them"
-        return question.answered("unknown", f"no: {n} held-out pairs are too few", remedy)
+        return question.answered("unknown", f"no: {found.n_pairs or 0} held-out pairs are too few", remedy)
     worst = [
         (abs(covered - nominal), direction, covered)
-        for direction, entry in directions.items()
-        for nominal, covered in entry.get("coverage_after", [])
+        for direction, entry in found.directions.items()
+        for nominal, covered in entry.coverage_after
         if abs(nominal - 0.95) < 1e-6
     ]
-    few = sorted(name for name, entry in directions.items() if entry.get("calibrated") is False)
+    few = sorted(name for name, entry in found.directions.items() if entry.calibrated is False)
     unchecked = f"not calibrated, with fewer than 100 held-out pairs: {', '.join(few)}" if few else ""
     if not worst:  # accessibility has no interval of counts: its probabilities are checked
-        return _slopes(question, directions, unchecked)
+        return _slopes(question, found, unchecked)
     off, direction, covered = max(worst)
     text = f"95 % intervals cover {covered:.1%} of held-out counts in the worst direction ({direction})"
     text = "; ".join(filter(None, (text, unchecked)))
@@ -46,8 +46,8 @@ def calibration(results: Results) -> Finding:
     )
 
 
-def _slopes(question: Question, directions: dict[str, dict[str, float]], unchecked: str) -> Finding:
-    slopes = {d: e["slope_after"] for d, e in directions.items() if "slope_after" in e}
+def _slopes(question: Question, found: Calibration, unchecked: str) -> Finding:
+    slopes = {d: one.slope_after for d, one in found.directions.items() if one.slope_after is not None}
     if not slopes:
         return question.answered("unknown", unchecked or "no coverage is stored", OWN)
     off = {d: abs(float(np.log(max(slope, 1e-3)))) for d, slope in slopes.items()}
@@ -114,8 +114,8 @@ def _assessed(results: Results) -> list[tuple[str, np.ndarray, np.ndarray | None
             out.append((f"cells with {kind}", outside, cells.loc[mine, "support_p"].to_numpy(float)))
     if out:
         return out
-    for modality, path in results.imputed.items():
-        obs = read_imputed_obs(path)
+    for modality, store in results.imputed.items():
+        obs = store.obs
         if "out_of_support" not in obs:
             continue
         imputed = obs[~obs["measured"].astype(bool) & obs["out_of_support"].notna()]
@@ -127,32 +127,30 @@ def _assessed(results: Results) -> list[tuple[str, np.ndarray, np.ndarray | None
 
 def labels(results: Results) -> Finding | None:
     """Are transferred labels better than the labels' frequencies, and their probabilities true?"""
-    record = results.mosaic_notes.get("labels")
-    if not isinstance(record, dict):
+    record = results.mosaic_notes.labels
+    if record is None:
         return None
-    question = Question(
-        f"Can the labels of {record.get('column')} be transferred?", "Brier score below half the prior's"
-    )
-    checked, notes, lost = record.get("checked", {}), list(record.get("notes", [])), record.get("n_unknown", {})
+    question = Question(f"Can the labels of {record.column} be transferred?", "Brier score below half the prior's")
+    checked, notes, lost = record.checked, record.notes, record.n_unknown
     missing = sum(lost.values())
-    if not missing and not record.get("n_transferred"):
+    if not missing and not record.n_transferred:
         return None
     if not checked and "one label only" in lost:
         return question.answered("poor", "; ".join(notes), "label cells of two or more types")
     if not checked:
         remedy = "add pairs, or labels of cells that show these modalities"
         return question.answered("unknown", "; ".join(notes), remedy)
-    kind = max(checked, key=lambda k: checked[k]["brier"] / max(checked[k]["brier_prior"], 1e-12))
+    kind = max(checked, key=lambda k: checked[k].brier / max(checked[k].brier_prior, 1e-12))
     worst = checked[kind]
-    skill, ece = worst["brier"] / max(worst["brier_prior"], 1e-12), max(c["ece"] for c in checked.values())
+    skill, ece = worst.brier / max(worst.brier_prior, 1e-12), max(c.ece for c in checked.values())
     text = (
-        f"{record.get('n_transferred', 0):,} cells got a label, {missing:,} did not; "
-        f"where labels were hidden{f' and only {kind} seen' if kind else ''} the Brier score is {worst['brier']:.2f} "
-        f"(by frequencies {worst['brier_prior']:.2f}), {worst['accuracy']:.0%} right, probabilities off by {ece:.1%}"
+        f"{record.n_transferred:,} cells got a label, {missing:,} did not; "
+        f"where labels were hidden{f' and only {kind} seen' if kind else ''} the Brier score is {worst.brier:.2f} "
+        f"(by frequencies {worst.brier_prior:.2f}), {worst.accuracy:.0%} right, probabilities off by {ece:.1%}"
     )
     level = graded(skill, 0.5, 0.9)
-    of_batches = [(b, one) for c in checked.values() for b, one in c.get("batches", {}).items()]
-    wrong = sorted({b for b, one in of_batches if one["brier"] >= 0.9 * one["brier_prior"]})
+    of_batches = [(b, one) for c in checked.values() for b, one in c.batches.items()]
+    wrong = sorted({b for b, one in of_batches if one.brier >= 0.9 * one.brier_prior})
     if wrong and level != "poor":
         level = "poor"
         named = ", ".join(map(repr, wrong[:5]))

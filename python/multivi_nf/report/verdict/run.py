@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from multivi_nf.report.facts import Model
 from multivi_nf.report.gather import Results
 from multivi_nf.report.verdict.finding import Finding, Level, Question, graded
 
@@ -40,15 +41,16 @@ def training(results: Results) -> Finding | None:
     half = values[n // 2]
     gained, fall = float(np.nanmax(values[: n // 2 + 1]) - values[-1]), float(half - values[-1])
     late = fall / gained if gained > 0 and fall > LEVEL * abs(values[-1]) else 0.0
-    planned = results.parameters.get("max_epochs") or results.model.get("training", {}).get("max_epochs")
-    capped = lowest >= n - 1 - n // 10 and (planned is None or n >= int(planned))
+    model = results.model or Model()
+    planned = results.parameters.get("max_epochs") or model.training.get("max_epochs")
+    capped = lowest >= n - 1 - n // 10 and (planned is None or n >= float(str(planned)))
     if n < FEW_EPOCHS:
         few = f"{text}: too few to learn from"
         return question.answered("poor", few, "leave --max_epochs out, or raise it", n)
     if capped and graded(late, *GAINED) != "good":
         said = f"{text}, and {late:.0%} of what was gained came in the second half: it was still falling at the last"
         return question.answered(graded(late, *GAINED), said, "raise --max_epochs", late)
-    if "still gained" in str(results.model.get("stopped", "")):
+    if "still gained" in model.stopped:
         text += "; pairs held out still gained in the last quarter of the epochs"
         return question.answered("look", text, "raise --max_epochs", late)
     return question.answered("good", text, value=late)

@@ -28,7 +28,7 @@ def pairs(results: Results) -> Finding | None:
     """Are there enough cells with more than one modality?"""
     if len(results.features) < 2:
         return None
-    n = int((sum(results.has(m).astype(int) for m in results.features) > 1).sum())
+    n = int((np.sum([results.has(m) for m in results.features], axis=0) > 1).sum())
     question = Question("Enough paired cells?", f"{ENOUGH_PAIRS:,} or more")
     if n >= ENOUGH_PAIRS:
         return question.answered("good", f"{n:,} cells have more than one modality", value=n)
@@ -110,9 +110,9 @@ def doublets(results: Results) -> Finding | None:
     """Which sample has most doublets?"""
     shares = {}
     for entry in results.qc:
-        found, kept = entry.summary.get("doublets") or {}, entry.summary.get("cells_out")
-        if found.get("flagged") is not None and kept and kept >= measures.LEAST_CELLS:
-            share, guessed = found["flagged"] / kept, found.get("share") or 0.0
+        found, kept = entry.summary.doublets, entry.summary.cells_out or 0
+        if found.flagged is not None and kept >= measures.LEAST_CELLS:
+            share, guessed = found.flagged / kept, found.share or 0.0
             how = "are flagged as doublets" if share >= guessed else "are doublets by their depth and place"
             shares[f"{entry.sample} ({entry.modality})"] = max(share, guessed), how
     if not shares:
@@ -129,11 +129,8 @@ def doublets(results: Results) -> Finding | None:
 
 def ambient(results: Results) -> Finding | None:
     """Which sample has most ambient RNA?"""
-    shares = {
-        entry.sample: (found["share"], found.get("kind", ""))
-        for entry in results.qc
-        if (found := entry.summary.get("ambient") or {}).get("share") is not None
-    }
+    found = {entry.sample: entry.summary.ambient for entry in results.qc}
+    shares = {sample: (one.share, one.kind) for sample, one in found.items() if one.share is not None}
     if not shares:
         return None
     worst = max(shares, key=lambda name: (shares[name][1] == "estimate", shares[name][0]))
@@ -144,6 +141,6 @@ def ambient(results: Results) -> Finding | None:
         return question.answered("good" if share <= AMBIENT[0] else "unknown", said, value=share)
     level = graded(share, *AMBIENT)
     text = f"about {share:.1%} of the counts of {worst!r} are ambient"
-    if any(e.sample == worst and e.summary.get("parameters", {}).get("ambient") == "soup" for e in results.qc):
+    if any(e.sample == worst and e.summary.parameters.get("ambient") == "soup" for e in results.qc):
         return question.answered("look" if level == "poor" else level, f"{text}, and were taken out", value=share)
     return question.answered(level, text, "types look more alike than they are: --ambient soup takes it out", share)
