@@ -10,7 +10,7 @@ BIN    := .venv/bin
 RUN    ?= results
 CHAOS  ?= /tmp/multivi-nf-chaos
 
-.PHONY: benchmark docs docs-full run test setup macs3 motifs peers images push lint test-real test-deploy chaos clean bench
+.PHONY: audit benchmark docs docs-full run test setup macs3 motifs peers images push lint test-real test-deploy chaos clean bench
 
 run: setup
 	@$(BIN)/python tools/run.py --outdir $(RUN)
@@ -68,6 +68,10 @@ images: setup
 
 push:
 	@bash tools/images.sh push "$(REGISTRY)"
+
+# Are locks and environments whole, and is a weakness of a locked package known? (AUDIT=--offline asks no database)
+audit: setup
+	@$(BIN)/python tools/audit.py $(AUDIT)
 
 lint: setup
 	@$(PYTHON) tools/setup.py lint
