@@ -33,6 +33,7 @@ test-deploy: setup
 # Every step killed, on a full and on a failing disk, at twenty random moments: about twenty minutes, root (docs/benchmarks/chaos.md).
 chaos: setup
 	@$(BIN)/python -m tests.chaos.sweep --folder $(CHAOS) --moments 20 --table docs/chaos.tsv
+	@$(BIN)/python -m tests.chaos.nextflow --folder $(CHAOS)-nextflow --kills 20 --table docs/chaos.tsv
 
 # The documentation's site in docs/_build/html. Tutorials run; what they gave is kept until code or page changes.
 docs: setup

@@ -6,6 +6,7 @@
 #   tools/images.sh sbom [cpu|...]                 dist/multivi-nf-X-VERSION.cdx.json, what is in it (CycloneDX)
 #   tools/images.sh unpack FOLDER [cpu|...]        FOLDER/multivi-nf-X-VERSION/, for Charliecloud and --container_registry FOLDER
 #   tools/images.sh push REGISTRY [cpu|...]        REGISTRY/multivi-nf-X:VERSION
+#   tools/images.sh rebuild [cpu|...]              builds again without any layer kept, and tells each file that differs
 #   tools/images.sh base                           localhost/debian:bookworm, by debootstrap, without any registry
 #
 # From the environment: CONTAINER_ENGINE (podman, else docker), BASE (the base image; else localhost/debian:bookworm),
@@ -93,9 +94,29 @@ build() {
         local started=$SECONDS
         "$engine" build --file "$repository/containers/Dockerfile" --target "$image" "${options[@]}" \
             --build-arg "BASE=$base" --build-arg "VERSION=$version" --build-arg "REVISION=$(revision)" \
-            --tag "localhost/multivi-nf-$image:$version" "$repository" >&2
+            ${again:+--no-cache} --tag "localhost/multivi-nf-$image:$version$again" "$repository" >&2
         say "localhost/multivi-nf-$image:$version took $((SECONDS - started)) s"
     done
+}
+
+# Same locks, same base: what else makes two builds differ? Each is compared file by file, tools/image_difference.py.
+rebuild() {
+    local image folder code=0
+    folder=$(mktemp -d)
+    for image in "$@"; do
+        need_image "$image"
+        again=-again
+        build "$image"
+        again=
+        podman save --quiet --format oci-archive --output "$folder/first.tar" "localhost/multivi-nf-$image:$version"
+        podman save --quiet --format oci-archive --output "$folder/again.tar" "localhost/multivi-nf-$image:$version-again"
+        podman rmi "localhost/multivi-nf-$image:$version-again" > /dev/null
+        say "localhost/multivi-nf-$image:$version and the same built again:"
+        python3 -I "$repository/tools/image_difference.py" "$folder/first.tar" "$folder/again.tar" || code=1
+        rm -f "$folder"/*.tar
+    done
+    rmdir "$folder"
+    return "$code"
 }
 
 revision() {
@@ -186,7 +207,7 @@ sbom() {
 command=${1:-build}
 [ $# -eq 0 ] || shift
 engine=$(find_engine)
-registry=
+registry= again=
 if [ "$command" = push ]; then
     registry=${1:-}
     [ -n "$registry" ] || fail "no registry was given" "images are pushed to yours and no other" "make push REGISTRY=host/project"
@@ -206,5 +227,6 @@ case "$command" in
     push) push "$registry" "$@" ;;
     unpack) unpack "$folder" "$@" ;;
     sbom) sbom "$@" ;;
-    *) fail "unknown command '$command'" "commands are build, archive, unpack, sbom, push and base" "see the head of tools/images.sh" ;;
+    rebuild) rebuild "$@" ;;
+    *) fail "unknown command '$command'" "commands are build, rebuild, archive, unpack, sbom, push and base" "see the head of tools/images.sh" ;;
 esac

@@ -484,6 +484,12 @@ def update(table: Path, head: str, rows: list[str], keys: int, order: list[tuple
     table.write_text("\n".join([head, *(found[key] for key in order if key in found)]) + "\n")
 
 
+def rows_in_order() -> list[tuple[str, str]]:
+    """Step and kind of every row that the table may have; the last is of tests/chaos/nextflow.py."""
+    steps = dict.fromkeys(step.step for step in chain())
+    return [*((name, kind) for name in steps for kind in KINDS), ("nextflow", "killed")]
+
+
 def main() -> int:
     """Sweep, print and write the table; 1 if anything was lost, unexplained or left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -499,7 +505,7 @@ def main() -> int:
     folder = given.folder.resolve()
     shim = prepared(folder)
     wanted = [name for name in given.steps.split(",") if name]
-    order = [(name, kind) for name in dict.fromkeys(step.step for step in chain()) for kind in KINDS]
+    order = rows_in_order()
     rows, notes, seen = [], [], set()
     with Disk(folder, shim, given.keep) as disk:
         for step in chain():

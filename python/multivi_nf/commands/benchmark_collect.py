@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.io.outputs import RESULT
 
 FILE = click.Path(path_type=Path)
 
@@ -17,7 +18,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--contrast", type=FILE, help="Table of the contrast of the type that lacks a modality.")
 @click.option("--cost", type=FILE, multiple=True, help="Resources of a step that belongs to it; may come again.")
 @click.option("--method", default="multivi-nf", help="Name in the tables.")
-@click.option("--output", type=OutputFolder(None), required=True, help="Folder of the result.")
+@click.option("--output", type=OutputFolder(RESULT), required=True, help="Folder of the result.")
 def command(
     embedding: Path, imputed: tuple[Path, ...], contrast: Path | None, cost: tuple[Path, ...], method: str, output: Path
 ) -> None:

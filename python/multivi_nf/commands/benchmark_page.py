@@ -8,6 +8,7 @@ import click
 
 from multivi_nf.commands._numbers import Several
 from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.io.outputs import BENCHMARK
 
 FILE = click.Path(path_type=Path)
 
@@ -24,7 +25,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--methods", type=Several(click.STRING), default="all", help="Methods that were asked for, or all.")
 @click.option("--dataset", required=True, help="Name of the data in the tables.")
-@click.option("--output", type=OutputFolder(None), required=True, help="Folder of scores.tsv and benchmark.html.")
+@click.option("--output", type=OutputFolder(BENCHMARK), required=True, help="Folder of scores.tsv and benchmark.html.")
 def command(
     scores: tuple[Path, ...], plans: tuple[Path, ...], methods: tuple[str, ...], dataset: str, output: Path
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.io.outputs import SCORES
 
 
 @click.command(cls=Step)
@@ -14,7 +15,7 @@ from multivi_nf.commands._outputs import OutputFolder, Step
 @click.argument("result", type=click.Path(path_type=Path))
 @click.option("--complete", type=click.Path(path_type=Path), required=True, help="The whole mosaic.")
 @click.option("--dataset", required=True, help="Name of the data in the tables.")
-@click.option("--output", type=OutputFolder(None), required=True, help="Folder of scores.tsv and panel.json.")
+@click.option("--output", type=OutputFolder(SCORES), required=True, help="Folder of scores.tsv and panel.json.")
 def command(task: Path, result: Path, complete: Path, dataset: str, output: Path) -> None:
     """Score RESULT on TASK against what was hidden; a method that failed gets a row that says why."""
     from multivi_nf.benchmark.runner import scored

@@ -8,6 +8,7 @@ import click
 
 from multivi_nf.commands._numbers import SEED, Finite, Several, Whole
 from multivi_nf.commands._outputs import OutputFolder, Step
+from multivi_nf.io.outputs import SPLITS
 
 RATES = Several(Finite(min=0, max=100))
 
@@ -22,7 +23,7 @@ RATES = Several(Finite(min=0, max=100))
 @click.option(
     "--most-types", type=Whole(min=0), default=0, help="Types held out in experiment 4, the largest; 0 is all."
 )
-@click.option("--output", type=OutputFolder(None), required=True, help="Folder of splits, and plan.tsv beside them.")
+@click.option("--output", type=OutputFolder(SPLITS), required=True, help="Folder of splits, and plan.tsv beside them.")
 def command(
     mosaic: Path,
     labels: str | None,

@@ -274,3 +274,34 @@ STORE = Kind(
     ),
     re.compile(r"(.*/)?(zarr\.json|\.zgroup|\.zarray|\.zattrs|\.zmetadata)|.*/c(/\d+)*|.*/\d+([./]\d+)*"),
 )
+
+
+def _first_words(path: Path) -> list[str]:
+    """Names of a table's columns; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(_HEAD).decode(errors="replace").strip().split("\t")
+    except OSError:
+        return []
+
+
+SPLITS = Kind(
+    "benchmark-split",
+    lambda folder: {"experiment", "split", "method", "why"} <= {*_first_words(folder / "plan.tsv")},
+    re.compile(r"plan\.tsv|\d\.\w+\.[0-9a-f]{6}\.\d+/(task\.json|mosaic\.h5mu|cells\.tsv|hidden(/\w+\.txt)?)"),
+)
+RESULT = Kind(
+    "benchmark-run",
+    lambda folder: "method" in _json(folder / "run.json"),
+    re.compile(r"run\.json|latent\.(npz|tsv)|imputed_\w+\.npz|imputed\.tsv\.gz|(effects|edges)\.tsv"),
+)
+SCORES = Kind(
+    "benchmark-score",
+    lambda folder: {"about", "split", "panel"} <= _json(folder / "panel.json").keys(),
+    re.compile(r"scores\.tsv|panel\.json"),
+)
+BENCHMARK = Kind(
+    "benchmark-page",
+    lambda folder: {"method", "metric", "value"} <= {*_first_words(folder / "scores.tsv")},
+    re.compile(r"scores\.tsv|benchmark\.html"),
+)

@@ -12,7 +12,19 @@ import pytest
 from multivi_nf.commands import STEPS, main
 from multivi_nf.commands._outputs import OutputFile, OutputFolder, OutputPlace, Step
 from multivi_nf.errors import InputError
-from multivi_nf.io.outputs import CHUNKS, FRAGMENTS, MODEL, STORE, check_file, check_folder, note
+from multivi_nf.io.outputs import (
+    BENCHMARK,
+    CHUNKS,
+    FRAGMENTS,
+    MODEL,
+    RESULT,
+    SCORES,
+    SPLITS,
+    STORE,
+    check_file,
+    check_folder,
+    note,
+)  # fmt: skip
 
 
 def command_of(step: str) -> click.Command:
@@ -53,7 +65,39 @@ def store(folder: Path) -> Path:
     return folder
 
 
-MADE = [(MODEL, model), (FRAGMENTS, fragments), (CHUNKS, chunks), (STORE, store)]
+def splits(folder: Path) -> Path:
+    (folder / "1.a_b.0a1b2c.0/hidden").mkdir(parents=True)
+    for name in ("task.json", "mosaic.h5mu", "cells.tsv", "hidden/rna.txt"):
+        (folder / "1.a_b.0a1b2c.0" / name).write_text("x")
+    (folder / "plan.tsv").write_text("experiment\tsplit\tseed\tmethod\tfolder\twhy\n")
+    return folder
+
+
+def result(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"method": "ridge"}')
+    (folder / "imputed_rna.npz").write_text("x")
+    return folder
+
+
+def scores(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "panel.json").write_text('{"about": {}, "split": {}, "panel": null}')
+    (folder / "scores.tsv").write_text("experiment\tmethod\tmetric\tvalue\n")
+    return folder
+
+
+def page(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "scores.tsv").write_text("experiment\tmethod\tmetric\tvalue\n")
+    (folder / "benchmark.html").write_text("x")
+    return folder
+
+
+MADE = [
+    (SPLITS, splits), (RESULT, result), (SCORES, scores), (BENCHMARK, page),
+    (MODEL, model), (FRAGMENTS, fragments), (CHUNKS, chunks), (STORE, store),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "make"), MADE)
@@ -152,8 +196,20 @@ COMMANDS = {
     "mosaic": "mosaic --samples M --inputs M --output OUT",
     "differential": "differential M MODEL --modality rna --groupby a --target b --output OUT",
     "merge-peaks": "merge-peaks M --genome hg38 --output OUT",
+    "benchmark-split": "benchmark-split M --labels a --output OUT",
+    "benchmark-run": "benchmark-run ridge M --output OUT",
+    "benchmark-collect": "benchmark-collect M --output OUT",
+    "benchmark-score": "benchmark-score M MODEL --complete M --dataset d --output OUT",
+    "benchmark-page": "benchmark-page M --plan M --dataset d --output OUT",
     "resources": "--resources OUT merge-peaks M --genome hg38 --output x.bed",
 }
+
+
+def test_every_step_that_writes_a_folder_whole_is_tried():
+    folders = {step: [p.type for p in command_of(step).params if isinstance(p.type, OutputFolder)] for step in STEPS}
+    assert {step for step, kinds in folders.items() if kinds} <= COMMANDS.keys()
+    looked_at = {step for step, kinds in folders.items() if any(kind.kind is None for kind in kinds)}
+    assert looked_at == {"simulate"}, "it alone looks itself"
 
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
