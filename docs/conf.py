@@ -1,6 +1,5 @@
 """The site of the documentation: `make docs` builds it, without network, into `docs/_build/html`."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -36,11 +35,11 @@ myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
 # Tutorials run in the clone, as their reader would; what they gave is kept by what it was made from (generated.py).
-nb_execution_mode = os.environ.get("MULTIVI_NF_DOCS_EXECUTE", "cache")
+nb_execution_mode = generated.execution_mode()
 nb_execution_cache_path = str(generated.outputs_folder())
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
-nb_execution_timeout = 1200
+nb_execution_timeout = 3600
 nb_merge_streams = True
 
 autodoc_typehints = "description"
@@ -71,3 +70,4 @@ def setup(app):
     """Write the pages that say what the code says, before sphinx looks for pages."""
     generated.make_clone()
     app.connect("builder-inited", generated.write_pages)
+    app.connect("build-finished", generated.note_complete)

@@ -8,10 +8,14 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multivi_nf.report.glossary import glossary as words
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+import setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +39,7 @@ def code_hash() -> str:
     for part in MADE_FROM:
         place = CLONE / part
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not {"__pycache__", "testing"} & set(path.parts):
                 total.update(f"{path.relative_to(CLONE)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:12]
 
@@ -43,10 +47,41 @@ def code_hash() -> str:
 def outputs_folder() -> Path:
     """Give the folder that keeps outputs of tutorials: outputs of other code are never shown, theirs is another folder.
 
+    It lies in the cache that clones share, so that one clone's `make docs-full` serves the others and CI.
     `MULTIVI_NF_DOCS_OUTPUTS` moves it.
     """
-    root = os.environ.get("MULTIVI_NF_DOCS_OUTPUTS") or DOCS / "_build" / "outputs"
-    return Path(root).absolute() / code_hash()
+    given = os.environ.get("MULTIVI_NF_DOCS_OUTPUTS")
+    return (Path(given).absolute() if given else setup.cache_root() / "docs") / code_hash()
+
+
+def execution_mode() -> str:
+    """Tell myst-nb what to execute, by `MULTIVI_NF_DOCS_EXECUTE`.
+
+    `cache` (default): tutorials whose outputs of this code are not kept. `force`: all, in an empty folder.
+    `off`: none. `kept`: none, but outputs are shown where those of all tutorials, as they stand, are kept.
+    """
+    asked = os.environ.get("MULTIVI_NF_DOCS_EXECUTE", "cache")
+    if asked == "force":  # myst-nb's own does not keep what it executed
+        shutil.rmtree(outputs_folder(), ignore_errors=True)
+        shutil.rmtree(DOCS / "_build" / "clone", ignore_errors=True)
+    return {"force": "cache", "kept": "cache" if kept() else "off"}.get(asked, asked)
+
+
+def tutorials_hash() -> str:
+    """Give 12 hexadecimal digits of the tutorials' pages."""
+    pages = sorted((DOCS / "tutorials").glob("*.md"))
+    return hashlib.sha256(b"".join(page.read_bytes() for page in pages)).hexdigest()[:12]
+
+
+def kept() -> bool:
+    """Tell whether outputs of all tutorials are there, of this code and these pages."""
+    return (outputs_folder() / f"complete-{tutorials_hash()}").is_file()
+
+
+def note_complete(app: Sphinx, error: Exception | None) -> None:
+    """Note that every tutorial ran, after a build that executed those whose outputs were not kept."""
+    if error is None and app.config.nb_execution_mode == "cache":
+        (outputs_folder() / f"complete-{tutorials_hash()}").touch()
 
 
 def make_clone() -> None:
@@ -64,7 +99,7 @@ def make_clone() -> None:
         (CLONE / name).mkdir(exist_ok=True)
     for path in CLONE.iterdir():
         link = folder / path.name
-        if not path.name.startswith((".git", ".nextflow.log", "results", "docs")) and not link.is_symlink():
+        if not path.name.startswith((".git", ".nextflow.log", "results", "tutorial", "docs")) and not link.is_symlink():
             link.symlink_to(path)
     stamp.write_text(code_hash())
 
