@@ -285,7 +285,7 @@ def peak_gene_links(
     The null of a pair is the correlation of the same gene with up to 200 peaks alike (`properties`) on another
     chromosome or over four windows away. z is the pair's distance from their mean in their standard deviations. Such z
     are not normal (a gene of a rare type goes with every peak of that type), so p is the share of background pairs, of
-    all genes, whose |z| is at least as large, and the FDR is Benjamini and Hochberg's.
+    all genes, whose z is at least as far from 0, and the FDR is Benjamini and Hochberg's.
 
     Parameters
     ----------
