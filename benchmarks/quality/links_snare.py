@@ -21,6 +21,7 @@ from multivi_nf.export.peak_genes import DOWNSTREAM, UPSTREAM, parse_peaks
 from multivi_nf.regulation import links
 from multivi_nf.regulation.background import peak_properties
 from multivi_nf.regulation.find_links import gene_places
+from multivi_nf.regulation.pairs import Surroundings, match_genes, near_pairs
 from multivi_nf.regulation.units import make_units
 
 
@@ -35,12 +36,14 @@ def main() -> None:
         parts.append(found / found[:, 0].std())
     units = make_units(rna.obs_names, np.hstack(parts), rna.obs["batch"])
     peaks = parse_peaks(atac.var_names)
-    sites = links.match_genes(rna.var, gene_places("mm10", None, None))
-    pairs = links.near_pairs(sites, peaks)
+    sites = match_genes(rna.var, gene_places("mm10", None, None))
+    pairs = near_pairs(sites, peaks)
     properties = peak_properties(
         np.asarray(counts[1].sum(axis=0)).ravel(), None, (peaks["end"] - peaks["start"]).to_numpy()
     )[0]
-    table = links.peak_gene_links(*counts, units, pairs, peaks, sites, properties)
+    table = links.peak_gene_links(
+        links.expressed(counts[0], units), counts[1], units, Surroundings(pairs, sites, peaks, properties)
+    )
     seen = np.isfinite(table["z"].to_numpy())
     nearest = atac.var["nearest_gene"].astype(str).to_numpy()[pairs.peak] == rna.var_names.to_numpy()[pairs.gene]
     kinds = {

@@ -23,6 +23,7 @@ from sklearn.metrics import roc_auc_score
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.regulation import links
 from multivi_nf.regulation.background import peak_properties
+from multivi_nf.regulation.pairs import Surroundings, match_genes, near_pairs
 from multivi_nf.regulation.units import make_units
 from multivi_nf.simulate import Options, simulated_mosaic
 
@@ -59,8 +60,8 @@ def main() -> None:
         genes = truth.genes[truth.genes["chrom"] != "chrM"]
         places = pd.DataFrame({"chrom": genes["chrom"], "pos": genes["position"], "strand": genes["strand"],
                                "symbol": genes["symbol"], "id": genes.index})  # fmt: skip
-        sites, peaks = links.match_genes(rna.var, places), parse_peaks(atac.var_names)
-        pairs = links.near_pairs(sites, peaks)
+        sites, peaks = match_genes(rna.var, places), parse_peaks(atac.var_names)
+        pairs = near_pairs(sites, peaks)
         counts = sparse.csr_matrix(atac[cells].layers["counts"])
         properties = peak_properties(np.asarray(counts.sum(axis=0)).ravel())[0]
         known, pair = truth.planted.links, keys(pairs.gene, pairs.peak)
@@ -71,9 +72,9 @@ def main() -> None:
         mixed = np.empty(len(cells), int)
         mixed[np.argsort(donor, kind="stable")] = order[np.argsort(donor[order], kind="stable")]
         for name, rows in (("paired", np.arange(len(cells))), ("shuffled", mixed)):
-            table = links.peak_gene_links(
-                sparse.csr_matrix(rna[cells].X), counts[rows], units, pairs, peaks, sites, properties, seed=seed
-            )
+            expressed = links.expressed(sparse.csr_matrix(rna[cells].X), units)
+            around = Surroundings(pairs, sites, peaks, properties)
+            table = links.peak_gene_links(expressed, counts[rows], units, around, seed=seed)
             z = table["z"].to_numpy()
             seen = np.isfinite(z)
             row = {"seed": seed, "pairs_of_cells": name, "cells": len(cells), "units": len(units.stratum)}

@@ -26,7 +26,7 @@ from multivi_nf.fragments.matrix import count_peaks
 from multivi_nf.inputs.genome import load_genome, read_bed
 from multivi_nf.peaks import call_peaks, merge_peaks, read_groups
 from multivi_nf.regulation.cells import Source
-from multivi_nf.regulation.group_peaks import peaks_by_group
+from multivi_nf.regulation.group_peaks import Calling, peaks_by_group
 from multivi_nf.testing.fragments_made import Plan, generate, read_truth
 
 TENTH = {"fragments": 2_014_000, "peaks": 10_070, "rare_peaks": 101, "background": 10_000, "first_chrom": "chr21"}
@@ -85,7 +85,7 @@ def one(plan: Plan, options: argparse.Namespace, scratch: Path) -> None:
         ways.append("cluster")
     for way in ways:
         groups = obs[way].astype(object)
-        made = peaks_by_group(obs, groups, [Source("s", fragments)], genome, consensus)
+        made = peaks_by_group(obs, groups, [Source("s", fragments)], genome, Calling(consensus))
         judge(f"and by {way}", made.merged, genome, true, rare)
 
 

@@ -21,6 +21,7 @@ from scipy import sparse
 from multivi_nf.regulation import links, motifs
 from multivi_nf.regulation.background import peak_properties
 from multivi_nf.regulation.motif_files import Motif
+from multivi_nf.regulation.pairs import Surroundings, near_pairs
 from multivi_nf.regulation.units import make_units
 
 LENGTH = 2_700_000_000
@@ -72,9 +73,11 @@ def main() -> None:
         names = pd.Index([f"s:{k}" for k in range(given.cells)])
         units = make_units(names, rng.normal(size=(given.cells, 10)), pd.Series("d", index=names))
         clock.tell(f"{len(units.stratum)} units")
-        pairs = links.near_pairs(sites, peaks)
+        pairs = near_pairs(sites, peaks)
         clock.tell(f"{len(pairs.gene)} pairs of {given.genes} genes")
-        table = links.peak_gene_links(rna, atac, units, pairs, peaks, sites, properties)
+        table = links.peak_gene_links(
+            links.expressed(rna, units), atac, units, Surroundings(pairs, sites, peaks, properties)
+        )
         clock.tell(f"links ({int((table['fdr'] <= 0.05).sum())} called)")
         return
     bases = [rng.integers(0, 4, 500).astype(np.uint8) for _ in range(given.peaks)]

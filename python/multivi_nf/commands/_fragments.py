@@ -28,14 +28,13 @@ def genome_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def genome_of(options: dict[str, Any]) -> tuple[Genome, str]:
-    """Load the genome that the options describe; also give the chromosome style."""
-    style = options["chrom_style"]
+def genome_of(options: dict[str, Any]) -> Genome:
+    """Load the genome that the options describe."""
     sources = (options[name] for name in ("genome", "chrom_sizes", "tss", "gtf", "blacklist"))
-    genome = load_genome(*sources, chrom_style=style, mito_contig=options.get("mito_contig"))
+    genome = load_genome(*sources, chrom_style=options["chrom_style"], mito_contig=options.get("mito_contig"))
     for note in genome.notes:
         say(f"WARNING: {note}")
-    return genome, style
+    return genome
 
 
 def say(line: str) -> None:

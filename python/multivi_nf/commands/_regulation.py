@@ -10,6 +10,7 @@ import click
 
 from multivi_nf.commands._fragments import genome_of
 from multivi_nf.commands._outputs import OutputFile
+from multivi_nf.inputs.genome import Genome
 
 FACTS = "Write what was made to this JSON; what the inputs do not allow is told there, and is no error."
 
@@ -40,7 +41,7 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def genome_if_known(options: dict[str, Any]) -> tuple[Any, str]:
+def genome_if_known(options: dict[str, Any]) -> Genome:
     """Load the genome; without one the step is not possible, rather than wrong."""
     from multivi_nf.regulation.possible import NotPossible
 

@@ -42,8 +42,8 @@ def command(
                 "which list belongs to which file could not be known",
                 f"give {name} once for each fragments file, in the same order",
             )
-    genome, _ = genome_of(options)
-    inputs = []
+    genome = genome_of(options)
+    inputs: list[tuple[Path, dict[str, str] | None]] = []
     for i, path in enumerate(fragments):
         cells = read_barcodes(barcodes[i]) if barcodes else None
         if groups:

@@ -49,7 +49,7 @@ def command(
     from multivi_nf.inputs.genome import read_bed
     from multivi_nf.io.files import written_whole
 
-    genome, _ = genome_of(options)
+    genome = genome_of(options)
     cells = read_barcodes(barcodes)
     if barcode_map is not None:
         cells, n_translated = to_atac(cells, read_barcode_map(barcode_map))

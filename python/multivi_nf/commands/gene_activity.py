@@ -35,19 +35,20 @@ def command(
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "gene_activity") as found:
-        genome, style = genome_if_known(options)
-        genes = activity.gene_bodies(genome, options["genome"], options["gtf"], style)
+        genome = genome_if_known(options)
+        genes = activity.gene_bodies(genome, options["genome"], options["gtf"])
         regions = activity.gene_regions(genes, genome.chrom_sizes)
         cells = read_cells(embedding)
         sources = read_sources(fragments, barcode_map)
         whole = covered(cells.obs_names, sources)
         if whole:
-            counts = activity.activity_from_fragments(cells.obs_names, sources, regions, genome, style)
+            counts = activity.activity_from_fragments(cells.obs_names, sources, regions, genome)
         else:
-            counts = activity.activity_from_peaks(*read_peak_counts(embedding, genome, style), regions)
+            counts = activity.activity_from_peaks(*read_peak_counts(embedding, genome), regions)
         table = activity.gene_activity(cells, counts, genes, "fragments" if whole else "peaks")
         with written_whole(output) as temporary:
             table.write_h5ad(temporary, compression="gzip")
         found |= {"files": [output.name], "cells": table.n_obs, "genes": table.n_vars, "source": table.uns["source"]}
-        found["told"] = f"{table.n_obs:,} cells × {table.n_vars:,} genes, from {table.uns['source']}."
-        say(found["told"])
+        told = f"{table.n_obs:,} cells × {table.n_vars:,} genes, from {table.uns['source']}."
+        found["told"] = told
+        say(told)

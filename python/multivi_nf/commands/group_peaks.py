@@ -42,19 +42,17 @@ def command(
     from multivi_nf.io.files import scratch
     from multivi_nf.peaks import read_summits
     from multivi_nf.regulation.cells import file_name, groups_of, read_cells, read_peak_counts, read_sources
-    from multivi_nf.regulation.group_peaks import peaks_by_group, write_group_peaks
+    from multivi_nf.regulation.group_peaks import Calling, peaks_by_group, write_group_peaks
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "group_peaks") as found:
-        genome, style = genome_if_known(options)
+        genome = genome_if_known(options)
         obs = read_cells(embedding).obs
         sources = read_sources(fragments, barcode_map)
-        consensus = read_peak_counts(embedding, genome, style)[1] if peaks is None else read_summits(peaks)
+        consensus = read_peak_counts(embedding, genome)[1] if peaks is None else read_summits(peaks)
         with scratch(merged) as work:
-            made = peaks_by_group(
-                obs, groups_of(obs, groups), sources, genome, consensus,
-                donor=donor, width=width, chrom_style=style, work=work, workers=workers,
-            )  # fmt: skip
+            calling = Calling(consensus, donor, width, work, workers)
+            made = peaks_by_group(obs, groups_of(obs, groups), sources, genome, calling)
         files = {group: f"{output.name}/{file_name(group)}.bed" for group in made.by_group}
         for group, table in made.by_group.items():
             write_group_peaks(output.parent / files[group], table)

@@ -45,15 +45,16 @@ def command(
     output: Path,
 ) -> None:
     """Correlate genes and the peaks near them over the paired cells of EMBEDDING (multivi.h5mu of `embed`)."""
+    from multivi_nf.io.records import as_json
     from multivi_nf.io.tables import write_table
-    from multivi_nf.regulation.find_links import find_links, gene_places, read_embedded
+    from multivi_nf.regulation.find_links import Asked, find_links, gene_places, read_embedded
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "links") as found:
         places = gene_places(genome, gtf, tss)
-        options = {"fasta": fasta, "imputed": imputed, "window": window, "level": fdr, "strata": strata, "seed": seed}
-        table, bedpe, numbers = find_links(read_embedded(embedding), places, style=chrom_style, **options)
+        asked = Asked(window, fdr, strata, chrom_style, seed)
+        table, bedpe, facts_found = find_links(read_embedded(embedding), places, asked, fasta=fasta, imputed=imputed)
         write_table(table, output / "links.tsv.gz")
         write_table(bedpe, output / "links.bedpe")
-        found |= numbers | {"files": ["links.tsv.gz", "links.bedpe"], "fdr": fdr}
-        say(found["told"])
+        found |= as_json(facts_found) | {"files": ["links.tsv.gz", "links.bedpe"], "fdr": fdr}
+        say(facts_found.told)

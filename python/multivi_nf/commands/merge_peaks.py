@@ -24,7 +24,7 @@ def command(beds: tuple[Path, ...], width: int, union: bool, output: Path, **opt
     """Merge the peaks or summits of BEDS: fixed width, the best score first, no two overlapping."""
     from multivi_nf.peaks import merge_peaks, read_summits, unite_peaks, write_peaks
 
-    genome, _ = genome_of(options)
+    genome = genome_of(options)
     sources = [read_summits(path) for path in beds]
     if union:
         merged = unite_peaks(sources, genome)

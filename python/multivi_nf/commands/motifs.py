@@ -42,23 +42,22 @@ def command(
 ) -> None:
     """Compute chromVAR's deviations of motifs for the cells with ATAC of EMBEDDING (multivi.h5mu of `embed`)."""
     from multivi_nf.io.files import written_whole
+    from multivi_nf.io.records import as_json
     from multivi_nf.io.tables import write_table
     from multivi_nf.regulation.cells import read_cells
     from multivi_nf.regulation.find_links import read_embedded
-    from multivi_nf.regulation.find_motifs import find_motifs, held_motifs, need_sequence
+    from multivi_nf.regulation.find_motifs import Asked, find_motifs, held_motifs, need_sequence
     from multivi_nf.regulation.motif_files import read_motifs
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "motifs") as found:
         sequence = need_sequence(fasta)
         known = read_motifs(motifs or held_motifs())
-        options = {"groups": groups, "level": fdr, "strata": strata, "iterations": background, "seed": seed}
+        asked = Asked(groups, fdr, strata, chrom_style, background, seed)
         cells = read_cells(embedding)
-        result, table, numbers = find_motifs(
-            read_embedded(embedding), cells, sequence, known, style=chrom_style, **options
-        )
+        result, table, facts_found = find_motifs(read_embedded(embedding), cells, sequence, known, asked)
         with written_whole(output / "motifs.h5ad") as temporary:
             result.write_h5ad(temporary, compression="gzip")
         write_table(table, output / "motifs.tsv.gz")
-        found |= numbers | {"files": ["motifs.h5ad", "motifs.tsv.gz"], "fdr": fdr}
-        say(numbers["told"])
+        found |= as_json(facts_found) | {"files": ["motifs.h5ad", "motifs.tsv.gz"], "fdr": fdr}
+        say(facts_found.told)

@@ -70,7 +70,7 @@ def command(
         {column: name for column, name in naming.items() if name},
         hto_features,
     )
-    found = check_sample(row, lambda: genome_of(options)[0], all_peaks)
+    found = check_sample(row, lambda: genome_of(options), all_peaks)
     write_record(found, output)
     click.echo(f"{sample}: {len(found.problems)} problem(s), {len(found.warnings)} warning(s)", err=True)
     for problem in found.problems:

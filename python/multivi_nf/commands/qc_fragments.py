@@ -62,7 +62,7 @@ def command(
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.inputs.genome import read_bed
 
-    genome, _ = genome_of(options)
+    genome = genome_of(options)
     listed: list[str] = []
     if barcodes is not None:
         listed = read_barcodes(barcodes)

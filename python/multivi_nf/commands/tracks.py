@@ -31,20 +31,15 @@ def command(
     **options: Any,
 ) -> None:
     """Write a bigWig for each group of the cells of EMBEDDING: their cut sites per million of the group's, by bins."""
-    from multivi_nf.io.files import scratch
     from multivi_nf.regulation.cells import groups_of, read_cells, read_sources
     from multivi_nf.regulation.possible import told_in
     from multivi_nf.regulation.tracks import write_tracks
 
     with told_in(facts, "tracks") as found:
-        genome, style = genome_if_known(options)
-        obs = read_cells(embedding).obs
+        genome = genome_if_known(options)
+        named = groups_of(read_cells(embedding).obs, groups)
         sources = read_sources(fragments, barcode_map)
-        named = groups_of(obs, groups)
-        with scratch(output / "tracks") as work:
-            table = write_tracks(
-                obs.index, named, sources, genome, output, bin_size=bin_size, chrom_style=style, work=work
-            )  # fmt: skip
+        table = write_tracks(named, sources, genome, output, bin_size=bin_size)
         table["file"] = [name and f"{output.name}/{name}" for name in table["file"]]
         found |= {"groups": groups, "bin_size": bin_size, "table": table.to_dict("records")}
         found["told"] = f"Cut sites in bins of {bin_size} bp, per million of the group's, a bigWig for each {groups}."

@@ -16,6 +16,7 @@ from multivi_nf.io.limits import read_bytes
 from multivi_nf.io.text import decoded
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from mudata import MuData
 
 COLUMN = "cell_type_by_markers"
@@ -134,7 +135,7 @@ def _cluster_means(mosaic: MuData) -> np.ndarray:
         return np.asarray((member @ log_normalised(sparse.csr_matrix(data.X), "rna")).todense()) / cells
 
 
-def _positions(data: object, genes: pd.Series) -> np.ndarray:
+def _positions(data: AnnData, genes: pd.Series) -> np.ndarray:
     """Column of each gene, by id or by symbol, also in other case; -1 where there is none."""
     names = data.var_names.astype(str)
     symbols = data.var["symbol"].astype(str) if "symbol" in data.var else names

@@ -12,8 +12,6 @@ import pandas as pd
 from multivi_nf.inputs import genome
 
 if TYPE_CHECKING:
-    import os
-
     from mudata import MuData
 
 UPSTREAM, DOWNSTREAM = 2_000, 500
@@ -21,7 +19,7 @@ UPSTREAM, DOWNSTREAM = 2_000, 500
 
 
 def gene_starts(
-    name: str | None = None, tss: str | os.PathLike[str] | None = None, gtf: str | os.PathLike[str] | None = None
+    name: str | None = None, tss: str | Path | None = None, gtf: str | Path | None = None
 ) -> pd.DataFrame | None:
     """Read where genes start: from BED (name in column 4), else GTF or GFF3, else what the package knows.
 

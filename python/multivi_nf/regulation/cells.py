@@ -91,7 +91,7 @@ def read_cells(path: Path, modality: str = "atac") -> ad.AnnData:
             )
         group = file[f"mod/{modality}"]
         obs = ad.io.read_elem(group["obs"])
-        kept = {"obsm": {}, "uns": {}}
+        kept: dict[str, dict[str, np.ndarray]] = {"obsm": {}, "uns": {}}
         for name, wanted in (("obsm", lambda key: key == "X_umap"), ("uns", lambda key: key.endswith("_colors"))):
             for key in group.get(name, {}):
                 if wanted(key):
@@ -191,7 +191,7 @@ def covered(names: pd.Index, sources: Sequence[Source]) -> bool:
     return sum(len(rows_of(names, source)[0]) for source in sources) == len(names) > 0
 
 
-def read_peak_counts(path: Path, genome: Genome, style: str = "auto") -> tuple[sparse.csr_matrix, pd.DataFrame]:
+def read_peak_counts(path: Path, genome: Genome) -> tuple[sparse.csr_matrix, pd.DataFrame]:
     """Read the counts of peaks of an embedding, and where the peaks lie in the genome's names of chromosomes.
 
     Returns
@@ -203,7 +203,7 @@ def read_peak_counts(path: Path, genome: Genome, style: str = "auto") -> tuple[s
         counts = ad.io.read_elem(group["layers/counts"] if "layers/counts" in group else group["X"])
         names = ad.io.read_elem(group["var"]).index
     peaks = parse_peaks(names)
-    mapping = harmonise(peaks["chrom"].unique(), genome.chrom_sizes, style)
+    mapping = harmonise(peaks["chrom"].unique(), genome.chrom_sizes, genome.style)
     if not mapping:
         raise NotPossible(
             f"peaks ({', '.join(map(str, names[:3]))}, ...) lie on no chromosome of the genome",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import h5py
@@ -20,6 +19,8 @@ from multivi_nf.io.hdf5 import reading_hdf5
 from multivi_nf.io.limits import DAMAGED, opened
 from multivi_nf.regulation import links
 from multivi_nf.regulation.background import peak_properties
+from multivi_nf.regulation.link_tables import COLUMNS, bedpe, links_table
+from multivi_nf.regulation.pairs import WINDOW, Surroundings, match_genes, near_pairs
 from multivi_nf.regulation.possible import NotPossible, rows_of
 from multivi_nf.regulation.sequence import peak_sequences
 from multivi_nf.regulation.units import Units, make_units
@@ -38,6 +39,10 @@ class Counts:
     values: sparse.csr_matrix
     cells: pd.Index
     var: pd.DataFrame
+
+    def of(self, cells: pd.Index) -> sparse.csr_matrix:
+        """Counts of some of the cells, in that order."""
+        return self.values[self.cells.get_indexer(cells)]
 
 
 @dataclass
@@ -136,7 +141,7 @@ def read_called(path: Path) -> pd.DataFrame:
                 parts.append(part[part["significant"].astype(bool)])
                 if len(parts[-1]) < len(part):
                     break
-        return pd.concat(parts)[list(links.COLUMNS)]
+        return pd.concat(parts)[list(COLUMNS)]
     except (*DAMAGED, ValueError, KeyError) as error:
         raise InputError(
             f"{path} is no table of links ({type(error).__name__}: {error})",
@@ -145,31 +150,12 @@ def read_called(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def find_links(
-    embedded: Embedded,
-    places: pd.DataFrame,
-    *,
-    fasta: Path | None = None,
-    imputed: Path | None = None,
-    window: int = links.WINDOW,
-    level: float = 0.05,
-    strata: str | None = None,
-    style: str = "auto",
-    seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Link peaks to the genes near them; see :func:`multivi_nf.regulation.links.peak_gene_links`.
+@dataclass(frozen=True)
+class Asked:
+    """How links are asked for.
 
-    Parameters
+    Attributes
     ----------
-    embedded
-        Of :func:`read_embedded`.
-    places
-        Of :func:`gene_places`.
-    fasta
-        The genome, for the peaks' GC; without it background peaks are matched on accessibility and width only.
-    imputed
-        Store `rna.zarr` of `impute`. Its values of the cells with ATAC and without RNA, against their measured peaks,
-        make the columns `imputed_*`, which nothing else depends on.
     window
         bp to either side of a start site.
     level
@@ -180,10 +166,53 @@ def find_links(
         How chromosome names may differ.
     seed
         Of metacells and background.
+    """
+
+    window: int = WINDOW
+    level: float = 0.05
+    strata: str | None = None
+    style: str = "auto"
+    seed: int = 0
+
+
+@dataclass
+class LinkFacts:
+    """Numbers to tell, and the first links for the report."""
+
+    genes: int
+    pairs: int
+    links: int
+    cells: int
+    units: int
+    cells_imputed: int
+    matched_on: list[str]
+    table: list[dict[str, object]]
+    rows: str = "The first significant links"
+    told: str = ""
+
+
+def find_links(
+    embedded: Embedded, places: pd.DataFrame, asked: Asked, *, fasta: Path | None = None, imputed: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, LinkFacts]:
+    """Link peaks to the genes near them; see :func:`multivi_nf.regulation.links.peak_gene_links`.
+
+    Parameters
+    ----------
+    embedded
+        Of :func:`read_embedded`.
+    places
+        Of :func:`gene_places`.
+    asked
+        Window, level, strata, names, seed.
+    fasta
+        The genome, for the peaks' GC; without it background peaks are matched on accessibility and width only.
+    imputed
+        Store `rna.zarr` of `impute`. Its values of the cells with ATAC and without RNA, against their measured peaks,
+        make the columns `imputed_*`, which nothing else depends on.
 
     Returns
     -------
-    Table of links (:data:`multivi_nf.regulation.links.COLUMNS`), the significant ones as BEDPE, and numbers to tell.
+    Links (:data:`multivi_nf.regulation.link_tables.COLUMNS`), the significant ones as BEDPE, and numbers to tell.
 
     Raises
     ------
@@ -197,93 +226,91 @@ def find_links(
             "add samples with rna, best of the same cells",
         )
     peaks, var = parse_peaks(embedded.atac.var.index), embedded.rna.var
-    mapping = genomes.harmonise(places["chrom"].unique(), peaks["chrom"].unique(), style)
+    mapping = genomes.harmonise(places["chrom"].unique(), peaks["chrom"].unique(), asked.style)
     places = places[places["chrom"].isin(mapping)].assign(chrom=lambda table: table["chrom"].map(mapping))
-    sites = links.match_genes(var, places)
-    pairs = links.near_pairs(sites, peaks, window)
+    sites = match_genes(var, places)
+    pairs = near_pairs(sites, peaks, asked.window)
     if len(pairs.gene) == 0:
         raise NotPossible(
-            f"no peak lies within {window:,} bp of a measured gene ({len(sites)} start sites of measured genes known)",
+            f"no peak lies within {asked.window:,} bp of a measured gene ({len(sites)} start sites of measured genes "
+            "known)",
             "there is nothing to correlate",
             "give the annotation (--genome, --gtf, --tss) of the peaks' assembly; genes are matched by id, else symbol",
         )
-    sequences = peak_sequences(fasta, peaks, style) if fasta is not None else None
+    sequences = peak_sequences(fasta, peaks, asked.style) if fasta is not None else None
     properties, matched_on = peak_properties(
         np.asarray(embedded.atac.values.sum(axis=0)).ravel(),
         None if sequences is None else sequences.gc(),
         (peaks["end"] - peaks["start"]).to_numpy(),
     )
-    common = {"pairs": pairs, "peaks": peaks, "sites": sites, "properties": properties, "window": window, "seed": seed}
-    scores, units = _measured(embedded, strata, common)
-    guessed, guessed_units = _guessed(embedded, imputed, strata, common)
-    if scores is None and guessed is None:
+    around = Surroundings(pairs, sites, peaks, properties, asked.window)
+    scores, units = _measured(embedded, embedded.rna, around, asked)
+    guessed, guessed_units = _guessed(embedded, embedded.rna, imputed, around, asked)
+    if guessed is not None and scores is None:
+        scores = pd.DataFrame(np.nan, index=guessed.index, columns=guessed.columns)
+    if scores is None:
         raise NotPossible(
             f"{len(embedded.paired)} cells have both RNA and ATAC, and no RNA was imputed for cells with ATAC alone",
             f"no correlation can be told from chance in fewer than {links.FEWEST_UNITS} cells",
             "add samples measured in both (multiome), or impute RNA (--impute rna)",
         )
-    if scores is None:
-        scores = pd.DataFrame(np.nan, index=guessed.index, columns=guessed.columns)
-    table = links.links_table(pairs, scores, var, peaks.index, level, guessed)
-    facts = {
-        "genes": int(len(np.unique(pairs.gene))),
-        "pairs": len(table),
-        "links": int(table["significant"].sum()),
-        "cells": 0 if units is None else len(units.cells),
-        "units": 0 if units is None else len(units.stratum),
-        "cells_imputed": 0 if guessed_units is None else len(guessed_units.cells),
-        "matched_on": matched_on,
-        "table": rows_of(table.loc[table["significant"], list(OF_REPORT)].head(SHOWN)),
-        "rows": "The first significant links",
-    }
-    facts["told"] = _told(facts, level, window)
-    return table, links.bedpe(table, sites, var, peaks), facts
-
-
-def _told(facts: dict[str, Any], level: float, window: int) -> str:
-    """What was done, as a sentence."""
-    units = f" in {facts['units']:,} metacells" if facts["units"] < facts["cells"] else ""
-    over = (
-        f"over {facts['cells']:,} paired cells{units}" if facts["cells"] else "no cell has both, so imputed ones only"
+    for column in ("correlation", "z"):
+        scores[f"imputed_{column}"] = np.nan if guessed is None else guessed[column]
+    table = links_table(pairs, scores, var, peaks.index, asked.level)
+    facts = LinkFacts(
+        genes=int(len(np.unique(pairs.gene))),
+        pairs=len(table),
+        links=int(table["significant"].sum()),
+        cells=0 if units is None else len(units.cells),
+        units=0 if units is None else len(units.stratum),
+        cells_imputed=0 if guessed_units is None else len(guessed_units.cells),
+        matched_on=matched_on,
+        table=rows_of(table.loc[table["significant"], list(OF_REPORT)].head(SHOWN)),
     )
-    gc = "" if "GC" in facts["matched_on"] else " (GC needs --fasta)"
+    facts.told = _told(facts, asked)
+    return table, bedpe(table, sites, var, peaks), facts
+
+
+def _told(facts: LinkFacts, asked: Asked) -> str:
+    """What was done, as a sentence."""
+    units = f" in {facts.units:,} metacells" if facts.units < facts.cells else ""
+    over = f"over {facts.cells:,} paired cells{units}" if facts.cells else "no cell has both, so imputed ones only"
+    gc = "" if "GC" in facts.matched_on else " (GC needs --fasta)"
     return (
-        f"{facts['links']:,} links at FDR {level:g} among {facts['pairs']:,} pairs of a gene and a peak within "
-        f"{window:,} bp, {over}; background peaks are alike in {', '.join(facts['matched_on'])}{gc}."
+        f"{facts.links:,} links at FDR {asked.level:g} among {facts.pairs:,} pairs of a gene and a peak within "
+        f"{asked.window:,} bp, {over}; background peaks are alike in {', '.join(facts.matched_on)}{gc}."
     )
 
 
 def _measured(
-    embedded: Embedded, strata: str | None, common: dict[str, Any]
+    embedded: Embedded, rna: Counts, around: Surroundings, asked: Asked
 ) -> tuple[pd.DataFrame | None, Units | None]:
     cells = embedded.paired
     if len(cells) < links.FEWEST_UNITS:
         return None, None
-    units = embedded.units(cells, strata, common["seed"])
-    rna = embedded.rna.values[embedded.rna.cells.get_indexer(cells)]
-    atac = embedded.atac.values[embedded.atac.cells.get_indexer(cells)]
-    return links.peak_gene_links(rna, atac, units, **common), units
+    units = embedded.units(cells, asked.strata, asked.seed)
+    genes = links.expressed(rna.of(cells), units)
+    return links.peak_gene_links(genes, embedded.atac.of(cells), units, around, seed=asked.seed), units
 
 
 def _guessed(
-    embedded: Embedded, store: Path | None, strata: str | None, common: dict[str, Any]
+    embedded: Embedded, rna: Counts, store: Path | None, around: Surroundings, asked: Asked
 ) -> tuple[pd.DataFrame | None, Units | None]:
     """Scores of imputed genes and measured peaks over the cells with ATAC and without RNA."""
     if store is None:
         return None, None
-    names = embedded.rna.var.index
+    names = rna.var.index
     columns, runs = imputed_runs(store, names)
-    alone = embedded.atac.cells[~embedded.atac.cells.isin(embedded.rna.cells)]
+    alone = embedded.atac.cells[~embedded.atac.cells.isin(rna.cells)]
     there = pd.Index(np.concatenate([np.asarray(cells[~measured]) for cells, measured, _ in runs()]))
     cells = alone[alone.isin(there)]
     if len(cells) < links.FEWEST_UNITS or len(columns) == 0:
         return None, None
-    units = embedded.units(cells, strata, common["seed"])
+    units = embedded.units(cells, asked.strata, asked.seed)
     total = np.zeros((len(units.stratum), len(columns)))
     for found, _, values in runs():
         at = cells.get_indexer(found)
         np.add.at(total, units.unit[at[at >= 0]], np.log1p(values[at >= 0]))
     genes = np.full((len(units.stratum), len(names)), np.nan, dtype=np.float32)
     genes[:, columns] = total / np.bincount(units.unit)[:, None]
-    atac = embedded.atac.values[embedded.atac.cells.get_indexer(cells)]
-    return links.peak_gene_links(None, atac, units, imputed=genes, **common), units
+    return links.peak_gene_links(genes, embedded.atac.of(cells), units, around, seed=asked.seed), units

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -66,31 +66,12 @@ def need_sequence(fasta: Path | None) -> Path:
     return fasta
 
 
-def find_motifs(
-    embedded: Embedded,
-    cells: ad.AnnData,
-    fasta: Path,
-    motifs: list[Motif],
-    *,
-    groups: str = "cluster",
-    level: float = 0.05,
-    strata: str | None = None,
-    style: str = "auto",
-    iterations: int = science.ITERATIONS,
-    seed: int = 0,
-) -> tuple[ad.AnnData, pd.DataFrame, dict[str, Any]]:
-    """Scan the peaks, compute deviations, test groups, and set each factor's RNA beside its motif.
+@dataclass(frozen=True)
+class Asked:
+    """How motifs are asked for.
 
-    Parameters
+    Attributes
     ----------
-    embedded
-        Of :func:`multivi_nf.regulation.find_links.read_embedded`.
-    cells
-        Of :func:`multivi_nf.regulation.cells.read_cells`: obs, UMAP, colours.
-    fasta
-        The genome.
-    motifs
-        Of :func:`multivi_nf.regulation.motif_files.read_motifs`.
     groups
         Column of obs.
     level
@@ -103,6 +84,51 @@ def find_motifs(
         Background sets.
     seed
         Of the background and of metacells.
+    """
+
+    groups: str = "cluster"
+    level: float = 0.05
+    strata: str | None = None
+    style: str = "auto"
+    iterations: int = science.ITERATIONS
+    seed: int = 0
+
+
+@dataclass
+class MotifFacts:
+    """Numbers to tell, and each group's first motifs for the report."""
+
+    motifs: int
+    motifs_given: int
+    peaks: int
+    cells: int
+    groups: str
+    significant: int
+    matched_on: list[str]
+    peaks_without_bases: int
+    missing_chromosomes: list[str]
+    table: list[dict[str, object]]
+    rows: str
+    told: str = ""
+
+
+def find_motifs(
+    embedded: Embedded, cells: ad.AnnData, fasta: Path, motifs: list[Motif], asked: Asked
+) -> tuple[ad.AnnData, pd.DataFrame, MotifFacts]:
+    """Scan the peaks, compute deviations, test groups, and set each factor's RNA beside its motif.
+
+    Parameters
+    ----------
+    embedded
+        Of :func:`multivi_nf.regulation.find_links.read_embedded`.
+    cells
+        Of :func:`multivi_nf.regulation.cells.read_cells`: obs, UMAP, colours.
+    fasta
+        The genome.
+    motifs
+        Of :func:`multivi_nf.regulation.motif_files.read_motifs`.
+    asked
+        Groups, level, strata, names, background, seed.
 
     Returns
     -------
@@ -117,7 +143,7 @@ def find_motifs(
     atac = embedded.atac
     peaks = parse_peaks(atac.var.index)
     total = np.asarray(atac.values.sum(axis=0)).ravel()
-    sequences = peak_sequences(fasta, peaks, style)
+    sequences = peak_sequences(fasta, peaks, asked.style)
     usable = np.flatnonzero(sequences.known & (total > 0))
     if len(usable) == 0:
         raise NotPossible(
@@ -134,13 +160,15 @@ def find_motifs(
         )
     motifs, matches, counts = [motifs[k] for k in kept], matches[:, kept], atac.values[:, usable]
     properties, matched_on = peak_properties(total[usable], sequences.gc()[usable])
-    background = science.background_sets(properties, iterations, seed)
+    background = science.background_sets(properties, asked.iterations, asked.seed)
     deviation, z = science.deviations(counts, matches, background)
     var = pd.DataFrame({"name": [one.name for one in motifs], "peaks": held[kept]}, index=[one.id for one in motifs])
-    for part in (science.variability(z), _own(embedded, z, motifs, strata, seed)):
+    for part in (science.variability(z), _own(embedded, z, motifs, asked)):
         var = var.join(part.set_axis(var.index))
     obs = cells.obs.loc[atac.cells]
-    table = _named(science.by_group(counts, matches, background, groups_of(obs, groups), deviation), motifs, var, level)
+    table = _named(
+        science.by_group(counts, matches, background, groups_of(obs, asked.groups), deviation), motifs, var, asked.level
+    )
     order = np.lexsort((var.index, -var["variability"].fillna(-1)))
     result = ad.AnnData(z[:, order], obs=obs, var=var.iloc[order], layers={"deviations": deviation[:, order]})
     at = cells.obs_names.get_indexer(atac.cells)
@@ -148,13 +176,21 @@ def find_motifs(
         result.obsm[key] = np.asarray(cells.obsm[key], dtype=np.float32)[at]
     result.uns.update(cells.uns)
     result.uns["X_scale"] = "z of chromVAR; layers['deviations']: bias-corrected deviation"
-    facts = {
-        "motifs": len(motifs), "motifs_given": len(held), "peaks": len(usable), "cells": len(atac.cells),
-        "groups": groups, "significant": int(table["significant"].sum()), "matched_on": matched_on,
-        "peaks_without_bases": int((~sequences.known).sum()), "missing_chromosomes": list(sequences.missing[:20]),
-        "table": rows_of(shown_motifs(table)), "rows": f"Up to {SHOWN} motifs more open in each {groups}",
-    }  # fmt: skip
-    return result, table, facts | {"told": _told(facts, level)}
+    facts = MotifFacts(
+        motifs=len(motifs),
+        motifs_given=len(held),
+        peaks=len(usable),
+        cells=len(atac.cells),
+        groups=asked.groups,
+        significant=int(table["significant"].sum()),
+        matched_on=matched_on,
+        peaks_without_bases=int((~sequences.known).sum()),
+        missing_chromosomes=list(sequences.missing[:20]),
+        table=rows_of(shown_motifs(table)),
+        rows=f"Up to {SHOWN} motifs more open in each {asked.groups}",
+    )
+    facts.told = _told(facts, asked.level)
+    return result, table, facts
 
 
 def shown_motifs(table: pd.DataFrame) -> pd.DataFrame:
@@ -165,36 +201,34 @@ def shown_motifs(table: pd.DataFrame) -> pd.DataFrame:
     return first.iloc[order][list(OF_REPORT)]
 
 
-def _told(facts: dict[str, Any], level: float) -> str:
+def _told(facts: MotifFacts, level: float) -> str:
     """What was done, as a sentence."""
     lost = ""
-    if facts["peaks_without_bases"]:
-        shown = ", ".join(facts["missing_chromosomes"][:3])
-        lost = f" {facts['peaks_without_bases']:,} peaks have no bases in the FASTA" + (
-            f" ({shown})." if shown else "."
-        )
-    few = facts["motifs_given"] - facts["motifs"]
+    if facts.peaks_without_bases:
+        shown = ", ".join(facts.missing_chromosomes[:3])
+        lost = f" {facts.peaks_without_bases:,} peaks have no bases in the FASTA" + (f" ({shown})." if shown else ".")
+    few = facts.motifs_given - facts.motifs
     return (
-        f"{facts['motifs']:,} motifs in {facts['peaks']:,} peaks, z of {facts['cells']:,} cells; "
-        f"{facts['significant']:,} pairs of a motif and a {facts['groups']} differ from background at FDR {level:g}."
+        f"{facts.motifs:,} motifs in {facts.peaks:,} peaks, z of {facts.cells:,} cells; "
+        f"{facts.significant:,} pairs of a motif and a {facts.groups} differ from background at FDR {level:g}."
         + (f" {few:,} motifs are in fewer than {science.FEWEST_PEAKS} peaks and left out." if few else "")
         + lost
     )
 
 
-def _own(embedded: Embedded, z: np.ndarray, motifs: list[Motif], strata: str | None, seed: int) -> pd.DataFrame:
+def _own(embedded: Embedded, z: np.ndarray, motifs: list[Motif], asked: Asked) -> pd.DataFrame:
     """Correlation with the factors' own RNA over paired cells; nothing where there are too few."""
-    paired = embedded.paired
-    if len(paired) < FEWEST_UNITS:
+    paired, of = embedded.paired, embedded.rna
+    if of is None or len(paired) < FEWEST_UNITS:
         n = len(motifs)
         nothing = {column: np.full(n, np.nan) for column in ("rna_correlation", "rna_p", "rna_fdr")}
         return pd.DataFrame({"genes": [""] * n} | nothing)
-    units = embedded.units(paired, strata, seed)
-    rows, of = embedded.atac.cells.get_indexer(paired), embedded.rna
+    units = embedded.units(paired, asked.strata, asked.seed)
+    rows = embedded.atac.cells.get_indexer(paired)
     factors = {factor.upper() for motif in motifs for factor in motif.factors}
     symbol = (of.var["symbol"] if "symbol" in of.var else of.var.index.to_series()).astype(str).str.upper()
     wanted = np.flatnonzero(symbol.isin(factors).to_numpy())
-    rna = log_normalised(units.summed(of.values[of.cells.get_indexer(paired)]), "rna")[:, wanted].toarray()
+    rna = log_normalised(units.summed(of.of(paired)), "rna")[:, wanted].toarray()
     own = units.mean(np.nan_to_num(z[rows].astype(np.float64)))
     return science.own_expression(
         centred(own, units.stratum), centred(rna.astype(np.float64), units.stratum), motifs, of.var.iloc[wanted]

@@ -68,15 +68,16 @@ def check_given(given: Given, peaks: pd.DataFrame | None) -> tuple[list[InputErr
             problems.append(error)
         return None
 
-    if given.motifs is not None:
-        attempt("motifs", lambda: read_motifs(given.motifs))
-    if attempt("motifs", lambda: need_sequence(given.fasta)) is not None:
+    if (motifs := given.motifs) is not None:
+        attempt("motifs", lambda: read_motifs(motifs))
+    fasta = attempt("motifs", lambda: need_sequence(given.fasta))
+    if fasta is not None:
         if given.motifs is None:
             attempt("motifs", held_motifs)
-        lengths = attempt("motifs", lambda: contig_lengths(given.fasta))
+        lengths = attempt("motifs", lambda: contig_lengths(fasta))
         sizes = attempt("motifs", lambda: _sizes(given))
         if lengths is not None:
-            warnings += attempt("motifs", lambda: _compare(given, lengths, sizes, peaks)) or []
+            warnings += attempt("motifs", lambda: _compare(fasta, given.chrom_style, lengths, sizes, peaks)) or []
     attempt("links", lambda: gene_places(given.genome, given.gtf, given.tss))
     if given.gtf is None and given.genome not in SIZES and given.tss is not None:
         warnings.append("--regulation: no gene activity: start sites have no bodies of genes. What to do: give --gtf")
@@ -86,24 +87,24 @@ def check_given(given: Given, peaks: pd.DataFrame | None) -> tuple[list[InputErr
 def _sizes(given: Given) -> dict[str, int] | None:
     if given.chrom_sizes is not None:
         return read_chrom_sizes(given.chrom_sizes)
-    return SIZES.get(given.genome)
+    return SIZES.get(given.genome or "")
 
 
 def _compare(
-    given: Given, lengths: dict[str, int], sizes: dict[str, int] | None, peaks: pd.DataFrame | None
+    fasta: Path, style: str, lengths: dict[str, int], sizes: dict[str, int] | None, peaks: pd.DataFrame | None
 ) -> list[str]:
     """Refuse a sequence of another assembly; tell chromosomes that it lacks or has otherwise."""
     warnings: list[str] = []
     if sizes is not None:
-        mapping = harmonise(lengths, sizes, given.chrom_style)
+        mapping = harmonise(lengths, sizes, style)
         if not mapping:
-            raise no_chromosome(given.fasta, "the genome's", list(sizes), list(lengths))
+            raise no_chromosome(fasta, "the genome's", list(sizes), list(lengths))
         nuclear = [name for name in mapping if not is_mitochondrial(name)]
         other = [name for name in nuclear if lengths[name] != sizes[mapping[name]]]
         told = "; ".join(f"{name} has {lengths[name]:,} bases, not {sizes[mapping[name]]:,}" for name in other[:3])
         if 2 * len(other) > len(nuclear):
             raise InputError(
-                f"{given.fasta} is of another assembly: {told} ({len(other)} of {len(nuclear)} chromosomes differ)",
+                f"{fasta} is of another assembly: {told} ({len(other)} of {len(nuclear)} chromosomes differ)",
                 "bases of peaks would be those of other places",
                 "give the FASTA of the assembly that --genome or --chrom_sizes names",
             )
@@ -111,11 +112,11 @@ def _compare(
             warnings.append(f"--fasta: {told}")
     if peaks is not None:
         chroms = list(dict.fromkeys(peaks["chrom"]))
-        mapping = harmonise(lengths, chroms, given.chrom_style)
+        mapping = harmonise(lengths, chroms, style)
         if not mapping:
-            raise no_chromosome(given.fasta, "the peaks'", chroms, list(lengths))
+            raise no_chromosome(fasta, "the peaks'", chroms, list(lengths))
         length = peaks["chrom"].map({to: lengths[name] for name, to in mapping.items()})
-        past_their_ends(given.fasta, peaks, (peaks["end"] > length).to_numpy())
+        past_their_ends(fasta, peaks, (peaks["end"] > length).to_numpy())
         lacking = [chrom for chrom in chroms if chrom not in set(mapping.values())]
         if lacking:
             n = int(peaks["chrom"].isin(lacking).sum())

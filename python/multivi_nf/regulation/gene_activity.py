@@ -23,7 +23,7 @@ PROMOTER = 2_000
 SCALE = "ln(1 + per 10,000 of the cell's total over all genes)"
 
 
-def gene_bodies(genome: Genome, name: str | None, gtf: Path | None, style: str = "auto") -> pd.DataFrame:
+def gene_bodies(genome: Genome, name: str | None, gtf: Path | None) -> pd.DataFrame:
     """Read where genes begin and end, in the genome's names of chromosomes.
 
     Parameters
@@ -56,7 +56,7 @@ def gene_bodies(genome: Genome, name: str | None, gtf: Path | None, style: str =
             "accessibility is added up over a gene's body and promoter",
             f"give --gtf GTF, or --genome {', '.join(genomes.BUILT_IN)}",
         )
-    mapping = genomes.harmonise(genes["chrom"].unique(), genome.chrom_sizes, style)
+    mapping = genomes.harmonise(genes["chrom"].unique(), genome.chrom_sizes, genome.style)
     genes = genes[genes["chrom"].isin(mapping)].assign(chrom=lambda frame: frame["chrom"].map(mapping))
     genes = genes[~genes["chrom"].map(genome.mitochondrial).to_numpy(bool)]
     genes = genes[genes["start"].to_numpy() < genes["chrom"].map(genome.chrom_sizes).to_numpy()]
@@ -147,7 +147,7 @@ def activity_from_peaks(counts: sparse.csr_matrix, peaks: pd.DataFrame, regions:
 
 
 def activity_from_fragments(
-    names: pd.Index, sources: Sequence[Source], regions: pd.DataFrame, genome: Genome, chrom_style: str = "auto"
+    names: pd.Index, sources: Sequence[Source], regions: pd.DataFrame, genome: Genome
 ) -> sparse.csr_matrix:
     """Count each cell's fragments with a cut site in a gene's region, once a fragment (paired insertions).
 

@@ -51,18 +51,37 @@ class GroupPeaks:
     table: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class Calling:
+    """How groups' peaks are called.
+
+    Attributes
+    ----------
+    consensus
+        The run's peaks, `chrom`, `start`, `end` and, where known, `score`.
+    donor
+        Column of `obs` that tells replicates; without it all peaks of a group stay.
+    width
+        bp of every peak, odd.
+    work
+        Empty folder for temporary files; default the system's.
+    workers
+        Groups called at a time.
+    """
+
+    consensus: pd.DataFrame
+    donor: str = "donor"
+    width: int = 501
+    work: Path | None = None
+    workers: int = 1
+
+
 def peaks_by_group(
     obs: pd.DataFrame,
     groups: pd.Series,
     sources: Sequence[Source],
     genome: Genome,
-    consensus: pd.DataFrame,
-    *,
-    donor: str = "donor",
-    width: int = 501,
-    chrom_style: str = "auto",
-    work: Path | None = None,
-    workers: int = 1,
+    calling: Calling,
 ) -> GroupPeaks:
     """Call peaks by MACS3 on the fragments of each group's cells, and merge them with the consensus.
 
@@ -77,16 +96,8 @@ def peaks_by_group(
         Of the cells with ATAC (n_cells rows); names `sample:barcode`.
     groups
         Of :func:`multivi_nf.regulation.cells.groups_of`.
-    consensus
-        The run's peaks, `chrom`, `start`, `end` and, where known, `score`.
-    donor
-        Column of `obs`; without it all peaks of a group stay.
-    width
-        bp of every peak, odd.
-    work
-        Empty folder for temporary files; default the system's.
-    workers
-        Groups called at a time.
+    calling
+        Against which peaks, with which replicates, how wide.
 
     Raises
     ------
@@ -94,18 +105,18 @@ def peaks_by_group(
         No fragments, no group large enough, macs3 absent or without result.
     """
     kept, notes = _large_enough(obs, groups)
-    calling = groups.where(groups.isin(kept))
-    summits = _called(obs.index, calling, sources, genome, chrom_style, work, workers)
-    donors = _replicates(obs, calling, donor)
-    pairs = pd.Series([None if g is None or d is None else f"{g}\t{d}" for g, d in zip(calling, donors)], obs.index)
+    called, width = groups.where(groups.isin(kept)), calling.width
+    summits = _called(called, sources, genome, calling)
+    donors = _replicates(obs, called, calling.donor)
+    pairs = pd.Series([None if g is None or d is None else f"{g}\t{d}" for g, d in zip(called, donors)], obs.index)
     every = _widened([summits.assign(group="")], genome, width)
-    shown = _shown(pairs, sources, every, genome, chrom_style) if pairs.notna().any() else {}
-    consensus = _located(consensus, genome, chrom_style)
+    shown = _shown(pairs, sources, every, genome) if pairs.notna().any() else {}
+    consensus = _located(calling.consensus, genome)
     found, rows = {}, []
     for group in group_names(groups):
         mine = summits[summits["group"] == group]
         peaks = _widened([mine], genome, width)
-        n_donors = donors[(calling == group).to_numpy()].dropna().nunique()
+        n_donors = donors[(called == group).to_numpy()].dropna().nunique()
         peaks["replicates"] = _seen(peaks, every, shown, group) if n_donors else -1
         peaks = peaks[~peaks["replicates"].between(0, REPLICATES - 1)].reset_index(drop=True)
         peaks["new"] = _none_overlaps(peaks, consensus)
@@ -148,10 +159,10 @@ def _replicates(obs: pd.DataFrame, groups: pd.Series, donor: str) -> pd.Series:
     return donors.where(inside, None)
 
 
-def _called(names, groups, sources, genome, style, work, workers) -> pd.DataFrame:
+def _called(groups: pd.Series, sources: Sequence[Source], genome: Genome, calling: Calling) -> pd.DataFrame:
     """Summits of each group with any fragment."""
     inputs = []
-    for source, rows, barcodes in matched(names, sources):
+    for source, rows, barcodes in matched(groups.index, sources):
         labels = groups.iloc[rows]
         inputs.append((source.fragments, {b: g for b, g in zip(barcodes, labels) if g is not None and g == g}))
     inputs = [entry for entry in inputs if entry[1]]
@@ -162,15 +173,15 @@ def _called(names, groups, sources, genome, style, work, workers) -> pd.DataFram
             "name another column by --groups",
         )
     try:
-        return call_peaks(inputs, genome, work=work, workers=workers)
+        return call_peaks(inputs, genome, work=calling.work, workers=calling.workers)
     except NotPossible:
         raise
     except InputError as error:
         raise NotPossible(error.what, error.why, error.remedy) from error
 
 
-def _located(peaks: pd.DataFrame, genome: Genome, style: str) -> pd.DataFrame:
-    mapping = harmonise(peaks["chrom"].unique(), genome.chrom_sizes, style)
+def _located(peaks: pd.DataFrame, genome: Genome) -> pd.DataFrame:
+    mapping = harmonise(peaks["chrom"].unique(), genome.chrom_sizes, genome.style)
     found = peaks[peaks["chrom"].isin(mapping)].assign(chrom=lambda frame: frame["chrom"].map(mapping))
     score = found["score"] if "score" in found else 0.0
     return found[["chrom", "start", "end"]].assign(score=score).reset_index(drop=True)
@@ -192,9 +203,7 @@ def _none_overlaps(peaks: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     return np.asarray(overlaps(peaks, others).sum(axis=1)).ravel() == 0
 
 
-def _shown(
-    pairs: pd.Series, sources: Sequence[Source], every: pd.DataFrame, genome: Genome, style: str
-) -> dict[str, np.ndarray]:
+def _shown(pairs: pd.Series, sources: Sequence[Source], every: pd.DataFrame, genome: Genome) -> dict[str, np.ndarray]:
     """Of each replicate, whether it shows each peak of all groups together; one pass over the fragments.
 
     Parameters

@@ -13,12 +13,9 @@ from multivi_nf.errors import InputError
 from multivi_nf.export.markers import fdr
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.regulation.background import matched_peaks
+from multivi_nf.regulation.pairs import Pairs, Surroundings
 from multivi_nf.regulation.units import Units, centred
 
-WINDOW = 250_000
-"""bp to either side of a start site."""
-FAR = 4
-"""Background lies on another chromosome or this many windows away."""
 BACKGROUND = 200
 NULLS = 10
 """Background pairs a pair that give the distribution of z where nothing is linked."""
@@ -30,103 +27,6 @@ TILE = 256
 """Genes at a time: 256 × 150,000 peaks are 150 MB."""
 BLOCK = 10_000
 """Peaks at a time where counts become dense."""
-COLUMNS = (
-    "gene", "symbol", "peak", "distance", "correlation", "z", "p", "fdr", "sign", "significant", "background_peaks",
-    "imputed_correlation", "imputed_z",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Genes and peaks near one another.
-
-    Attributes
-    ----------
-    gene, peak
-        Column of the gene and of the peak in their matrices, sorted by gene.
-    distance
-        bp from the start site to the peak's nearest base; negative before it as the gene is read, 0 inside of the peak.
-    """
-
-    gene: np.ndarray
-    peak: np.ndarray
-    distance: np.ndarray
-
-
-def match_genes(var: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
-    """Find the start sites of measured genes: by id, else by symbol.
-
-    Parameters
-    ----------
-    var
-        Of `rna`: index of ids or symbols, `symbol` if there is one.
-    places
-        `chrom`, `pos`, `strand`, `symbol` and, where known, `id`.
-
-    Returns
-    -------
-    `gene` (row of `var`), `chrom`, `pos`, `strand`; several rows for a gene with several starts. A symbol that several
-    measured genes share and that no id tells apart is left out.
-    """
-    index = var.index.astype(str)
-    symbol = (var["symbol"] if "symbol" in var else index.to_series()).astype(str).to_numpy()
-    by_id = pd.Series(np.arange(len(var)), index=index.str.replace(r"\.\d+$", "", regex=True))
-    by_id = by_id[~by_id.index.duplicated(keep=False)]
-    by_symbol = pd.Series(np.arange(len(var)), index=symbol)
-    by_symbol = by_symbol[~by_symbol.index.duplicated(keep=False)]
-    found = by_symbol.reindex(places["symbol"].astype(str)).to_numpy(float)
-    for column in ("symbol", "id"):
-        if column in places:
-            ids = places[column].astype(str).str.replace(r"\.\d+$", "", regex=True)
-            own = by_id.reindex(ids).to_numpy(float)
-            found = np.where(np.isfinite(own), own, found)
-    table = places[["chrom", "pos", "strand"]].assign(gene=found)
-    table = table[np.isfinite(found)].astype({"gene": int}).drop_duplicates()
-    return table.sort_values(["gene", "chrom", "pos"], kind="stable").reset_index(drop=True)
-
-
-def near_pairs(sites: pd.DataFrame, peaks: pd.DataFrame, window: int = WINDOW) -> Pairs:
-    """Pair each start site with the peaks that touch the window around it.
-
-    Parameters
-    ----------
-    sites
-        Of :func:`match_genes`, with the peaks' names of chromosomes.
-    peaks
-        `chrom`, `start`, `end`, 0-based half-open.
-    window
-        bp to either side.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> sites = pd.DataFrame({"gene": [0], "chrom": ["chr1"], "pos": [2000], "strand": ["+"]})
-    >>> peaks = pd.DataFrame({"chrom": ["chr1", "chr1", "chr2"], "start": [0, 1900, 0], "end": [500, 2400, 500]})
-    >>> pairs = near_pairs(sites, peaks)
-    >>> pairs.peak.tolist(), pairs.distance.tolist()  # one before the start site, one over it
-    ([0, 1], [-1501, 0])
-    """
-    start, last = peaks["start"].to_numpy(), peaks["end"].to_numpy() - 1
-    widest = int((last - start).max(initial=0))
-    parts: list[pd.DataFrame] = []
-    rows_of = peaks.groupby("chrom", sort=False).indices
-    for site in sites.itertuples():
-        rows = rows_of.get(site.chrom)
-        if rows is None:
-            continue
-        order = rows_of[site.chrom] = rows[np.argsort(start[rows], kind="stable")]
-        lo = np.searchsorted(start[order], site.pos - window - widest)
-        hi = np.searchsorted(start[order], site.pos + window, side="right")
-        here = order[lo:hi]
-        gap = np.maximum(0, np.maximum(start[here] - site.pos, site.pos - last[here]))
-        here, gap = here[gap <= window], gap[gap <= window]
-        before = start[here] > site.pos if site.strand == "-" else last[here] < site.pos
-        parts.append(pd.DataFrame({"gene": site.gene, "peak": here, "distance": np.where(before, -gap, gap)}))
-    table = pd.concat(parts) if parts else pd.DataFrame({"gene": [], "peak": [], "distance": []}, dtype=int)
-    # of several starts of a gene, the nearest
-    table = table.iloc[np.argsort(table["distance"].abs().to_numpy(), kind="stable")].drop_duplicates(["gene", "peak"])
-    table = table.sort_values(["gene", "peak"], kind="stable")
-    return Pairs(*(table[column].to_numpy(np.int64) for column in ("gene", "peak", "distance")))
 
 
 @dataclass
@@ -182,7 +82,7 @@ def correlations(
     """
     member = sparse.csr_matrix((np.ones(len(stratum), np.float32), (stratum, np.arange(len(stratum)))))
     size = np.asarray(member.sum(axis=1), dtype=np.float64).reshape(-1, 1)
-    if sparse.issparse(peaks):
+    if isinstance(peaks, sparse.spmatrix | sparse.sparray):
         sums = np.asarray((member.astype(np.float64) @ peaks).todense())
         squares = np.asarray(peaks.multiply(peaks).sum(axis=0), dtype=np.float64).ravel()
         right = sparse.csr_matrix(peaks.T, dtype=np.float32)
@@ -200,13 +100,28 @@ def correlations(
         yield tile, product
 
 
+@dataclass(frozen=True)
+class Background:
+    """Peaks that a pair is compared with.
+
+    Attributes
+    ----------
+    alike
+        (n_peaks, n) of :func:`multivi_nf.regulation.background.matched_peaks`.
+    near
+        (gene, peaks) → whether each is too near to be background.
+    """
+
+    alike: np.ndarray
+    near: Callable[[int, np.ndarray], np.ndarray]
+
+
 def score_pairs(
     genes: np.ndarray,
     peaks: sparse.csr_matrix | np.ndarray,
     stratum: np.ndarray,
     pairs: Pairs,
-    near: Callable[[int, np.ndarray], np.ndarray],
-    alike: np.ndarray,
+    beside: Background,
 ) -> Scores:
     """Compare each pair's correlation with that of the same gene and far peaks that are like the pair's peak.
 
@@ -216,10 +131,8 @@ def score_pairs(
         See :func:`correlations`.
     pairs
         What is asked for.
-    near
-        (gene, peaks) → whether each is too near to be background.
-    alike
-        (n_peaks, n) of :func:`multivi_nf.regulation.background.matched_peaks`.
+    beside
+        The far peaks.
     """
     n = len(pairs.gene)
     correlation, z = (np.full(n, np.nan, dtype=np.float32) for _ in range(2))
@@ -232,8 +145,8 @@ def score_pairs(
             if own.start == own.stop:
                 continue
             row, of_peak = values[gene - tile.start], pairs.peak[own]
-            others = alike[of_peak]
-            far = ~near(gene, others)
+            others = beside.alike[of_peak]
+            far = ~beside.near(gene, others)
             correlation[own] = row[of_peak]
             z[own], background[own], drawn = _against(row[of_peak], row[others].astype(np.float64), far, nulls)
             null.append(drawn)
@@ -267,18 +180,20 @@ def tail_share(z: np.ndarray, null: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(z), (1 + above) / (1 + len(ordered)), np.nan)
 
 
+def expressed(rna: sparse.csr_matrix, units: Units) -> np.ndarray:
+    """(n_units, n_genes) ln(1 + counts per 10,000) of counts of cells; NaN for genes seen in fewer than 10 cells."""
+    values = log_normalised(units.summed(rna), "rna").toarray()
+    values[:, seen_in(rna) < FEWEST_CELLS] = np.nan
+    return values
+
+
+def seen_in(counts: sparse.csr_matrix) -> np.ndarray:
+    """(n_features,) number of cells with a count."""
+    return np.asarray(sparse.csr_matrix(counts > 0).sum(axis=0)).ravel()
+
+
 def peak_gene_links(
-    rna: sparse.csr_matrix | None,
-    atac: sparse.csr_matrix,
-    units: Units,
-    pairs: Pairs,
-    peaks: pd.DataFrame,
-    sites: pd.DataFrame,
-    properties: np.ndarray,
-    *,
-    window: int = WINDOW,
-    imputed: np.ndarray | None = None,
-    seed: int = 0,
+    genes: np.ndarray, atac: sparse.csr_matrix, units: Units, around: Surroundings, *, seed: int = 0
 ) -> pd.DataFrame:
     """Correlate genes and the peaks near them over paired cells, or over cells whose genes were imputed.
 
@@ -289,24 +204,14 @@ def peak_gene_links(
 
     Parameters
     ----------
-    rna
-        (n_cells, n_genes) counts, cells of `units`; None with `imputed`.
+    genes
+        (n_units, n_genes) of :func:`expressed`, or mean ln(1 + imputed value); NaN where a gene is not looked at.
     atac
-        (n_cells, n_peaks) counts.
+        (n_cells, n_peaks) counts, cells of `units`.
     units
         Cells or metacells, with strata.
-    pairs
-        Of :func:`near_pairs`.
-    peaks
-        `chrom`, `start`, `end`.
-    sites
-        Of :func:`match_genes`.
-    properties
-        Of :func:`multivi_nf.regulation.background.peak_properties`, of all peaks.
-    window
-        As of `pairs`.
-    imputed
-        (n_units, n_genes) mean ln(1 + imputed value), NaN where a gene was not imputed; then it stands for the genes.
+    around
+        Pairs that are asked for, and where in the genome they lie.
     seed
         Of the background.
 
@@ -327,7 +232,7 @@ def peak_gene_links(
     >>> import numpy as np
     >>> import pandas as pd
     >>> from scipy import sparse
-    >>> from multivi_nf.regulation import make_units, near_pairs, peak_properties
+    >>> from multivi_nf.regulation import Surroundings, expressed, make_units, near_pairs, peak_properties
     >>> rng = np.random.default_rng(0)
     >>> state = rng.random(300)
     >>> rna = sparse.csr_matrix(rng.poisson(8 * state)[:, None])
@@ -339,7 +244,8 @@ def peak_gene_links(
     >>> cells = pd.Index([f"s:{i}" for i in range(300)])
     >>> units = make_units(cells, None, pd.Series("s", index=cells))
     >>> alike, _ = peak_properties(np.asarray(atac.sum(axis=0)).ravel())
-    >>> links = peak_gene_links(rna, atac, units, near_pairs(sites, peaks), peaks, sites, alike)
+    >>> around = Surroundings(near_pairs(sites, peaks), sites, peaks, alike)
+    >>> links = peak_gene_links(expressed(rna, units), atac, units, around)
     >>> bool(links["z"].iloc[0] > 4)
     True
     """
@@ -349,22 +255,15 @@ def peak_gene_links(
             "no correlation can be told from chance",
             f"give samples with {FEWEST_UNITS} paired cells or more",
         )
-    seen = np.asarray((atac > 0).sum(axis=0)).ravel() >= FEWEST_CELLS
-    if imputed is None:
-        expressed = np.asarray((rna > 0).sum(axis=0)).ravel() >= FEWEST_CELLS
-        genes = log_normalised(units.summed(rna), "rna").toarray()
-    else:
-        expressed = np.isfinite(imputed).all(axis=0)
-        genes = np.where(expressed, imputed, 0).astype(np.float32)
-    kept_peaks = np.flatnonzero(seen)
+    pairs, known = around.pairs, np.isfinite(genes).all(axis=0)
+    kept_peaks = np.flatnonzero(seen_in(atac) >= FEWEST_CELLS)
     values = peak_values(atac, units, kept_peaks)
-    place = np.full(len(peaks), -1)
+    place = np.full(len(around.peaks), -1)
     place[kept_peaks] = np.arange(len(kept_peaks))
-    asked = np.flatnonzero(expressed[pairs.gene] & (place[pairs.peak] >= 0))
+    asked = np.flatnonzero(known[pairs.gene] & (place[pairs.peak] >= 0))
     few = Pairs(pairs.gene[asked], place[pairs.peak[asked]], pairs.distance[asked])
-    near = _near(sites, peaks.iloc[kept_peaks], FAR * window)
-    alike = matched_peaks(properties[kept_peaks], BACKGROUND, seed)
-    scores = score_pairs(genes, values, units.stratum, few, near, alike)
+    beside = Background(matched_peaks(around.properties[kept_peaks], BACKGROUND, seed), around.near(kept_peaks))
+    scores = score_pairs(np.where(known, genes, 0).astype(np.float32), values, units.stratum, few, beside)
     table = pd.DataFrame(
         np.nan, index=range(len(pairs.gene)), columns=["correlation", "z", "p", "fdr", "background_peaks"]
     )
@@ -372,78 +271,3 @@ def peak_gene_links(
     for column, found in zip(table, (scores.correlation, scores.z, p, fdr(p), scores.background)):
         table.iloc[asked, table.columns.get_loc(column)] = np.where(np.isfinite(scores.z), found, np.nan)
     return table
-
-
-def _near(sites: pd.DataFrame, peaks: pd.DataFrame, reach: int) -> Callable[[int, np.ndarray], np.ndarray]:
-    code, names = pd.factorize(peaks["chrom"])
-    middle = ((peaks["start"] + peaks["end"]) // 2).to_numpy()
-    chrom = names.get_indexer(sites["chrom"])
-    of_gene = {
-        gene: (chrom[rows], sites["pos"].to_numpy()[rows]) for gene, rows in sites.groupby("gene").indices.items()
-    }
-
-    def near(gene: int, others: np.ndarray) -> np.ndarray:
-        found = np.zeros(others.shape, dtype=bool)
-        for at, position in zip(*of_gene[gene]):
-            found |= (code[others] == at) & (np.abs(middle[others] - position) <= reach)
-        return found
-
-    return near
-
-
-def links_table(
-    pairs: Pairs, scores: pd.DataFrame, var: pd.DataFrame, peaks: pd.Index, level: float, imputed: pd.DataFrame | None
-) -> pd.DataFrame:
-    """Name genes and peaks and put the best first.
-
-    Returns
-    -------
-    :data:`COLUMNS`; pairs that neither could be measured nor imputed are left out.
-    """
-    symbol = (var["symbol"] if "symbol" in var else var.index.to_series()).astype(str).to_numpy()
-    table = pd.DataFrame(
-        {
-            "gene": var.index.astype(str).to_numpy()[pairs.gene], "symbol": symbol[pairs.gene],
-            "peak": peaks.astype(str).to_numpy()[pairs.peak], "distance": pairs.distance,
-        }
-    )  # fmt: skip
-    for column in scores:
-        table[column] = scores[column].to_numpy()
-    table["sign"] = np.select([table["z"] > 0, table["z"] < 0], ["+", "-"], "")
-    table["significant"] = (table["fdr"] <= level).to_numpy()
-    for column in ("correlation", "z"):
-        table[f"imputed_{column}"] = np.nan if imputed is None else imputed[column].to_numpy()
-    table = table[np.isfinite(table["z"]) | np.isfinite(table["imputed_z"])]
-    table["background_peaks"] = table["background_peaks"].fillna(0).astype(int)
-    strength = table["z"].abs().fillna(-1)
-    order = np.lexsort((table["peak"], table["gene"], -strength, table["p"].fillna(2), table["fdr"].fillna(2)))
-    return table.iloc[order].reset_index(drop=True)[list(COLUMNS)]
-
-
-def bedpe(links: pd.DataFrame, sites: pd.DataFrame, var: pd.DataFrame, peaks: pd.DataFrame) -> pd.DataFrame:
-    """Give the significant links as BEDPE: the peak, the gene's start site nearest to it, name, z, strands.
-
-    Returns
-    -------
-    `#chrom1`, `start1`, `end1` (peak), `chrom2`, `start2`, `end2` (start site, 1 bp), `name` (symbol), `score` (z),
-    `strand1` (.), `strand2` (the gene's), `correlation`, `fdr`.
-    """
-    own = links[links["significant"]]
-    places = peaks.loc[own["peak"]]
-    gene = pd.Index(var.index.astype(str)).get_indexer(own["gene"])
-    best = []
-    of_gene = {gene: (rows["pos"].to_numpy(), rows["strand"].to_numpy()) for gene, rows in sites.groupby("gene")}
-    for row, start, end in zip(gene, places["start"], places["end"]):
-        position, strand = of_gene[row]
-        k = int(np.argmin(np.maximum(0, np.maximum(start - position, position - end + 1))))
-        best.append((int(position[k]), strand[k]))
-    position = np.array([at for at, _ in best], dtype=np.int64)
-    return pd.DataFrame(
-        {
-            "#chrom1": places["chrom"].to_numpy(), "start1": places["start"].to_numpy(),
-            "end1": places["end"].to_numpy(), "chrom2": places["chrom"].to_numpy(), "start2": position,
-            "end2": position + 1, "name": own["symbol"].to_numpy(), "score": own["z"].to_numpy(), "strand1": ".",
-            "strand2": [strand for _, strand in best], "correlation": own["correlation"].to_numpy(),
-            "fdr": own["fdr"].to_numpy(),
-        }
-    )  # fmt: skip

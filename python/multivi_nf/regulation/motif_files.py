@@ -110,16 +110,7 @@ def _meme(lines: list[str], path: Path) -> list[Motif]:
             if head is None:
                 raise _wrong(path, at, "a matrix before any MOTIF")
             width = re.search(r"\bw\s*=\s*([0-9]{1,6})", line)
-            rows: list[list[float]] = []
-            while at < len(lines) and (not width or len(rows) < int(width[1])):
-                if not lines[at].strip() and not rows:
-                    at += 1
-                    continue
-                numbers = _numbers(lines[at])
-                if numbers is None or len(numbers) != 4:
-                    break
-                rows.append(numbers)
-                at += 1
+            rows, at = _matrix(lines, at, int(width[1]) if width else None)
             if not rows or (width and len(rows) != int(width[1])):
                 said = f" of {width[1]}" if width else ""
                 raise _wrong(path, min(at + 1, len(lines)), f"{head[0]} has {len(rows)}{said} rows of four numbers")
@@ -128,6 +119,19 @@ def _meme(lines: list[str], path: Path) -> list[Motif]:
     if head is not None:
         raise _wrong(path, len(lines), f"{head[0]} has no letter-probability matrix")
     return motifs
+
+
+def _matrix(lines: list[str], at: int, width: int | None) -> tuple[list[list[float]], int]:
+    """Rows of four numbers, so many where a width is known, and the line after them."""
+    rows: list[list[float]] = []
+    while at < len(lines) and (width is None or len(rows) < width):
+        numbers = _numbers(lines[at])
+        if lines[at].strip() or rows:
+            if numbers is None or len(numbers) != 4:
+                break
+            rows.append(numbers)
+        at += 1
+    return rows, at
 
 
 def _jaspar(lines: list[str], path: Path) -> list[Motif]:

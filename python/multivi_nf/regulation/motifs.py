@@ -25,6 +25,8 @@ CELLS = 10_000
 """Cells at a time."""
 BASES = 20_000_000
 """Bases scanned at a time."""
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""`indptr`, `indices` and `data` of a CSR matrix."""
 FEWEST_PEAKS = 10
 FEWEST_CELLS = 3
 
@@ -58,30 +60,30 @@ def scan(bases: list[np.ndarray | None], motifs: list[Motif], p: float = MATCH_P
     from memelite import fimo  # compiles its kernels on import
 
     matrices = {motif.id: motif.probabilities for motif in motifs}
-    known = np.array([k for k, one in enumerate(bases) if one is not None], dtype=np.int64)
-    width = np.array([len(bases[k]) for k in known], dtype=np.int64)
-    known = known[np.argsort(width, kind="stable")]  # peaks of like width together: little padding
-    rows, columns = [], []
+    widest = max((motif.probabilities.shape[1] for motif in motifs), default=0)
+    known = [(k, one) for k, one in enumerate(bases) if one is not None]
+    known.sort(key=lambda peak: len(peak[1]))  # peaks of like width together: little padding
+    rows: list[np.ndarray] = []
+    columns: list[np.ndarray] = []
     start = 0
     while start < len(known):
-        step = max(1, BASES // max(len(bases[known[min(start + 1000, len(known) - 1)]]), 1))
+        step = max(1, BASES // max(len(known[min(start + 1000, len(known) - 1)][1]), 1))
         part = known[start : start + step]
-        lengths = np.array([len(bases[k]) for k in part])
-        hot = np.zeros((len(part), 4, max(lengths.max(), max(m.probabilities.shape[1] for m in motifs))), dtype=np.int8)
-        for row, k in enumerate(part):
-            at = np.flatnonzero(bases[k] != UNKNOWN)
-            hot[row, bases[k][at], at] = 1
+        place, lengths = np.array([k for k, _ in part]), np.array([len(one) for _, one in part])
+        hot = np.zeros((len(part), 4, max(int(lengths.max()), widest)), dtype=np.int8)
+        for row, (_, one) in enumerate(part):
+            at = np.flatnonzero(one != UNKNOWN)
+            hot[row, one[at], at] = 1
         for column, hits in enumerate(fimo(matrices, hot, threshold=p)):
             # behind a peak's end there are no bases: a match that reaches there is none
             ends = np.maximum(hits["start"].to_numpy(np.int64), hits["end"].to_numpy(np.int64))
             at = hits["sequence_name"].to_numpy(np.int64)
             at = np.unique(at[ends <= lengths[at]])
-            rows.append(part[at])
+            rows.append(place[at])
             columns.append(np.full(len(at), column))
         start += step
-    row, column = (np.concatenate(part) if part else np.zeros(0, np.int64) for part in (rows, columns))
-    ones = np.ones(len(row), dtype=bool)
-    return sparse.csr_matrix((ones, (row, column)), shape=(len(bases), len(motifs)))
+    pairs = tuple(np.concatenate(part) if part else np.zeros(0, np.int64) for part in (rows, columns))
+    return sparse.csr_matrix((np.ones(len(pairs[0]), dtype=bool), pairs), shape=(len(bases), len(motifs)))
 
 
 def background_sets(properties: np.ndarray, n: int = ITERATIONS, seed: int = 0) -> np.ndarray:
@@ -170,15 +172,18 @@ def _replaced(matches: sparse.csr_matrix, others: np.ndarray) -> sparse.csr_matr
 
 def _raw(counts: sparse.csr_matrix, matches: sparse.csr_matrix, share: np.ndarray) -> np.ndarray:
     observed = np.zeros((counts.shape[0], matches.shape[1]))
-    _add_up(counts.indptr, counts.indices, counts.data, matches.indptr, matches.indices, matches.data, observed)
+    own, held = ((one.indptr, one.indices, one.data) for one in (counts, matches))
+    _add_up(own, held, observed)
     expected = np.asarray(counts.sum(axis=1), dtype=np.float64) * (matches.T @ share)[None, :]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(expected > 0, (observed - expected) / expected, np.nan)
 
 
 @numba.njit(cache=True)
-def _add_up(indptr, indices, data, of_peak, motifs, weights, out):  # pragma: no cover - compiled
+def _add_up(counts: Parts, matches: Parts, out: np.ndarray) -> None:  # pragma: no cover - compiled
     """Sparse product of counts and matches into a dense array."""
+    indptr, indices, data = counts
+    of_peak, motifs, weights = matches
     for cell in range(indptr.size - 1):
         for k in range(indptr[cell], indptr[cell + 1]):
             peak, value = indices[k], data[k]

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -19,7 +18,7 @@ class NotPossible(InputError):
 
 
 @contextlib.contextmanager
-def told_in(facts: Path | None, part: str) -> Iterator[dict[str, Any]]:
+def told_in(facts: Path | None, part: str) -> Iterator[dict[str, object]]:
     """Note what a part made, or why it could not be made.
 
     Parameters
@@ -35,7 +34,7 @@ def told_in(facts: Path | None, part: str) -> Iterator[dict[str, Any]]:
     A dictionary for what is worth telling. The report shows of it `told` (a sentence), `files` (paths below
     `regulation/`), `rows` (what the table holds) and `table` (a list of rows, whose `file` becomes a link).
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     try:
         yield found
         found = {"part": part, "done": True} | found
@@ -48,7 +47,7 @@ def told_in(facts: Path | None, part: str) -> Iterator[dict[str, Any]]:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+def rows_of(table: pd.DataFrame) -> list[dict[str, object]]:
     """Rows of a table for `facts`: numbers of four digits, None where there is none (JSON knows no NaN)."""
     short = {name: table[name].map(lambda x: float(f"{x:.4g}")) for name in table.select_dtypes("floating")}
     plain = table.assign(**short).astype(object)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import pandas as pd
-from isal import igzip, isal_zlib
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.genome import harmonise, wrong_assembly
@@ -25,6 +26,7 @@ _CODE[np.frombuffer(b"ACGT", np.uint8)] = np.arange(4)
 _CODE[np.frombuffer(b"acgt", np.uint8)] = np.arange(4)
 _CODE[np.frombuffer(b"Uu", np.uint8)] = 3
 UNKNOWN = 4
+_DAMAGED = (*DAMAGED, cast("type[Exception]", IsalError))  # whose stub takes it for an instance
 
 
 @dataclass
@@ -189,7 +191,7 @@ def _parts(fasta: Path) -> Iterator[tuple[str, bytes]]:
                 elif name is None:
                     raise _no_fasta(fasta, f"begins with {piece[:20]!r} where a FASTA begins with >")
                 yield name, piece
-    except (*DAMAGED, isal_zlib.error) as error:
+    except _DAMAGED as error:
         raise InputError(
             f"{fasta} cannot be read to its end: {error}",
             "bases of peaks behind that place are missing",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ import pybigtools
 
 from multivi_nf.fragments.kept import open_fragments
 from multivi_nf.inputs.genome import Genome
-from multivi_nf.io.files import written_whole
+from multivi_nf.io.files import scratch, written_whole
 from multivi_nf.io.progress import bytes_read
 from multivi_nf.regulation.cells import Source, file_name, group_names, matched
 
@@ -23,6 +21,9 @@ BIN = 10
 
 _HELD = 1 << 22
 """Cut sites held before they are added up."""
+
+Counted = tuple[np.ndarray, np.ndarray | None]
+"""Keys and how often each was met; None: once."""
 
 
 @dataclass
@@ -55,14 +56,7 @@ class Cuts:
 
 
 def count_cuts(
-    names: pd.Index,
-    groups: pd.Series,
-    sources: Sequence[Source],
-    genome: Genome,
-    folder: Path,
-    *,
-    bin_size: int = BIN,
-    chrom_style: str = "auto",
+    groups: pd.Series, sources: Sequence[Source], genome: Genome, folder: Path, *, bin_size: int = BIN
 ) -> Cuts:
     """Count the cut sites (first and last base of each fragment) of the cells of each group; nuclear ones.
 
@@ -70,10 +64,8 @@ def count_cuts(
 
     Parameters
     ----------
-    names
-        Cells, `sample:barcode`.
     groups
-        Their groups, missing where a cell has none; as :func:`multivi_nf.regulation.cells.groups_of` gives them.
+        Of each cell (`sample:barcode`), missing where it has none; of :func:`multivi_nf.regulation.cells.groups_of`.
     folder
         For temporary files: at most 16 bytes a bin with cut sites.
     """
@@ -81,8 +73,8 @@ def count_cuts(
     cuts.insertions = dict.fromkeys(cuts.groups, 0)
     code = {name: i for i, name in enumerate(cuts.groups)}
     coded = groups.map(code).fillna(-1).to_numpy(np.int64)
-    for source, rows, barcodes in matched(names, sources):
-        for chrom, keys, counts in _chromosomes(source, coded[rows], barcodes, genome, bin_size, chrom_style):
+    for source, rows, barcodes in matched(groups.index, sources):
+        for chrom, keys, counts in _chromosomes(source, coded[rows], barcodes, genome, bin_size):
             stride = _bins(genome, chrom, bin_size)
             edges = np.searchsorted(keys, np.arange(len(cuts.groups) + 1) * stride)
             for i, group in enumerate(cuts.groups):
@@ -99,15 +91,15 @@ def _bins(genome: Genome, chrom: int, bin_size: int) -> int:
 
 
 def _chromosomes(
-    source: Source, coded: np.ndarray, barcodes: list[str], genome: Genome, bin_size: int, style: str
+    source: Source, coded: np.ndarray, barcodes: list[str], genome: Genome, bin_size: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield each chromosome of a file: keys `group × bins + bin`, ascending, and their cut sites."""
     names = list(genome.chrom_sizes)
-    chrom, held, n_held = -1, [], 0
+    chrom, n_held = -1, 0
+    held: list[Counted] = []
     with bytes_read(source.fragments) as progress:
-        stream = open_fragments(
-            source.fragments, genome.chrom_sizes, barcodes, only_these=True, chrom_style=style, on_progress=progress
-        )
+        how = {"only_these": True, "chrom_style": genome.style, "on_progress": progress}
+        stream = open_fragments(source.fragments, genome.chrom_sizes, barcodes, **how)
         for batch in stream:
             if genome.mitochondrial(names[batch.chrom]):
                 continue
@@ -128,7 +120,7 @@ def _chromosomes(
             yield chrom, *_sum(held)
 
 
-def _sum(parts: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray]:
+def _sum(parts: Sequence[Counted]) -> tuple[np.ndarray, np.ndarray]:
     """Add up parts of (keys, counts), counts None where each key stands for one."""
     keys, place = np.unique(np.concatenate([keys for keys, _ in parts]), return_inverse=True)
     weights = np.concatenate([np.ones(len(keys), np.int64) if n is None else n for keys, n in parts])
@@ -160,22 +152,9 @@ def intervals(cuts: Cuts, group: str, genome: Genome) -> Iterator[tuple[str, int
 
 
 def write_tracks(
-    names: pd.Index,
-    groups: pd.Series,
-    sources: Sequence[Source],
-    genome: Genome,
-    output: Path,
-    *,
-    bin_size: int = BIN,
-    chrom_style: str = "auto",
-    work: Path | None = None,
+    groups: pd.Series, sources: Sequence[Source], genome: Genome, output: Path, *, bin_size: int = BIN
 ) -> pd.DataFrame:
     r"""Write `<group>.bw` of each group into a folder; see :func:`count_cuts` and :func:`intervals`.
-
-    Parameters
-    ----------
-    work
-        Empty folder for temporary files; default one of the system's, removed at the end.
 
     Returns
     -------
@@ -198,15 +177,13 @@ def write_tracks(
     >>> groups = pd.Series(["B", "B"], index=cells)
     >>> Path("tracks").mkdir()
     >>> genome = Genome({"chr1": 1000}, mito=None, tss=None, blacklist=None, renamed={})
-    >>> table = write_tracks(cells, groups, [Source("s", Path("fragments.tsv"))], genome, Path("tracks"))
+    >>> table = write_tracks(groups, [Source("s", Path("fragments.tsv"))], genome, Path("tracks"))
     >>> table[["group", "file", "cells", "insertions"]].values.tolist()
     [['B', 'B.bw', 2, 4]]
     """
     rows = []
-    with tempfile.TemporaryDirectory(prefix="tracks.") if work is None else contextlib.nullcontext(work) as temporary:
-        cuts = count_cuts(
-            names, groups, sources, genome, Path(temporary), bin_size=bin_size, chrom_style=chrom_style
-        )  # fmt: skip
+    with scratch(output / "tracks") as work:
+        cuts = count_cuts(groups, sources, genome, work, bin_size=bin_size)
         sizes = dict(genome.chrom_sizes)
         for group in cuts.groups:
             name = f"{file_name(group)}.bw" if cuts.insertions[group] else ""

@@ -84,7 +84,8 @@ def make_units(cells: pd.Index, latent: np.ndarray | None, strata: pd.Series, se
     codes = pd.factorize(strata.reindex(cells).astype(object).where(strata.notna(), ""), sort=True)[0]
     if latent is None or len(cells) <= SINGLE:
         return Units(cells, np.arange(len(cells)), codes)
-    unit, stratum = np.empty(len(cells), dtype=np.int64), []
+    unit = np.empty(len(cells), dtype=np.int64)
+    stratum: list[int] = []
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
         n = max(1, min(len(rows), round(MOST * len(rows) / len(cells))))

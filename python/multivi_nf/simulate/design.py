@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from multivi_nf.errors import InputError
 
@@ -103,7 +104,7 @@ class Options:
         if problems:
             raise InputError.all_of(problems)
 
-    def resized(self, **sizes: int | bool | None) -> Options:
+    def resized(self, **sizes: Any) -> Options:
         """The same options with those of `sizes` that are not None put in."""
         return replace(self, **{name: value for name, value in sizes.items() if value is not None})
 

@@ -16,6 +16,8 @@ from multivi_nf.simulate.counts import PEAK_SHARE
 from multivi_nf.simulate.design import Options
 from multivi_nf.simulate.world import PEAK_WIDTH, World
 
+Hits = tuple[np.ndarray, np.ndarray]
+"""Rows of cells and indices of peaks, one entry a fragment."""
 MITO_SHARE = 0.02
 BLACKLIST_SHARE = 0.006
 NUCLEOSOME_MIX = (0.58, 0.29, 0.13)
@@ -62,7 +64,7 @@ def background(rng: np.random.Generator, world: World, n: int) -> tuple[np.ndarr
 
 
 def draw_fragments(
-    rng: np.random.Generator, world: World, group: SampleCells, rows: np.ndarray, peaks: np.ndarray, options: Options
+    rng: np.random.Generator, world: World, group: SampleCells, hits: Hits, options: Options
 ) -> dict[str, np.ndarray]:
     """All fragments of a sample, in genome order: those of its cells' peaks, their background, and empty droplets.
 
@@ -71,6 +73,7 @@ def draw_fragments(
     `chrom` (index), `start`, `end`, `owner` (row of `names`), `support` (reads, PCR duplicates included), and
     `names` (barcodes: the sample's cells, then background barcodes).
     """
+    rows, peaks = hits
     n = len(group.cells)
     n_empty = options.ambient_barcodes * n
     open_in = np.bincount(rows, minlength=n)
@@ -79,7 +82,7 @@ def draw_fragments(
     empty = rng.poisson(rng.lognormal(2.3, 0.7, n_empty))
     empty_open = rng.binomial(empty, PEAK_SHARE / 2)
     ambient_peaks = rng.choice(peaks, empty_open.sum()) if peaks.size else np.zeros(0, np.int64)
-    owner = [
+    owners = [
         rows,
         np.repeat(n + np.arange(n_empty), empty_open),
         np.repeat(np.arange(n), closed),
@@ -92,7 +95,7 @@ def draw_fragments(
         background(rng, world, int((empty - empty_open).sum())),
     ]
     chrom, start, end = (np.concatenate(columns) for columns in zip(*parts))
-    owner = np.concatenate(owner)
+    owner = np.concatenate(owners)
     sizes = np.array(list(world.chrom_sizes.values()))[chrom]
     inside = (start >= 0) & (end <= sizes)
     chrom, start, end, owner = chrom[inside], start[inside], end[inside], owner[inside]
@@ -121,26 +124,24 @@ def put_number(out: np.ndarray, at: int, value: int) -> int:
 
 
 @numba.njit(cache=True)
-def put_lines(
-    prefix: np.ndarray, start: np.ndarray, end: np.ndarray, names: np.ndarray, owner: np.ndarray, support: np.ndarray
-) -> np.ndarray:
-    """Text of fragment lines of one chromosome, as bytes."""
+def put_lines(prefix: np.ndarray, lines: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Text of fragment lines of one chromosome, as bytes; a line is start, end, row of its barcode, reads."""
     width = names.shape[1]
-    out = np.empty(start.size * (prefix.size + width + 45), np.uint8)
+    out = np.empty(lines.shape[0] * (prefix.size + width + 45), np.uint8)
     at = 0
-    for i in range(start.size):
+    for i in range(lines.shape[0]):
         for k in range(prefix.size):
             out[at + k] = prefix[k]
-        at = put_number(out, at + prefix.size, start[i])
+        at = put_number(out, at + prefix.size, lines[i, 0])
         out[at] = 9
-        at = put_number(out, at + 1, end[i])
+        at = put_number(out, at + 1, lines[i, 1])
         out[at] = 9
         at += 1
         for k in range(width):
-            out[at + k] = names[owner[i], k]
+            out[at + k] = names[lines[i, 2], k]
         at += width
         out[at] = 9
-        at = put_number(out, at + 1, support[i])
+        at = put_number(out, at + 1, lines[i, 3])
         out[at] = 10
         at += 1
     return out[:at]
@@ -163,9 +164,8 @@ def write_fragments(path: Path, world: World, sample: str, fragments: dict[str, 
                 for at in range(lo, hi, 200_000):
                     rows = slice(at, min(at + 200_000, hi))
                     prefix = np.frombuffer(f"{chrom}\t".encode(), np.uint8)
-                    columns = (fragments[name][rows] for name in ("start", "end"))
-                    text = put_lines(prefix, *columns, table, fragments["owner"][rows], fragments["support"][rows])
-                    out.write(text.tobytes())
+                    lines = np.column_stack([fragments[name][rows] for name in ("start", "end", "owner", "support")])
+                    out.write(put_lines(prefix, lines, table).tobytes())
         pysam.tabix_index(os.fspath(temporary), preset="bed", force=True)
         index_file = temporary.with_name(temporary.name + ".tbi")
         index_file.replace(path.with_name(path.name + ".tbi"))

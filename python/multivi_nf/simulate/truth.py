@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,8 @@ class Truth:
     def log2_fold_change(self, modality: str, target: str, reference: str = "rest") -> np.ndarray:
         """(n_features,) log2 ratio of true means between the cells of two types (`rest`: all others)."""
         type_of = self.cells["cell_type"].to_numpy()
-        means = {"rna": self.expression, "atac": self.accessibility, "protein": self.protein}[modality]()
+        rna, atac = modality == "rna", modality == "atac"
+        means = self.expression() if rna else self.accessibility() if atac else self.protein()
         other = type_of != target if reference == "rest" else type_of == reference
         return np.log2(means[type_of == target].mean(0)) - np.log2(means[other].mean(0))
 
@@ -116,7 +118,7 @@ def write_truth(folder: Path, world: World, groups: list[SampleCells]) -> None:
                 put(f"{name}/var/{column}", values.astype("S") if values.dtype == object else values)
 
 
-def writer(file: h5py.File):
+def writer(file: h5py.File) -> Callable[[str, np.ndarray], None]:
     """A function that writes one dataset, compressed and without a time stamp."""
 
     def put(name: str, values: np.ndarray) -> None:

@@ -41,12 +41,12 @@ class Features:
     loadings: np.ndarray
     site: np.ndarray
 
-    def log_mean(self, states: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
+    def log_mean(self, states: np.ndarray, site: np.ndarray | int | None = None) -> np.ndarray:
         """(n_cells, n) log mean, up to a constant a cell; `site` None leaves site effects out."""
         out = (states @ self.loadings + self.base).astype(np.float32)
         return out if site is None else out + self.site[site].astype(np.float32)
 
-    def proportions(self, states: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
+    def proportions(self, states: np.ndarray, site: np.ndarray | int | None = None) -> np.ndarray:
         """(n_cells, n) shares of a cell's molecules; rows sum to 1."""
         out = np.exp(self.log_mean(states, site))
         return out / out.sum(1, keepdims=True)

@@ -20,15 +20,12 @@ from multivi_nf.io.outputs import check_folder
 from multivi_nf.simulate.cells import SampleCells, barcodes, draw_cells
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
 from multivi_nf.simulate.design import ISOTYPES, Options
-from multivi_nf.simulate.fragments import draw_fragments, write_fragments
+from multivi_nf.simulate.fragments import Hits, draw_fragments, write_fragments
 from multivi_nf.simulate.regulation import plant, write_regulation
 from multivi_nf.simulate.truth import write_truth, writer
 from multivi_nf.simulate.world import DISCRETE, STATES, World, build_world
 
 COLUMNS = ("sample", "rna", "fragments", "atac", "protein", "peaks", "barcodes", "barcode_map", "batch", "donor")
-
-Hits = tuple[np.ndarray, np.ndarray]
-"""Rows of cells and indices of peaks, one entry a fragment."""
 
 
 def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -102,14 +99,17 @@ def write_sample(outdir: Path, world: World, group: SampleCells, options: Option
         write(outdir / row["rna"], counts, group.cells["barcode"].to_numpy(), features)
     if sample.atac:
         hits = peak_hits(atac_rng, world, group)
-        write_atac = write_fragment_inputs if options.fragments else write_peak_matrix
-        row |= write_atac(outdir, world, group, options, atac_rng, hits)
+        if options.fragments:
+            fragments = draw_fragments(atac_rng, world, group, hits, options)
+            row |= write_fragment_inputs(outdir, world, group, fragments, atac_rng)
+            seen = np.bincount(hits[1], minlength=len(world.peaks))
+            write_peaks(outdir / row["peaks"], atac_rng, world, seen)
+        else:
+            row |= write_peak_matrix(outdir, world, group, hits)
     return row
 
 
-def write_peak_matrix(
-    outdir: Path, world: World, group: SampleCells, options: Options, rng: np.random.Generator, hits: Hits
-) -> dict[str, str]:
+def write_peak_matrix(outdir: Path, world: World, group: SampleCells, hits: Hits) -> dict[str, str]:
     """Write the ATAC counts of one sample as a 10x h5 of peaks."""
     path = f"{group.sample.name}/filtered_peak_bc_matrix.h5"
     counts = peak_matrix(world, group, *hits)
@@ -118,11 +118,10 @@ def write_peak_matrix(
 
 
 def write_fragment_inputs(
-    outdir: Path, world: World, group: SampleCells, options: Options, rng: np.random.Generator, hits: Hits
+    outdir: Path, world: World, group: SampleCells, fragments: dict[str, np.ndarray], rng: np.random.Generator
 ) -> dict[str, str]:
-    """Write fragments, the sample's own peaks, and whatever tells its cells."""
+    """Write fragments and whatever tells their cells."""
     name = group.sample.name
-    fragments = draw_fragments(rng, world, group, *hits, options)
     row = {"fragments": f"{name}/fragments.tsv.gz", "peaks": f"{name}/peaks.bed"}
     own = group.cells["barcode"].to_numpy()
     if group.sample.cells == "map":
@@ -136,7 +135,6 @@ def write_fragment_inputs(
         row["barcodes"] = f"{name}/barcodes.tsv"
         (outdir / row["barcodes"]).write_text("".join(f"{b}\n" for b in own))
     write_fragments(outdir / row["fragments"], world, name, fragments)
-    write_peaks(outdir / row["peaks"], rng, world, np.bincount(hits[1], minlength=len(world.peaks)))
     return row
 
 

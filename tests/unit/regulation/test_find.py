@@ -12,9 +12,10 @@ import zarr
 from multivi_nf.commands import exit_code
 from multivi_nf.errors import InputError
 from multivi_nf.regulation import find_links as finding
-from multivi_nf.regulation import links
-from multivi_nf.regulation.find_links import find_links, gene_places, read_called, read_embedded
+from multivi_nf.regulation.find_links import Asked, find_links, gene_places, read_called, read_embedded
 from multivi_nf.regulation.find_motifs import held_motifs
+from multivi_nf.regulation.link_tables import COLUMNS
+from multivi_nf.regulation.pairs import match_genes
 from multivi_nf.regulation.possible import NotPossible
 from multivi_nf.simulate import Options, simulated_mosaic
 from multivi_nf.simulate.regulation import plant, write_regulation
@@ -77,7 +78,7 @@ def test_links_are_written_and_bytes_repeat(folder, tmp_path):
             == 0
         )
     table = pd.read_csv(tmp_path / "one/links.tsv.gz", sep="\t")
-    assert tuple(table.columns) == links.COLUMNS and len(table) > 2000
+    assert tuple(table.columns) == COLUMNS and len(table) > 2000
     assert table["imputed_z"].isna().all() and table["distance"].abs().max() <= 100_000
     truth = pd.read_csv(folder / "truth/links.tsv.gz", sep="\t")
     planted = pd.MultiIndex.from_frame(truth.loc[truth["kind"] == "planted", ["gene", "peak"]])
@@ -117,7 +118,7 @@ def test_a_gtf_gives_the_same_pairs_as_start_sites(folder):
     embedded = read_embedded(folder / "multivi.h5mu")
     one = gene_places(None, folder / "genome/genes.gtf", None)
     other = gene_places(None, None, folder / "genome/tss.bed")
-    sites = [links.match_genes(embedded.rna.var, places)[["chrom", "pos", "strand"]] for places in (one, other)]
+    sites = [match_genes(embedded.rna.var, places)[["chrom", "pos", "strand"]] for places in (one, other)]
     # of genes that share a symbol only the GTF's ids tell which is which
     assert len(sites[0]) > len(sites[1]) > 130 and sites[1].merge(sites[0]).shape == sites[1].shape
 
@@ -125,10 +126,10 @@ def test_a_gtf_gives_the_same_pairs_as_start_sites(folder):
 def test_unpaired_cells_have_imputed_columns_only(folder):
     embedded = read_embedded(folder / "unpaired.h5mu")
     places = gene_places(None, folder / "genome/genes.gtf", None)
-    table, bedpe, facts = find_links(embedded, places, imputed=folder / "rna.zarr")
+    table, bedpe, facts = find_links(embedded, places, Asked(), imputed=folder / "rna.zarr")
     assert table["z"].isna().all() and table["imputed_z"].notna().all() and not table["significant"].any()
-    assert len(bedpe) == 0 and facts["cells"] == 0 and facts["cells_imputed"] > 100
-    assert set(table["gene"]) <= set(embedded.rna.var.index[5:25]) and "imputed ones only" in facts["told"]
+    assert len(bedpe) == 0 and facts.cells == 0 and facts.cells_imputed > 100
+    assert set(table["gene"]) <= set(embedded.rna.var.index[5:25]) and "imputed ones only" in facts.told
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_a_missing_chromosome_is_told(folder, tmp_path):
     given = ("--fasta", tmp_path / "part.fa", "--motifs", folder / "genome/motifs.meme", "--background", 10)
     assert run("motifs", folder / "multivi.h5mu", *given, "--facts", tmp_path / "m.json", "--output", tmp_path) == 0
     facts = json.loads((tmp_path / "m.json").read_text())
-    assert facts["missing_chromosomes"] == ["chr3"] and "have no bases in the FASTA (chr3)" in facts["told"]
+    assert facts["missing_chromosomes"] == ["chr3"] and "have no bases in the FASTA (chr3)" in facts.told
 
 
 @pytest.mark.parametrize(

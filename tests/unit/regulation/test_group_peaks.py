@@ -15,7 +15,7 @@ from tests.conftest import skip_or_fail
 from multivi_nf.inputs.genome import Genome
 from multivi_nf.regulation import group_peaks
 from multivi_nf.regulation.cells import Source
-from multivi_nf.regulation.group_peaks import peaks_by_group, write_group_peaks
+from multivi_nf.regulation.group_peaks import Calling, peaks_by_group, write_group_peaks
 from multivi_nf.regulation.possible import NotPossible
 
 SIZES = {"chr1": 60_000, "chrM": 1_000}
@@ -69,7 +69,7 @@ def test_a_peak_stays_where_two_donors_show_it(called, tmp_path):
     places = {f"C{k}": [20_000, 30_000] for k in range(0, 60, 4)} | {f"C{k}": [20_020] for k in range(60, 120, 4)}
     places |= {f"C{k}": [30_000] * 3 for k in range(120, 159)} | {"C1": [5_000] * 9, "C70": [5_000]}
     source = Source("s", fragments_of(tmp_path / "f.tsv.gz", places))
-    made = peaks_by_group(obs, groups, [source], TOY, CONSENSUS)
+    made = peaks_by_group(obs, groups, [source], TOY, Calling(CONSENSUS))
     # d3 has 39 cells of A, and B has one donor: neither makes a replicate
     assert [labels for labels, _ in asked] == [["A", "B"]], "MACS3 is asked once"
     a, b = made.by_group["A"], made.by_group["B"]
@@ -89,7 +89,7 @@ def test_what_a_replicate_shows_by_hand(tmp_path):
     pairs = pd.Series(["A\td1", "A\td2", None], pd.Index(["s:C0", "s:C1", "s:C2"]))
     aside = group_peaks._aside(every, TOY)
     assert sorted(aside["start"]) == sorted({9_750 + k * 10_000 + far for k in range(3) for far in group_peaks.ASIDE})
-    shown = group_peaks._shown(pairs, [source], every, TOY, "auto")
+    shown = group_peaks._shown(pairs, [source], every, TOY)
     assert shown["A\td1"].tolist() == [False, True, False] and shown["A\td2"].tolist() == [True, False, False]
     peaks = every.assign(start=every["start"] + 400, end=every["end"] + 400)
     assert group_peaks._seen(peaks, every, shown, "A").tolist() == [1, 1, 0]
@@ -100,7 +100,7 @@ def test_the_consensus_stays_and_new_peaks_overlap_nothing(called, tmp_path):
     given, _ = called
     obs, groups = cells_of(100, ["A"] * 50 + ["B"] * 50, ["d"] * 100)
     given |= {"A": [5_400, 20_000, 49_600], "B": [20_300, 5_000, 49_000]}
-    made = peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, CONSENSUS)
+    made = peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, Calling(CONSENSUS))
     merged = made.merged
     old = merged[~merged["new"]].drop(columns="new").reset_index(drop=True)
     pd.testing.assert_frame_equal(old, CONSENSUS, check_dtype=False)
@@ -120,19 +120,19 @@ def test_small_groups_are_told_not_called(called):
     obs, groups = cells_of(30, ["A"] * 20 + ["B"] * 10, ["d"] * 30)
     obs["atac_n_fragments"] = [60.0] * 20 + [50.0] * 10
     given |= {"A": [20_000]}
-    made = peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, CONSENSUS)
+    made = peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, Calling(CONSENSUS))
     assert asked[0][0] == ["A"] and made.by_group["B"].empty
     assert made.table["note"].tolist() == ["", "500 fragments are too few (1000)"]
     obs["atac_n_fragments"] = 1.0
     with pytest.raises(NotPossible, match="no group of cluster has 1000 fragments"):
-        peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, CONSENSUS)
+        peaks_by_group(obs, groups, [Source("s", Path("f"))], TOY, Calling(CONSENSUS))
 
 
 def test_without_macs3_it_says_so(tmp_path, monkeypatch):
     obs, groups = cells_of(30, ["A"] * 30, ["d"] * 30)
     monkeypatch.setenv("MULTIVI_NF_MACS3", str(tmp_path / "absent"))
     with pytest.raises(NotPossible, match="is no program"):
-        peaks_by_group(obs, groups, [Source("s", tmp_path / "f")], TOY, CONSENSUS)
+        peaks_by_group(obs, groups, [Source("s", tmp_path / "f")], TOY, Calling(CONSENSUS))
 
 
 def test_real_macs3_finds_the_rare_groups_own(tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_real_macs3_finds_the_rare_groups_own(tmp_path, monkeypatch):
         file.writelines(f"{c}\t{s}\t{e}\t{b}\t1\n" for c, s, e, b in sorted(rows))
     obs, groups = cells_of(300, ["rare"] * 8 + ["common"] * 292, ["d"] * 300)
     results = [
-        peaks_by_group(obs, groups, [Source("s", tmp_path / "f.tsv.gz")], TOY, CONSENSUS, workers=workers)
+        peaks_by_group(obs, groups, [Source("s", tmp_path / "f.tsv.gz")], TOY, Calling(CONSENSUS, workers=workers))
         for workers in (1, 2)
     ]
     for name in ("rare", "common"):

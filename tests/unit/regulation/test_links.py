@@ -11,6 +11,8 @@ from multivi_nf.export.normalise import log_normalised
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.regulation import links
 from multivi_nf.regulation.background import peak_properties
+from multivi_nf.regulation.link_tables import COLUMNS, bedpe, links_table
+from multivi_nf.regulation.pairs import Surroundings, match_genes, near_pairs
 from multivi_nf.regulation.units import Units, make_units
 from multivi_nf.simulate import Options, simulated_mosaic
 
@@ -35,14 +37,14 @@ def test_genes_are_found_by_id_with_or_without_version_then_by_symbol():
             "symbol": ["other", "B", "TWICE", "TWICE", "none"],
         }
     )  # fmt: skip
-    found = links.match_genes(var, places)
+    found = match_genes(var, places)
     # a symbol of two genes tells neither; an id does
     assert found[["gene", "pos"]].to_numpy().tolist() == [[0, 10], [1, 20], [2, 30]]
 
 
 def test_symbols_as_index_and_several_starts_of_a_gene():
     places = pd.DataFrame({"chrom": "chr1", "pos": [90, 10], "strand": "-", "symbol": ["A", "A"]})
-    found = links.match_genes(pd.DataFrame(index=["A", "B"]), places)
+    found = match_genes(pd.DataFrame(index=["A", "B"]), places)
     assert found[["gene", "pos"]].to_numpy().tolist() == [[0, 10], [0, 90]]
 
 
@@ -53,13 +55,13 @@ def test_pairs_reach_the_window_and_distances_read_along_the_gene():
     peaks = peaks_at(
         ("chr1", 0, 100), ("chr1", 1000, 1100), ("chr1", 1500, 1600), ("chr1", 2101, 2200), ("chr2", 1000, 1100)
     )
-    found = links.near_pairs(sites_at((0, "chr1", 1050, "+"), (1, "chr1", 1100, "-")), peaks, window=1001)
+    found = near_pairs(sites_at((0, "chr1", 1050, "+"), (1, "chr1", 1100, "-")), peaks, window=1001)
     pairs = {(g, p): d for g, p, d in zip(found.gene, found.peak, found.distance)}
     assert pairs == {(0, 0): -951, (0, 1): 0, (0, 2): 450, (1, 0): 1001, (1, 1): 1, (1, 2): -400, (1, 3): -1001}
 
 
 def test_of_several_starts_the_nearest_counts():
-    found = links.near_pairs(sites_at((0, "chr1", 100, "+"), (0, "chr1", 900, "+")), peaks_at(("chr1", 700, 800)), 5000)
+    found = near_pairs(sites_at((0, "chr1", 100, "+"), (0, "chr1", 900, "+")), peaks_at(("chr1", 700, 800)), 5000)
     assert found.distance.tolist() == [-101]
 
 
@@ -136,14 +138,18 @@ def linked(seed, shuffled=False):
     (rna, atac), cells, donor, var, places, peaks, _ = simulated(seed)
     if shuffled:
         atac = atac[np.random.default_rng(9).permutation(len(cells))]
-    sites = links.match_genes(var, places)
-    pairs = links.near_pairs(sites, peaks)
+    sites = match_genes(var, places)
+    pairs = near_pairs(sites, peaks)
     table, names = peak_properties(
         np.asarray(atac.sum(axis=0)).ravel(), None, (peaks["end"] - peaks["start"]).to_numpy()
     )
     assert names == ["accessibility"]
     units = make_units(cells, None, donor)
-    return pairs, sites, links.peak_gene_links(rna, atac, units, pairs, peaks, sites, table)
+    return (
+        pairs,
+        sites,
+        links.peak_gene_links(links.expressed(rna, units), atac, units, Surroundings(pairs, sites, peaks, table)),
+    )
 
 
 def truth_of(seed):
@@ -185,13 +191,13 @@ def test_nothing_is_called_between_cells_that_are_not_the_same():
 def test_tables_name_sign_and_order():
     _, _, _, var, _, peaks, _ = simulated(0)
     pairs, sites, scores = linked(0)
-    imputed = scores[["correlation", "z"]] * 0.5
-    table = links.links_table(pairs, scores, var, peaks.index, 0.1, imputed)
-    assert tuple(table.columns) == links.COLUMNS
+    scores = scores.assign(imputed_correlation=scores["correlation"] / 2, imputed_z=scores["z"] / 2)
+    table = links_table(pairs, scores, var, peaks.index, 0.1)
+    assert tuple(table.columns) == COLUMNS
     assert (table["fdr"].diff().dropna() >= 0).all() and table["significant"].sum() == (table["fdr"] <= 0.1).sum()
     assert (np.sign(table["z"]) == table["sign"].map({"+": 1, "-": -1})).all()
     assert np.allclose(table["imputed_z"], table["z"] / 2)
-    written = links.bedpe(table, sites, var, peaks)
+    written = bedpe(table, sites, var, peaks)
     assert len(written) == table["significant"].sum() > 0
     first, link = written.iloc[0], table.iloc[0]
     assert f"{first['#chrom1']}:{first.start1}-{first.end1}" == link.peak and first["name"] == link.symbol
@@ -205,8 +211,8 @@ def test_imputed_genes_stand_in_a_column_of_their_own():
     values = log_normalised(rna, "rna").toarray().astype(float)
     values[:, 3] = np.nan
     properties = peak_properties(np.asarray(atac.sum(axis=0)).ravel())[0]
-    table = links.peak_gene_links(rna, atac, make_units(cells, None, donor), pairs, peaks, sites, properties,
-                                  imputed=values)  # fmt: skip
+    around = Surroundings(pairs, sites, peaks, properties)
+    table = links.peak_gene_links(values, atac, make_units(cells, None, donor), around)
     assert table.loc[pairs.gene == 3, "z"].isna().all()
     both = table["z"].notna().to_numpy() & observed["z"].notna().to_numpy()
     assert np.allclose(table["z"][both], observed["z"][both], atol=1e-3)
@@ -217,4 +223,5 @@ def test_too_few_pairs_are_refused():
     pairs, sites, _ = linked(0)
     few = make_units(cells[:19], None, donor)
     with pytest.raises(InputError, match="there are 19 cells"):
-        links.peak_gene_links(rna[:19], atac[:19], few, pairs, peaks, sites, np.zeros((len(peaks), 1)))
+        around = Surroundings(pairs, sites, peaks, np.zeros((len(peaks), 1)))
+        links.peak_gene_links(links.expressed(rna[:19], few), atac[:19], few, around)

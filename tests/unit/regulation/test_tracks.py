@@ -56,7 +56,7 @@ def test_tracks_equal_brute_force(made, tmp_path, monkeypatch, bin_size, held):
     names = pd.Index(list(GROUPS))
     groups = pd.Series(list(GROUPS.values()), index=names, dtype=object)
     sources = [Source(sample, folder / f"{sample}.tsv.gz") for sample in rows]
-    table = write_tracks(names, groups, sources, TOY, tmp_path, bin_size=bin_size)
+    table = write_tracks(groups, sources, TOY, tmp_path, bin_size=bin_size)
     assert table["group"].tolist() == ["0", "1", "T cells / naïve"] and table["cells"].tolist() == [2, 2, 1]
     for row in table.itertuples():
         sites = brute_force(rows, row.group)
@@ -86,7 +86,7 @@ def test_the_same_bytes_twice(made, tmp_path):
     sources = [Source(sample, folder / f"{sample}.tsv.gz") for sample in rows]
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
-        write_tracks(names, groups, sources, TOY, tmp_path / run)
+        write_tracks(groups, sources, TOY, tmp_path / run)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert len(files) == 3
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
@@ -96,10 +96,10 @@ def test_a_group_without_fragments_has_no_file(made, tmp_path):
     folder, _ = made
     names = pd.Index(["one:AA", "three:AA"])
     groups = pd.Series(["x", "y"], index=names, dtype=object)
-    table = write_tracks(names, groups, [Source("one", folder / "one.tsv.gz")], TOY, tmp_path)
+    table = write_tracks(groups, [Source("one", folder / "one.tsv.gz")], TOY, tmp_path)
     assert table["file"].tolist() == ["x.bw", ""] and [path.name for path in tmp_path.iterdir()] == ["x.bw"]
     with pytest.raises(NotPossible, match="none of the 2 cells belongs to a sample with fragments"):
-        write_tracks(names, groups, [Source("other", folder / "one.tsv.gz")], TOY, tmp_path)
+        write_tracks(groups, [Source("other", folder / "one.tsv.gz")], TOY, tmp_path)
 
 
 def test_names_of_files():

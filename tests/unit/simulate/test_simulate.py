@@ -223,8 +223,8 @@ def test_at_most_keeps_the_first_of_equal_pairs():
 
 def test_lines_are_written_digit_by_digit():
     names = np.frombuffer(b"ACGTTTGG", np.uint8).reshape(2, 4)
-    start, end = np.array([0, 99, 1000000]), np.array([10, 100, 1000250])
-    text = put_lines(np.frombuffer(b"chr1\t", np.uint8), start, end, names, np.array([0, 1, 0]), np.array([1, 12, 3]))
+    lines = np.array([[0, 10, 0, 1], [99, 100, 1, 12], [1000000, 1000250, 0, 3]])
+    text = put_lines(np.frombuffer(b"chr1\t", np.uint8), lines, names)
     assert text.tobytes() == b"chr1\t0\t10\tACGT\t1\nchr1\t99\t100\tTTGG\t12\nchr1\t1000000\t1000250\tACGT\t3\n"
 
 
@@ -245,7 +245,7 @@ def default_mosaic():
             rna.append(rna_counts(streams[0], world, group))
             rna_cells.append(group.cells)
         if group.sample.atac:
-            f = draw_fragments(streams[1], world, group, *peak_hits(streams[1], world, group), options)
+            f = draw_fragments(streams[1], world, group, peak_hits(streams[1], world, group), options)
             offset = np.cumsum([0, *world.chrom_sizes.values()])[f["chrom"]]
             peak = np.searchsorted(peak_start, offset + f["end"]) - 1
             inside = (peak >= 0) & (peak_start[np.maximum(peak, 0)] + PEAK_WIDTH > offset + f["start"])
