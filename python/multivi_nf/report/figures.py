@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from multivi_nf.palette import CATEGORIES, MISSING, colours_of, natural
 from multivi_nf.report.drawing import ACCENT, DOTS, INK, MUTED, SECOND, panels_of, styled, svg
@@ -247,7 +249,7 @@ def marker_dots(
 @styled
 def volcano(table: pd.DataFrame, name: str) -> str:
     """Effect against evidence; credible intervals of the ten strongest features."""
-    figure, axes = plt.subplots(figsize=(3.6, 2.7))
+    figure, axes = plt.subplots(figsize=(4.8, 2.9))
     evidence = -np.log10(np.maximum(1 - table["probability"].to_numpy(dtype=float), 1e-4))
     effect = table["effect"].to_numpy(dtype=float)
     called = true_in(table["significant"]).to_numpy()
@@ -269,35 +271,56 @@ def volcano(table: pd.DataFrame, name: str) -> str:
 
 
 LABELS = 8
+NAME_SIZE = 7
 
 
 def _listed(axes: Axes, points: list[tuple[str, float, float]]) -> None:
-    """Names in a list beside the plot, each with a line to its point, so that none is printed over another.
+    """Names in a list beside the plot, each with a line to its point, so that nothing is printed over a name.
 
-    What is higher in the target stands to the right of the plot, what is lower to the left of its points; of points of
-    one height the inner one comes first, so that no line crosses another.
+    What is higher in the target stands to the right of the plot, what is lower to the left of its points, in a strip as
+    wide as the names. Lines end at the names' edge; those that are shortest together cross no other.
     """
-    low, high = axes.get_ylim()
     left, right = axes.get_xlim()
-    span = right - left
-    lower = [point for point in points if point[1] < 0]
+    lower, higher = ([point for point in points if (point[1] < 0) == below] for below in (True, False))
+    _beside(axes, higher, right + 0.04 * (right - left), "left")
+    axes.figure.tight_layout()
     if lower:
-        left -= 0.45 * span
-    for side, own in (("left", lower), ("right", [point for point in points if point[1] >= 0])):
-        for k, (name, x, y) in enumerate(sorted(own, key=lambda point: (-point[2], abs(point[1])))):
-            axes.annotate(
-                name,
-                (x, y),
-                (
-                    right + 0.04 * span if side == "right" else left + 0.03 * span,
-                    high - (k + 0.5) * (high - low) / LABELS,
-                ),
-                fontsize=7,
-                va="center",
-                annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 1, "shrinkB": 2},
-            )
-    axes.set_xlim(left, right)
+        strip = min(1.1 * max(_width(axes, name) for name, _, _ in lower) / axes.bbox.width + 0.1, 0.7)
+        span = (right - left) / (1 - strip)
+        axes.set_xlim(right - span, right)
+        _beside(axes, lower, right - span + (strip - 0.08) * span, "right")
+    else:
+        axes.set_xlim(left, right)
+
+
+def _beside(axes: Axes, points: list[tuple[str, float, float]], x: float, edge: str) -> None:
+    """Write names of points one below the other, their `edge` at x."""
+    low, high = axes.get_ylim()
+    places = np.array([(x, high - (k + 0.5) * (high - low) / LABELS) for k in range(LABELS)])
+    at = np.array([point[1:] for point in points]).reshape(-1, 2)
+    far = cdist(axes.transData.transform(at), axes.transData.transform(places))
+    for point, place in zip(*linear_sum_assignment(far)):
+        axes.annotate(
+            points[point][0],
+            at[point],
+            places[place],
+            fontsize=NAME_SIZE,
+            ha=edge,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 1, "shrinkB": 2,
+                "relpos": (0 if edge == "left" else 1, 0.5),
+            },
+        )  # fmt: skip
+
+
+def _width(axes: Axes, name: str) -> float:
+    """Of a name, in pixels of the figure."""
+    text = axes.text(0, 0, name, fontsize=NAME_SIZE)
+    width = text.get_window_extent().width
+    text.remove()
+    return float(width)
 
 
 @styled

@@ -14,6 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from multivi_nf.commands import exit_code
 from multivi_nf.errors import InputError
@@ -294,6 +295,35 @@ def test_volcano_names_do_not_overprint():
     assert len(sides[0]) == len(sides[1]) == figures.LABELS // 2
     assert max(x for x, _ in sides[1]) < min(x for x, _ in sides[0]), "lower ones to the left, higher to the right"
     assert all(np.diff(sorted(y for _, y in side)).min() > 7 for side in sides)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lines_of_a_volcano_meet_no_name_and_no_other_line(seed, monkeypatch):
+    """Long names of peaks on both sides, of points anywhere: lines as drawn, against the boxes of the names."""
+    drawn = []
+    monkeypatch.setattr(figures, "svg", lambda figure, *_: drawn.append(figure) or "")
+    rng = np.random.default_rng(seed)
+    n = 12
+    table = pd.DataFrame(
+        {
+            "feature": [f"chr{k}:{10**k}-{10**k + 501}" for k in range(n)],
+            "effect": rng.normal(0, 1, n),
+            "probability": 1 - 10.0 ** -rng.uniform(1, 6, n),
+            "significant": [True] * n,
+        }
+    )
+    figures.volcano(table, "v")
+    axes = drawn[0].axes[0]
+    drawn[0].canvas.draw()
+    names = [text for text in axes.texts if text.get_text()]
+    assert len(names) == figures.LABELS
+    boxes = [Text.get_window_extent(name) for name in names]
+    lines = [name.arrow_patch.get_path().transformed(name.arrow_patch.get_transform()) for name in names]
+    for k, line in enumerate(lines):
+        for other in range(len(names)):
+            if other != k:
+                assert not line.intersects_bbox(boxes[other], filled=True), (names[k], names[other])
+                assert not line.intersects_path(lines[other], filled=False), (names[k], names[other])
 
 
 def test_markers_are_dots_of_measured_and_imputed(results_folder, tmp_path):
