@@ -72,6 +72,10 @@ workflow REPROCESS {
         chosen(settings, ['explorer_size', 'title']) + [h5ad: settings.h5ad == null ? 'auto' : settings.h5ad.toString()],
     )
 
+    if (settings.h5ad == null) {
+        EXPORT.out.h5ad.ifEmpty([]).subscribe { made -> made ? null : log.warn('No h5ad/: beyond 50,000 cells it is written where --h5ad asks for it. multivi.h5mu holds the same cells') }
+    }
+
     //
     // The page, and what a run must be repeated by
     //

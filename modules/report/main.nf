@@ -21,12 +21,16 @@ process REPORT {
     path 'report.html', emit: page
     path 'verdict.tsv', emit: verdict
     path 'multiqc/*', emit: multiqc, optional: true
+    path 'pipeline_info/run.json'
     path 'qc/*/*.preflight.json' // what CHECK_INPUTS saw is published by a run that went through
     path 'report.resources.json', emit: resources
 
     script:
     """
-    mkdir -p results/qc results/pipeline_info
+    mkdir -p results/qc results/pipeline_info pipeline_info
+    # of the environment, not of the task: another day or user does not make the page anew
+    printf '{"started": "%s", "user": "%s"}\\n' "\${MULTIVI_NF_STARTED:-}" "\${MULTIVI_NF_USER:-}" > pipeline_info/run.json
+    cp pipeline_info/run.json results/pipeline_info/
     printf '%s' ${quoted(versions)} > results/pipeline_info/software_versions.yml
     printf '%s' ${quoted(parameters)} > results/pipeline_info/params.json
     for part in parts/*/kept; do cp -rL "\$part"/. results/qc/; done
@@ -38,7 +42,8 @@ process REPORT {
     """
     mkdir -p qc
     cp -r parts/*/kept/stub qc/
-    mkdir multiqc
+    mkdir multiqc pipeline_info
+    echo '{}' > pipeline_info/run.json
     touch report.html verdict.tsv multiqc/multivi_nf_qc_mqc.tsv
     echo '{}' > report.resources.json
     """

@@ -91,6 +91,8 @@ class Results:
         Modality to (n_cells, n_latent) means of its own view, NaN where it was not measured.
     modality_of, nearest_genes
         Feature to its modality; peak to the gene that starts nearest, where genes are known.
+    made
+        `started` and `user` of the run (`pipeline_info/run.json`).
     regulation
         What each part of `--regulation` made, or why it could not (`regulation/<part>.json`).
     """
@@ -113,6 +115,7 @@ class Results:
     contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
     imputed: dict[str, Imputed] = field(default_factory=dict)
     parameters: dict[str, object] = field(default_factory=dict)
+    made: dict[str, object] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     resources: pd.DataFrame | None = None
     evaluation: dict[str, object] = field(default_factory=dict)
@@ -259,6 +262,8 @@ def _read_pipeline_info(results: Results, outdir: Path) -> None:
     info = outdir / "pipeline_info"
     if (info / "params.json").is_file():
         results.parameters = read_object(info / "params.json")
+    if (info / "run.json").is_file():
+        results.made = read_object(info / "run.json")
     versions = info / "software_versions.yml"
     if versions.is_file():
         results.versions = read_versions(read_bytes(versions).decode(errors="replace"))

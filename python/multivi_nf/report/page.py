@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from multivi_nf import __version__
+from multivi_nf.export.h5ad import MOST_CELLS
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.tables import write_table
 from multivi_nf.report import words
@@ -57,10 +58,18 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def _leaves_out_h5ad(results: Results) -> bool:
+    """Tell whether a run of so many cells writes no h5ad/ because nobody asked for it."""
+    return bool(results.parameters) and results.parameters.get("h5ad") is None and len(results.cells) > MOST_CELLS
+
+
 def _page(page: jinja2.Template, results: Results, findings: list[Finding]) -> str:
     obs = results.cells
     return page.render(
         version=__version__,
+        nextflow=results.versions.get("Workflow", {}).get("Nextflow"),
+        made={key: results.made.get(key) for key in ("started", "user")},
+        no_h5ad=MOST_CELLS if _leaves_out_h5ad(results) else 0,
         findings=findings,
         title=results.parameters.get("title") or "multivi-nf",
         style=Markup(template("style.css")),

@@ -185,6 +185,31 @@ def test_same_results_give_the_same_bytes(results_folder, tmp_path):
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+def test_date_and_user_stand_in_one_element_and_come_from_pipeline_info(results_folder, tmp_path):
+    pages = []
+    for started, user in (("2026-11-30 11:05", "anna"), ("2031-01-02 03:04", "<b>eve")):
+        (results_folder / "pipeline_info").mkdir(exist_ok=True)
+        (results_folder / "pipeline_info" / "run.json").write_text(json.dumps({"started": started, "user": user}))
+        write_report(results_folder, tmp_path / "r.html")
+        pages.append((tmp_path / "r.html").read_text())
+    made = [re.findall(r'<span id="made">(.*?)</span>', page) for page in pages]
+    assert made == [["Run begun on 2026-11-30 11:05 by anna."], ["Run begun on 2031-01-02 03:04 by &lt;b&gt;eve."]]
+    assert len({re.sub(r'<span id="made">.*?</span>', "", page) for page in pages}) == 1, "nothing else tells them"
+    (results_folder / "pipeline_info" / "run.json").unlink()
+    write_report(results_folder, tmp_path / "r.html")
+    assert "Run begun" not in (tmp_path / "r.html").read_text()
+
+
+def test_an_h5ad_that_nobody_asked_for_is_missed_aloud(results_folder, tmp_path, monkeypatch):
+    params = results_folder / "pipeline_info" / "params.json"
+    params.parent.mkdir(exist_ok=True)
+    for asked, most, said in ((None, 3, True), (True, 3, False), (False, 3, False), (None, 50_000, False)):
+        monkeypatch.setattr("multivi_nf.report.page.MOST_CELLS", most)
+        params.write_text(json.dumps({"seed": 0} | ({} if asked is None else {"h5ad": asked})))
+        write_report(results_folder, tmp_path / "r.html")
+        assert ("No <code>h5ad/</code>: beyond 3 cells" in (tmp_path / "r.html").read_text()) == said
+
+
 def test_figures_take_the_page_colour(results_folder, tmp_path):
     write_report(results_folder, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
