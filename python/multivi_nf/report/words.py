@@ -70,9 +70,14 @@ def begun(text: str) -> str:
 
 
 def options(text: str) -> Markup:
-    """Text in which the name of an option (`--max_epochs`) is not broken at its dashes, and terms are explained."""
+    """Text in which the name of an option (`--max_epochs`) is not broken at its dashes, and terms are explained.
+
+    Percentages are written one way, a direction as an arrow, and neither is broken at the end of a line.
+    """
+    text = re.sub(r"(\d) ?%", "\\1\N{NO-BREAK SPACE}%", str(text))
+    text = re.sub(r"(\w)->(\w)", "\\1\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}\\2", text)
     known = "|".join(re.escape(phrase) for phrase in PHRASES)
-    parts = re.split(rf"(--[A-Za-z][\w-]*|\b(?:{known})\b)", str(text))
+    parts = re.split(rf"(--[A-Za-z][\w-]*|\b(?:{known})\b)", text)
     return Markup("").join(_marked(part) if k % 2 else escape(part) for k, part in enumerate(parts))
 
 

@@ -437,3 +437,8 @@ def test_terms_in_a_sentence_are_explained_and_options_hold_together():
     said = options("mean KL of <b> and held-out pairs; try --max_epochs, unsupported")
     assert said.count("<abbr title=") == 2 and ">mean KL</abbr> of &lt;b&gt; and" in said
     assert '<span class="option">--max_epochs</span>' in said and "unsupported" in said
+
+
+def test_percentages_and_directions_are_written_one_way_and_hold_together():
+    said = options("95 % intervals cover 8.9% in atac->rna (rna+atac->protein)")
+    assert said.replace("\N{NO-BREAK SPACE}", "_") == "95_% intervals cover 8.9_% in atac_→_rna (rna+atac_→_protein)"
