@@ -262,7 +262,7 @@ def volcano(table: pd.DataFrame, name: str) -> str:
             axes.plot(
                 table[["effect_lower", "effect_upper"]].iloc[k], [evidence[k]] * 2, color=ACCENT, lw=0.6, alpha=0.7
             )
-    _listed(axes, [(str(names.iloc[k]), effect[k], evidence[k]) for k in top[:LABELS]])
+    _listed(figure, axes, [(str(names.iloc[k]), effect[k], evidence[k]) for k in top[:LABELS]])
     axes.set_xlabel("effect")
     axes.set_ylabel("evidence: -log10(1 - probability)")
     figure.set_dpi(150)
@@ -274,7 +274,7 @@ LABELS = 8
 NAME_SIZE = 7
 
 
-def _listed(axes: Axes, points: list[tuple[str, float, float]]) -> None:
+def _listed(figure: Figure, axes: Axes, points: list[tuple[str, float, float]]) -> None:
     """Names in a list beside the plot, each with a line to its point, so that nothing is printed over a name.
 
     What is higher in the target stands to the right of the plot, what is lower to the left of its points, in a strip as
@@ -283,7 +283,7 @@ def _listed(axes: Axes, points: list[tuple[str, float, float]]) -> None:
     left, right = axes.get_xlim()
     lower, higher = ([point for point in points if (point[1] < 0) == below] for below in (True, False))
     _beside(axes, higher, right + 0.04 * (right - left), "left")
-    axes.figure.tight_layout()
+    figure.tight_layout()
     if lower:
         strip = min(1.1 * max(_width(axes, name) for name, _, _ in lower) / axes.bbox.width + 0.1, 0.7)
         span = (right - left) / (1 - strip)
