@@ -13,8 +13,9 @@ import pandas as pd
 
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
-from multivi_nf.io.hdf5 import open_hdf5
+from multivi_nf.io.hdf5 import reading, reading_hdf5
 from multivi_nf.io.limits import read_tsv
+from multivi_nf.modalities import MODALITIES
 from multivi_nf.simulate.cells import SITES, SampleCells
 from multivi_nf.simulate.regulation import Planted
 from multivi_nf.simulate.world import CELL_TYPES, PROGRAMMES, STATES, Features, World
@@ -145,17 +146,45 @@ def read_truth(folder: str | Path) -> Truth:
             "without the truth of the simulated mosaic nothing can be scored",
             "give the truth/ folder that `multivi-nf simulate --outdir DIR` wrote",
         )
-    cells = read_tsv(folder / "cells.tsv.gz", index_col=0, keep_default_na=False, na_values={"position": ""})
-    with open_hdf5(folder / "means.h5") as file:
-        features = {
-            m: Features(*(file[f"{m}/{part}"][:] for part in ("base", "loadings", "site")))
-            for m in ("rna", "atac", "protein")
-        }
-        frames = {m: pd.DataFrame({k: text(v[:]) for k, v in file[f"{m}/var"].items()}) for m in features}
-        states = file["cells/state"][:]
-    peaks = frames["atac"]
-    peaks.index = pd.Index(peaks["chrom"] + ":" + peaks["start"].astype(str) + "-" + peaks["end"].astype(str))
-    return Truth(cells, frames["rna"].set_index("id"), peaks, frames["protein"].set_index("id"), states, features)
+    cells = _read_cells(folder / "cells.tsv.gz")
+    with reading_hdf5(folder / "means.h5") as file:
+        frames = {m: pd.DataFrame({k: text(v[:]) for k, v in file[f"{m}/var"].items()}) for m in MODALITIES}
+        states = _numbers(file, "cells/state", (len(cells), len(STATES)))
+        features = {m: _read_features(file, m, len(frames[m])) for m in MODALITIES}
+        peaks, genes, proteins = frames["atac"], frames["rna"].set_index("id"), frames["protein"].set_index("id")
+        peaks.index = pd.Index(peaks["chrom"] + ":" + peaks["start"].astype(str) + "-" + peaks["end"].astype(str))
+        for frame in (peaks, genes, proteins):
+            if not frame.index.is_unique or not all(isinstance(name, str) for name in frame.index):
+                raise ValueError("names of features are no text, or come twice")
+    return Truth(cells, genes, peaks, proteins, states, features)
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    """Read the table of cells and look at what is scored by."""
+    cells = read_tsv(path, index_col=0, keep_default_na=False, na_values={"position": ""})
+    with reading(path):
+        cells.index = cells.index.astype(str)
+        flags = [cells[name].dtype.kind for name in ("doublet", "dying")]
+        if flags != ["b", "b"] or not cells.index.is_unique or not len(cells):
+            raise ValueError("doublet and dying are not True or False, or a cell comes twice, or none at all")
+        unknown = set(cells["site"]) - set(SITES)
+        if unknown:
+            raise ValueError(f"site {unknown.pop()!r} is none of {', '.join(SITES)}")
+        cells["cell_type"] = cells["cell_type"].astype(str)
+    return cells
+
+
+def _read_features(file: h5py.File, modality: str, n: int) -> Features:
+    shapes = {"base": (n,), "loadings": (len(STATES), n), "site": (len(SITES), n)}
+    return Features(*(_numbers(file, f"{modality}/{part}", shape) for part, shape in shapes.items()))
+
+
+def _numbers(file: h5py.File, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Finite numbers of a shape."""
+    values = np.asarray(file[name][:])
+    if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise ValueError(f"{name} is {values.dtype} {values.shape}, or not finite; {shape} is meant")
+    return values
 
 
 def text(values: np.ndarray) -> np.ndarray:
