@@ -47,7 +47,7 @@ KINDS = {"killed": 1.0, "full": 1.0, "failing": 1.0, "clock": 0.25, "slow": 0.05
 
 JUMPS = (86_400, -86_400, 3_600 * 24 * 3_650, -3_600 * 24 * 3_650, -3_601)
 HANGS = 120.0
-"""Seconds after which a step counts as hanging."""
+"""Seconds of processor time after which a step counts as hanging, or five times as many on the wall."""
 
 PAGE = 4096
 LIBC, REMOUNT = ctypes.CDLL(None, use_errno=True), 32
@@ -230,8 +230,8 @@ class Disk:
                 code = os.waitstatus_to_exitcode(status)
                 break
             passed = time.monotonic() - started
-            if (fault.seconds is not None and passed >= fault.seconds) or passed > HANGS:
-                hung = passed > HANGS
+            hung = passed > HANGS and (passed > 5 * HANGS or processor_seconds(pid) > HANGS)
+            if (fault.seconds is not None and passed >= fault.seconds) or hung:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL) if fault.moment % 2 or hung else os.kill(pid, signal.SIGKILL)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -251,6 +251,12 @@ class Disk:
         started = time.monotonic()
         pid, shared = self.start(step, fault, log)
         return self.wait(pid, shared, log, fault, started)
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used of the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # -- what is right ------------------------------------------------------------------------------------------------

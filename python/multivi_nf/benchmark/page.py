@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from multivi_nf.benchmark.plan import CONTROLS, planned
 from multivi_nf.benchmark.runner import COLUMNS
 from multivi_nf.benchmark.task import SHUFFLED_PAIRS
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.hdf5 import reading
+from multivi_nf.io.limits import read_object, read_tsv
 from multivi_nf.report.environment import environment, template
 
 SHOWN = {
@@ -84,9 +85,14 @@ def read_scores(
     dataset
         Name of the data.
     """
-    tables = [pd.read_csv(folder / "scores.tsv", sep="\t", keep_default_na=True) for folder in folders]
+    tables, panels = [], []
+    for folder in folders:
+        with reading(folder):
+            tables.append(read_tsv(folder / "scores.tsv")[list(COLUMNS)])
+            panels.append(read_object(folder / "panel.json"))
+            if not {"about", "split", "panel"} <= panels[-1].keys() or "method" not in panels[-1]["about"]:
+                raise ValueError("panel.json names no method")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
-    panels = [json.loads((folder / "panel.json").read_text()) for folder in folders]
     wanted = planned(plans, methods)
     seen = set(zip(table["experiment"], table["method"], table["split"], table["seed"].astype(str)))
     lost = []

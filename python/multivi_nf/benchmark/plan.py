@@ -32,6 +32,8 @@ from multivi_nf.errors import InputError
 from multivi_nf.evaluation.controls import shuffle_pairs
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.hdf5 import reading
+from multivi_nf.io.limits import read_tsv
 from multivi_nf.modalities import MODALITIES
 
 METHODS = {
@@ -272,7 +274,7 @@ def planned(plans: Sequence[Path], methods: tuple[str, ...]) -> pd.DataFrame:
     InputError
         None of the experiments can be done.
     """
-    rows = pd.concat([pd.read_csv(plan, sep="\t", keep_default_na=False, dtype={"seed": str}) for plan in plans])
+    rows = pd.concat([_read_plan(plan) for plan in plans])
     rows = rows.drop_duplicates(ignore_index=True)
     if (rows["why"] != "").all():
         reasons = "; ".join(f"experiment {k}: {why}" for k, why in dict(zip(rows["experiment"], rows["why"])).items())
@@ -284,6 +286,15 @@ def planned(plans: Sequence[Path], methods: tuple[str, ...]) -> pd.DataFrame:
     asked = rows["method"].map(lambda run: _asked(run, methods))
     control = rows["split"].str.endswith(SHUFFLED_PAIRS)
     return rows[asked & (~control | ("shuffled" in methods))]
+
+
+def _read_plan(path: Path) -> pd.DataFrame:
+    with reading(path):
+        kinds = dict.fromkeys(("split", "seed", "method", "folder", "why"), str)
+        rows = read_tsv(path, keep_default_na=False, dtype=kinds)[list(COLUMNS)]
+        if rows["experiment"].dtype.kind != "i" or not rows.loc[rows["why"] == "", "seed"].str.isdecimal().all():
+            raise ValueError("numbers of experiments or seeds are none")
+        return rows
 
 
 def _asked(run: str, methods: tuple[str, ...]) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.benchmark.scoring import Views
+from multivi_nf.io.limits import read_object
 
 
 @dataclass
@@ -79,7 +80,9 @@ def write_result(result: Result, folder: Path) -> None:
 
 def read_result(folder: Path) -> Result:
     """Read what a method wrote; the settings hold `failed` where it could not."""
-    result = Result(about=json.loads((folder / "run.json").read_text()))
+    result = Result(about=read_object(folder / "run.json"))
+    if not isinstance(result.about.get("method"), str):
+        raise ValueError("run.json names no method")
     if (folder / "latent.npz").is_file():
         with np.load(folder / "latent.npz", allow_pickle=False) as held:
             frames = {

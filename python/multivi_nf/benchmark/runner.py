@@ -19,6 +19,8 @@ from multivi_nf.benchmark.scores import scores_of, truth_of
 from multivi_nf.benchmark.task import Task, counted, modalities_of, read_task
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.hdf5 import reading
+from multivi_nf.io.limits import read_object
 from multivi_nf.mosaic.read import read_mosaic
 
 COLUMNS = (
@@ -39,7 +41,8 @@ def run(method: str, folder: Path, complete: Path | None, output: Path) -> str:
             "peers run in environments of their own",
             f"name one of {', '.join(REFERENCE)}",
         )
-    task = read_task(folder)
+    with reading(folder):
+        task = read_task(folder)
     whole = None
     if method == "ceiling" and complete is not None:
         mosaic = read_mosaic(complete)
@@ -61,7 +64,7 @@ def collected(
 ) -> None:
     """Write ours as a result; what it cost is the sum of its steps' CPU seconds and the largest of their memories."""
     result = collect(embedding, stores, contrast)
-    used = [json.loads(path.read_text()) for path in costs]
+    used = [read_object(path) for path in costs]
     result.about = {
         "method": method,
         "version": f"multivi-nf {__version__}",
@@ -75,7 +78,10 @@ def collected(
 
 def scored(folder: Path, result_folder: Path, complete: Path, dataset: str, output: Path) -> None:
     """Write `scores.tsv`, a row a metric, and `panel.json`, what is drawn."""
-    task, result = read_task(folder), read_result(result_folder)
+    with reading(folder):
+        task = read_task(folder)
+    with reading(result_folder):
+        result = read_result(result_folder)
     about = result.about
     failed = str(about.get("failed", ""))
     values, drawn = {}, {}

@@ -15,6 +15,7 @@ import pandas as pd
 from multivi_nf.benchmark.splits import Split
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.h5mu import read_h5mu
+from multivi_nf.io.limits import read_object, read_tsv
 from multivi_nf.modalities import MODALITIES
 
 LABEL = "label"
@@ -98,8 +99,8 @@ def write_task(task: Task, folder: Path) -> None:
 
 def read_task(folder: Path) -> Task:
     """Read what :func:`write_task` wrote."""
-    about = json.loads((folder / "task.json").read_text())
-    table = pd.read_csv(folder / "cells.tsv", sep="\t", index_col="name", dtype=str, keep_default_na=False)
+    about = read_object(folder / "task.json")
+    table = read_tsv(folder / "cells.tsv", index_col="name", dtype=str, keep_default_na=False)
     hidden = {
         modality: pd.Index((folder / "hidden" / f"{modality}.txt").read_text().splitlines())
         for modality in about["hidden"]

@@ -188,6 +188,27 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def object_in(text: str, place: str) -> dict[str, Any]:
+    """Read a JSON object that a file holds as text.
+
+    Raises
+    ------
+    InputError
+        Something else; `place` is named.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{place} is no JSON object, but {text[:40]!r}",
+            "it was cut, or something else wrote it; what it tells cannot be used",
+            "run the step that writes it again",
+        )
+    return content
+
+
 def read_tsv(path: Path, **how: Any) -> pd.DataFrame:
     """Read a table of a step, plain or gzip, within limits; `how` goes to :func:`pandas.read_csv`.
 

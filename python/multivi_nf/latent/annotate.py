@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from multivi_nf.io.limits import object_in
 from multivi_nf.latent.label_transfer import transfer_labels
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def annotate(
         mosaic.uns["neighbors"] = graph.uns["neighbors"]
         mosaic.uns["neighbors"]["params"]["use_rep"] = "X_multivi"
     mosaic.obs["cluster"] = pd.Categorical(cluster, categories=sorted(set(cluster), key=int))
-    record = json.loads(mosaic.uns["multivi_nf"]) if isinstance(mosaic.uns.get("multivi_nf"), str) else {}
+    noted = mosaic.uns.get("multivi_nf")
+    record = object_in(noted, "uns['multivi_nf'] of the mosaic") if isinstance(noted, str) else {}
     record["embed"] = {
         "unseen_batches": embedding.unseen_batches,
         "unseen_categories": embedding.unseen_categories,

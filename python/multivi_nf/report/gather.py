@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.export.markers import array_of
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5, open_hdf5, reading
-from multivi_nf.io.limits import read_bytes, read_object, read_tsv
+from multivi_nf.io.limits import object_in, read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.report import facts
@@ -227,9 +226,9 @@ def read_contrast(path: Path) -> pd.DataFrame:
 
 def _notes(value: object) -> dict[str, object]:
     if isinstance(value, str):
-        return json.loads(value)
+        return object_in(value, "uns['multivi_nf'] of multivi.h5mu")
     if isinstance(value, dict):
-        return {k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" else v for k, v in value.items()}
+        return {k: object_in(v, f"uns[{k!r}]") if isinstance(v, str) and v[:1] == "{" else v for k, v in value.items()}
     return {}
 
 

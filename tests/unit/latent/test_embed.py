@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from multivi_nf.errors import InputError
 from multivi_nf.latent.annotate import annotate
 from multivi_nf.latent.embed import draw, embed, tempered
 from multivi_nf.model.fusion import Joint
@@ -47,6 +48,14 @@ def test_annotated_mosaic(model, mosaic, tmp_path):
     one.write_h5mu(tmp_path / "one.h5mu")
     two.write_h5mu(tmp_path / "two.h5mu")
     assert (tmp_path / "one.h5mu").read_bytes() == (tmp_path / "two.h5mu").read_bytes()
+
+
+@pytest.mark.parametrize("note", ["<script>", "[]", "7", "[" * 100_000, ""])
+def test_a_forged_note_of_a_mosaic_is_refused(model, mosaic, note):
+    forged = mosaic.copy()
+    forged.uns["multivi_nf"] = note
+    with pytest.raises(InputError, match=r"uns\['multivi_nf'\] of the mosaic is no JSON object"):
+        annotate(forged, embed(model, mosaic), seed=3)
 
 
 def test_temperature_scales_variance_up_to_the_prior():

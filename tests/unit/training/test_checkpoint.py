@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,38 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, how):
     said: list[str] = []
     _, info = checkpoint.newest(tmp_path, said.append)
     assert info["epoch"] == 1 and bad.name in said[0]
+
+
+def forged(path: Path, info: object, data: bytes | None = None) -> None:
+    """A checkpoint of someone who knows the checksum."""
+    if data is not None:
+        (path / "state.safetensors").write_bytes(data)
+    if isinstance(info, dict) and "checksum" not in info:
+        info = {"schema": 1, "checksum": checkpoint._checksum(path / "state.safetensors"), **info}
+    (path / "state.json").write_text(info if isinstance(info, str) else json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("info", "data"),
+    [
+        ([], None),
+        ("[" * 100_000, None),
+        ("1" * 5000, None),
+        ({"epoch": 1, "identity": []}, None),
+        ({"epoch": 1, "identity": {"data": 7}}, None),
+        ({"epoch": 1}, b"\xff" * 7 + b"\x7f" + b"x" * 64),
+        ({"epoch": 1}, b"cos\nsystem\n(S'touch PWNED'\ntR."),
+        ({"epoch": 1}, b""),
+    ],
+)
+def test_a_forged_checkpoint_is_passed_over(tmp_path, info, data):
+    good, bad = save(tmp_path / "old", 1), save(tmp_path, 2)
+    good.rename(tmp_path / good.name)
+    forged(bad, info, data)
+    said: list[str] = []
+    _, found = checkpoint.newest(tmp_path, said.append)
+    assert found["epoch"] == 1 and bad.name in said[0]
+    assert checkpoint.read_info(tmp_path)["epoch"] == 1
 
 
 def test_half_written_checkpoints_are_swept(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from multivi_nf.errors import InputError, option
 from multivi_nf.io.files import DiskFull
 from multivi_nf.training.checkpoint import store
 from multivi_nf.training.checkpoint.lease import Owner, make_writable, seconds_from_environment
@@ -92,12 +93,12 @@ class Vault:
                 continue
             info = store.read_info(path)
             if info is not None and self.output and info.get("output") == self.output:
-                store.refuse_other(self.identity, info["identity"], path)
+                store.refuse_other(self.identity, info.get("identity", {}), path)
             elif info is not None:
                 others.append((path, info))
         if others and store.read_info(self.folder) is None:
-            path, info = min(others, key=lambda o: len(store.differences(self.identity, o[1]["identity"])))
-            found = store.differences(self.identity, info["identity"])
+            path, info = min(others, key=lambda o: len(store.differences(self.identity, o[1].get("identity", {}))))
+            found = store.differences(self.identity, info.get("identity", {}))
             self.say(f"{len(others)} checkpoints of other runs are in {self.root}; the nearest: {'; '.join(found[:5])}")
 
     def resume(self, state: State) -> None:
@@ -108,14 +109,23 @@ class Vault:
                 self.say(f"no checkpoint of this run in {self.root}: starting at the beginning")
             return
         tensors, info = found
-        store.refuse_other(self.identity, info["identity"], self.folder)
+        store.refuse_other(self.identity, info.get("identity", {}), self.folder)
         threads = torch.get_num_threads()
-        if info["threads"] != threads or info["processes"] != self.world.size:
+        if info.get("threads") != threads or info.get("processes") != self.world.size:
             self.say(
-                f"the checkpoint was made with {info['processes']} processes of {info['threads']} threads, this run "
-                f"has {self.world.size} of {threads}: the result will agree to rounding, not byte for byte"
+                f"the checkpoint was made with {info.get('processes')} processes of {info.get('threads')} threads, "
+                f"this run has {self.world.size} of {threads}: the result will agree to rounding, not byte for byte"
             )
-        state.unpack((tensors, info))
+        try:
+            state.unpack((tensors, info))
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"the checkpoint in {self.folder} does not hold together ({type(error).__name__}: {str(error)[:200]})",
+                "it was changed, or something else wrote it; going on from it would train another model",
+                f"delete that folder, or start anew without {option('resume', True)}",
+            ) from error
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint; stops if another run took the folder over."""

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multivi_nf.errors import InputError, option
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 
 SCHEMA = 1
 
@@ -58,7 +60,7 @@ def newest(folder: Path, say: Callable[[str], None] = print) -> tuple[dict[str, 
     """Read the newest whole checkpoint; None if there is none."""
     for path in reversed(_all(folder)):
         try:
-            info = json.loads((path / "state.json").read_text())
+            info = _info(path)
             if info["schema"] != SCHEMA:
                 msg = f"schema {info['schema']}, this version reads {SCHEMA}"
                 raise ValueError(msg)
@@ -66,7 +68,7 @@ def newest(folder: Path, say: Callable[[str], None] = print) -> tuple[dict[str, 
                 msg = "checksum differs"
                 raise ValueError(msg)
             return load_file(path / "state.safetensors"), info
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             say(f"checkpoint {path} cannot be used ({error}); trying an older one")
     return None
 
@@ -75,8 +77,21 @@ def read_info(folder: Path) -> dict[str, Any] | None:
     """The JSON part of the newest checkpoint; None if there is none."""
     for path in reversed(_all(folder)):
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((path / "state.json").read_text())
+            return _info(path)
     return None
+
+
+def _info(path: Path) -> dict[str, Any]:
+    """Read `state.json`; a ValueError where it is not what :func:`save` writes."""
+    try:
+        info = json.loads(read_bytes(path / "state.json", longest_line=None, most_bytes=LARGEST_JSON))
+    except (RecursionError, InputError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    known = info.get("identity", {}) if isinstance(info, dict) else None
+    if not isinstance(known, dict) or not all(isinstance(part, dict) for part in known.values()):
+        msg = "state.json is not of a checkpoint"
+        raise ValueError(msg)
+    return info
 
 
 def remove(folder: Path) -> None:
