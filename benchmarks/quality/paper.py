@@ -38,6 +38,7 @@ from benchmarks.places import DATA, PACKAGE, ROOT, SETS
 from benchmarks.quality.common import snare
 
 from multivi_nf.benchmark import plan
+from multivi_nf.benchmark.collect import collect
 from multivi_nf.benchmark.reference import REFERENCE
 from multivi_nf.benchmark.runner import COLUMNS, collected, run, scored
 from multivi_nf.benchmark.splits import Split, build_mosaic
@@ -251,7 +252,8 @@ def ours(task: Task, method: str, place: Path) -> None:
             "--groupby=label", f"--target={task.target}", "--reference=rest", "--cells=imputed", seed,
             f"--output={table}",
         )  # fmt: skip
-    collected(place / "multivi.h5mu", stores, table, sorted(place.glob("*.resources.json")), method, place / "result")
+    found = collect(place / "multivi.h5mu", stores, table)
+    collected(found, sorted(place.glob("*.resources.json")), method, place / "result")
 
 
 def _steps(place: Path):

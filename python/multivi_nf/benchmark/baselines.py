@@ -69,9 +69,10 @@ class Bridge:
     def __init__(self, split: Split, n: int = 30) -> None:
         self.mosaic = split.mosaic
         rna, atac = split.mosaic["rna"], split.mosaic["atac"]
-        self.fits = {"rna": Pca(rna.X, n), "atac": Lsi(atac.X, n)}
+        self.pca, lsi = Pca(rna.X, n), Lsi(atac.X, n)
         self.spaces = {
-            m: pd.DataFrame(self.fits[m](part.X), index=part.obs_names) for m, part in (("rna", rna), ("atac", atac))
+            m: pd.DataFrame(fit(part.X), index=part.obs_names)
+            for m, fit, part in (("rna", self.pca, rna), ("atac", lsi, atac))
         }
         self.paired = rna.obs_names.intersection(atac.obs_names, sort=False)
         self.overall = {m: mean_profile(split, m) for m in ("rna", "atac")}
@@ -96,7 +97,7 @@ class Bridge:
 
     def ridge_rna(self, cells: pd.Index) -> np.ndarray:
         """(n_cells, n_genes) shares of expression: LSI to PCA by ridge, back to genes, logs undone, floored at 0."""
-        logged = self.fits["rna"].restore(self.ridge("atac", "rna", cells))
+        logged = self.pca.restore(self.ridge("atac", "rna", cells))
         linear = np.maximum(np.expm1(logged), 1e-3)
         return shrunk(linear / linear.sum(1, keepdims=True), self.overall["rna"])
 

@@ -78,7 +78,8 @@ class Cobolt(nn.Module):
 
     def posterior(self, counts: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, K) mean and variance of the product of the prior and the given modalities' experts."""
-        precision, weighted = 1 / self.prior_variance, 0.0
+        size = next(iter(counts.values())).shape[0], self.settings.n_latent
+        precision, weighted = torch.full(size, 1 / self.prior_variance), torch.zeros(size)
         for modality, x in counts.items():
             mean, log_variance = self.encoders[modality](x.log1p()).chunk(2, dim=1)
             own = (-log_variance).exp()
@@ -132,7 +133,9 @@ class _Cells:
         """Rows of the cells that were measured in every modality of the subset."""
         return np.flatnonzero(np.logical_and.reduce([~np.isnan(self.rows[m]) for m in subset]))
 
-    def batch(self, subset: tuple[str, ...], chosen: np.ndarray):
+    def batch(
+        self, subset: tuple[str, ...], chosen: np.ndarray
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Dense counts and datasets of chosen rows."""
         of = {m: self.rows[m][chosen].astype(np.int64) for m in subset}
         counts = {m: torch.from_numpy(self.counts[m][of[m]].toarray()) for m in subset}
@@ -179,7 +182,7 @@ def fit_cobolt(mosaic: mudata.MuData, settings: Settings | None = None, seed: in
                     chosen = mixed[start : start + settings.batch_size]
                     if chosen.size < 2:  # batch normalisation needs two
                         continue
-                    loss = model.bound(*cells.batch(subset, chosen), weight)
+                    loss = model.bound(*cells.batch(subset, chosen), kl_weight=weight)
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
@@ -195,7 +198,9 @@ def _latent(model: Cobolt, cells: _Cells, subset: tuple[str, ...], chosen: np.nd
     return torch.cat(parts).double().numpy()
 
 
-def _corrected(model: Cobolt, cells: _Cells, shown, settings: Settings, seed: int) -> pd.DataFrame:
+def _corrected(
+    model: Cobolt, cells: _Cells, shown: list[tuple[str, ...]], settings: Settings, seed: int
+) -> pd.DataFrame:
     """Each cell from all that it shows; where that is not everything, moved by trees fitted on cells that have all."""
     full = cells.having(cells.modalities)
     target = _latent(model, cells, cells.modalities, full) if full.size else None

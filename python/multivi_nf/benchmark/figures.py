@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from multivi_nf.benchmark.panels import Panel
 from multivi_nf.benchmark.plan import ABLATION, CONTROLS, METHODS, SETS_OF_RUNS
 from multivi_nf.benchmark.scores import SHUFFLED
 from multivi_nf.palette import colours_of
-from multivi_nf.report.drawing import INK, MUTED, STYLE, svg
+from multivi_nf.report.drawing import INK, MUTED, STYLE, panels_of, svg
 
 # Okabe and Ito's colours, told apart by the colour-blind; signs tell apart what shares one
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b59f00", "#8c564b")
@@ -64,7 +66,7 @@ def _rate(split: str) -> float:
     return float(found.group(1)) if found else float("nan")
 
 
-def _curves(axes, of: pd.DataFrame) -> None:
+def _curves(axes: Axes, of: pd.DataFrame) -> None:
     for method in ordered(of["method"].unique()):
         one = of[of["method"] == method].groupby("rate")["value"].agg(["mean", "min", "max"])
         line = "--" if method in CONTROLS else ":" if method in ABLATION else "-"
@@ -76,7 +78,7 @@ def _curves(axes, of: pd.DataFrame) -> None:
     axes.set_xlabel("cells taken apart, %")
 
 
-def _dots(axes, of: pd.DataFrame) -> None:
+def _dots(axes: Axes, of: pd.DataFrame) -> None:
     methods = ordered(of["method"].unique())
     splits = list(dict.fromkeys(of["split"]))
     for k, method in enumerate(methods):
@@ -96,61 +98,57 @@ def _dots(axes, of: pd.DataFrame) -> None:
     axes.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
 
 
-def panels(experiment: int, drawn: list[dict[str, Any]]) -> list[str]:
+def panels(experiment: int, drawn: list[Panel]) -> list[str]:
     """Maps (2), risk against coverage (3), fold changes (4) of each method."""
     draw = {2: _maps, 3: _risks, 4: _folds}.get(experiment)
     return draw(drawn) if draw and drawn else []
 
 
-def _by_method(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    names = ordered({panel["about"]["method"] for panel in drawn})
-    return sorted(drawn, key=lambda panel: (names.index(panel["about"]["method"]), panel["split"]["name"]))
+def _by_method(drawn: list[Panel]) -> list[Panel]:
+    names = ordered({panel.method for panel in drawn})
+    return sorted(drawn, key=lambda panel: (names.index(panel.method), panel.split.name))
 
 
-def _grid(n: int, title: str, width: float = 2.3, height: float = 2.2):
-    columns = min(n, 4)
-    rows = -(-n // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
-    for unused in axes.flat[n:]:
-        unused.set_visible(False)
+def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
+    figure, axes = panels_of(n, 4, 2.3, 2.2)
     figure.suptitle(title, x=0.02, ha="left", fontsize=9)
-    return figure, list(axes.flat[:n])
+    return figure, axes
 
 
-def _maps(drawn: list[dict[str, Any]]) -> list[str]:
+def _maps(drawn: list[Panel]) -> list[str]:
     out = []
     for column in ("source", "modality", "label"):
-        having = [panel for panel in _by_method(drawn) if column in panel["panel"]]
+        having = [panel for panel in _by_method(drawn) if panel.panel.x and getattr(panel.panel, column)]
         if not having:
             continue
         with plt.rc_context(STYLE):
             figure, axes = _grid(len(having), f"UMAP by {column}")
             for panel, one in zip(having, axes):
-                values = panel["panel"][column]
+                values = getattr(panel.panel, column)
                 colours = colours_of(sorted(set(values)))
                 mixed = np.random.default_rng(0).permutation(len(values))
-                x, y = (np.asarray(panel["panel"][axis])[mixed] for axis in "xy")
+                x, y = (np.asarray(getattr(panel.panel, axis))[mixed] for axis in "xy")
                 one.scatter(x, y, c=[colours[values[k]] for k in mixed], s=3, linewidth=0, rasterized=True)
-                one.set(xticks=[], yticks=[], title=panel["about"]["method"])
+                one.set(xticks=[], yticks=[], title=panel.method)
         out.append(svg(figure, f"map-{column}", f"UMAP of every method by {column}"))
     return out
 
 
-def _risks(drawn: list[dict[str, Any]]) -> list[str]:
-    first = {panel["about"]["method"]: panel["panel"] for panel in reversed(_by_method(drawn))}
+def _risks(drawn: list[Panel]) -> list[str]:
+    first = {panel.method: panel.panel for panel in reversed(_by_method(drawn))}
     out = []
     for modality in ("rna", "atac"):
-        having = {method: panel[modality] for method, panel in first.items() if modality in panel}
+        having = {method: found for method, panel in first.items() if (found := getattr(panel, modality))}
         if not having:
             continue
         with plt.rc_context(STYLE):
             figure, axes = plt.subplots(figsize=(4.3, 2.6))
             for method, curves in having.items():
                 for kind, line in (("sd", "-"), ("mean", ":")):
-                    share, risk = np.asarray(curves[kind]).T
+                    share, risk = np.asarray(getattr(curves, kind)).T
                     label = f"{method}, by {'its sd' if kind == 'sd' else 'sqrt(mean)'}"
                     axes.plot(share, risk, linestyle=line, color=colour_of_method(method), label=label)
-                axes.axhline(curves["error"], color=MUTED, linewidth=0.8)
+                axes.axhline(curves.error, color=MUTED, linewidth=0.8)
             axes.set_xlabel("share of entries, the surest first")
             axes.set_title(f"Mean error against raw {modality}", loc="left")
             axes.legend(fontsize=7)
@@ -158,13 +156,13 @@ def _risks(drawn: list[dict[str, Any]]) -> list[str]:
     return out
 
 
-def _folds(drawn: list[dict[str, Any]]) -> list[str]:
-    largest = _by_method(drawn)[0]["split"]["name"]
-    having = {p["about"]["method"]: p["panel"] for p in _by_method(drawn) if p["split"]["name"] == largest}
+def _folds(drawn: list[Panel]) -> list[str]:
+    largest = _by_method(drawn)[0].split.name
+    having = {p.method: p.panel for p in _by_method(drawn) if p.split.name == largest}
     with plt.rc_context(STYLE):
         figure, axes = _grid(len(having), f"Log fold changes, {largest}: estimated against measured")
         for (method, panel), one in zip(having.items(), axes):
-            one.scatter(panel["truth"], panel["estimate"], s=3, color=colour_of_method(method), linewidth=0)
+            one.scatter(panel.truth, panel.estimate, s=3, color=colour_of_method(method), linewidth=0)
             one.axline((0, 0), slope=1, color=INK, linewidth=0.5)
             one.set_title(method)
     return [svg(figure, "folds", "Estimated against measured log fold changes of every method")]

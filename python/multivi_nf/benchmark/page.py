@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from multivi_nf import __version__
 from multivi_nf.benchmark import figures
+from multivi_nf.benchmark.panels import Drawn, Panel
 from multivi_nf.benchmark.plan import CONTROLS, planned
 from multivi_nf.benchmark.runner import COLUMNS
 from multivi_nf.benchmark.task import SHUFFLED_PAIRS
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
-from multivi_nf.io.limits import read_object, read_tsv
+from multivi_nf.io.limits import read_tsv
+from multivi_nf.io.records import read_record
 from multivi_nf.report.environment import environment, template
 
 SHOWN = {
@@ -71,7 +73,7 @@ TITLES = {
 
 def read_scores(
     folders: Sequence[Path], plans: Sequence[Path], methods: tuple[str, ...], dataset: str
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+) -> tuple[pd.DataFrame, list[Panel]]:
     """Every row of every result, with a row for what was planned and gave nothing; and what is drawn of each.
 
     Parameters
@@ -85,17 +87,18 @@ def read_scores(
     dataset
         Name of the data.
     """
-    tables, panels = [], []
+    tables: list[pd.DataFrame] = []
+    panels: list[Panel] = []
     for folder in folders:
         with reading(folder):
             tables.append(read_tsv(folder / "scores.tsv")[list(COLUMNS)])
-            panels.append(read_object(folder / "panel.json"))
-            if not {"about", "split", "panel"} <= panels[-1].keys() or "method" not in panels[-1]["about"]:
+            panels.append(read_record(Panel, folder / "panel.json"))
+            if "method" not in panels[-1].about:
                 raise ValueError("panel.json names no method")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     wanted = planned(plans, methods)
     seen = set(zip(table["experiment"], table["method"], table["split"], table["seed"].astype(str)))
-    lost = []
+    lost: list[tuple[int, str, str, str, int | None, str]] = []
     for row in wanted.itertuples():
         if row.why:
             lost.append((row.experiment, dataset, row.method, "", None, f"not run: {row.why}"))
@@ -115,40 +118,91 @@ def write_page(
 ) -> None:
     """Write `scores.tsv` and `benchmark.html` into a new folder."""
     table, panels = read_scores(folders, plans, methods, dataset)
-    page = environment().from_string(template("benchmark.html.j2")).render(**_context(table, panels, dataset))
+    page = environment().from_string(template("benchmark.html.j2")).render(vars(_shown(table, panels, dataset)))
     with written_whole(output) as place:
         place.mkdir()
         table.to_csv(place / "scores.tsv", sep="\t", index=False)
         (place / "benchmark.html").write_text(page, encoding="utf-8")
 
 
-def _context(table: pd.DataFrame, panels: list[dict[str, Any]], dataset: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cell:
+    """A value of a table, and whether it is the best of its column."""
+
+    value: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method's row."""
+
+    method: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of a split over seeds."""
+
+    dataset: str
+    split: str
+    columns: list[str]
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the five on the page."""
+
+    number: int
+    title: str
+    text: str
+    figures: list[Markup]
+    table: list[Means]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the template writes."""
+
+    style: Markup
+    dataset: str
+    version: str
+    experiments: list[Experiment]
+    cost: Markup
+    legend: list[tuple[str, str]]
+    failed: list[dict[str, object]]
+    settings: list[dict[str, str]]
+
+
+def _shown(table: pd.DataFrame, panels: list[Panel], dataset: str) -> Shown:
     scored = table[table["metric"] != "failed"]
     methods = figures.ordered(table["method"].unique())
     failed = table[table["metric"] == "failed"].drop_duplicates(["experiment", "method", "split", "note"])
-    return {
-        "style": Markup(template("style.css")),
-        "dataset": dataset,
-        "version": __version__,
-        "experiments": [_experiment(k, scored, panels) for k in sorted(scored["experiment"].unique())],
-        "cost": Markup(figures.cost(scored)),
-        "legend": [(name, figures.colour_of_method(name)) for name in methods],
-        "failed": failed[["experiment", "method", "split", "note"]].to_dict("records"),
-        "settings": _settings(panels),
-    }
+    return Shown(
+        style=Markup(template("style.css")),
+        dataset=dataset,
+        version=__version__,
+        experiments=[_experiment(k, scored, panels) for k in sorted(scored["experiment"].unique())],
+        cost=Markup(figures.cost(scored)),
+        legend=[(name, figures.colour_of_method(name)) for name in methods],
+        failed=failed[["experiment", "method", "split", "note"]].to_dict("records"),
+        settings=_settings(panels),
+    )
 
 
-def _settings(panels: list[dict[str, Any]]) -> list[dict[str, str]]:
-    found = {panel["about"]["method"]: panel["about"] for panel in panels}
+def _settings(panels: list[Panel]) -> list[dict[str, str]]:
+    found = {panel.method: panel.about for panel in panels}
     return [
         {"method": name, "version": str(about.get("version", "")), "settings": str(about.get("settings", ""))}
         for name, about in sorted(found.items())
     ]
 
 
-def _experiment(k: int, scored: pd.DataFrame, panels: list[dict[str, Any]]) -> dict[str, Any]:
+def _experiment(k: int, scored: pd.DataFrame, panels: list[Panel]) -> Experiment:
     rows = scored[scored["experiment"] == k]
-    drawn = [panel for panel in panels if panel["split"]["experiment"] == k and panel["panel"]]
+    drawn = [panel for panel in panels if panel.split.experiment == k and panel.panel != Drawn()]
     title, text = TITLES[k]
     shown = [(metric, words, better) for metric, words, better in SHOWN[k] if (rows["metric"] == metric).any()]
     control = rows["split"].str.endswith(SHUFFLED_PAIRS)
@@ -156,16 +210,10 @@ def _experiment(k: int, scored: pd.DataFrame, panels: list[dict[str, Any]]) -> d
     if control.any():
         told = "FOSCTTM, pairs shuffled before training"
         pictures.append(Markup(figures.metric(rows[control], "foscttm", told, "lower", f"e{k}-shuffled")))
-    return {
-        "number": k,
-        "title": title,
-        "text": text,
-        "figures": pictures + [Markup(one) for one in figures.panels(k, drawn)],
-        "table": _means(rows, shown),
-    }
+    return Experiment(k, title, text, pictures + [Markup(one) for one in figures.panels(k, drawn)], _means(rows, shown))
 
 
-def _means(rows: pd.DataFrame, shown) -> list[dict[str, Any]]:
+def _means(rows: pd.DataFrame, shown: list[tuple[str, str, str]]) -> list[Means]:
     """Mean over seeds by split and method, the best of each column (controls aside) marked."""
     out = []
     for (dataset, split), of in rows.groupby(["dataset", "split"], sort=False):
@@ -177,8 +225,8 @@ def _means(rows: pd.DataFrame, shown) -> list[dict[str, Any]]:
                 found = wide.get(metric, pd.Series(float("nan"), wide.index))
                 column, value = found.drop(list(CONTROLS), errors="ignore"), found[method]
                 best = column.min() if better == "lower" else column.max()
-                cells.append({"value": "" if pd.isna(value) else f"{value:.3g}", "best": bool(value == best)})
-            lines.append({"method": method, "cells": cells})
+                cells.append(Cell("" if pd.isna(value) else f"{value:.3g}", bool(value == best)))
+            lines.append(Line(method, cells))
         titles = [f"{words} ({'low' if better == 'lower' else 'high'} is better)" for _, words, better in shown]
-        out.append({"dataset": dataset, "split": split, "columns": titles, "lines": lines})
+        out.append(Means(dataset, split, titles, lines))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,6 +12,7 @@ import mudata
 import pandas as pd
 
 from multivi_nf.benchmark.splits import (
+    Cells,
     Split,
     build_mosaic,
     presence_patterns,
@@ -155,13 +157,14 @@ def not_possible(mosaic: mudata.MuData, labels: pd.Series | None, wanted: Wanted
 def tasks(mosaic: mudata.MuData, labels: pd.Series | None, wanted: Wanted) -> Iterator[Task]:
     """Every split that can be made, in the order of experiments; see :func:`not_possible` for the others."""
     impossible = not_possible(mosaic, labels, wanted)
+    data = _Data(mosaic, labels, wanted)
     makers = {1: _unpaired, 2: _sources, 3: _imputation, 4: _without_type, 5: _trimodal}
     for experiment in wanted.experiments:
         if experiment in impossible:
             continue
         # what does not depend on the draw is run once
         for seed in wanted.seeds if experiment != 2 else wanted.seeds[:1]:
-            for task in makers[experiment](mosaic, labels, wanted, seed):
+            for task in makers[experiment](data, seed):
                 task.methods = tuple(m for m in wanted.methods if experiment in METHODS[m] and _fits(m, task))
                 if task.labels is None and labels is not None:
                     task.labels = labels.reindex(task.split.origin).set_axis(task.split.origin.index)
@@ -181,52 +184,61 @@ def _types(labels: pd.Series | None, cells: pd.Index) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def _pairs(mosaic: mudata.MuData) -> dict:
-    return complete_cells(mosaic, ("rna", "atac"))
+@dataclass(frozen=True)
+class _Data:
+    """What splits are made of."""
+
+    mosaic: mudata.MuData
+    labels: pd.Series | None
+    wanted: Wanted
+
+    @functools.cached_property
+    def pairs(self) -> Cells:
+        """Cells measured in RNA and ATAC."""
+        return complete_cells(self.mosaic, ("rna", "atac"))
 
 
-def _unpaired(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
-    complete = _pairs(mosaic)
-    for rate in wanted.rates:
-        split = random_unpairing(complete, 1 - rate / 100, seed=seed, labels=labels)
-        variants = ABLATION if rate == ABLATION_RATE and "ablation" in wanted.methods else {}
+def _unpaired(data: _Data, seed: int) -> Iterator[Task]:
+    for rate in data.wanted.rates:
+        split = random_unpairing(data.pairs, 1 - rate / 100, seed=seed, labels=data.labels)
+        variants = ABLATION if rate == ABLATION_RATE and "ablation" in data.wanted.methods else {}
         yield Task(1, f"{rate:g}% unpaired", seed, split, variants=variants)
-        if rate == ABLATION_RATE and "shuffled" in wanted.methods:
+        if rate == ABLATION_RATE and "shuffled" in data.wanted.methods:
             wrong = Split(shuffle_pairs(split.mosaic, seed=seed), split.origin, split.modalities)
             yield Task(1, f"{rate:g}% unpaired, {SHUFFLED_PAIRS}", seed, wrong)
 
 
-def _sources(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
-    held = modalities_of(mosaic)
+def _sources(data: _Data, seed: int) -> Iterator[Task]:
+    mosaic, held = data.mosaic, modalities_of(data.mosaic)
     shown = [(cell, cell, tuple(m for m in held if mosaic.obs.at[cell, f"has_{m}"])) for cell in mosaic.obs_names]
     yield Task(2, "all sources", seed, build_mosaic({m: counted(mosaic, m) for m in held}, shown))
 
 
-def _imputation(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
-    split = strict_unpairing(_pairs(mosaic), PAIRED, seed=seed, labels=labels)
+def _imputation(data: _Data, seed: int) -> Iterator[Task]:
+    split = strict_unpairing(data.pairs, PAIRED, seed=seed, labels=data.labels)
     hidden = {"rna": split.views("atac"), "atac": split.views("rna")}
     yield Task(3, f"{100 * (1 - PAIRED):g}% unpaired", seed, split, hidden=hidden)
 
 
-def _without_type(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
-    complete = _pairs(mosaic)
-    base = random_unpairing(complete, PAIRED, seed=seed, labels=labels)
-    types = _types(labels, complete["rna"].obs_names)
-    for target in types[: wanted.most_types or None]:
+def _without_type(data: _Data, seed: int) -> Iterator[Task]:
+    if data.labels is None:
+        return
+    base = random_unpairing(data.pairs, PAIRED, seed=seed, labels=data.labels)
+    types = _types(data.labels, data.pairs["rna"].obs_names)
+    for target in types[: data.wanted.most_types or None]:
         for modality, source in (("rna", "atac"), ("atac", "rna")):
-            split: Split = type_without(base, complete, labels, target, modality)
-            yield Task(
-                4, f"{target} without {modality}", seed, split, hidden={modality: split.views(source)}, target=target
-            )
+            split = type_without(base, data.pairs, data.labels, target, modality)
+            hidden = {modality: split.views(source)}
+            yield Task(4, f"{target} without {modality}", seed, split, hidden=hidden, target=target)
 
 
-def _trimodal(mosaic, labels, wanted: Wanted, seed: int) -> Iterator[Task]:
-    held = modalities_of(mosaic) == MODALITIES and labels is not None
-    real = complete_cells(mosaic, MODALITIES) if held else {}
+def _trimodal(data: _Data, seed: int) -> Iterator[Task]:
+    mosaic, labels = data.mosaic, data.labels
     size = int(min(max(mosaic.n_obs, FEWEST_SIMULATED), MOST_SIMULATED))
     sources = [("simulated", *trimodal_cells(small_world(size, seed)))]
-    if real and len(real["rna"]) >= 2 * LEAST:
-        sources.append(("", real, labels))
+    if modalities_of(mosaic) == MODALITIES and labels is not None:
+        real = complete_cells(mosaic, MODALITIES)
+        sources += [("", real, labels)] if len(real["rna"]) >= 2 * LEAST else []
     for dataset, complete, types in sources:
         for name, patterns in PATTERNS.items():
             split = presence_patterns(complete, patterns, seed=seed)
@@ -246,7 +258,7 @@ def write_plan(mosaic: mudata.MuData, column: str | None, wanted: Wanted, folder
     The plan: `experiment`, `split`, `seed`, `method`, `folder`, `why` (empty where it runs).
     """
     labels = None if column is None else labels_of(mosaic, column)
-    rows = []
+    rows: list[tuple[int, str, int | str, str, str, str]] = []
     with written_whole(folder) as place:
         place.mkdir()
         for task in tasks(mosaic, labels, wanted):

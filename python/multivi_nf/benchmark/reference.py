@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import anndata
 import numpy as np
 import pandas as pd
 
 from multivi_nf.benchmark.baselines import Bridge, mean_profile, own_modality_ceiling
 from multivi_nf.benchmark.result import Imputed, Result
 from multivi_nf.benchmark.scoring import Views
+from multivi_nf.benchmark.splits import Cells
 from multivi_nf.benchmark.task import Task
 from multivi_nf.evaluation.spaces import neighbour_mean
 
@@ -18,7 +18,7 @@ NEIGHBOURS = 50
 OTHER = {"rna": "atac", "atac": "rna"}
 
 
-def run_reference(method: str, task: Task, complete: Mapping[str, anndata.AnnData] | None = None) -> Result:
+def run_reference(method: str, task: Task, complete: Cells | None = None) -> Result:
     """Run a method of this package on a task.
 
     Parameters
@@ -55,7 +55,7 @@ def _joint(bridge: Bridge, predicted: np.ndarray, lone: pd.Index, task: Task) ->
     return Views(joint.loc[task.split.mosaic.obs_names], {})
 
 
-def _ridge(task: Task, _complete) -> Result:
+def _ridge(task: Task, _complete: Cells | None) -> Result:
     bridge = _bridge(task)
     lone = task.split.views("atac")
     if not task.hidden:
@@ -66,23 +66,24 @@ def _ridge(task: Task, _complete) -> Result:
     return Result(imputed=found, about={"settings": "LSI to PCA, 30 each, penalty by LOO"})
 
 
-def _pca_knn(task: Task, _complete) -> Result:
+def _pca_knn(task: Task, _complete: Cells | None) -> Result:
     bridge = _bridge(task)
     lone = task.split.views("atac")
-    about = {"settings": f"{NEIGHBOURS} nearest paired cells in the shown modality's own space"}
+    about: dict[str, object] = {"settings": f"{NEIGHBOURS} nearest paired cells in the shown modality's own space"}
     if not task.hidden:
         points, to = bridge.spaces["atac"].loc[bridge.paired], bridge.spaces["rna"].loc[bridge.paired]
         if not len(lone):
             return Result(Views(bridge.spaces["rna"].loc[task.split.mosaic.obs_names], {}), about=about)
-        found = neighbour_mean(to.to_numpy(), points.to_numpy(), NEIGHBOURS, bridge.spaces["atac"].loc[lone].to_numpy())
-        return Result(_joint(bridge, found, lone, task), about=about)
+        queries = bridge.spaces["atac"].loc[lone].to_numpy()
+        placed = neighbour_mean(to.to_numpy(), points.to_numpy(), NEIGHBOURS, queries)
+        return Result(_joint(bridge, placed, lone, task), about=about)
     found = {
         m: _frame(bridge.neighbours(OTHER[m], m, cells, NEIGHBOURS), cells, task, m) for m, cells in task.hidden.items()
     }
     return Result(imputed=found, about=about)
 
 
-def _depth(task: Task, _complete) -> Result:
+def _depth(task: Task, _complete: Cells | None) -> Result:
     if task.hidden:
         found = {
             m: _frame(np.tile(mean_profile(task.split, m), (len(cells), 1)), cells, task, m)
@@ -98,7 +99,10 @@ def _depth(task: Task, _complete) -> Result:
     return Result(Views(joint, {}), about={"settings": "rank of a cell's depth, and nothing else"})
 
 
-def _ceiling(task: Task, complete) -> Result:
+def _ceiling(task: Task, complete: Cells | None) -> Result:
+    if complete is None:
+        msg = "it looks at the whole mosaic (--complete), and none was given"
+        raise ValueError(msg)
     found = {}
     for m, cells in task.hidden.items():
         features = task.split.mosaic[m].var_names
@@ -107,7 +111,7 @@ def _ceiling(task: Task, complete) -> Result:
     return Result(imputed=found, about={"settings": f"{NEIGHBOURS} nearest cells in the hidden modality itself"})
 
 
-def _cobolt(task: Task, _complete) -> Result:
+def _cobolt(task: Task, _complete: Cells | None) -> Result:
     from multivi_nf.benchmark.cobolt import Settings, fit_cobolt
 
     settings = Settings()
@@ -136,7 +140,7 @@ def _frame(values: np.ndarray, cells: pd.Index, task: Task, modality: str) -> Im
     return Imputed(pd.DataFrame(np.asarray(values), index=cells, columns=task.split.mosaic[modality].var_names))
 
 
-REFERENCE: dict[str, Callable[[Task, Mapping[str, anndata.AnnData] | None], Result]] = {
+REFERENCE: dict[str, Callable[[Task, Cells | None], Result]] = {
     "ridge": _ridge,
     "pca-knn": _pca_knn,
     "depth": _depth,

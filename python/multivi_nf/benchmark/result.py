@@ -6,8 +6,10 @@ The peers' programs write these without this package, so they are plain arrays: 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +56,7 @@ class Result:
     imputed: dict[str, Imputed] = field(default_factory=dict)
     effects: pd.DataFrame | None = None
     edges: pd.DataFrame | None = None
-    about: dict = field(default_factory=dict)
+    about: dict[str, object] = field(default_factory=dict)
 
 
 def write_result(result: Result, folder: Path) -> None:
@@ -63,15 +65,15 @@ def write_result(result: Result, folder: Path) -> None:
         arrays = {"joint": result.views.joint, **result.views.by_modality}
         if result.views.variance is not None:
             arrays["variance"] = result.views.variance
-        stored = {name: frame.to_numpy(np.float32) for name, frame in arrays.items()}
-        names = {f"{name}_cells": _names(frame.index) for name, frame in arrays.items()}
-        np.savez(folder / "latent.npz", **stored, **names)
+        stored: dict[str, Any] = {name: frame.to_numpy(np.float32) for name, frame in arrays.items()}
+        stored |= {f"{name}_cells": _names(frame.index) for name, frame in arrays.items()}
+        np.savez(folder / "latent.npz", **stored)
     for modality, imputed in result.imputed.items():
         values = imputed.values
-        arrays = {"values": values.to_numpy(np.float32), "cells": _names(values.index), "features": _names(values)}
+        stored = {"values": values.to_numpy(np.float32), "cells": _names(values.index), "features": _names(values)}
         if imputed.sd is not None:
-            arrays["sd"] = imputed.sd.to_numpy(np.float32)
-        np.savez_compressed(folder / f"imputed_{modality}.npz", **arrays)
+            stored["sd"] = imputed.sd.to_numpy(np.float32)
+        np.savez_compressed(folder / f"imputed_{modality}.npz", **stored)
     for name, table in (("effects", result.effects), ("edges", result.edges)):
         if table is not None:
             table.to_csv(folder / f"{name}.tsv", sep="\t", index=False)
@@ -107,5 +109,5 @@ def read_result(folder: Path) -> Result:
     return result
 
 
-def _names(index) -> np.ndarray:
+def _names(index: Iterable[object]) -> np.ndarray:
     return np.array(list(index), dtype="U")

@@ -11,16 +11,16 @@ from pathlib import Path
 import pandas as pd
 
 from multivi_nf import __version__
-from multivi_nf.benchmark.collect import collect
-from multivi_nf.benchmark.panels import panel
+from multivi_nf.benchmark.panels import Drawn, Identity, Panel, panel
 from multivi_nf.benchmark.reference import REFERENCE, run_reference
 from multivi_nf.benchmark.result import Result, read_result, write_result
 from multivi_nf.benchmark.scores import scores_of, truth_of
-from multivi_nf.benchmark.task import Task, counted, modalities_of, read_task
+from multivi_nf.benchmark.task import counted, modalities_of, read_task
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.limits import read_object
+from multivi_nf.io.records import as_json
 from multivi_nf.mosaic.read import read_mosaic
 
 COLUMNS = (
@@ -53,17 +53,14 @@ def run(method: str, folder: Path, complete: Path | None, output: Path) -> str:
         result = run_reference(method, task, whole)
     except (ValueError, ArithmeticError) as error:
         result, failed = Result(about={"failed": str(error)}), str(error)
-    cost = {"cpu_seconds": round(time.process_time() - started, 2), "peak_memory": _peak_memory()}
-    result.about |= {"method": method, "version": f"multivi-nf {__version__}"} | cost
+    cost: dict[str, object] = {"cpu_seconds": round(time.process_time() - started, 2), "peak_memory": _peak_memory()}
+    result.about |= {"method": method, "version": f"multivi-nf {__version__}", **cost}
     _write(result, output)
     return failed
 
 
-def collected(
-    embedding: Path, stores: Sequence[Path], contrast: Path | None, costs: Sequence[Path], method: str, output: Path
-) -> None:
-    """Write ours as a result; what it cost is the sum of its steps' CPU seconds and the largest of their memories."""
-    result = collect(embedding, stores, contrast)
+def collected(result: Result, costs: Sequence[Path], method: str, output: Path) -> None:
+    """Write ours (:func:`collect`) as a result; it cost the sum of its steps' CPU seconds, the largest memory."""
     used = [read_object(path) for path in costs]
     result.about = {
         "method": method,
@@ -84,12 +81,11 @@ def scored(folder: Path, result_folder: Path, complete: Path, dataset: str, outp
         result = read_result(result_folder)
     about = result.about
     failed = str(about.get("failed", ""))
-    values, drawn = {}, {}
+    values, drawn = {"failed": float("nan")}, Drawn()
     if not failed:
         truth = truth_of(task, result, read_mosaic(complete) if task.hidden else None)
         values, drawn = scores_of(task, result, truth), panel(task, result, truth)
-    rows = values or {"failed": float("nan")}
-    table = pd.DataFrame({"metric": list(rows), "value": [float(value) for value in rows.values()]})
+    table = pd.DataFrame({"metric": list(values), "value": [float(value) for value in values.values()]})
     same = {
         "experiment": task.experiment,
         "dataset": task.dataset or dataset,
@@ -100,15 +96,11 @@ def scored(folder: Path, result_folder: Path, complete: Path, dataset: str, outp
         "peak_memory": about.get("peak_memory"),
         "note": " ".join(f"failed: {failed}".split()) if failed else "",
     }
-    about_run = {"about": about, "split": _identity(task), "panel": drawn}
+    told = Panel(about, Identity(task.experiment, task.name, task.seed, task.target), drawn)
     with written_whole(output) as place:
         place.mkdir()
         table.assign(**same)[list(COLUMNS)].to_csv(place / "scores.tsv", sep="\t", index=False)
-        (place / "panel.json").write_text(json.dumps(about_run, default=str) + "\n")
-
-
-def _identity(task: Task) -> dict:
-    return {"experiment": task.experiment, "name": task.name, "seed": task.seed, "target": task.target}
+        (place / "panel.json").write_text(json.dumps(as_json(told), default=str) + "\n")
 
 
 def _peak_memory() -> int:

@@ -69,35 +69,19 @@ def truth_of(task: Task, result: Result, mosaic: mudata.MuData | None) -> Truth:
     if task.experiment == 3:
         complete = {m: counted(mosaic, m) for m in modalities_of(task.split.mosaic)}
         return {m: hidden_truth(task.split, complete, m, OTHER[m]) for m in result.imputed}
-    return fold_changes(task, result, mosaic) if task.experiment == 4 else None
-
-
-def score_task(task: Task, result: Result, mosaic: mudata.MuData | None) -> dict[str, float]:
-    """Metrics of one result.
-
-    Parameters
-    ----------
-    task
-        What was asked.
-    result
-        What a method said.
-    mosaic
-        The whole mosaic that the split was made of: it holds what was hidden (experiments 3 and 4).
-
-    Returns
-    -------
-    Metric to value; experiments differ in what they measure.
-    """
-    return scores_of(task, result, truth_of(task, result, mosaic))
+    return fold_changes(task, result, mosaic) if task.experiment == 4 and mosaic is not None else None
 
 
 def scores_of(task: Task, result: Result, truth: Truth) -> dict[str, float]:
-    """:func:`score_task` where the truth is at hand."""
+    """Metric to value of one result; experiments differ in what they measure."""
     return EXPERIMENTS[task.experiment](task, result, truth)
 
 
-def whole_views(task: Task, views: Views) -> Views:
+def whole_views(task: Task, views: Views | None) -> Views:
     """The views with each modality's own: the joint place of the cells that show it, where a method gives no other."""
+    if views is None:
+        msg = "the method gave no embedding"
+        raise ValueError(msg)
     joint = views.joint.loc[task.split.mosaic.obs_names]
     own = {
         m: views.by_modality.get(m, joint.loc[part.obs_names]).loc[part.obs_names]
@@ -109,7 +93,7 @@ def whole_views(task: Task, views: Views) -> Views:
 
 def known(task: Task, cells: pd.Index) -> np.ndarray:
     """(n,) whether each cell has a label."""
-    return (task.labels.loc[cells] != NO_LABEL).to_numpy()
+    return (task.types.loc[cells] != NO_LABEL).to_numpy()
 
 
 def _unpaired(task: Task, result: Result, _truth: None) -> dict[str, float]:
@@ -143,16 +127,16 @@ def _carried(task: Task, joint: pd.DataFrame, labels: pd.Series) -> dict[str, fl
 def _of_labels(task: Task, joint: pd.DataFrame, measure: Callable[..., dict[str, float]]) -> dict[str, float]:
     """What is measured by the cells' types, and the same by types dealt out anew."""
     shuffled = {f"{name}{SHUFFLED}": value for name, value in measure(task, joint, dealt_anew(task)).items()}
-    return measure(task, joint, task.labels) | shuffled
+    return measure(task, joint, task.types) | shuffled
 
 
 def dealt_anew(task: Task) -> pd.Series:
     """Label of each cell or view, the labelled cells' labels permuted over them; both views of a cell get the same."""
-    own = task.labels[known(task, task.labels.index)]
+    own = task.types[known(task, task.types.index)]
     origin = task.split.origin.loc[own.index]
     first = own[~origin.duplicated().to_numpy()].set_axis(origin[~origin.duplicated()])
     anew = pd.Series(np.random.default_rng([task.seed, 42]).permutation(first.to_numpy()), index=first.index)
-    out = task.labels.copy()
+    out = task.types.copy()
     out.loc[own.index] = anew.loc[origin].to_numpy()
     return out
 
@@ -189,7 +173,7 @@ def _types(task: Task, joint: pd.DataFrame, labels: pd.Series) -> dict[str, floa
 
 
 def _imputation(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for modality, imputed in result.imputed.items():
         hidden, features = truth[modality], task.split.mosaic[modality].var_names
         values = imputed.values.loc[hidden.cells, features].to_numpy(np.float64)
@@ -226,10 +210,10 @@ def fold_changes(task: Task, result: Result, mosaic: mudata.MuData) -> FoldChang
     (modality,) = task.hidden
     features = task.split.mosaic[modality].var_names
     values = result.imputed[modality].values[features]
-    imputed = (task.labels.loc[values.index] == task.target).to_numpy()
+    imputed = (task.types.loc[values.index] == task.target).to_numpy()
     origins = pd.Index(task.split.origin).unique()
     measured = profiles(modality, counted(mosaic, modality, origins)[:, features].X)
-    own = (task.labels.groupby(task.split.origin).first().loc[origins] == task.target).to_numpy()
+    own = (task.types.groupby(task.split.origin).first().loc[origins] == task.target).to_numpy()
     anyone = np.random.default_rng([task.seed, 44]).permutation(imputed)
     return FoldChanges(
         log_fold_change(values.to_numpy()[imputed], values.to_numpy()[~imputed]),
@@ -273,7 +257,7 @@ def _differential(values: sparse.csr_matrix, own: np.ndarray, modality: str) -> 
 
 
 def _trimodal(task: Task, result: Result, _truth: None) -> dict[str, float]:
-    if result.views is None:
+    if result.edges is not None and result.views is None:
         return _of_labels(task, result.edges, _of_graph)
     joint = whole_views(task, result.views).joint
     found = _of_labels(task, joint, _types)

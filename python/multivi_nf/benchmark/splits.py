@@ -6,8 +6,9 @@ caller, found again through `origin`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import anndata
 import mudata
@@ -16,6 +17,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from multivi_nf.modalities import MODALITIES
+
+Cells = Mapping[str, anndata.AnnData]
+"""Modality to complete cells, counts in X."""
+Shown = tuple[str, str, tuple[str, ...]]
+"""Name in the mosaic, original cell, modalities that are shown."""
 
 
 @dataclass
@@ -48,8 +54,8 @@ class Split:
 
 
 def build_mosaic(
-    complete: Mapping[str, anndata.AnnData],
-    shown: list[tuple[str, str, tuple[str, ...]]],
+    complete: Cells,
+    shown: Sequence[Shown],
     *,
     batch: str = "batch",
     min_fraction: Mapping[str, float] | None = None,
@@ -128,12 +134,12 @@ def stratified_pairs(
 
 
 def random_unpairing(
-    complete: Mapping[str, anndata.AnnData],
+    complete: Cells,
     fraction: float,
     *,
     seed: int = 0,
     labels: pd.Series | None = None,
-    **build,
+    **build: Any,
 ) -> Split:
     """S1: a fraction stays paired; every other cell enters twice, once as its RNA and once as its ATAC.
 
@@ -142,19 +148,19 @@ def random_unpairing(
     rng = np.random.default_rng([seed, 1])
     cells = complete["rna"].obs_names
     paired = stratified_pairs(cells, fraction, labels, rng)
-    shown = [(cell, cell, ("rna", "atac")) for cell in cells[paired]]
+    shown: list[Shown] = [(cell, cell, ("rna", "atac")) for cell in cells[paired]]
     for modality in ("rna", "atac"):
         shown += [(f"{cell}.{modality}", cell, (modality,)) for cell in cells[~paired]]
     return build_mosaic(complete, shown, **build)
 
 
 def strict_unpairing(
-    complete: Mapping[str, anndata.AnnData],
+    complete: Cells,
     fraction: float,
     *,
     seed: int = 0,
     labels: pd.Series | None = None,
-    **build,
+    **build: Any,
 ) -> Split:
     """S2: a fraction stays paired; of other cells one modality is shown, half RNA and half ATAC, the other nowhere."""
     rng = np.random.default_rng([seed, 2])
@@ -163,7 +169,7 @@ def strict_unpairing(
     as_rna = np.zeros(len(cells), bool)
     rest = np.flatnonzero(~paired)
     as_rna[rest[stratified_pairs(cells[rest], 0.5, labels, rng)]] = True
-    shown = [
+    shown: list[Shown] = [
         (cell, cell, ("rna", "atac") if p else ("rna",) if r else ("atac",))
         for cell, p, r in zip(cells, paired, as_rna)
     ]
@@ -171,7 +177,7 @@ def strict_unpairing(
 
 
 def batches_held_out(
-    complete: Mapping[str, anndata.AnnData], shows: Mapping[str, tuple[str, ...]], *, batch: str = "batch", **build
+    complete: Cells, shows: Mapping[str, tuple[str, ...]], *, batch: str = "batch", **build: Any
 ) -> Split:
     """S3: whole libraries or donors show only some modalities.
 
@@ -190,19 +196,21 @@ def batches_held_out(
     return build_mosaic(complete, shown, batch=batch, **build)
 
 
-def type_without(split: Split, complete, labels: pd.Series, target: str, modality: str = "rna", **build) -> Split:
+def type_without(
+    split: Split, complete: Cells, labels: pd.Series, target: str, modality: str = "rna", **build: Any
+) -> Split:
     """S4: take one modality from every cell of a type in a split; views left with nothing are dropped."""
     shown = []
     for name, origin in split.origin.items():
-        modalities = tuple(split.modalities[name].split("+"))
+        own = tuple(split.modalities[name].split("+"))
         if labels[origin] == target:
-            modalities = tuple(m for m in modalities if m != modality)
-        if modalities:
-            shown.append((name, origin, modalities))
+            own = tuple(m for m in own if m != modality)
+        if own:
+            shown.append((name, origin, own))
     return build_mosaic(complete, shown, **build)
 
 
-def type_without_pairs(split: Split, complete, labels: pd.Series, target: str, **build) -> Split:
+def type_without_pairs(split: Split, complete: Cells, labels: pd.Series, target: str, **build: Any) -> Split:
     """S5: the paired cells of a type become one RNA and one ATAC view each; the rest of the split stays."""
     shown = []
     for name, origin in split.origin.items():
@@ -214,9 +222,7 @@ def type_without_pairs(split: Split, complete, labels: pd.Series, target: str, *
     return build_mosaic(complete, shown, **build)
 
 
-def presence_patterns(
-    complete: Mapping[str, anndata.AnnData], patterns: list[tuple[str, ...]], *, seed: int = 0, **build
-) -> Split:
+def presence_patterns(complete: Cells, patterns: list[tuple[str, ...]], *, seed: int = 0, **build: Any) -> Split:
     """S6: each cell shows one of the patterns, dealt out evenly at random (three modalities: seven patterns)."""
     cells = complete[MODALITIES[0]].obs_names
     rng = np.random.default_rng([seed, 6])

@@ -16,7 +16,7 @@ from multivi_nf.benchmark.splits import Split
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.limits import read_object, read_tsv
-from multivi_nf.modalities import MODALITIES
+from multivi_nf.modalities import in_order
 
 LABEL = "label"
 """Column of obs of the cells' types, where the samplesheet's column was named; no method but a contrast looks at it."""
@@ -63,6 +63,14 @@ class Task:
     methods: tuple[str, ...] = ()
     variants: dict[str, dict[str, str]] = field(default_factory=dict)
     dataset: str = ""
+
+    @property
+    def types(self) -> pd.Series:
+        """The labels, asked for only where there are some."""
+        if self.labels is None:
+            msg = f"{self.name} has no labels"
+            raise ValueError(msg)
+        return self.labels
 
     @property
     def defaults(self) -> bool:
@@ -139,4 +147,4 @@ def counted(mosaic: mudata.MuData, modality: str, cells: pd.Index | None = None)
 
 def modalities_of(mosaic: mudata.MuData) -> tuple[str, ...]:
     """Those that the mosaic holds, in the one order."""
-    return tuple(m for m in MODALITIES if m in mosaic.mod)
+    return tuple(in_order(mosaic.mod))

@@ -71,7 +71,7 @@ def sure_and_wrong(
     return dict(zip(("sides_with_model", "sides_with_model_random"), (float(side.mean()) for side in sides)))
 
 
-def curve(uncertainty: np.ndarray, error: np.ndarray, points: int = 20) -> list[tuple[float, float]]:
+def curve(uncertainty: np.ndarray, error: np.ndarray, points: int = 20) -> list[tuple[float, ...]]:
     """Mean error of the surest share of the entries, for shares from 1/points to 1."""
     order = np.argsort(uncertainty, axis=None, kind="stable")
     running = np.cumsum(error.ravel()[order]) / np.arange(1, order.size + 1)

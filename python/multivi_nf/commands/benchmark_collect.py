@@ -23,6 +23,7 @@ def command(
     embedding: Path, imputed: tuple[Path, ...], contrast: Path | None, cost: tuple[Path, ...], method: str, output: Path
 ) -> None:
     """Bring EMBED's, IMPUTE's and DIFFERENTIAL's files of one split into the form of a result."""
+    from multivi_nf.benchmark.collect import collect
     from multivi_nf.benchmark.runner import collected
 
-    collected(embedding, imputed, contrast, cost, method, output)
+    collected(collect(embedding, imputed, contrast), cost, method, output)

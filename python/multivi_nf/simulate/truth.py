@@ -18,9 +18,7 @@ from multivi_nf.io.limits import read_tsv
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.simulate.cells import SITES, SampleCells
 from multivi_nf.simulate.regulation import Planted
-from multivi_nf.simulate.world import CELL_TYPES, PROGRAMMES, STATES, Features, World
-
-TYPE_STATES = STATES[: len(STATES) - len(PROGRAMMES)]
+from multivi_nf.simulate.world import CELL_TYPES, STATES, Features, World
 
 
 @dataclass

@@ -32,6 +32,10 @@ def mosaic():
 WANTED = plan.Wanted(rates=(75,), seeds=(0,), most_types=1)
 
 
+def scored(task, result, mosaic):
+    return scores.scores_of(task, result, scores.truth_of(task, result, mosaic))
+
+
 @pytest.fixture(scope="module")
 def tasks(mosaic):
     labels = plan.labels_of(mosaic, "cell_type")
@@ -101,7 +105,7 @@ def test_the_truth_scores_best_and_noise_scores_chance(tasks, mosaic):
         frame = {"index": cells, "columns": features}
         perfect.imputed[modality] = Imputed(pd.DataFrame(shown + 1e-9, **frame))
         noise.imputed[modality] = Imputed(pd.DataFrame(draw.random(shown.shape), **frame))
-    best, chance = (scores.score_task(task, result, mosaic) for result in (perfect, noise))
+    best, chance = (scored(task, result, mosaic) for result in (perfect, noise))
     assert best["atac_peak_auroc"] == pytest.approx(1)
     assert best["rna_spearman_raw"] > 0.9
     assert chance["atac_peak_auroc"] == pytest.approx(0.5, abs=0.03)
@@ -115,7 +119,7 @@ def test_a_true_map_pairs_and_a_random_one_does_not(tasks):
     place = pd.Series(range(task.split.origin.nunique()), index=task.split.origin.unique())
     same = pd.DataFrame({"x": place[task.split.origin[names]].to_numpy(float)}, index=names)
     random = pd.DataFrame(draw.normal(size=(len(names), 3)), index=names)
-    perfect, chance = (scores.score_task(task, Result(Views(joint, {})), None) for joint in (same, random))
+    perfect, chance = (scored(task, Result(Views(joint, {})), None) for joint in (same, random))
     assert perfect["foscttm"] == 0
     assert perfect["rank_distance"] == pytest.approx(1)
     assert chance["foscttm"] == pytest.approx(0.5, abs=0.04)
@@ -128,14 +132,14 @@ def test_log_fold_changes_of_the_truth_agree(tasks, mosaic):
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     table = pd.DataFrame({"feature": genes, "lfc": 0.0, "significant": False})
     result = Result(imputed={"rna": Imputed(pd.DataFrame(shares, cells, genes))}, effects=table)
-    found = scores.score_task(task, result, mosaic)
+    found = scored(task, result, mosaic)
     assert found["pearson"] > 0.9
     assert found["auroc"] > 0.95
     assert found["calls_recall"] == 0
     flat = Result(
         imputed={"rna": Imputed(pd.DataFrame(shares[np.random.default_rng(0).permutation(len(cells))], cells, genes))}
     )
-    assert abs(scores.score_task(task, flat, mosaic)["pearson"]) < 0.35
+    assert abs(scored(task, flat, mosaic)["pearson"]) < 0.35
 
 
 def test_cobolt_pairs_cells_and_repeats_itself(mosaic):

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import anndata
 import mudata
@@ -59,12 +60,13 @@ class Task:
 
 def write(folder: Path, latent: dict[str, pd.DataFrame], imputed: dict[str, pd.DataFrame] | None = None) -> None:
     """The result's arrays."""
-    values = {name: frame.to_numpy(np.float32) for name, frame in latent.items()}
-    names = {f"{name}_cells": np.array(list(frame.index), "U") for name, frame in latent.items()}
-    np.savez(folder / "latent.npz", **values, **names)
+    values: dict[str, Any] = {name: frame.to_numpy(np.float32) for name, frame in latent.items()}
+    values |= {f"{name}_cells": np.array(list(frame.index), "U") for name, frame in latent.items()}
+    np.savez(folder / "latent.npz", **values)
     for modality, frame in (imputed or {}).items():
-        shape = {"cells": np.array(list(frame.index), "U"), "features": np.array(list(frame.columns), "U")}
-        np.savez_compressed(folder / f"imputed_{modality}.npz", values=frame.to_numpy(np.float32), **shape)
+        cells, features = (np.array(list(names), "U") for names in (frame.index, frame.columns))
+        stored = frame.to_numpy(np.float32)
+        np.savez_compressed(folder / f"imputed_{modality}.npz", values=stored, cells=cells, features=features)
 
 
 def scvi_multivi(task: Task, folder: Path, variant: str) -> dict:
