@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from trained import make_mosaic
 
 import multivi_nf as mv
 from multivi_nf.commands import cli
 from multivi_nf.errors import InputError, option, told_to_a_shell
 from multivi_nf.latent.embed import Embedding
 from multivi_nf.model import ModelConfig
+from multivi_nf.testing.mosaics import patterned_mosaic
 from multivi_nf.training.history import History
 
 PACKAGE = Path(mv.__file__).parent
@@ -44,7 +44,7 @@ def test_an_option_is_named_as_the_user_writes_it():
 
 
 def test_an_error_names_the_argument_in_python_and_the_option_in_a_shell(tmp_path):
-    mosaic = make_mosaic()
+    mosaic = patterned_mosaic()
     with pytest.raises(InputError, match="ERROR: n_latent is 0"):
         mv.MultiVI.from_mosaic(mosaic, n_latent=0)
     mosaic.write(tmp_path / "m.h5mu")
@@ -73,7 +73,7 @@ def test_every_option_that_an_error_names_is_an_argument():
 
 
 def test_what_a_notebook_prints_fits_a_screen():
-    mosaic = make_mosaic()
+    mosaic = patterned_mosaic()
     model = mv.MultiVI.from_mosaic(mosaic, n_latent=3, n_hidden=8)
     said = repr(model)
     assert said.startswith("MultiVI(40 rna, 50 atac, 6 protein features; 4 batches)\n  latent 3, hidden 2 x 8, ")
