@@ -69,6 +69,44 @@ def test_commands_of_the_pipeline_name_what_there_is(block):
             assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_exit_code_is_explained():
+    """Those that steps give, and those that Nextflow tries again."""
+    page = (REPOSITORY / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
+    rows = " ".join(
+        line.split("|")[1] for line in page.splitlines() if line.startswith("| ") and "code" not in line[:8]
+    )
+    told = {int(number) for number in re.findall(r"\d+", rows)}
+    for first, last in re.findall(r"(\d+) to (\d+)", rows):
+        told.update(range(int(first), int(last) + 1))
+    config = (REPOSITORY / "conf/base.config").read_text(encoding="utf-8")
+    retried = re.search(r"exitStatus in \[([\d, ]+)\] \+ \((\d+)\.\.(\d+)\)", config)
+    given = {int(number) for number in retried[1].split(",")} | set(range(int(retried[2]), int(retried[3]) + 1))
+    for path in (REPOSITORY / "python/multivi_nf/commands").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        given |= {int(code) for code in re.findall(r"(?:sys\.exit|SystemExit)\((\d+)\)", text)}
+        given |= {
+            int(code)
+            for code in re.findall(r"^[A-Z_]+ = (\d{2,3})\n\"\"\".*(?:emory|ECONNRESET|ended|lost)", text, re.M)
+        }
+    assert len(given) > 15 and given <= told
+
+
+def test_every_family_of_errors_has_its_remedies():
+    """A room that refuses something is in a section of the page; each row of the page has a remedy."""
+    page = (REPOSITORY / "docs/reference/errors.md").read_text(encoding="utf-8")
+    package = REPOSITORY / "python/multivi_nf"
+    refusing = {
+        path.relative_to(package).parts[0]
+        for path in package.rglob("*.py")
+        if path.parent != package
+        and re.search(r"\b(InputError|NotPossible|Trouble)\(", path.read_text(encoding="utf-8"))
+    }
+    named = set(" ".join(re.findall(r"<!-- rooms: ([^>]+) -->", page)).split())
+    assert len(refusing) > 15 and refusing - {"testing"} <= named
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
+    assert all(len(row) == 2 and row[1].strip() for row in rows)
+
+
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_a_tutorial_can_be_typed(page):
     """What is run but not shown makes no name and no folder that a shown cell needs."""
