@@ -8,14 +8,10 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multivi_nf.report.glossary import glossary as words
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
-import setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,11 +43,11 @@ def code_hash() -> str:
 def outputs_folder() -> Path:
     """Give the folder that keeps outputs of tutorials: outputs of other code are never shown, theirs is another folder.
 
-    It lies in the cache that clones share, so that one clone's `make docs-full` serves the others and CI.
-    `MULTIVI_NF_DOCS_OUTPUTS` moves it.
+    `MULTIVI_NF_DOCS_OUTPUTS` is its place: set-up names one in the cache that clones share, so that one clone's
+    `make docs-full` serves the others and CI.
     """
-    given = os.environ.get("MULTIVI_NF_DOCS_OUTPUTS")
-    return (Path(given).absolute() if given else setup.cache_root() / "docs") / code_hash()
+    root = os.environ.get("MULTIVI_NF_DOCS_OUTPUTS") or DOCS / "_build" / "outputs"
+    return Path(root).absolute() / code_hash()
 
 
 def execution_mode() -> str:
