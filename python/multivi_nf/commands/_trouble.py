@@ -1,7 +1,6 @@
 """What a machine may do to a step: full disks, missing rights, vanished files, too little memory; and how it is told.
 
-Exit codes are explained in docs/reference/exit-codes.md; conf/base.config tries 137 again with more memory, 104 too, and
-not 2.
+docs/reference/exit-codes.md explains exit codes; conf/base.config tries 137 again with more memory, 104 too, not 2.
 """
 
 from __future__ import annotations
