@@ -19,7 +19,7 @@ from multivi_nf.benchmark.splits import Split
 from multivi_nf.comparison.compare import differential
 from multivi_nf.evaluation.metrics import calls_against_truth
 from multivi_nf.held_out.calibrate import calibrate
-from multivi_nf.latent.embed import cells_of
+from multivi_nf.latent.cells import cells_of
 
 
 def score(table: pd.DataFrame, effect: np.ndarray, measured: np.ndarray) -> dict[str, float]:

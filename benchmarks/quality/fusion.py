@@ -26,7 +26,8 @@ from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.evaluation.metrics import fit_dispersion, pairing
 from multivi_nf.evaluation.metrics.imputation import at_true_depth
 from multivi_nf.evaluation.metrics.neighbours import nearest
-from multivi_nf.latent.embed import draw, embed, posteriors
+from multivi_nf.latent.cells import draw, posteriors
+from multivi_nf.latent.embed import embed
 from multivi_nf.model.config import CHOICES
 from multivi_nf.simulate import PRESETS, simulated_mosaic
 from multivi_nf.training import MultiVI
@@ -96,7 +97,7 @@ def view(model: MultiVI, data: MosaicData, shown: str, counts: dict[str, np.ndar
     place, scores = [], {m: [] for m in BOTH}
     for part in blocks(data.n_cells):
         minibatch = data.minibatch(np.arange(part.start, part.stop))
-        joint, _, _ = posteriors(model.eval(), minibatch, hide)
+        joint, _ = posteriors(model.eval(), minibatch, hide)
         noise = normals(cell_keys(data.cells[part], 0, "fusion"), range(DRAWS), model.config.n_latent)
         z = draw(joint, torch.from_numpy(noise))
         place.append(joint.mean.numpy())

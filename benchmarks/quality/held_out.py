@@ -15,13 +15,13 @@ from benchmarks.quality.protein import load
 
 from multivi_nf.benchmark.splits import Split, batches_held_out, build_mosaic, strict_unpairing
 from multivi_nf.calibration.stored import Calibration
-from multivi_nf.data.draws import blocks, cell_keys, normals
+from multivi_nf.data.draws import blocks
 from multivi_nf.evaluation.runs import true_expression
 from multivi_nf.held_out import scoring
-from multivi_nf.imputation.decode import Codes
-from multivi_nf.imputation.impute import _request
-from multivi_nf.imputation.intervals import Mixture, protein_mixture
-from multivi_nf.latent.embed import draw, posteriors, tempered
+from multivi_nf.imputation.decode import RNA_SCALE
+from multivi_nf.imputation.impute import Imputer, Options
+from multivi_nf.imputation.intervals import Drawn, Mixture, protein_mixture, rna_mixture
+from multivi_nf.latent.cells import Cells, tempered
 from multivi_nf.simulate import PRESETS, Truth, simulated_mosaic
 from multivi_nf.training import MultiVI
 
@@ -161,24 +161,19 @@ def distributions(
     if modality == "rna":
         counts = held.complete["rna"][held.split.origin[cells], held.split.mosaic["rna"].var_names].X
         library = pd.Series(np.asarray(counts.sum(1)).ravel().astype(float), cells).clip(lower=1)
-    request = _request(
-        model, held.split.mosaic, modality, list(cells), "all", n_samples, 0.9, None, True, library, calibration, 0
-    )
-    keys = cell_keys(request.data.cells[request.index], 0, "posterior")
-    k = model.config.n_latent
-    for rows in blocks(len(request.index), 32):
-        minibatch = request.data.minibatch(request.index[rows])
-        warm = torch.as_tensor(request.assessment.temperature[rows], dtype=torch.float32)
-        joint = tempered(posteriors(model, minibatch)[0], warm)
-        z = draw(joint, torch.from_numpy(normals(keys[rows], range(n_samples), k)))
-        flat = z.reshape(-1, k)
-        codes = Codes(minibatch.batch, minibatch.categorical, minibatch.continuous).repeat(n_samples)
-        if modality == "rna":
-            draws = request.decoder.profile(flat, codes).reshape(n_samples, z.shape[1], -1).numpy()
-            mixture = request.predictive._rna(request.decoder, flat, codes, draws, request.positions, rows)
-        else:
-            prepared = request.decoder.prepare(flat, codes)
-            draws = request.decoder.tile(prepared, 0).reshape(n_samples, z.shape[1], -1).numpy()
-            factor = request.predictive.factor[rows]
-            mixture = protein_mixture(request.decoder, prepared, flat, codes, request.positions, factor)
-        yield rows, draws, mixture
+    options = Options(list(cells), "all", n_samples, 0.9, None, True, library)
+    imputer = Imputer(Cells(model, held.split.mosaic), modality, options, calibration)
+    for block in imputer.cells.blocks(imputer.index):
+        warm = torch.as_tensor(imputer.assessment.temperature[block.at], dtype=torch.float32)
+        z = imputer.cells.samples(tempered(block.joint, warm), imputer.keys[block.at], n_samples)
+        for part in blocks(z.shape[1], 32):
+            rows = slice(block.at.start + part.start, block.at.start + part.stop)
+            drawn = Drawn(imputer.decoder, z[:, part], block.codes.rows(part), rows)
+            [(_, columns, draws)] = drawn.decoded(imputer.positions)
+            factor = imputer.predictive.factor[rows]
+            if modality == "rna":
+                sizes = imputer.predictive.libraries(n_samples, rows) / RNA_SCALE
+                mixture = rna_mixture(drawn, draws, columns, sizes, factor)
+            else:
+                mixture = protein_mixture(drawn, columns, factor)
+            yield rows, draws, mixture

@@ -99,8 +99,8 @@ def measured(cells: int, seed: int, keep: Path | None) -> dict[str, float | str]
     chosen = lone[np.sort(np.random.default_rng(0).permutation(len(lone))[:MOST])]
     found = impute(model, mosaic, "rna", cells=list(chosen), features="all", calibration=calibration)
     row = score(found, truth, mosaic)
-    row["pairs"] = calibration.directions["atac->rna"]["n_cells"]
-    row["calibrated"] = bool(calibration.directions["atac->rna"]["calibrated"])
+    row["pairs"] = calibration.directions["atac->rna"].n_cells
+    row["calibrated"] = calibration.directions["atac->rna"].calibrated
     return row | {"cpu_s": time.process_time() - started}
 
 

@@ -58,7 +58,7 @@ def main() -> None:
     from benchmarks.quality.world import world
 
     from multivi_nf.held_out.calibrate import calibrate
-    from multivi_nf.latent.embed import cells_of
+    from multivi_nf.latent.cells import cells_of
 
     threads(1)
     for seed in chosen.seeds:

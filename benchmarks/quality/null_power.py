@@ -25,7 +25,7 @@ from scipy import stats
 from multivi_nf.benchmark.splits import Split, strict_unpairing
 from multivi_nf.comparison.compare import differential
 from multivi_nf.comparison.pseudobulk import false_discovery_rate, pseudobulks
-from multivi_nf.latent.embed import cells_of
+from multivi_nf.latent.cells import cells_of
 
 TYPE = "L2/3"
 SHARE, KEPT = 0.1, 0.5

@@ -288,14 +288,16 @@ def checked_parts(samples: Samples, folder: Path, seed: int) -> list[Path]:
 def make_run(run: Run, seed: int, outdir: Path) -> None:
     """From samples to a folder of results: QC, MOSAIC, TRAIN, CALIBRATE, EMBED, DIFFERENTIAL."""
     from multivi_nf.calibration.per_cell import support_columns
-    from multivi_nf.comparison.compare import differential, empty_table
+    from multivi_nf.comparison.compare import differential
+    from multivi_nf.comparison.tables import empty_table
     from multivi_nf.export.modalities import fill_modalities
     from multivi_nf.held_out.calibrate import calibrate
     from multivi_nf.inputs.contrasts import NothingToCompare
     from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
     from multivi_nf.io.tables import write_table
     from multivi_nf.latent.annotate import annotate
-    from multivi_nf.latent.embed import cells_of, embed
+    from multivi_nf.latent.cells import cells_of
+    from multivi_nf.latent.embed import embed
     from multivi_nf.mosaic.build import build_mosaic
     from multivi_nf.mosaic.read import read_mosaic
     from multivi_nf.training import MultiVI, train
@@ -315,7 +317,7 @@ def make_run(run: Run, seed: int, outdir: Path) -> None:
     model.save(outdir / "model")
     calibration = calibrate(model, mosaic, seed=seed)
     calibration.save(outdir / "model")
-    support = support_columns(calibration, model, cells_of(model, mosaic))
+    support = support_columns(calibration, model.modalities, cells_of(model, mosaic))
     found = embed(model, mosaic)
     annotate(mosaic, found, labels=run.labels or None, support=support, split=model.split, seed=seed)
     fill_modalities(mosaic)

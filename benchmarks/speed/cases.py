@@ -121,7 +121,8 @@ def impute(folder: Path, cells: int = 256, genes: int = 1000, samples: int = 50)
     """Imputation of all genes into a store. Floor: the decoder's last matrix product of all samples."""
     import torch
 
-    from multivi_nf.imputation.impute import impute_to_zarr
+    from multivi_nf.imputation.impute import Imputer, Options, impute_to_zarr
+    from multivi_nf.latent.cells import Cells
 
     model, data = _model(cells, genes, 4000)
     names = list(data.cells)
@@ -129,7 +130,8 @@ def impute(folder: Path, cells: int = 256, genes: int = 1000, samples: int = 50)
 
     def work() -> None:
         out = folder / f"{next(number)}.zarr"
-        impute_to_zarr(model, data, out, cells=names, modality="rna", features="all", n_samples=samples)
+        options = Options(cells=names, features="all", n_samples=samples)
+        impute_to_zarr(Imputer(Cells(model, data), "rna", options), out)
 
     x, w = torch.rand(512, model.config.n_hidden), torch.rand(model.config.n_hidden, genes)
     out = torch.empty(512, genes)
@@ -168,7 +170,7 @@ def _model(cells: int, genes: int, peaks: int):
     from benchmarks.speed.training_data import made_mosaic
 
     import multivi_nf as mv
-    from multivi_nf.latent.embed import cells_of
+    from multivi_nf.latent.cells import cells_of
 
     mosaic = made_mosaic(cells, genes, peaks)
     torch.manual_seed(0)

@@ -77,7 +77,7 @@ def ours(counts: dict[str, sparse.csr_matrix], kind: np.ndarray) -> dict[str, di
     from anndata import AnnData
 
     import multivi_nf as mv
-    from multivi_nf.latent.embed import cells_of
+    from multivi_nf.latent.cells import cells_of
 
     names = np.array([f"s{k}:c{i}" for i, k in enumerate(kind)])
     parts = {}

@@ -25,7 +25,8 @@ from multivi_nf.comparison.compare import differential
 from multivi_nf.data.source import source_of
 from multivi_nf.errors import Interrupted
 from multivi_nf.imputation.impute import impute
-from multivi_nf.latent.embed import cells_of, embed
+from multivi_nf.latent.cells import cells_of
+from multivi_nf.latent.embed import embed
 from multivi_nf.training import MultiVI, train
 from multivi_nf.training.trainer import Trainer
 

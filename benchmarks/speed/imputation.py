@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import tempfile
 import threading
@@ -27,8 +28,8 @@ from anndata import AnnData
 from scipy import sparse
 
 import multivi_nf as mv
-from multivi_nf.imputation.impute import impute_to_zarr
-from multivi_nf.latent.embed import cells_of
+from multivi_nf.imputation.impute import Imputer, Options, impute_to_zarr
+from multivi_nf.latent.cells import Cells, cells_of
 
 
 @contextlib.contextmanager
@@ -69,10 +70,11 @@ def main() -> None:
     model = mv.MultiVI.from_mosaic(mosaic).eval()
     data = cells_of(model, mosaic)
     with tempfile.TemporaryDirectory() as folder:
-        options = {"modality": "rna", "features": "all", "n_samples": chosen.samples}
-        impute_to_zarr(model, data, Path(folder) / "warm.zarr", cells=list(data.cells[:8]), **options)
+        options = Options(features="all", n_samples=chosen.samples)
+        some = dataclasses.replace(options, cells=list(data.cells[:8]))
+        impute_to_zarr(Imputer(Cells(model, data), "rna", some), Path(folder) / "warm.zarr")
         with watched() as cost:
-            impute_to_zarr(model, data, Path(folder) / "all.zarr", **options)
+            impute_to_zarr(Imputer(Cells(model, data), "rna", options), Path(folder) / "all.zarr")
     hidden, rows = model.config.n_hidden, 1024
     x, w = torch.rand(rows, hidden), torch.rand(hidden, chosen.genes)
     out = torch.empty(rows, chosen.genes)

@@ -36,7 +36,7 @@ TABLES = """
 import sys
 import torch
 import multivi_nf as mv
-from multivi_nf.latent.embed import cells_of
+from multivi_nf.latent.cells import cells_of
 cells_of(mv.MultiVI.load(sys.argv[3]), sys.argv[2])
 high = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 open(sys.argv[1], "w").write(f"{int(high.split()[1]) * 1024 / 1e9} 0")

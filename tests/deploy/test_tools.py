@@ -46,7 +46,7 @@ def files(tmp_path_factory) -> Path:
     write_h5ad(mosaic, folder / "h5ad")
     obs = pd.DataFrame({"measured": mosaic.obs["has_rna"].to_numpy(bool)}, index=mosaic.obs_names)
     uns = {"calibrated": True, "multivi_nf": json.dumps({"modality": "rna", "first_cell": 0})}
-    store = Store(folder / "part.zarr", obs, pd.DataFrame(index=["g0", "g1"]), uns, ["X", "sd"])
+    store = Store(folder / "part.zarr", ad.AnnData(obs=obs, var=pd.DataFrame(index=["g0", "g1"]), uns=uns), ["X", "sd"])
     values = np.arange(240, dtype=np.float32).reshape(120, 2)
     store.write(slice(0, 120), X=values, sd=values)
     gather([folder / "part.zarr"], folder / "rna.zarr", folder / "multivi.h5mu")

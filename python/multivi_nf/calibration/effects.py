@@ -10,7 +10,6 @@ a group correct x before that, by as much as held-out pairs say (`lag`). Groups 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -44,34 +43,35 @@ class ImputedEffects:
         counts say nothing that the decoder has not learnt.
     """
 
-    log_mean: np.ndarray
-    spread: np.ndarray
-    squared: np.ndarray
-    sd: np.ndarray
+    log_mean: list[float]
+    spread: list[float]
+    squared: list[float]
+    sd: list[float]
     unshrunk: float
     lost: float
     lag: float
 
     @classmethod
-    def read(cls, stored: dict[str, Any]) -> ImputedEffects:
-        """What :meth:`stored` gave."""
-        rows = {name: np.asarray(stored[name]) for name in _CURVES}
-        return cls(**rows, **{name: float(stored[name]) for name in _NUMBERS})
-
-    @classmethod
-    def plain(cls, curve: dict[str, list[float]]) -> ImputedEffects:
+    def plain(cls, log_mean: list[float], sd: list[float]) -> ImputedEffects:
         """Of a calibration of an earlier version, which knew the error alone."""
-        sd = np.asarray(curve["sd"])
-        return cls(np.asarray(curve["log_mean"]), 0 * sd, 0 * sd + 1, sd, 1.0, 1.0, 0.0)
+        return cls(log_mean, [0.0] * len(sd), [1.0] * len(sd), sd, 1.0, 1.0, 0.0)
 
-    def stored(self) -> dict[str, Any]:
-        """For calibration.json."""
-        rows = {name: getattr(self, name).tolist() for name in _CURVES}
-        return rows | {name: getattr(self, name) for name in _NUMBERS}
+    def impossible(self) -> str:
+        """What no measurement can give, in words; empty if there is nothing."""
+        rows, numbers = (self.log_mean, self.spread, self.squared, self.sd), (self.unshrunk, self.lost, self.lag)
+        if not self.log_mean or any(len(row) != len(self.log_mean) for row in rows):
+            return "its rows are not equally long"
+        if not np.isfinite([*np.concatenate(rows), *numbers]).all() or (np.diff(self.log_mean) < 0).any():
+            return "a value is not finite, or means do not ascend"
+        low, high = min(*self.spread, *self.squared, *self.sd, *numbers), max(*self.squared, self.lost)
+        if low < 0 or self.unshrunk > LARGEST or high > 1:
+            return f"a value is negative, a factor above {LARGEST:g}, or a squared correlation or its loss above 1"
+        return ""
 
     def at(self, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Spread, squared correlation and error of an earlier version of features at (n_features,) log means."""
-        return tuple(np.interp(level, self.log_mean, getattr(self, name)) for name in ("spread", "squared", "sd"))
+        spread, squared, sd = (np.interp(level, self.log_mean, row) for row in (self.spread, self.squared, self.sd))
+        return spread, squared, sd
 
     def worth(self, level: np.ndarray, away: np.ndarray, outside: float, expected: bool) -> Worth:
         """What imputed log ratios of one group are worth.
@@ -129,24 +129,3 @@ def neighbours_say(residual: np.ndarray, variance: np.ndarray, lag: float) -> np
 
 OVERDISPERSION = 1.25
 """Variance of neighbours' counts over that of Poisson counts."""
-_CURVES = ("log_mean", "spread", "squared", "sd")
-_NUMBERS = ("unshrunk", "lost", "lag")
-
-
-def impossible_effects(stored: Any) -> str:
-    """What no measurement can give, in words; empty if there is nothing."""
-    if not isinstance(stored, dict) or set(stored) != {*_CURVES, *_NUMBERS}:
-        return "it does not hold " + ", ".join((*_CURVES, *_NUMBERS))
-    rows = [stored[name] for name in _CURVES]
-    if not all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows):
-        return "its rows are not equally long"
-    values = np.asarray([*rows[1:], *([stored[name]] * len(rows[0]) for name in _NUMBERS)], dtype=object)
-    try:
-        values, level = values.astype(float), np.asarray(rows[0], float)
-    except (TypeError, ValueError):
-        return "a value is no number"
-    if not (np.isfinite(values).all() and np.isfinite(level).all()) or (np.diff(level) < 0).any():
-        return "a value is not finite, or means do not ascend"
-    if (values < 0).any() or (values[3] > LARGEST).any() or (values[[1, 4]] > 1).any():
-        return f"a value is negative, a factor above {LARGEST:g}, or a squared correlation or its loss above 1"
-    return ""

@@ -10,18 +10,17 @@ import pandas as pd
 if TYPE_CHECKING:
     from multivi_nf.calibration.stored import Calibration
     from multivi_nf.data.mosaic_data import MosaicData
-    from multivi_nf.training import MultiVI
 
 
-def support_columns(calibration: Calibration, model: MultiVI, data: MosaicData) -> pd.DataFrame:
+def support_columns(calibration: Calibration, modalities: tuple[str, ...], data: MosaicData) -> pd.DataFrame:
     """Judge each cell by all modalities that it lacks.
 
     Parameters
     ----------
-    calibration
+    calibration, modalities
         Of the model.
-    model, data
-        The model, and the cells in its terms.
+    data
+        The cells in its terms.
 
     Returns
     -------
@@ -32,11 +31,11 @@ def support_columns(calibration: Calibration, model: MultiVI, data: MosaicData) 
     n = data.n_cells
     outside, checked, lacking = np.zeros(n, bool), np.ones(n, bool), np.zeros(n, bool)
     calibrated, p = np.ones(n, bool), np.full(n, np.nan)
-    for target in model.modalities:
+    for target in modalities:
         cells = np.flatnonzero(~data.has[target]) if target in data.has else np.arange(n)
         if not len(cells):
             continue
-        found = calibration.assess(model, data, cells, target)
+        found = calibration.assess(data, cells, target)
         lacking[cells] = True
         outside[cells] |= found.outside
         checked[cells] &= np.isfinite(found.support_p)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from multivi_nf.calibration.checks import impossible
 from multivi_nf.calibration.effects import ImputedEffects
+from multivi_nf.calibration.entries import Content, Direction
 from multivi_nf.calibration.support import Support
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 from multivi_nf.io.outputs import check_file
-from multivi_nf.io.seals import file_digest, is_intact, sealed
+from multivi_nf.io.records import as_json, from_json
+from multivi_nf.io.seals import SEAL, file_digest, is_intact, sealed
 from multivi_nf.training.model_folder import weights_digest
 
 if TYPE_CHECKING:
@@ -28,57 +29,8 @@ MINIMUM_PAIRS = 100
 UNMEASURED_ERROR = 0.8
 """Standard deviation of the error of imputed log means where pairs were too few to measure it. It is smaller where
 they are not (docs/decisions/error-bars.md)."""
-KNOTS = (*(i / 20 for i in range(20)), 0.975, 0.99, 0.995)
-ARRAYS = ("support", "rates")
-"""Fields that are not in calibration.json."""
-
 FILES = ("rates.safetensors", "support.safetensors")
-"""Where these are."""
-
-
-@dataclass
-class Levels:
-    """At which level of the predicted distribution an interval of a nominal level has to be taken.
-
-    Distributional conformal prediction (Chernozhukov, Wuthrich & Zhu, PNAS 2021): the p-quantile of |2 u - 1| over
-    held-out counts, u their randomised transform (PIT), is the level whose central intervals held a share p of them. It
-    mends the form of the distribution, which neither temperature nor dispersion can: proteins are more often close to
-    their mean, and more often far from it, than a negative binomial is.
-
-    Attributes
-    ----------
-    nominal, used
-        Ascending knots, from 0 to 1; linear in between.
-    """
-
-    nominal: np.ndarray
-    used: np.ndarray
-
-    @classmethod
-    def fit(cls, transform: np.ndarray) -> Levels:
-        """Learn from randomised transforms of held-out counts, by quantiles at p (n + 1)."""
-        away = np.abs(2 * transform - 1)
-        used = np.quantile(away[np.isfinite(away)], KNOTS, method="weibull")
-        used[0] = 0.0
-        return cls(np.array([*KNOTS, 1.0]), np.array([*used, 1.0]))
-
-    @classmethod
-    def read(cls, stored: dict[str, list[float]]) -> Levels:
-        """What `stored` gave."""
-        return cls(**{name: np.asarray(knots) for name, knots in stored.items()})
-
-    def stored(self) -> dict[str, list[float]]:
-        """For calibration.json."""
-        return {"nominal": self.nominal.tolist(), "used": self.used.tolist()}
-
-    def at(self, interval: float) -> float:
-        """Level to use for an interval."""
-        return float(np.interp(interval, self.nominal, self.used))
-
-    def applied(self, transform: np.ndarray) -> np.ndarray:
-        """Randomised transform under the mended distribution."""
-        centred = 2 * transform - 1
-        return 0.5 + 0.5 * np.sign(centred) * np.interp(np.abs(centred), self.used, self.nominal)
+"""Where arrays are."""
 
 
 @dataclass
@@ -130,9 +82,7 @@ class Calibration:
     batches
         Batches of these; elsewhere the calibration is an extrapolation.
     directions
-        "atac->rna", "rna+protein->atac", ...: `temperature`, `dispersion_factor`, `levels` of the counts' intervals,
-        `conformal` widths if asked for, scores before and after (what the report draws), or `calibrated` False with the
-        number of cells where they were too few.
+        "atac->rna", "rna+protein->atac", ...; not calibrated where pairs were too few.
     atac_depth
         d~ of the training mosaic.
     notes
@@ -149,7 +99,7 @@ class Calibration:
     calibrated: bool = False
     n_pairs: int = 0
     batches: list[str] = field(default_factory=list)
-    directions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    directions: dict[str, Direction] = field(default_factory=dict)
     atac_depth: float | None = None
     notes: list[str] = field(default_factory=list)
     weights: str = ""
@@ -184,14 +134,15 @@ class Calibration:
             if stray:
                 raise _unusable(folder / stray[0], "there is no calibration.json beside it")
             return cls.none()
-        values = _read(path)
-        found = cls(**{k: values[k] for k in values if k in cls.__dataclass_fields__ and k not in ARRAYS})
-        _check_weights(found, path, model)
-        _check_arrays(values, folder)
+        content = _read(path)
+        _check_weights(content.weights, path, model)
+        _check_arrays(content.files or {}, folder)
+        found = cls(**{f.name: getattr(content, f.name) for f in fields(content) if f.name != "files"})
+        found.weights = found.weights or ""
         found.support = Support.load(folder / "support.safetensors")
         highest = 1.0 if model is not None and not model.counts_peaks else np.inf
         found.rates = _read_rates(folder / "rates.safetensors", highest)
-        if found.rates is None and any(entry.get("shrinkage") for entry in found.directions.values()):
+        if found.rates is None and any(entry.shrinkage for entry in found.directions.values()):
             raise _unusable(
                 folder / "rates.safetensors",
                 "it is missing",
@@ -213,44 +164,29 @@ class Calibration:
         """
         folder = Path(folder)
         check_file(folder / "calibration.json", "json")
-        parts = {"rates.safetensors": None, "support.safetensors": None}
         if self.rates is not None:
             from safetensors.numpy import save
 
             # not save_file, which makes files that only their owner reads
-            content = save({"atac": self.rates.astype(np.float32)}, metadata={"weights": self.weights})
+            packed = save({"atac": self.rates.astype(np.float32)}, metadata={"weights": self.weights})
             with written_whole(folder / "rates.safetensors") as temporary:
-                temporary.write_bytes(content)
+                temporary.write_bytes(packed)
         if self.support is not None:
             self.support.save(folder / "support.safetensors", self.weights)
-        for name in parts:
-            present = getattr(self, name.split(".")[0]) is not None
-            parts[name] = file_digest(folder / name) if present else None
-            if not present:
+        parts: dict[str, str | None] = {}
+        for name, part in zip(FILES, (self.rates, self.support), strict=True):
+            parts[name] = file_digest(folder / name) if part is not None else None
+            if part is None:
                 (folder / name).unlink(missing_ok=True)  # of a former calibration
-        content = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ARRAYS} | {"files": parts}
+        kept = {f.name: getattr(self, f.name) for f in fields(Content) if f.name != "files"}
         with written_whole(folder / "calibration.json") as temporary:
-            temporary.write_text(json.dumps(sealed(content), indent=1, sort_keys=True) + "\n")
+            text = json.dumps(sealed(as_json(Content(**kept, files=parts))), indent=1, sort_keys=True)
+            temporary.write_text(text + "\n")
 
-    def direction(self, sources: str, target: str) -> dict[str, Any] | None:
+    def direction(self, sources: str, target: str) -> Direction | None:
         """Entry of a direction that was calibrated, else None."""
         entry = self.directions.get(f"{sources}->{target}")
-        return entry if entry and entry.get("calibrated") else None
-
-    def levels(self, sources: str, target: str) -> Levels | None:
-        """Levels of a direction's intervals of counts."""
-        entry = self.direction(sources, target)
-        return Levels.read(entry["levels"]) if entry and "levels" in entry else None
-
-    def conformal(self, sources: str, target: str) -> dict[str, Any] | None:
-        """Split-conformal widths of a direction, where they were asked for."""
-        entry = self.direction(sources, target)
-        return entry.get("conformal") if entry else None
-
-    def dispersion_factor(self, sources: str, target: str) -> float:
-        """Factor on the over-dispersion 1 / theta of predicted counts."""
-        entry = self.direction(sources, target)
-        return float(entry.get("dispersion_factor", 1.0)) if entry else 1.0
+        return entry if entry is not None and entry.calibrated else None
 
     def imputed_effects(
         self, data: MosaicData, cells: np.ndarray, target: str, kind: str
@@ -264,14 +200,17 @@ class Calibration:
         """
         out = []
         for sources, rows in patterns(data, cells).items():
-            entry = self.direction(sources, target) or {}
-            if kind in (known := entry.get("effects") or {}):
-                out.append((len(rows) / len(cells), ImputedEffects.read(known[kind])))
-            elif "effect_sd" in entry:
-                out.append((len(rows) / len(cells), ImputedEffects.plain(entry["effect_sd"])))
+            entry = self.direction(sources, target)
+            if entry is None:
+                continue
+            share, known = len(rows) / len(cells), (entry.effects or {}).get(kind)
+            if known is not None:
+                out.append((share, known))
+            elif entry.effect_sd is not None:
+                out.append((share, ImputedEffects.plain(entry.effect_sd.log_mean, entry.effect_sd.sd)))
         return out
 
-    def assess(self, model: MultiVI, data: MosaicData, index: np.ndarray, target: str) -> Assessment:
+    def assess(self, data: MosaicData, index: np.ndarray, target: str) -> Assessment:
         """Temperature, support and calibration of the cells at `index` when `target` is asked for."""
         n = len(index)
         found = Assessment(np.ones(n), np.zeros(n, bool), np.full(n, np.nan), self.calibrated)
@@ -287,11 +226,11 @@ class Calibration:
                     # too few pairs to measure it is no reason to be surer than where it was measured
                     found.mean_error.append((rows, np.zeros(1), np.full(1, UNMEASURED_ERROR)))
             else:
-                found.temperature[rows] = float(entry["temperature"])
-                if entry.get("shrinkage"):
-                    found.shrinkage.append((rows, float(entry["shrinkage"])))
-                if (error := entry.get("mean_sd")) is not None:
-                    found.mean_error.append((rows, np.asarray(error["log_mean"]), np.asarray(error["sd"])))
+                found.temperature[rows] = entry.warmth
+                if entry.shrinkage:
+                    found.shrinkage.append((rows, float(entry.shrinkage)))
+                if (error := entry.mean_sd) is not None:
+                    found.mean_error.append((rows, np.asarray(error.log_mean), np.asarray(error.sd)))
             if self.support is not None and self.support.knows(sources, target):
                 p, widening = self.support.score(data, index[rows], sources, target)
                 found.support_p[rows] = p
@@ -306,19 +245,7 @@ class Calibration:
             f"{self.n_pairs:,} held-out pairs in {len(self.batches)} batches; "
             + ("calibrated" if self.calibrated else "not calibrated")
         ]
-        for name, entry in sorted(self.directions.items()):
-            if entry.get("calibrated"):
-                lines.append(
-                    f"  {name}: temperature {entry['temperature']:.3g}, "
-                    + (
-                        f"{entry['shrinkage']:.0%} of each peak's own rate, "
-                        if "shrinkage" in entry
-                        else f"dispersion factor {entry.get('dispersion_factor', 1.0):.3g}, "
-                    )
-                    + f"log score {entry['log_score_before']:.5g} -> {entry['log_score_after']:.5g} nats a value"
-                )
-            else:
-                lines.append(f"  {name}: {entry['n_cells']} pairs, too few")
+        lines += [f"  {name}: {entry.summary()}" for name, entry in sorted(self.directions.items())]
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
@@ -328,30 +255,32 @@ def _unusable(path: Path, how: str, why: str = "error bars would silently go wit
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Content:
     try:
         values = json.loads(read_bytes(path, longest_line=None, most_bytes=LARGEST_JSON))
     except (OSError, ValueError, RecursionError) as problem:
         raise _unusable(path, str(problem)) from problem
-    wrong = impossible(values) or (
-        "" if is_intact(values) in (True, None) else "its entries are not as they were written"
-    )
+    if not isinstance(values, dict) or not values:
+        raise _unusable(path, "it is empty" if values in ({}, []) else "it is not a JSON object")
+    try:
+        content = from_json(Content, {name: value for name, value in values.items() if name != SEAL}, "it")
+    except InputError as problem:
+        raise _unusable(path, problem.what) from problem
+    wrong = content.impossible() or ("its entries are not as they were written" if is_intact(values) is False else "")
     if wrong:
         raise _unusable(path, wrong)
-    return values
+    return content
 
 
-def _check_weights(found: Calibration, path: Path, model: MultiVI | None) -> None:
+def _check_weights(weights: str | None, path: Path, model: MultiVI | None) -> None:
     """Refuse a calibration of other weights; one that does not name its weights is let pass with a warning."""
-    if not isinstance(found.weights, str):
-        raise _unusable(path, f"'weights' is {found.weights!r}")
     if model is None:
         return
-    if not found.weights:
+    if not weights:
         warnings.warn(
             f"{path} was written by an earlier version: whether it belongs to this model is not verified", stacklevel=4
         )
-    elif found.weights != weights_digest(model):
+    elif weights != weights_digest(model):
         raise InputError(
             f"{path} was measured on another model",
             "its error bars would be those of the other model",
@@ -359,9 +288,9 @@ def _check_weights(found: Calibration, path: Path, model: MultiVI | None) -> Non
         )
 
 
-def _check_arrays(values: dict[str, Any], folder: Path) -> None:
+def _check_arrays(files: dict[str, str | None], folder: Path) -> None:
     """Compare the arrays with the digests in calibration.json; those of an earlier version have none."""
-    for name, known in (values.get("files") or {}).items():
+    for name, known in files.items():
         if name not in FILES:
             raise _unusable(folder / "calibration.json", f"it names the file {name!r}")
         path = folder / name

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from multivi_nf.data.draws import blocks, cell_keys
+from multivi_nf.data.matrices import as_csr
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from multivi_nf.data.mosaic_data import MosaicData
-    from multivi_nf.training import MultiVI
 
 N_COMPONENTS = 30
 FIT_CELLS = 10_000
@@ -78,13 +78,8 @@ class View:
 
 
 def _counts(data: MosaicData, modality: str, cells: np.ndarray) -> sparse.csr_matrix:
-    parts = []
-    for rows in blocks(len(cells), 2048):
-        counts = data.minibatch(cells[rows]).modalities[modality].counts
-        values = np.ones(counts.indices.numel()) if counts.values is None else counts.values.cpu().numpy()
-        arrays = (values.astype(np.float64), counts.indices.cpu().numpy(), counts.indptr.cpu().numpy())
-        parts.append(sparse.csr_matrix(arrays, shape=(counts.n_rows, counts.n_features)))
-    return sparse.vstack(parts).tocsr()
+    parts = [data.minibatch(cells[rows]).modalities[modality].counts for rows in blocks(len(cells), 2048)]
+    return sparse.vstack([as_csr(part, np.float64) for part in parts]).tocsr()
 
 
 def _transformed(counts: sparse.csr_matrix, modality: str, idf: np.ndarray) -> sparse.csr_matrix:
@@ -130,38 +125,29 @@ class Support:
     # ------------------------------------------------------------------------------------------------ fitting
 
     @classmethod
-    def fit(cls, model: MultiVI, data: MosaicData, held: np.ndarray, seed: int) -> Support:
+    def fit(cls, modalities: tuple[str, ...], data: MosaicData, held: np.ndarray, seed: int) -> Support:
         """Build references from the training mosaic; `held` are its calibration cells."""
         found = cls({}, {})
-        for source in model.modalities:
+        for source in modalities:
             cells = np.flatnonzero(data.has[source])
             if len(cells) < 50:
                 continue
             view = View.fit(data, source, _some(data, cells, FIT_CELLS, seed))
             found.views[source] = view
-            for target in model.modalities:
+            for target in modalities:
                 both = np.flatnonzero(data.has[source] & data.has[target]) if target != source else np.zeros(0, int)
                 apart = held[np.isin(held, both)]
                 both = np.setdiff1d(both, held)
                 if len(both) >= NEIGHBOURS and 2 / (len(apart) + 1) <= found.level:  # the least p-value there is
-                    found._add(data, source, target, cells, both, apart, seed)
+                    found.references[f"{source}->{target}"] = found._reference(data, source, both, apart, seed)
         return found
 
-    def _add(
-        self,
-        data: MosaicData,
-        source: str,
-        target: str,
-        cells: np.ndarray,
-        both: np.ndarray,
-        apart: np.ndarray,
-        seed: int,
-    ) -> None:
-        view = self.views[source]
+    def _reference(self, data: MosaicData, source: str, both: np.ndarray, apart: np.ndarray, seed: int) -> Reference:
+        """What cells of a source are compared with: pairs (`both`), those held out (`apart`), and cells of any kind."""
+        view, cells = self.views[source], np.flatnonzero(data.has[source])
         both = _some(data, both, REFERENCE_CELLS, seed)
         everyone = _some(data, np.setdiff1d(cells, apart), REFERENCE_CELLS, seed)
         reference = Reference(view.place(data, both), np.zeros((0, 0)), np.zeros(0), np.zeros(0))
-        self.references[f"{source}->{target}"] = reference
         paired_batches = set(data.source.batch[both].astype(str))
         for batch in sorted(set(data.source.batch[cells].astype(str)) - paired_batches):
             reference.shift[batch] = self._shift(
@@ -172,6 +158,7 @@ class Support:
         reference.everyone = self._placed(data, everyone, source, reference, seed)
         distance, ratio = self._distances(self._placed(data, apart, source, reference, seed), reference)
         reference.held_distance, reference.held_ratio = np.sort(distance), np.sort(ratio)
+        return reference
 
     def _shift(self, data: MosaicData, cells: np.ndarray, source: str, reference: Reference, seed: int) -> np.ndarray:
         """Offset of a batch in the own view: where its cells lie beside the paired cells nearest to them.
@@ -300,9 +287,10 @@ class Support:
             found.views[name] = View(name, parts[f"view/{name}/components"], parts[f"view/{name}/idf"])
         for name in {key.split("/")[1] for key in parts if key.startswith("reference/")}:
             fields = ("paired", "everyone", "held_distance", "held_ratio")
-            reference = Reference(*(parts[f"reference/{name}/{key}"] for key in fields))
+            paired, everyone, distance, ratio = (parts[f"reference/{name}/{key}"] for key in fields)
             prefix = f"shift/{name}/"
-            reference.shift = {key[len(prefix) :]: value for key, value in parts.items() if key.startswith(prefix)}
+            shift = {key[len(prefix) :]: value for key, value in parts.items() if key.startswith(prefix)}
+            reference = Reference(paired, everyone, distance, ratio, shift)
             if name.split("->")[0] not in found.views or not len(reference.paired) or not len(reference.held_distance):
                 msg = f"the reference {name!r} is not complete"
                 raise ValueError(msg)

@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from multivi_nf.data.mosaic_data import MosaicData
-    from multivi_nf.training import MultiVI
+    from multivi_nf.latent.cells import Cells
 
 MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of malloc.h."""
 
 
-def load(mosaic: Path, folder: Path, device: str = "auto") -> tuple[MultiVI, MosaicData]:
+def load(mosaic: Path, folder: Path, device: str = "auto") -> Cells:
     """Read a model and the cells of a mosaic, matched by feature names, without the mosaic's layers."""
-    from multivi_nf.latent.embed import cells_of
+    from multivi_nf.latent.cells import Cells
     from multivi_nf.training.model_folder import load_model
 
     memory_goes_back()
-    model = load_model(folder, device)
-    return model, cells_of(model, mosaic)
+    return Cells(load_model(folder, device), mosaic)
 
 
 def memory_goes_back() -> None:

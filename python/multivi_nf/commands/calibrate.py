@@ -20,14 +20,9 @@ from multivi_nf.io.outputs import check_file
     help="Folder for calibration.json and the arrays beside it.  [default: MODEL]",
 )
 @click.option("--samples", type=Whole(min=8), default=40, help="Posterior draws per cell.")
-@click.option(
-    "--conformal/--no-conformal", default=False, help="Also store split-conformal widths per decile of feature mean."
-)
 @click.option("--seed", type=SEED, default=0, help="Seed of the posterior draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
-def command(
-    mosaic: Path, model: Path, output: Path | None, samples: int, conformal: bool, seed: int, device: str
-) -> None:
+def command(mosaic: Path, model: Path, output: Path | None, samples: int, seed: int, device: str) -> None:
     """Calibrate MODEL on the pairs that `train` set apart (split.tsv); MOSAIC is the one it was trained on.
 
     Writes calibration.json, support.safetensors and, for imputed peaks, rates.safetensors; `impute` and `differential`
@@ -37,7 +32,7 @@ def command(
     from multivi_nf.held_out.calibrate import calibrate
 
     check_file((output or model) / "calibration.json", "json", "--output")
-    trained, cells = load(mosaic, model, device)
-    calibration = calibrate(trained, cells, n_samples=samples, conformal=conformal, seed=seed)
+    cells = load(mosaic, model, device)
+    calibration = calibrate(cells.model, cells, n_samples=samples, seed=seed)
     calibration.save(output or model)
     click.echo(calibration.summary(), err=True)

@@ -74,17 +74,18 @@ def command(
     """
     from multivi_nf.calibration.stored import Calibration
     from multivi_nf.commands._inference import load
-    from multivi_nf.comparison.compare import differential, empty_table
+    from multivi_nf.comparison.compare import differential
+    from multivi_nf.comparison.tables import empty_table
     from multivi_nf.inputs.contrasts import NothingToCompare, choose_contrast
     from multivi_nf.io.tables import write_table
 
     chosen = choose_contrast(
         contrasts, contrast, modality=modality, groupby=groupby, target=target, reference=reference, cells=cells
     )
-    trained, joined = load(mosaic, model, device)
+    joined = load(mosaic, model, device)
     try:
         table = differential(
-            trained,
+            joined.model,
             joined,
             modality=chosen.modality,
             groupby=chosen.groupby,
@@ -96,7 +97,7 @@ def command(
             fdr=fdr,
             n_samples=samples,
             mode=mode,
-            calibration=Calibration.load(calibration or model, trained),
+            calibration=Calibration.load(calibration or model, joined.model),
             seed=seed,
         )
     except NothingToCompare as nothing:

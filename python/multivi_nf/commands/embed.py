@@ -67,7 +67,8 @@ def command(
     from multivi_nf.inputs.contrasts import check_contrasts, read_contrasts
     from multivi_nf.io.files import written_whole
     from multivi_nf.latent.annotate import annotate
-    from multivi_nf.latent.embed import cells_of, embed
+    from multivi_nf.latent.cells import Cells
+    from multivi_nf.latent.embed import embed
     from multivi_nf.mosaic.read import read_mosaic, read_tables
     from multivi_nf.mosaic.write import copy_counts
     from multivi_nf.training.model_folder import load_model
@@ -79,15 +80,15 @@ def command(
     # markers are looked for in the counts of all cells; else these are read a block of cells at a time
     tables = None if sets is not None else read_tables(mosaic)
     cells = read_mosaic(mosaic) if tables is None else tables
-    data = cells_of(trained, cells if tables is None else mosaic)
-    embedding = embed(trained, data)
+    joined = Cells(trained, cells if tables is None else mosaic)
+    embedding = embed(trained, joined)
     if embedding.unseen_batches:
         names = ", ".join(embedding.unseen_batches[:5])
         click.echo(f"batches that the model never saw, embedded through its unknown code: {names}", err=True)
     for name, values in embedding.unseen_categories.items():
         told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
         click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
-    support = support_columns(Calibration.load(model, trained), trained, data)
+    support = support_columns(Calibration.load(model, trained), trained.modalities, joined.data)
     annotated = annotate(
         cells, embedding, resolution=cluster_resolution, labels=labels, support=support, split=trained.split, seed=seed
     )

@@ -19,7 +19,6 @@ from multivi_nf.io.outputs import STORE
 @click.option(
     "--cells", type=click.Path(path_type=Path), help="Names of the cells to impute, one a line.  [default: all]"
 )
-@click.option("--chunk", metavar="I/N", help="Impute the I-th of N runs of cells, in the mosaic's order (1/4 ... 4/4).")
 @click.option(
     "--features",
     help="Names of the features to impute, one a line in a file, or `all`.  "
@@ -49,7 +48,6 @@ def command(
     modality: str,
     output: Path,
     cells: Path | None,
-    chunk: str | None,
     features: str | None,
     samples: int,
     interval: float,
@@ -67,23 +65,19 @@ def command(
     """
     from multivi_nf.calibration.stored import Calibration
     from multivi_nf.commands._inference import load
-    from multivi_nf.imputation.features import read_feature_list
-    from multivi_nf.imputation.impute import impute_to_zarr, read_library, select_cells
+    from multivi_nf.imputation.features import read_cell_list, read_feature_list, read_library
+    from multivi_nf.imputation.impute import Imputer, Options, impute_to_zarr
 
-    trained, joined = load(mosaic, model, device)
-    impute_to_zarr(
-        trained,
-        joined,
-        output,
-        modality=modality,
-        cells=select_cells(joined.cells, cells, chunk),
+    joined = load(mosaic, model, device)
+    options = Options(
+        cells=read_cell_list(cells),
         features=read_feature_list(features),
         n_samples=samples,
         interval=interval,
         batch=batch,
         predictive=predictive,
         library=read_library(library),
-        dtype=dtype,
-        calibration=Calibration.load(calibration or model, trained),
         seed=seed,
     )
+    known = Calibration.load(calibration or model, joined.model)
+    impute_to_zarr(Imputer(joined, modality, options, known), output, dtype)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from multivi_nf.comparison.group_means import LEAST_EXPECTED, N_HALVES
+from multivi_nf.comparison.group_means import N_HALVES
 from multivi_nf.comparison.quasi_likelihood import moderated, variance_prior
 
 if TYPE_CHECKING:
-    from multivi_nf.comparison.group_means import Part, Sums
+    from multivi_nf.comparison.parts import Part, Sums
 
 LEAST_COUNT = 5.0
+LEAST_EXPECTED = 5.0
+"""Expected counts from which a feature helps to learn the spread of residuals."""
 TINY = 1e-12
 
 

@@ -38,7 +38,8 @@ def pseudobulks_of(
     """Group to what :func:`pseudobulks` gives for its cells; groups share no cell, and each count is read once."""
     has = data.has[modality]
     sums: dict[str, dict[str, np.ndarray]] = {}
-    code, places = np.full(len(has), -1), []
+    code = np.full(len(has), -1)
+    places: list[tuple[str, str, np.ndarray]] = []
     for group, cells in groups.items():
         cells, sums[group] = cells[has[cells]], {}
         for name in sorted(set(replicate[cells])):
@@ -111,8 +112,12 @@ def replicate_test(
             continue
         # without cells, offsets are sums over all that these replicates measured
         shared = ~absent[~gone].any(axis=0)
-        sides = (zip(target, bulks, gone), zip(reference, bulks[len(target) :], gone[len(target) :]))
-        found = _tested(*({name: bulk[shared] for name, bulk, out in side if not out} for side in sides), n_cells)
+        n = len(target)
+        one, other = (
+            {name: bulk[shared] for name, bulk, out in zip(side, some, apart) if not out}
+            for side, some, apart in ((target, bulks[:n], gone[:n]), (reference, bulks[n:], gone[n:]))
+        )
+        found = _tested(one, other, n_cells)
         if found is not None:
             p[which == i] = found[which[shared] == i]
     return None if np.isnan(p).all() else p

@@ -59,7 +59,8 @@ def cyclic_shuffle(n: int, rng: np.random.Generator) -> np.ndarray:
 def without_pairs(mosaic: mudata.MuData) -> mudata.MuData:
     """The same cells with every pair split into an RNA and an ATAC cell: what a model can do without any pair."""
     both = mosaic["rna"].obs_names.intersection(mosaic["atac"].obs_names)
-    parts, batch = {}, {}
+    parts: dict[str, anndata.AnnData] = {}
+    batch: dict[str, str] = {}
     for modality, shown in mosaic.mod.items():
         parts[modality] = shown.copy()
         parts[modality].obs_names = [f"{cell}.{modality}" if cell in both else cell for cell in shown.obs_names]

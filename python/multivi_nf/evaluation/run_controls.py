@@ -195,8 +195,8 @@ def _skill(model: MultiVI, mosaic: mudata.MuData, source: str, target: str, cell
     others = mosaic.mod[target].obs_names.difference(cells, sort=False)
     parts = {source: mosaic.mod[source][cells].copy(), target: mosaic.mod[target][others].copy()}
     shown = joined({m: parts[m] for m in mosaic.mod if m in parts}, mosaic.obs)
-    wanted = {"features": list(names), "cells": list(cells), "n_samples": 39, "seed": seed}
-    predicted = impute(model, shown, modality=target, **wanted)[cells, names].X
+    found = impute(model, shown, target, features=list(names), cells=list(cells), n_samples=39, seed=seed)
+    predicted = found[cells, names].X
     a, b = (np.apply_along_axis(rankdata, 0, np.asarray(x, dtype=np.float64)) for x in (predicted, truth))
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))

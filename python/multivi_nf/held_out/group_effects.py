@@ -15,24 +15,21 @@ x = log(E / S):
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
 from scipy import sparse
 
 from multivi_nf.calibration.effects import CLUSTERS, LABELS, LARGEST, ImputedEffects, neighbours_say
-from multivi_nf.data.draws import blocks, cell_keys, normals
-from multivi_nf.held_out.mean_error import encoded, halved, sizes
-from multivi_nf.imputation.decode import TILE, Codes, Decoder
+from multivi_nf.data.draws import blocks, cell_keys
+from multivi_nf.data.matrices import as_csr
+from multivi_nf.data.minibatch import SparseRows
+from multivi_nf.held_out.pairs import HeldOut, halved
+from multivi_nf.imputation.decode import TILE, Decoder
 from multivi_nf.imputation.intervals import protein_expectation
 from multivi_nf.imputation.teachers import Teachers, knows
-from multivi_nf.latent.embed import device_of, draw, posteriors
-
-if TYPE_CHECKING:
-    from multivi_nf.data.minibatch import SparseRows
-    from multivi_nf.data.mosaic_data import MosaicData
-    from multivi_nf.training import MultiVI
+from multivi_nf.latent.cells import Codes
 
 MOST_CELLS, LEAST_DECODED, ELEMENTS = 2000, 400, 40_000_000
 """Cells that are decoded: so many that matrices of all features keep to 160 MB, but at least 400."""
@@ -83,12 +80,15 @@ class Compared:
 
     def of(self, features: np.ndarray) -> Compared:
         """Some of the features."""
-        parts = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Compared(*(None if part is None else part[..., features] for part in parts))
+        observed, expected, base = (part[..., features] for part in (self.observed, self.expected, self.base))
+        some = Compared(observed, expected, base, self.level[features])
+        if self.residual is not None and self.variance is not None:
+            some.residual, some.variance = self.residual[:, features], self.variance[:, features]
+        return some
 
     def corrected(self, lag: float) -> Compared:
         """With what the counts of measured neighbours add to the imputed means."""
-        if self.residual is None or lag == 0:
+        if self.residual is None or self.variance is None or lag == 0:
             return self
         more = neighbours_say(self.residual, self.variance, lag)
         return replace(self, expected=self.expected * np.exp(more)[:, None])
@@ -123,8 +123,8 @@ def fit_effects(inside: Compared, near: tuple[Compared, Compared] | None = None,
     slope, error = fitted_slopes(inside)
     variance = explained(inside)
     # the slope changes with the mean up to the ends
-    ends = [np.flatnonzero(inside.level <= np.quantile(inside.level, 0.01)),
-            np.flatnonzero(inside.level >= np.quantile(inside.level, 0.99))]  # fmt: skip
+    low, high = np.quantile(inside.level, [0.01, 0.99])
+    ends = [np.flatnonzero(inside.level <= low), np.flatnonzero(inside.level >= high)]
     level, b, spread, unsure = (
         np.array([row[p].mean() for p in (ends[0], *parts, ends[1])]) for row in (inside.level, slope, variance, error)
     )
@@ -132,10 +132,10 @@ def fit_effects(inside: Compared, near: tuple[Compared, Compared] | None = None,
     lost = 1.0 if near is None else _lost(*(one.of(one.observed.sum((0, 1)) > 0) for one in near))
     # what is not known of the slope is an error of all features' ratios
     sure = 1 - unsure / np.maximum(b, unsure + 1e-9)
-    return ImputedEffects(
-        log_mean=level, spread=np.sqrt(spread) * gain, squared=np.clip(b / u * sure, LEAST_SQUARED, 1 - LEAST_LEFT),
-        sd=0 * level, unshrunk=float(np.clip(u / gain, LEAST_STRETCH, LARGEST)), lost=lost, lag=lag,
-    )  # fmt: skip
+    squared = np.clip(b / u * sure, LEAST_SQUARED, 1 - LEAST_LEFT)
+    means, spreads, correlations, nothing = (r.tolist() for r in (level, np.sqrt(spread) * gain, squared, 0 * level))
+    unshrunk = float(np.clip(u / gain, LEAST_STRETCH, LARGEST))
+    return ImputedEffects(means, spreads, correlations, nothing, unshrunk, lost, lag)
 
 
 def stretch(found: Compared, slope: np.ndarray, variance: np.ndarray) -> float:
@@ -253,61 +253,46 @@ class Groups:
 
     Parameters
     ----------
-    model, data
-        A trained model and the mosaic.
-    cells
-        Held-out cells with sources and target.
     held
         All held-out cells: none of them teaches.
     sources, target
-        The direction.
-    depth
-        d~ (atac).
-    seed
-        Of draws and halves.
+        The direction; those with all of these are grouped.
     """
 
-    def __init__(
-        self,
-        model: MultiVI,
-        data: MosaicData,
-        cells: np.ndarray,
-        held: np.ndarray,
-        sources: tuple[str, ...],
-        target: str,
-        depth: float | None,
-        seed: int,
-    ) -> None:
-        self.model, self.data, self.target, self.sources = model, data, target, sources
-        order = np.argsort(cell_keys(data.cells[cells], seed, "effects"), kind="stable")
-        self.decoder = Decoder(model, target, "own", depth or 1.0)
+    def __init__(self, held: HeldOut, sources: tuple[str, ...], target: str) -> None:
+        self.held, self.model, self.seed = held, held.cells.model, held.seed
+        self.target, self.sources = target, sources
+        pairs = held.measured(*sources, target)
+        order = np.argsort(cell_keys(held.cells.names[pairs], held.seed, "effects"), kind="stable")
+        self.decoder = Decoder(self.model, target, "own", held.level)
         most = min(MOST_CELLS, max(LEAST_DECODED, ELEMENTS // self.decoder.n_features))
-        self.cells, self.held, self.seed = cells[order[:most]], held, seed
-        data = data.staged(self.cells)
-        random = np.random.default_rng([seed, 16])
-        self.half = np.arange(len(self.cells)) % 2
-        self.blocks, own, source, size, counts, whole = [], [], [], [], [], []
-        for block in blocks(len(self.cells)):
-            minibatch = data.minibatch(self.cells[block])
-            joint = posteriors(model, minibatch, [m for m in model.modalities if m not in sources])[0]
-            first, second = halved(minibatch.modalities[target], random)
-            own.append(encoded(model, minibatch, target, first))
-            source.append(joint.mean.cpu().numpy())
-            size.append(sizes(model, minibatch, target, self.decoder.depth))
+        self.index = pairs[order[:most]]
+        cells = held.cells.staged(self.index)
+        random = np.random.default_rng([held.seed, 16])
+        self.half = np.arange(len(self.index)) % 2
+        self.blocks = list(cells.blocks(self.index, cells.others(*sources)))
+        own, counts = [], []
+        for block in self.blocks:
+            first, second = halved(block.minibatch.modalities[target], random)
+            own.append(held.alone(block.minibatch, target, first))
             counts.append(second.toarray())
-            whole.append(minibatch.modalities[target].counts.dense().cpu().numpy())
-            self.blocks.append((joint, Codes(minibatch.batch, minibatch.categorical, minibatch.continuous)))
-        self.own, self.source, self.size = map(np.concatenate, (own, source, size))
-        self.counts, self.whole = np.concatenate(counts), np.concatenate(whole)
-        panel = data.in_panel(self.cells, target)
-        if panel is not None:
-            self.counts, self.whole = self.counts * panel, self.whole * panel
-        self.panel = panel
-        self.batch = np.unique(data.source.batch[self.cells].astype(str), return_inverse=True)[1]
+        minibatches = [block.minibatch for block in self.blocks]
+        self.own, self.source = np.concatenate(own), np.concatenate([block.mean for block in self.blocks])
+        self.size = np.concatenate([held.sizes(minibatch, target) for minibatch in minibatches])
+        self.counts = np.concatenate(counts)
+        self.whole = np.concatenate([m.modalities[target].counts.dense().cpu().numpy() for m in minibatches])
+        self.panel = cells.data.in_panel(self.index, target)
+        if self.panel is not None:
+            self.counts, self.whole = self.counts * self.panel, self.whole * self.panel
+        self.batch = np.unique(cells.batches[self.index], return_inverse=True)[1]
         self.decoded = self._decoded()
-        self.teachers: Teachers | None = None
 
-    def fit(self) -> dict[str, dict]:
+    @cached_property
+    def teachers(self) -> Teachers:
+        """Measured cells that are not held out."""
+        return Teachers(self.held.cells, self.decoder, self.held.known(self.target), self.seed)
+
+    def fit(self) -> dict[str, ImputedEffects]:
         """Numbers of groups that one modality's own counts make, and of groups in the space of the sources.
 
         Named groups are those of the modality that tells more of a cell, by how far apart it places cells: the half
@@ -322,16 +307,13 @@ class Groups:
             inside = self._compared(label, self.decoded, self.whole if place is None else self.counts)
             if inside is not None:
                 self._teach(inside, label)
-                out[kind] = fit_effects(inside, near, gain).stored()
+                out[kind] = fit_effects(inside, near, gain)
         return out
 
     def _teach(self, found: Compared, label: np.ndarray) -> None:
         """Add what the measured cells nearest to each group show."""
-        known = np.setdiff1d(np.flatnonzero(self.data.has[self.target]), self.held)
-        if not knows(self.target) or not len(known):
+        if not knows(self.target) or not len(self.teachers.index):
             return
-        if self.teachers is None:
-            self.teachers = Teachers(self.model, self.data, self.target, known, self.decoder.depth, self.seed)
         places = [self.source[label == g] for g in self._kept(label)]
         found.residual, found.variance = self.teachers.residuals(places)
 
@@ -339,31 +321,23 @@ class Groups:
 
     def _decoded(self) -> np.ndarray:
         """(n_cells, n_features) expected counts over antithetic draws, each cell under its own batch."""
-        k, device = self.model.config.n_latent, device_of(self.model)
-        out, start = [], 0
-        for joint, codes in self.blocks:
-            keys = cell_keys(self.data.cells[self.cells[start : start + len(joint.mean)]], self.seed, "posterior")
-            start += len(joint.mean)
-            noise = torch.from_numpy(normals(keys, range(DRAWS // 2), k)).to(device)
-            total = 0.0
-            for z in draw(joint, torch.stack([noise, -noise], dim=1).flatten(0, 1)):
-                total = total + self._values(z, codes) / DRAWS
-            out.append(total)
+        keys = cell_keys(self.held.cells.names[self.index], self.seed, "posterior")
+        out = []
+        for block in self.blocks:
+            samples = self.held.cells.samples(block.joint, keys[block.at], DRAWS, antithetic=True)
+            out.append(reduce(np.add, [self._values(z, block.codes) / DRAWS for z in samples]))
         expected = np.concatenate(out) * self.size[:, None].astype(np.float32)
         return expected if self.panel is None else expected * self.panel
 
     def _values(self, z: torch.Tensor, codes: Codes) -> np.ndarray:
-        if self.target == "rna":
-            return self.decoder.profile(z, codes).float().cpu().numpy()
+        if self.target != "protein":
+            return self.decoder.values(z, codes).numpy()
         prepared = self.decoder.prepare(z, codes)
-        tiles = []
-        for start in range(0, self.decoder.n_features, TILE):
-            if self.target == "protein":
-                raw = self.decoder.raw(prepared.hidden[0], prepared.batches[0], start)
-                tiles.append(protein_expectation(raw).float().cpu().numpy())
-            else:
-                tiles.append(self.decoder.tile(prepared, start).float().cpu().numpy())
-        return np.concatenate(tiles, axis=1)
+        raws = [
+            self.decoder.raw(prepared.hidden[0], prepared.batches[0], start)
+            for start in range(0, self.decoder.n_features, TILE)
+        ]
+        return torch.cat([protein_expectation(raw) for raw in raws], dim=1).cpu().numpy()
 
     def _grouped(self, place: np.ndarray) -> np.ndarray:
         from sklearn.cluster import KMeans
@@ -390,8 +364,10 @@ class Groups:
         shares = np.stack([(member * of_batch[:, b]) @ measured for b in range(of_batch.shape[1])])
         base = (shares * rate[:, None, :]).sum(0)
         shape = (len(kept), 2, -1)
-        sums = [m.astype(np.float64).reshape(shape) for m in (member @ counts, member @ expected, base)]
-        return Compared(*sums, level)
+        observed, decoded, own = (
+            m.astype(np.float64).reshape(shape) for m in (member @ counts, member @ expected, base)
+        )
+        return Compared(observed, decoded, own, level)
 
     # ------------------------------------------------------------------------------------------------ neighbours
 
@@ -400,17 +376,18 @@ class Groups:
         from sklearn.cluster import KMeans
         from sklearn.neighbors import NearestNeighbors
 
-        known = np.setdiff1d(np.flatnonzero(self.data.has[self.target]), self.held)
-        known = known[np.argsort(cell_keys(self.data.cells[known], self.seed, "teachers"), kind="stable")[:TEACHERS]]
+        known = self.held.known(self.target)
+        keys = cell_keys(self.held.cells.names[known], self.seed, "teachers")
+        known = known[np.argsort(keys, kind="stable")[:TEACHERS]]
         if len(known) < 3 * LEFT_OUT * NEIGHBOURS:
             return None
-        place, counts, data = [], [], self.data.staged(known)
+        places, counts, data = [], [], self.held.cells.data.staged(known)
         for block in blocks(len(known)):
             minibatch = data.minibatch(known[block])
             rows = minibatch.modalities[self.target]
-            place.append(encoded(self.model, minibatch, self.target, rows))
+            places.append(self.held.alone(minibatch, self.target, rows))
             counts.append(_profiles(rows.counts))
-        place, profile = np.concatenate(place), sparse.vstack(counts).tocsr()
+        place, profile = np.concatenate(places), sparse.vstack(counts).tocsr()
         average = np.asarray(profile.mean(axis=0), np.float32).ravel()
         groups = KMeans(LEFT_OUT, n_init=3, random_state=0).fit(place)
         label = groups.predict(self.own.astype(place.dtype))
@@ -426,7 +403,8 @@ class Groups:
                 mean = weight @ profile[use] + NEIGHBOURS * average  # no profile has zeros
                 expected[mine] = mean / mean.sum() * self.size[mine, None]
             predictions.append(self._compared_with(label, expected, average))
-        return None if predictions[0] is None else tuple(predictions)
+        anywhere, elsewhere = predictions
+        return None if anywhere is None or elsewhere is None else (anywhere, elsewhere)
 
     def _compared_with(self, label: np.ndarray, expected: np.ndarray, mean: np.ndarray) -> Compared | None:
         """As `_compared`, with an expectation whose level is that of a mean profile and not the decoder's."""
@@ -450,24 +428,21 @@ class Groups:
         """
         if self.model.split is None:
             return 1.0
-        only = np.all([self.data.has[m] == (m in self.sources) for m in self.model.modalities], axis=0)
-        split = self.model.split.set_index("cell")["split"].reindex(self.data.cells.astype(str)).to_numpy(str)
+        cells = self.held.cells
+        only = np.all([cells.has[m] == (m in self.sources) for m in self.model.modalities], axis=0)
+        split = self.model.split.set_index("cell")["split"].reindex(cells.data.cells.astype(str)).to_numpy(str)
         spread = []
         for part in ("train", "validation"):
-            cells = np.flatnonzero(only & (split == part))
-            if len(cells) < LEAST_GAIN:
+            index = np.flatnonzero(only & (split == part))
+            if len(index) < LEAST_GAIN:
                 return 1.0
-            keys = cell_keys(self.data.cells[cells], self.seed, "gain")
-            cells = cells[np.argsort(keys, kind="stable")[:GAIN_CELLS]]
-            data = self.data.staged(cells)
-            place = [posteriors(self.model, data.minibatch(cells[b]))[0].mean.cpu().numpy() for b in blocks(len(cells))]
-            spread.append(float(np.concatenate(place).var(axis=0).sum()))
+            keys = cell_keys(cells.names[index], self.seed, "gain")
+            index = index[np.argsort(keys, kind="stable")[:GAIN_CELLS]]
+            spread.append(float(cells.staged(index).means(index).var(axis=0).sum()))
         return float(np.clip(np.sqrt(spread[0] / max(spread[1], 1e-12)), 1.0, LARGEST_GAIN))
 
 
 def _profiles(rows: SparseRows) -> sparse.csr_matrix:
     """Counts over their sum: profiles, whatever the cells' sizes are."""
-    values = np.ones(rows.indices.numel()) if rows.values is None else rows.values.cpu().numpy()
-    arrays = (values.astype(np.float32), rows.indices.cpu().numpy(), rows.indptr.cpu().numpy())
-    counts = sparse.csr_matrix(arrays, shape=(rows.n_rows, rows.n_features))
+    counts = as_csr(rows, np.float32)
     return sparse.diags(1 / np.maximum(np.asarray(counts.sum(1)).ravel(), 1)).astype(np.float32) @ counts

@@ -15,7 +15,16 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 @numba.njit(cache=True, nogil=True)
-def _log_probability(mean, weight, zero, theta, x, begin, end, out):
+def _log_probability(
+    mean: np.ndarray,
+    weight: np.ndarray,
+    zero: np.ndarray,
+    theta: np.ndarray,
+    x: np.ndarray,
+    begin: int,
+    end: int,
+    out: np.ndarray,
+) -> None:
     """Log of the mixture's probability of the counts x, for cells `begin` to `end`."""
     n_components, _, n_features = mean.shape
     shared = weight.shape[1] == 1
@@ -58,7 +67,16 @@ def log_score(mixture: Mixture, x: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def _below(mean, weight, zero, theta, x, begin, end, out):
+def _below(
+    mean: np.ndarray,
+    weight: np.ndarray,
+    zero: np.ndarray,
+    theta: np.ndarray,
+    x: np.ndarray,
+    begin: int,
+    end: int,
+    out: np.ndarray,
+) -> None:
     """P(X <= x - 1) of the mixture; for large means and counts by the approximation that bounds are taken from."""
     n_components, _, n_features = mean.shape
     shared = weight.shape[1] == 1

@@ -9,6 +9,7 @@ the modality, weighted by cells.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from multivi_nf.errors import InputError, option
-from multivi_nf.latent.embed import posteriors
+from multivi_nf.latent.cells import Cells, Codes
 
 if TYPE_CHECKING:
     from multivi_nf.data.mosaic_data import MosaicData
@@ -26,30 +27,6 @@ RNA_SCALE = 1e4
 TILE = 2048
 """Features decoded together; fixed, so that a value does not depend on which features were asked for."""
 DEPTH_CELLS = 4096
-
-
-@dataclass
-class Codes:
-    """Covariates of the rows that are decoded.
-
-    Attributes
-    ----------
-    batch
-        (n_rows,) each row's own batch; used by `batch="own"` only.
-    categorical, continuous
-        The rows' own; used by `batch="own"` only. Elsewhere the average of the trained categories and 0 (the mean)
-        stand for them, as the mixture stands for the batch.
-    """
-
-    batch: torch.Tensor
-    categorical: torch.Tensor
-    continuous: torch.Tensor
-
-    def repeat(self, n_draws: int) -> Codes:
-        """Rows for `n_draws` draws of each cell, draws outermost."""
-        return Codes(
-            self.batch.repeat(n_draws), self.categorical.repeat(n_draws, 1), self.continuous.repeat(n_draws, 1)
-        )
 
 
 @dataclass
@@ -110,6 +87,15 @@ class Decoder:
         else:
             self.batches = [self._trained_batch(batch)]
             self.weights = torch.ones(1, self.n_features, device=device)
+
+    @property
+    def scale(self) -> str:
+        """What values are, in words."""
+        if self.modality == "atac" and self.is_probability:
+            return f"probability at depth {self.depth:.6g}"
+        if self.modality == "atac":
+            return f"expected fragments at the median depth, {self.depth:.6g} in peaks"
+        return "counts per 10,000" if self.modality == "rna" else "expected foreground count"
 
     def _trained_batch(self, name: str) -> int:
         config = self.model.config
@@ -183,16 +169,17 @@ class Decoder:
     def profile(self, z: torch.Tensor, codes: Codes) -> torch.Tensor:
         """(n_rows, n_genes) rna means in one pass; the caller keeps rows x genes small."""
         prepared = self.prepare(z, codes, normalise=False)
-        total = None
+        total: torch.Tensor | None = None
         for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
             value = torch.softmax(self.raw(h, rows, 0, self.n_features)["logits"], 1)
             weight = RNA_SCALE * (1.0 if self.own else float(self.weights[i, 0]))
             total = value.mul_(weight) if total is None else total.add_(value, alpha=weight)
+        assert total is not None
         return total
 
     def tile(self, prepared: Prepared, start: int) -> torch.Tensor:
         """(n_rows, width) values of the features from `start` to the end of its tile, on the user's scale."""
-        total = None
+        total: torch.Tensor | None = None
         for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
             raw = self.raw(h, rows, start)
             if self.is_softmax:
@@ -207,7 +194,20 @@ class Decoder:
             weight = self.weights[i, start : start + value.shape[1]]
             value = value.mul_(weight) if len(self.batches) > 1 or self.modality == "protein" else value
             total = value if total is None else total.add_(value)
+        assert total is not None
         return total
+
+    def tiles(self, z: torch.Tensor, codes: Codes) -> Iterator[tuple[int, torch.Tensor]]:
+        """Start and (n_rows, width) values of each tile of features."""
+        prepared = self.prepare(z, codes)
+        for start in range(0, self.n_features, TILE):
+            yield start, self.tile(prepared, start)
+
+    def values(self, z: torch.Tensor, codes: Codes) -> torch.Tensor:
+        """(n_rows, n_features) on the host; the caller keeps rows x features small."""
+        if self.modality == "rna":
+            return self.profile(z, codes).cpu()
+        return torch.cat([tile.cpu() for _, tile in self.tiles(z, codes)], dim=1)
 
 
 def expected_background(raw: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -221,7 +221,7 @@ def foreground(raw: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def median_depth(model: MultiVI, data: MosaicData, stored: float | None = None) -> float:
+def median_depth(cells: Cells, stored: float | None = None) -> float:
     """d~, or l~: median depth of the measured cells (at most 4,096, evenly spaced in the mosaic's order).
 
     Parameters
@@ -231,7 +231,7 @@ def median_depth(model: MultiVI, data: MosaicData, stored: float | None = None) 
     """
     if stored is not None:
         return stored
-    measured = np.flatnonzero(data.has["atac"])
+    measured = np.flatnonzero(cells.has["atac"])
     if not measured.size:
         raise InputError(
             "the mosaic holds no cell with ATAC, so that the depth at which accessibility is told is not known",
@@ -239,8 +239,5 @@ def median_depth(model: MultiVI, data: MosaicData, stored: float | None = None) 
             "run `multivi-nf calibrate` on the training mosaic, which stores that depth with the model",
         )
     chosen = measured[np.unique(np.linspace(0, measured.size - 1, min(measured.size, DEPTH_CELLS)).astype(int))]
-    depths = []
-    for start in range(0, len(chosen), 256):
-        _, encoded, _ = posteriors(model, data.minibatch(chosen[start : start + 256]), hide=("rna", "protein"))
-        depths.append(model.level("atac", encoded["atac"]).cpu().numpy())
-    return float(np.median(np.concatenate(depths)))
+    found = [cells.model.level("atac", block.encoded["atac"]) for block in cells.blocks(chosen, cells.others("atac"))]
+    return float(np.median(torch.cat(found).cpu().numpy()))

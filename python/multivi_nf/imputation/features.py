@@ -1,15 +1,18 @@
-"""Which features are asked for: a list, all of them, or the most variable."""
+"""Which cells and features are asked for: lists, all of them, or the most variable genes; and at which libraries."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from multivi_nf.data.draws import blocks
 from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.text import read_text
+from multivi_nf.io.limits import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +36,39 @@ def read_feature_list(text: str | None) -> list[str] | str | None:
         )
     names = [line.split("\t")[0].strip() for line in read_text(path)]
     return [name for name in names if name]
+
+
+def read_cell_list(path: Path | None) -> list[str] | None:
+    """`--cells`: None, or the names in a file, one a line."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise InputError(f"cell list {path} does not exist", "no cell is named", "give a file with one name a line")
+    return [line.strip() for line in read_text(path) if line.strip()]
+
+
+def read_library(path: Path | None) -> pd.Series | None:
+    """`--library`: TSV with the columns cell and library (counts over the modelled genes)."""
+    if path is None:
+        return None
+    table = pd.DataFrame()
+    if path.is_file():
+        table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t", dtype={"cell": str})
+    if not {"cell", "library"} <= set(table.columns):
+        raise InputError(
+            f"{path} is no table with the columns cell and library",
+            "the count interval needs each cell's library",
+            "write a TSV with a header line: cell, library",
+        )
+    values = pd.to_numeric(table["library"], errors="coerce")
+    if not (values > 0).all() or table["cell"].duplicated().any():
+        bad = table["cell"][~(values > 0) | table["cell"].duplicated()].iloc[0]
+        raise InputError(
+            f"{path}: cell {bad!r} is named twice or its library is no number above 0",
+            "a count cannot be predicted at such a library",
+            "give each cell once with its total count over the modelled genes",
+        )
+    return values.set_axis(table["cell"])
 
 
 def choose_features(
@@ -73,10 +109,15 @@ def _look_up(modality: str, names: Sequence[str], symbols: Sequence[str], wanted
     by_symbol: dict[str, list[int]] = {}
     for i, symbol in enumerate(symbols):
         by_symbol.setdefault(symbol, []).append(i)
-    found, unknown, ambiguous = [], [], []
+    found: list[int] = []
+    unknown: list[str] = []
+    ambiguous: list[str] = []
     for name in wanted:
         hits = [position[name]] if name in position else by_symbol.get(name, [])
-        (found.append(hits[0]) if len(hits) == 1 else (ambiguous if hits else unknown).append(name))
+        if len(hits) == 1:
+            found += hits
+        else:
+            (ambiguous if hits else unknown).append(name)
     if unknown or ambiguous:
         bad = unknown or ambiguous
         kind = "unknown to the model" if unknown else "symbols of several features"

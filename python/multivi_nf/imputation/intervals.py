@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 import torch
 
-from multivi_nf.calibration.stored import Levels, patterns
+from multivi_nf.calibration.entries import Levels
+from multivi_nf.calibration.stored import patterns
 from multivi_nf.errors import InputError, option
-from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder, Prepared, expected_background
+from multivi_nf.imputation.decode import RNA_SCALE, TILE, Decoder, Prepared, expected_background
 from multivi_nf.imputation.moments import share_out
+from multivi_nf.latent.cells import Cells, Codes
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from multivi_nf.calibration.stored import Calibration
     from multivi_nf.data.mosaic_data import MosaicData
-    from multivi_nf.training import MultiVI
 
 N_LIBRARIES = 50
-CONFORMAL_INTERVAL = 0.95
-CONFORMAL_DECILES = 10
 POISSON_THETA = 1e8
 HIGHEST = 1 - 1e-6
 """No upper bound is taken beyond this quantile: sums of probabilities do not reach 1."""
@@ -52,9 +53,33 @@ class Mixture:
     zero: np.ndarray
     theta: np.ndarray
 
+    @property
+    def expected(self) -> np.ndarray:
+        """(n_cells, n_features) mean over components, before zero inflation."""
+        return (self.mean * self.weight).sum(axis=0)
+
+    def scaled(self, factor: float) -> Mixture:
+        """With a factor on the over-dispersion."""
+        return Mixture(self.mean, self.weight, self.zero, self.theta / factor)
+
+    @classmethod
+    def joined(cls, parts: list[Mixture]) -> Mixture:
+        """Cells one below the other."""
+        weight = parts[0].weight
+        if weight.shape[1] > 1:
+            weight = np.concatenate([part.weight for part in parts], axis=1)
+        zero, theta = (np.concatenate([getattr(part, name) for part in parts]) for name in ("zero", "theta"))
+        return cls(np.concatenate([part.mean for part in parts], axis=1), weight, zero, theta)
+
+    @classmethod
+    def beside(cls, parts: list[Mixture]) -> Mixture:
+        """Features side by side."""
+        names = ("mean", "weight", "zero", "theta")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
+
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def gamma_cdf(x, mean, theta):
+def gamma_cdf(x: float, mean: float, theta: float) -> float:
     """P(X <= x) of a count with a large mean: Wilson & Hilferty's cube root, on the gamma of equal moments."""
     variance = mean + mean * mean / theta
     shape = mean * mean / variance
@@ -63,7 +88,7 @@ def gamma_cdf(x, mean, theta):
 
 
 @numba.njit(cache=True, nogil=True)
-def _search(mean, weight, theta, target):
+def _search(mean: np.ndarray, weight: np.ndarray, theta: float, target: float) -> float:
     """Smallest k with sum_c weight_c P(X_c <= k) >= target, by bisection over the approximation for large means."""
     low, high = -1.0, 1.0
     for i in range(mean.size):
@@ -82,7 +107,18 @@ def _search(mean, weight, theta, target):
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def _invert(mean, weight, zero, theta, lows, highs, begin, end, lower, upper):
+def _invert(
+    mean: np.ndarray,
+    weight: np.ndarray,
+    zero: np.ndarray,
+    theta: np.ndarray,
+    lows: np.ndarray,
+    highs: np.ndarray,
+    begin: int,
+    end: int,
+    lower: np.ndarray,
+    upper: np.ndarray,
+) -> None:
     """Quantiles of mixtures of negative binomials for cells `begin` to `end`, by summing probabilities from 0 up."""
     n_components, _, n_features = mean.shape
     mass = np.empty(n_components)
@@ -158,41 +194,79 @@ def invert(
     return lower, upper
 
 
-def conformal_widths(
-    mixture: Mixture, counts: np.ndarray, level: float = CONFORMAL_INTERVAL, known: np.ndarray | None = None
-) -> dict[str, list[float]]:
-    """How far the bounds of each decile of the predicted mean must move out to cover 95 % of held-out counts.
+@dataclass
+class Drawn:
+    """Posterior draws of a few cells, to be decoded.
 
-    Conformalised quantile regression (Romano, Patterson & Candes 2019): the score of a count is its distance outside
-    its interval (negative inside), and bounds move by the ceil((n + 1) 0.95)-th smallest score, never inwards. `level`
-    is the one at which bounds are taken (:class:`Levels`); `known` are the counts that were measured, by default all.
+    Attributes
+    ----------
+    decoder
+        Decodes them.
+    z
+        (n_draws, n_cells, n_latent).
+    own
+        The cells' covariates.
+    at
+        Their place among the cells that were asked for.
     """
-    lower, upper = invert(mixture, level)
-    mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
-    known = np.ones(counts.shape, bool) if known is None else known
-    score, mean = np.maximum(lower - counts, counts - upper)[known], mean[known]
-    parts = np.array_split(np.argsort(mean, kind="stable"), CONFORMAL_DECILES)
-    edges = [float(mean[part[-1]]) for part in parts[:-1]]
-    widths = []
-    for part in parts:
-        rank = min(int(np.ceil((len(part) + 1) * CONFORMAL_INTERVAL)), len(part))
-        widths.append(max(float(np.sort(score[part])[rank - 1]), 0.0))
-    return {"edges": edges, "widths": widths}
 
+    decoder: Decoder
+    z: torch.Tensor
+    own: Codes
+    at: slice
 
-def widen(
-    lower: np.ndarray, upper: np.ndarray, mean: np.ndarray, conformal: dict | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Apply `conformal_widths` to bounds, given the predicted means."""
-    if conformal is None:
-        return lower, upper
-    width = np.asarray(conformal["widths"], np.float32)[np.searchsorted(conformal["edges"], mean)]
-    return np.maximum(lower - width, 0), upper + width
+    @property
+    def n_draws(self) -> int:
+        """Draws of a cell."""
+        return self.z.shape[0]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.z.shape[1]
+
+    @cached_property
+    def flat(self) -> torch.Tensor:
+        """(n_draws * n_cells, n_latent), draws outermost."""
+        return self.z.reshape(self.n_draws * self.n_cells, -1)
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Covariates of these rows."""
+        return self.own.repeat(self.n_draws)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Hidden layers of these rows."""
+        return self.decoder.prepare(self.flat, self.codes)
+
+    def decoded(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Features at some positions, tile by tile.
+
+        Yields
+        ------
+        Places in `wanted`, their positions, and (n_draws, n_cells, n) float32 values on the user's scale. All genes are
+        one tile: they are needed for the softmax anyway, and so decoded once, not once more for its normaliser.
+        """
+        if self.decoder.modality == "rna":
+            values = self.decoder.profile(self.flat, self.codes)
+            yield np.arange(len(wanted)), wanted, self._draws(values, wanted)
+            return
+        for start in range(0, self.decoder.n_features, TILE):
+            to = np.flatnonzero((wanted >= start) & (wanted < start + TILE))
+            if to.size:
+                values = self.decoder.tile(self.prepared, start)
+                yield to, wanted[to], self._draws(values, wanted[to] - start)
+
+    def _draws(self, values: torch.Tensor, columns: np.ndarray) -> np.ndarray:
+        if len(columns) != values.shape[1] or (columns != np.arange(len(columns))).any():
+            values = values[:, torch.as_tensor(columns, device=values.device)]
+        return np.ascontiguousarray(values.cpu().numpy().reshape(self.n_draws, -1, len(columns)))
 
 
 @dataclass
 class Predictive:
-    """What is needed beyond the draws: libraries, and the calibration's factor on dispersions, levels and widths.
+    """What is needed beyond the draws: libraries, and the calibration's factor on dispersions and levels.
 
     Attributes
     ----------
@@ -204,8 +278,6 @@ class Predictive:
         (n_cells,) factor on the over-dispersion.
     levels
         Rows of cells and the levels at which their direction's intervals are taken.
-    widths
-        Rows of cells and the split-conformal widths of their direction, where they were asked for.
     """
 
     modality: str
@@ -213,17 +285,10 @@ class Predictive:
     reference: np.ndarray
     factor: np.ndarray
     levels: list[tuple[np.ndarray, Levels]]
-    widths: list[tuple[np.ndarray, dict]]
 
     @classmethod
     def make(
-        cls,
-        model: MultiVI,
-        data: MosaicData,
-        modality: str,
-        index: np.ndarray,
-        library: pd.Series | None,
-        calibration: Calibration,
+        cls, cells: Cells, modality: str, index: np.ndarray, library: pd.Series | None, calibration: Calibration
     ) -> Predictive:
         """Collect libraries: those given, else the cell's own where it was measured, else the reference's."""
         if modality == "atac":
@@ -232,22 +297,23 @@ class Predictive:
                 "a peak is open or not, and rarely holds more than two fragments: an interval of these says nothing",
                 "read the imputed value (probability, or expected fragments); it is the prediction",
             )
-        factor, levels, widths = np.ones(len(index)), [], []
-        for sources, rows in patterns(data, index).items():
-            if modality not in sources.split("+"):
-                factor[rows] = calibration.dispersion_factor(sources, modality)
-                if (found := calibration.levels(sources, modality)) is not None:
-                    levels.append((rows, found))
-                if (found := calibration.conformal(sources, modality)) is not None:
-                    widths.append((rows, found))
+        factor, levels = np.ones(len(index)), []
+        for sources, rows in patterns(cells.data, index).items():
+            entry = None if modality in sources.split("+") else calibration.direction(sources, modality)
+            if entry is not None:
+                factor[rows] = 1.0 if entry.dispersion_factor is None else entry.dispersion_factor
+                if entry.levels is not None:
+                    levels.append((rows, entry.levels))
         own, reference = np.full(len(index), np.nan), np.empty(0)
         if modality == "rna":
-            totals = cell_totals(data)
+            totals = cell_totals(cells.data)
             own = totals[index]
-            known = np.flatnonzero(np.isin(data.batch.cpu().numpy(), [b for b, _ in model.reference_mixture("rna")]))
+            known = np.flatnonzero(
+                np.isin(cells.data.batch.cpu().numpy(), [b for b, _ in cells.model.reference_mixture("rna")])
+            )
             reference = totals[known][totals[known] > 0]
             if library is not None:
-                given = library.reindex(data.cells[index]).to_numpy(float)
+                given = library.reindex(cells.names[index]).to_numpy(float)
                 own = np.where(np.isnan(given), own, given)
             if np.isnan(own).any() and not reference.size:
                 raise InputError(
@@ -255,35 +321,22 @@ class Predictive:
                     "cells without RNA get the libraries of the reference batches, and none of these is here",
                     f"give {option('library', shell='--library FILE')}",
                 )
-        return cls(modality, own, np.sort(reference), factor, levels, widths)
+        return cls(modality, own, np.sort(reference), factor, levels)
 
     def bounds(
-        self,
-        decoder: Decoder,
-        prepared: Prepared | None,
-        z: torch.Tensor,
-        codes: Codes,
-        draws: np.ndarray,
-        columns: np.ndarray,
-        cells: slice,
-        interval: float,
+        self, drawn: Drawn, draws: np.ndarray, columns: np.ndarray, interval: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bound, (n_cells, n_columns) float32, of the cells at `cells` of the request."""
+        """Lower and upper bound of the counts behind (n_draws, n_cells, n_columns) draws, (n_cells, n_columns)."""
+        factor, where = self.factor[drawn.at], np.arange(drawn.at.start, drawn.at.stop)
         if self.modality == "protein":
-            mixture = protein_mixture(decoder, prepared, z, codes, columns, self.factor[cells])
+            mixture = protein_mixture(drawn, columns, factor)
         else:
-            mixture = self._rna(decoder, z, codes, draws, columns, cells)
-        where = np.arange(cells.start, cells.stop)
+            sizes = self.libraries(drawn.n_draws, drawn.at) / RNA_SCALE
+            mixture = rna_mixture(drawn, draws, columns, sizes, factor)
         used = np.full(len(where), interval)
         for rows, levels in self.levels:
             used[np.isin(where, rows)] = levels.at(interval)
-        lower, upper = invert(mixture, used)
-        if self.widths and interval == CONFORMAL_INTERVAL:
-            mean = (mixture.mean * mixture.weight).sum(axis=0) * (1 - mixture.zero)
-            for rows, found in self.widths:
-                at = np.flatnonzero(np.isin(where, rows))
-                lower[at], upper[at] = widen(lower[at], upper[at], mean[at], found)
-        return lower, upper
+        return invert(mixture, used)
 
     def libraries(self, n_draws: int, cells: slice) -> np.ndarray:
         """(n_components, n_cells): the cell's own, or reference quantiles spread over the draws.
@@ -300,17 +353,6 @@ class Predictive:
             out[:, np.isnan(own)] = np.quantile(self.reference, levels)[:, None]
         return out
 
-    def _rna(
-        self, decoder: Decoder, z: torch.Tensor, codes: Codes, draws: np.ndarray, columns: np.ndarray, cells: slice
-    ) -> Mixture:
-        n_draws, n_cells, n_features = draws.shape
-        libraries = self.libraries(n_draws, cells)
-        repeats = len(libraries) // n_draws
-        mean = np.tile(draws, (repeats, 1, 1)) * (libraries / RNA_SCALE).astype(np.float32)[:, :, None]
-        theta, zero = rna_dispersion(decoder, z, codes, columns, n_draws)
-        weight = np.full((len(libraries), 1, 1), 1 / len(libraries), np.float32)
-        return Mixture(mean, weight, zero, np.broadcast_to(theta, (n_cells, n_features)) / self.factor[cells][:, None])
-
 
 def cell_totals(data: MosaicData) -> np.ndarray:
     """(n_cells,) RNA counts over the modelled genes; NaN where RNA was not measured."""
@@ -320,20 +362,41 @@ def cell_totals(data: MosaicData) -> np.ndarray:
         part = measured[start : start + 4096]
         counts = data.minibatch(part).modalities["rna"].counts
         sums = torch.zeros(len(part), dtype=torch.float64, device=counts.indptr.device)
-        sums.index_add_(0, counts.row_index(), counts.values.double())
+        ones = torch.ones_like(counts.indices) if counts.values is None else counts.values
+        sums.index_add_(0, counts.row_index(), ones.double())
         totals[part] = sums.cpu().numpy()
     return totals
 
 
-def rna_dispersion(
-    decoder: Decoder, z: torch.Tensor, codes: Codes, columns: np.ndarray, n_draws: int
-) -> tuple[np.ndarray, np.ndarray]:
+def rna_mixture(drawn: Drawn, draws: np.ndarray, columns: np.ndarray, sizes: np.ndarray, factor: np.ndarray) -> Mixture:
+    """Counts of RNA: each draw at its library, and further rounds of all draws where there are more libraries.
+
+    Parameters
+    ----------
+    draws
+        (n_draws, n_cells, n_columns) values on the user's scale.
+    sizes
+        Libraries per 10,000: (n_components, n_cells), or (1, n_cells) where all draws have the cell's own.
+    factor
+        (n_cells,) factor on the over-dispersion.
+    """
+    n_components = max(len(sizes), drawn.n_draws)
+    mean = np.tile(draws, (n_components // drawn.n_draws, 1, 1))
+    mean = mean * sizes.astype(np.float32)[:, :, None]
+    theta, zero = rna_dispersion(drawn, columns)
+    weight = np.full((n_components, 1, 1), 1 / n_components, np.float32)
+    return Mixture(mean, weight, zero, np.broadcast_to(theta, zero.shape) / factor[:, None])
+
+
+def rna_dispersion(drawn: Drawn, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inverse dispersion (1 or n_cells, n_columns), its geometric mean over the mixture, and mean zero inflation."""
-    model, n_cells = decoder.model, len(z) // n_draws
+    decoder, z, n_draws, n_cells = drawn.decoder, drawn.flat, drawn.n_draws, drawn.n_cells
+    model = decoder.model
     at = torch.as_tensor(columns, device=z.device)
     zero = np.zeros((n_cells, len(columns)))
-    prepared = decoder.prepare(z, codes, normalise=False)
-    log_theta, drop = None, None
+    prepared = decoder.prepare(z, drawn.codes, normalise=False)
+    log_theta: torch.Tensor | None = None
+    drop: torch.Tensor | None = None
     for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
         weight = 1.0 if decoder.own else float(decoder.weights[i, 0])
         inflated = model.config.rna_likelihood == "zinb"
@@ -352,26 +415,24 @@ def rna_dispersion(
     return theta, zero if drop is None else drop.double().cpu().numpy()
 
 
-def protein_mixture(
-    decoder: Decoder, prepared: Prepared, z: torch.Tensor, codes: Codes, columns: np.ndarray, factor: np.ndarray
-) -> Mixture:
+def protein_mixture(drawn: Drawn, columns: np.ndarray, factor: np.ndarray) -> Mixture:
     """Background and foreground of each draw as components, their parameters averaged over the reference mixture.
 
     The background enters with the spread of its log-normal: each draw meets one quantile of it, in a fixed order.
     """
-    n_draws = len(z) // len(factor)
+    decoder, n_draws, device = drawn.decoder, drawn.n_draws, drawn.z.device
     start = int(columns.min()) // TILE * TILE
-    at = torch.as_tensor(columns - start, device=z.device)
-    sums: list[torch.Tensor] | None = None
-    for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
+    at = torch.as_tensor(columns - start, device=device)
+    sums: list[torch.Tensor] = []
+    for i, (h, rows) in enumerate(zip(drawn.prepared.hidden, drawn.prepared.batches)):
         raw = decoder.raw(h, rows, start)
-        weight = 1.0 if decoder.own else decoder.weights[i, start : start + raw["mixing"].shape[1]]
+        share = 1.0 if decoder.own else decoder.weights[i, start : start + raw["mixing"].shape[1]]
         parts = [raw["mixing"], raw["log_background_mean"], raw["log_background_sd"], raw["foreground"]]
-        parts = [(part * weight)[:, at] for part in parts]
+        parts = [(part * share)[:, at] for part in parts]
         theta = raw["log_dispersion"][at].exp().double().cpu().numpy()
-        sums = parts if sums is None else [a + b for a, b in zip(sums, parts)]
+        sums = [a + b for a, b in zip(sums, parts)] if sums else parts
     mixing, log_mean, log_sd, fold = sums
-    level = torch.as_tensor((np.random.default_rng(0).permutation(n_draws) + 0.5) / n_draws, device=z.device)
+    level = torch.as_tensor((np.random.default_rng(0).permutation(n_draws) + 0.5) / n_draws, device=device)
     spread = torch.special.ndtri(level).to(log_sd.dtype).repeat_interleave(len(factor)).unsqueeze(1)
     background = torch.exp(log_mean + log_sd * spread)
     shape = (n_draws, len(factor), len(columns))

@@ -20,12 +20,12 @@ _FEW = 6
 
 @dataclass
 class Moments:
-    """Posterior summaries of a block, each (n_cells, n_features) float32; bounds are None where not asked for."""
+    """Posterior summaries of a block, each (n_cells, n_features) float32; bounds are the mean where not asked for."""
 
     mean: np.ndarray
     sd: np.ndarray
-    lower: np.ndarray | None
-    upper: np.ndarray | None
+    lower: np.ndarray
+    upper: np.ndarray
 
 
 def check_interval(n_samples: int, interval: float) -> None:
@@ -45,7 +45,18 @@ def check_interval(n_samples: int, interval: float) -> None:
 
 
 @numba.njit(cache=True, fastmath={"contract", "nsz", "nnan", "ninf"}, nogil=True)
-def _summarise(p, begin, end, mean, sd, lower, upper, rank, share, bounds):
+def _summarise(
+    p: np.ndarray,
+    begin: int,
+    end: int,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    rank: int,
+    share: np.float32,
+    bounds: bool,
+) -> None:
     """Cells `begin` to `end`. p: (n_draws, n_cells, n_features).
 
     The inner loops run over a constant number of columns, without which they are not vectorised (20 times slower).
@@ -125,7 +136,7 @@ def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = N
     position = (1 - interval) / 2 * (n_draws + 1) if interval is not None else 1.0
     rank = int(position + 1e-9)
     share = max(position - rank, 0.0)
-    lower, upper = (np.empty(shape, np.float32), np.empty(shape, np.float32)) if interval is not None else (mean, sd)
+    lower, upper = (np.empty(shape, np.float32), np.empty(shape, np.float32)) if interval is not None else (mean, mean)
     few = interval is not None and rank < _FEW and rank < n_draws
 
     def work(begin: int, end: int) -> None:
@@ -138,7 +149,7 @@ def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = N
         after = min(rank, n_draws - 1)
         lower[:] = ordered[rank - 1] + np.float32(share) * (ordered[after] - ordered[rank - 1])
         upper[:] = ordered[-rank] - np.float32(share) * (ordered[-rank] - ordered[-1 - after])
-    return Moments(mean, sd, lower if interval is not None else None, upper if interval is not None else None)
+    return Moments(mean, sd, lower, upper)
 
 
 def towards(found: Moments, rows: np.ndarray, target: np.ndarray, share: float) -> None:

@@ -8,8 +8,9 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anndata as ad
 import numpy as np
@@ -35,16 +36,14 @@ class Store:
     ----------
     path
         Folder to make.
-    obs, var, uns
-        As of an AnnData.
+    table
+        obs, var, uns and obsm; its X is not looked at.
     layers
         Names of the matrices; "X" is the main one.
     dtype
         float32 or float16.
     rows
         Rows of a zarr chunk: as many as are written at a time.
-    obsm
-        Arrays by cell, as the UMAP.
     zarr_format
         2, which anndata 0.10 to 0.13 and Vitessce open, or 3.
     """
@@ -52,22 +51,18 @@ class Store:
     def __init__(
         self,
         path: Path,
-        obs: pd.DataFrame,
-        var: pd.DataFrame,
-        uns: dict,
+        table: ad.AnnData,
         layers: list[str],
         dtype: str = "float32",
         rows: int = BLOCK,
-        obsm: dict[str, np.ndarray] | None = None,
         zarr_format: int = 2,
     ) -> None:
-        skeleton = ad.AnnData(obs=obs, var=var, uns=uns, obsm=obsm or {})
         # anndata warns of the coming default at every store in format 2
         with ad.settings.override(zarr_write_format=zarr_format, auto_shard_zarr_v3=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            skeleton.write_zarr(path)
+            table.write_zarr(path)
         self.group = zarr.open_group(path, mode="r+")
-        shape = (len(obs), len(var))
+        shape = table.shape
         chunks = (max(1, min(rows, shape[0])), max(1, min(CHUNK_COLUMNS, shape[1])))
         if "raw" in self.group:
             del self.group["raw"]  # written as null, which anndata before 0.12 cannot read
@@ -138,14 +133,11 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
     """
     if not chunks:
         raise InputError("no chunks were given", "there is nothing to join", "name the stores that `impute` wrote")
-    for path in chunks:
-        check_store(path)
-    parts = [_part(path) for path in chunks]
-    parts.sort(key=lambda part: (part[3]["first_cell"], str(part[0])))
+    parts = sorted(map(_chunk, chunks), key=lambda part: (part.first_cell, str(part.path)))
     var, uns = _agreed(parts)
     import pandas as pd
 
-    obs = pd.concat([part[2] for part in parts])
+    obs = pd.concat([part.obs for part in parts])
     if obs.index.has_duplicates:
         doubled = obs.index[obs.index.duplicated()][:3].tolist()
         raise InputError(
@@ -155,20 +147,20 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
         )
     for column in obs.select_dtypes("object"):
         obs[column] = obs[column].astype(str)
-    first = parts[0][1]
-    layers = ["X", *sorted(first["layers"])]
-    dtype, rows = str(first["X"].dtype), first["X"].chunks[0]
+    layers, first = parts[0].layers, parts[0].matrix("X")
+    dtype, rows = str(first.dtype), first.chunks[0]
     n_bytes = len(obs) * len(var) * len(layers) * np.dtype(dtype).itemsize
     with new_store(
         output, n_bytes, "free space, or impute fewer features (--features) or with --dtype float16"
     ) as path:
         obs, obsm, colours = _embedded(obs, embedding) if embedding is not None else (obs, {}, {})
-        store = Store(path, obs, var, uns | colours, layers, dtype, rows, obsm, zarr_format)
+        table = ad.AnnData(obs=obs, var=var, uns=uns | colours, obsm=obsm)
+        store = Store(path, table, layers, dtype, rows, zarr_format)
         row = 0
-        for chunk, group, cells, _ in parts:
+        for part in parts:
             for name in layers:
-                _join(store.arrays[name], group[name if name == "X" else f"layers/{name}"], path, chunk, row)
-            row += len(cells)
+                _join(store.arrays[name], part.matrix(name), path, part.path, row)
+            row += len(part.obs)
     if embedding is not None:
         groups = [c for c in obs.columns if isinstance(obs[c].dtype, pd.CategoricalDtype)]
         with written_whole(output.with_suffix(".vitessce.json")) as temporary:
@@ -181,10 +173,9 @@ def _join(whole: zarr.Array, part: zarr.Array, path: Path, source: Path, row: in
     Chunks that begin where one of the whole does are looked at and then linked as they are, or copied where links
     cannot be: they are not packed again, and stand on the disk once until the work directory is deleted.
     """
-    same = whole.metadata.to_dict() | {"shape": None, "attributes": None}
-    same = same == part.metadata.to_dict() | {"shape": None, "attributes": None}
+    own, given = (one.metadata.to_dict() | {"shape": None, "attributes": None} for one in (whole, part))
     rows = whole.chunks[0]
-    if same and row % rows == 0 and whole.metadata.zarr_format == 2 and whole.metadata.dimension_separator == ".":
+    if own == given and row % rows == 0 and own["zarr_format"] == 2 and own["dimension_separator"] == ".":
         folder, target = source / part.path, path / whole.path
         for start in range(0, part.shape[0], rows):
             with reading(source):
@@ -214,7 +205,7 @@ def _linked(file: Path, name: Path) -> bool:
     return True
 
 
-def _embedded(obs: pd.DataFrame, embedding: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict]:
+def _embedded(obs: pd.DataFrame, embedding: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, object]]:
     """`obs` with the embedding's columns of words, its arrays by cell, and its colours; counts are not read."""
     import pandas as pd
 
@@ -234,7 +225,7 @@ def _embedded(obs: pd.DataFrame, embedding: Path) -> tuple[pd.DataFrame, dict[st
     return pd.concat([obs, known[words].iloc[rows]], axis=1), obsm, colours
 
 
-def vitessce_view(store: str, groups: list[str]) -> dict:
+def vitessce_view(store: str, groups: list[str]) -> dict[str, object]:
     """Vitessce's view of a store: map, groups, features; the address is that of `npx http-server --cors -p 8000`.
 
     Parameters
@@ -269,37 +260,69 @@ def vitessce_view(store: str, groups: list[str]) -> dict:
     }
 
 
-def _part(path: Path) -> tuple[Path, zarr.Group, pd.DataFrame, dict]:
-    """Open a chunk: its place, group, cells and settings."""
+@dataclass
+class _Chunk:
+    """One of the stores that are joined."""
+
+    path: Path
+    group: zarr.Group
+    obs: pd.DataFrame
+    settings: dict[str, object]
+
+    @property
+    def first_cell(self) -> int:
+        """Place in the mosaic of its first cell."""
+        return cast("int", self.settings["first_cell"])
+
+    def matrix(self, name: str) -> zarr.Array:
+        """X, or a layer."""
+        return cast("zarr.Array", self.group[name if name == "X" else f"layers/{name}"])
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of all matrices."""
+        return ["X", *sorted(cast("zarr.Group", self.group["layers"]))]
+
+    @property
+    def common(self) -> dict[str, object]:
+        """Settings but where it starts."""
+        return {name: value for name, value in self.settings.items() if name != "first_cell"}
+
+
+def _chunk(path: Path) -> _Chunk:
+    """Open a store of `impute`."""
+    check_store(path)
     with reading(path):
         group = zarr.open_group(path, mode="r")
         obs, uns = ad.io.read_elem(group["obs"]), ad.io.read_elem(group["uns"])
         settings = json.loads(uns["multivi_nf"])
+        chunk = _Chunk(path, group, obs, settings)
         if not (
-            isinstance(settings, dict) and isinstance(settings["first_cell"], int) and group["X"].shape[0] == len(obs)
+            isinstance(settings, dict)
+            and isinstance(settings["first_cell"], int)
+            and chunk.matrix("X").shape[0] == len(obs)
         ):
             msg = "its settings, cells and values do not fit together"
             raise ValueError(msg)
-    return path, group, obs, settings
+    return chunk
 
 
-def _agreed(parts: list[tuple]) -> tuple[pd.DataFrame, dict]:
+def _agreed(parts: list[_Chunk]) -> tuple[pd.DataFrame, dict[str, object]]:
     """`var` and `uns` of all chunks, which must be the same but for where the chunk starts."""
-    path, group, _, settings = parts[0]
-    var = ad.io.read_elem(group["var"])
-    common = {k: v for k, v in settings.items() if k != "first_cell"}
-    for other_path, other, _, other_settings in parts[1:]:
-        other_common = {k: v for k, v in other_settings.items() if k != "first_cell"}
-        differ = sorted(k for k in {**common, **other_common} if common.get(k) != other_common.get(k))
-        same_features = ad.io.read_elem(other["var"]).index.equals(var.index)
+    first = parts[0]
+    var = ad.io.read_elem(first.group["var"])
+    for other in parts[1:]:
+        one, two = first.common, other.common
+        differ = sorted(k for k in {**one, **two} if one.get(k) != two.get(k))
+        same_features = ad.io.read_elem(other.group["var"]).index.equals(var.index)
         if differ or not same_features:
             what = ", ".join(differ) if differ else "features"
             raise InputError(
-                f"{path} and {other_path} differ in {what}",
+                f"{first.path} and {other.path} differ in {what}",
                 "values of different settings would stand in one matrix",
                 "impute all chunks with the same model, options and seed",
             )
-    uns = dict(ad.io.read_elem(group["uns"]))
-    uns["calibrated"] = all(bool(ad.io.read_elem(part[1]["uns/calibrated"])) for part in parts)
-    uns["multivi_nf"] = json.dumps({**common, "first_cell": settings["first_cell"]}, sort_keys=True)
+    uns = dict(ad.io.read_elem(first.group["uns"]))
+    uns["calibrated"] = all(bool(ad.io.read_elem(part.group["uns/calibrated"])) for part in parts)
+    uns["multivi_nf"] = json.dumps({**first.common, "first_cell": first.first_cell}, sort_keys=True)
     return var, uns

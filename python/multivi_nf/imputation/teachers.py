@@ -7,17 +7,13 @@ feature than is decoded of them, the decoder lags behind, for both alike.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import numpy as np
 
-from multivi_nf.data.draws import blocks, cell_keys
-from multivi_nf.imputation.decode import RNA_SCALE, TILE, Codes, Decoder
-from multivi_nf.latent.embed import posteriors
-
-if TYPE_CHECKING:
-    from multivi_nf.data.mosaic_data import MosaicData
-    from multivi_nf.training import MultiVI
+from multivi_nf.data.draws import cell_keys
+from multivi_nf.imputation.decode import RNA_SCALE, Decoder
+from multivi_nf.latent.cells import Block, Cells
 
 MOST = 5000
 NEIGHBOURS = 50
@@ -28,36 +24,33 @@ class Teachers:
 
     Parameters
     ----------
-    model, data
-        A trained model and the mosaic.
-    target
-        The modality that they show.
+    cells
+        The model and the mosaic.
+    decoder
+        Of the modality that they show, under each cell's own batch.
     known
         Cells to choose from, all of which measured it.
-    depth
-        d~ (atac).
     seed
         Of the choice.
 
     Attributes
     ----------
-    cells
+    index
         The chosen cells.
     places
         (n_cells, n_latent) means of their joint posterior.
     """
 
-    def __init__(
-        self, model: MultiVI, data: MosaicData, target: str, known: np.ndarray, depth: float, seed: int
-    ) -> None:
-        self.model, self.target, self.depth = model, target, depth
-        keys = cell_keys(data.cells[known], seed, "subsample")
-        self.cells = np.sort(known[np.argsort(keys, kind="stable")[:MOST]])
-        self.data = data = data.staged(self.cells)
-        parts = [
-            posteriors(model, data.minibatch(self.cells[b]))[0].mean.cpu().numpy() for b in blocks(len(self.cells))
-        ]
-        self.places = np.concatenate(parts) if parts else np.zeros((0, model.config.n_latent), np.float32)
+    def __init__(self, cells: Cells, decoder: Decoder, known: np.ndarray, seed: int) -> None:
+        self.decoder, self.target = decoder, decoder.modality
+        keys = cell_keys(cells.names[known], seed, "subsample")
+        self.index = np.sort(known[np.argsort(keys, kind="stable")[:MOST]])
+        self.cells = cells.staged(self.index)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """(n_cells, n_latent) means of their joint posterior."""
+        return self.cells.means(self.index)
 
     def weights(self, places: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
         """(n_cells,) how often each is among the nearest of some places, as shares."""
@@ -81,11 +74,10 @@ class Teachers:
         """
         weight = np.stack([self.weights(places) for places in groups])
         used = np.flatnonzero(weight.sum(0) > 0)
-        decoder = Decoder(self.model, self.target, "own", self.depth)
-        observed, expected, squared = np.zeros((3, len(groups), decoder.n_features))
-        for block in blocks(len(used)):
-            counts, means = self._shown(decoder, self.cells[used[block]])
-            some = weight[:, used[block]]
+        observed, expected, squared = np.zeros((3, len(groups), self.decoder.n_features))
+        for block in self.cells.blocks(self.index[used]):
+            counts, means = self._shown(block)
+            some = weight[:, used[block.at]]
             observed += some @ counts
             expected += some @ means
             squared += some**2 @ means
@@ -94,19 +86,14 @@ class Teachers:
         top, bottom = (row * factor + 0.5 for row in (observed, expected))
         return np.log(top / bottom), 1 / bottom
 
-    def _shown(self, decoder: Decoder, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _shown(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """(n_cells, n_features) counts, and those that are expected under the cells' own batches."""
-        minibatch = self.data.minibatch(cells)
-        joint, encoded, _ = posteriors(self.model, minibatch)
-        codes = Codes(minibatch.batch, minibatch.categorical, minibatch.continuous)
-        counts = minibatch.modalities[self.target].counts.dense().double().cpu().numpy()
+        counts = block.minibatch.modalities[self.target].counts.dense().double().cpu().numpy()
+        means = self.decoder.values(block.joint.mean, block.codes).double().numpy()
         if self.target == "rna":
-            means = decoder.profile(joint.mean, codes).double().cpu().numpy()
             return counts, means * (counts.sum(1) / RNA_SCALE)[:, None]
-        prepared = decoder.prepare(joint.mean, codes)
-        tiles = [decoder.tile(prepared, start).double().cpu().numpy() for start in range(0, decoder.n_features, TILE)]
-        size = self.model.level("atac", encoded["atac"]).double().cpu().numpy() / self.depth
-        return counts, np.concatenate(tiles, axis=1) * size[:, None]
+        size = self.cells.model.level("atac", block.encoded["atac"]).double().cpu().numpy() / self.decoder.depth
+        return counts, means * size[:, None]
 
 
 def knows(target: str) -> bool:

@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from multivi_nf.data.draws import blocks
-from multivi_nf.data.mosaic_data import MosaicData
-from multivi_nf.data.stored import stored_source
-from multivi_nf.model.fusion import Gaussian, Joint, wider_than_single
+from multivi_nf.latent.cells import Cells
+from multivi_nf.model.fusion import wider_than_single
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mudata import MuData
 
-    from multivi_nf.data.minibatch import Minibatch
-    from multivi_nf.data.source import Source
+    from multivi_nf.data.mosaic_data import MosaicData
     from multivi_nf.training import MultiVI
 
 
@@ -57,43 +52,8 @@ class Embedding:
         return f"Embedding({cells:,} cells x {dimensions} dimensions; measured: {own}{unseen})"
 
 
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the model's weights are."""
-    return next(model.parameters()).device
-
-
-def cells_of(model: MultiVI, mosaic: MuData | MosaicData | Source | str | os.PathLike[str]) -> MosaicData:
-    """The mosaic in the model's terms; refused, naming them, where features differ. Counts of a file stay there."""
-    if isinstance(mosaic, str | os.PathLike):
-        mosaic = stored_source(mosaic, atac_counts="atac" in model.config.counted)
-    data = mosaic if isinstance(mosaic, MosaicData) else MosaicData(mosaic, model)
-    device = device_of(model)
-    return data if data.device == device else data.to(device)
-
-
-def posteriors(
-    model: MultiVI, minibatch: Minibatch, hide: Iterable[str] = ()
-) -> tuple[Joint, dict[str, Gaussian], Minibatch]:
-    """Joint posterior of a minibatch, as if the modalities in `hide` had not been measured.
-
-    Returns
-    -------
-    The joint posterior, each modality's own, and the minibatch that was encoded.
-    """
-    hidden = set(hide)
-    if hidden:
-        minibatch = type(minibatch)(
-            batch=minibatch.batch,
-            modalities={m: rows for m, rows in minibatch.modalities.items() if m not in hidden},
-            categorical=minibatch.categorical,
-            continuous=minibatch.continuous,
-        )
-    encoded = model.encode(minibatch)
-    return model.fuse(minibatch, encoded), encoded, minibatch
-
-
 @torch.inference_mode()
-def embed(model: MultiVI, mosaic: MuData | MosaicData | str | os.PathLike[str]) -> Embedding:
+def embed(model: MultiVI, mosaic: MuData | MosaicData | Cells | str | os.PathLike[str]) -> Embedding:
     """Place cells in the latent space, those of batches that the model never saw included.
 
     Parameters
@@ -128,19 +88,18 @@ def embed(model: MultiVI, mosaic: MuData | MosaicData | str | os.PathLike[str]) 
     >>> bool(np.isnan(where.by_modality["atac"][rna_alone]).all())
     True
     """
-    data = cells_of(model, mosaic)
-    model.eval()
-    n, k = data.n_cells, model.config.n_latent
+    cells = Cells(model, mosaic)
+    data, n, k = cells.data, cells.data.n_cells, model.config.n_latent
     mean, variance = np.empty((n, k), np.float32), np.empty((n, k), np.float32)
     by_modality = {m: np.full((n, k), np.nan, np.float32) for m in model.modalities if data.has[m].any()}
     wider = several = 0
-    for part in blocks(n):
-        minibatch = data.minibatch(np.arange(part.start, part.stop))
-        joint, encoded, minibatch = posteriors(model, minibatch)
-        mean[part], variance[part] = joint.mean.cpu().numpy(), joint.variance.cpu().numpy()
-        for m, q in encoded.items():
-            by_modality[m][part.start + minibatch.modalities[m].cells.cpu().numpy()] = q.mean.cpu().numpy()
-        found = wider_than_single(model.stack(minibatch.n_cells, minibatch, encoded), joint.variance)
+    for block in cells.blocks(np.arange(n)):
+        mean[block.at], variance[block.at] = block.mean, block.joint.variance.cpu().numpy()
+        rows = model.measured(block.minibatch)
+        for m, q in block.encoded.items():
+            by_modality[m][block.at.start + rows[m].cells.cpu().numpy()] = q.mean.cpu().numpy()
+        stacked = model.stack(block.minibatch.n_cells, block.minibatch, block.encoded)
+        found = wider_than_single(stacked, block.joint.variance)
         wider, several = wider + found[0], several + found[1]
     return Embedding(
         mean,
@@ -150,20 +109,3 @@ def embed(model: MultiVI, mosaic: MuData | MosaicData | str | os.PathLike[str]) 
         data.unknown_categories,
         wider / several if several else float("nan"),
     )
-
-
-def tempered(joint: Joint, temperature: torch.Tensor) -> Joint:
-    """The posterior with its variances multiplied by a temperature per cell, but made no wider than the prior's 1."""
-
-    def scaled(variance: torch.Tensor) -> torch.Tensor:
-        return torch.minimum(variance * temperature.unsqueeze(1), variance.clamp(min=1))
-
-    experts = [Gaussian(expert.mean, scaled(expert.variance)) for expert in joint.experts]
-    return Joint(joint.mean, scaled(joint.variance), experts, joint.active)
-
-
-def draw(joint: Joint, noise: torch.Tensor) -> torch.Tensor:
-    """(n_draws, n_cells, n_latent) samples from noise of the same shape."""
-    if joint.active is None:
-        return joint.mean + joint.variance.sqrt() * noise
-    return torch.stack([joint.sample(one) for one in noise])

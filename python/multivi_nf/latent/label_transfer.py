@@ -102,7 +102,9 @@ def transfer_labels(
             f"fill the column for some samples in the samplesheet, or leave {option('labels')} out",
         )
     names, codes = np.unique(given[known].to_numpy(str), return_inverse=True)
-    found = Transferred(np.where(known, given.to_numpy(object), None), np.where(known, 1.0, np.nan))
+    label = np.full(len(given), None, dtype=object)
+    label[known] = given[known].to_numpy(object)
+    found = Transferred(label, np.where(known, 1.0, np.nan))
     found.record = {
         "column": column, "labels": names.tolist(), "n_labelled": int(known.sum()), "n_transferred": 0,
         "n_unknown": {}, "checked": {}, "notes": [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from multivi_nf.calibration.entries import Direction
 from multivi_nf.calibration.per_cell import support_columns
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.data.mosaic_data import MosaicData
@@ -24,9 +25,9 @@ class Fake:
 
 def test_columns_judge_a_cell_by_what_it_lacks(model, mosaic):
     data = MosaicData(mosaic, model)
-    entry = {"calibrated": True, "temperature": 1.0}
+    entry = Direction(True, temperature=1.0)
     known = Calibration(calibrated=True, directions={"rna->atac": entry, "rna->protein": entry}, support=Fake())
-    found = support_columns(known, model, data)
+    found = support_columns(known, model.modalities, data)
     has = {m: data.has[m] for m in model.modalities}
     rna_only = has["rna"] & ~has["atac"] & ~has["protein"]
     atac_only = has["atac"] & ~has["rna"]
@@ -48,7 +49,7 @@ def test_false_is_said_where_all_that_lacks_was_checked(model, mosaic):
     data = MosaicData(mosaic, model)
     support = Fake()
     support.knows = lambda sources, target: True
-    found = support_columns(Calibration(calibrated=True, support=support), model, data)
+    found = support_columns(Calibration(calibrated=True, support=support), model.modalities, data)
     lacking = ~(data.has["rna"] & data.has["atac"] & data.has["protein"])
     assert found.loc[lacking, "out_of_support"].notna().all()
     assert (~found.loc[lacking, "out_of_support"].astype(bool)).any()
@@ -58,7 +59,7 @@ def test_false_is_said_where_all_that_lacks_was_checked(model, mosaic):
 def test_without_calibration_nothing_is_checked_and_it_is_written(model, mosaic, tmp_path):
     import mudata
 
-    found = support_columns(Calibration.none(), model, MosaicData(mosaic, model))
+    found = support_columns(Calibration.none(), model.modalities, MosaicData(mosaic, model))
     assert found["out_of_support"].isna().all() and found["support_p"].isna().all()
     assert not found["calibrated"].fillna(False).any()
     stored = mosaic.copy()
@@ -72,10 +73,10 @@ def test_without_calibration_nothing_is_checked_and_it_is_written(model, mosaic,
 
 def test_error_bars_that_too_few_pairs_could_check_are_wide_and_not_narrow(model, mosaic):
     data = MosaicData(mosaic, model)
-    few = {"calibrated": False, "n_cells": 19}
+    few = Direction(False, 19)
     cells = np.flatnonzero(data.has["atac"] & ~data.has["rna"])
-    found = Calibration(n_pairs=19, directions={"atac->rna": few}).assess(model, data, cells, "rna")
+    found = Calibration(n_pairs=19, directions={"atac->rna": few}).assess(data, cells, "rna")
     assert not found.cell_calibrated.any()
     [(rows, _, sd)] = found.mean_error
     assert len(rows) == len(cells) and sd.min() >= 0.4
-    assert not Calibration.none().assess(model, data, cells, "rna").mean_error, "nothing was asked of a calibration"
+    assert not Calibration.none().assess(data, cells, "rna").mean_error, "nothing was asked of a calibration"

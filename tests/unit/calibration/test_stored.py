@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from multivi_nf.calibration.checks import impossible
+from multivi_nf.calibration.entries import Direction
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.calibration.support import Reference, Support, View
 from multivi_nf.errors import InputError
+from multivi_nf.io.records import from_json
 from multivi_nf.io.seals import sealed
 from multivi_nf.testing.models import make_model
 from multivi_nf.training.model_folder import weights_digest
@@ -27,14 +28,14 @@ def made(weights: str = "w", level: float = 0.5) -> Calibration:
     levels = {"nominal": [0.0, level, 1.0], "used": [0.0, 0.6, 1.0]}
     curve = {"log_mean": [0.0, 1.0], "sd": [0.1, 0.2]}
     entry = {"calibrated": True, "temperature": 2.0, "dispersion_factor": 0.5, "levels": levels, "mean_sd": curve}
-    entry |= {"effect_sd": curve, "conformal": {"edges": [1.0], "widths": [0.0, 2.0]}, "shrinkage": 0.25}
+    entry |= {"effect_sd": curve, "shrinkage": 0.25}
     array = RNG.normal(size=(20, 3))
     reference = Reference(array, array, np.arange(5.0), np.arange(5.0), {"b": np.zeros(3)})
     return Calibration(
         calibrated=True,
         n_pairs=120,
         batches=["b"],
-        directions={"rna->atac": entry, "atac->rna": {"calibrated": False, "n_cells": 3}},
+        directions={"rna->atac": from_json(Direction, entry, "made"), "atac->rna": Direction(False, 3)},
         atac_depth=0.5,
         weights=weights,
         support=Support({"rna": View("rna", array, np.ones(20))}, {"rna->atac": reference}),
@@ -151,7 +152,7 @@ IMPOSSIBLE = {
     "levels beyond": lambda c: entry(c)["levels"].update(used=[0.0, 0.5, 1.5]),
     "error negative": lambda c: entry(c)["mean_sd"].update(sd=[0.1, -0.2]),
     "errors few": lambda c: entry(c)["effect_sd"].update(sd=[0.1]),
-    "widths few": lambda c: entry(c)["conformal"].update(widths=[1.0]),
+    "an entry of another version": lambda c: entry(c).update(conformal={"edges": [1.0], "widths": [0.0, 2.0]}),
     "entry a list": lambda c: c["directions"].update({"rna->atac": []}),
     "directions a list": lambda c: c.update(directions=[]),
     "depth zero": lambda c: c.update(atac_depth=0),
@@ -187,11 +188,11 @@ def test_a_changed_number_is_noticed(folder):
 
 
 def test_what_a_fit_gives_is_possible(folder):
-    assert impossible(json.loads((folder / "calibration.json").read_text())) == ""
-    content = json.loads((folder / "calibration.json").read_text())
-    entry(content).pop("shrinkage")
-    entry(content)["slope_after"] = float("nan")  # a score that is only drawn
-    assert impossible(content) == ""
+    change(folder, lambda c: [entry(c).pop("shrinkage"), entry(c).update(slope_after=float("nan"))])
+    (folder / "rates.safetensors").unlink()
+    change(folder, lambda c: c["files"].update({"rates.safetensors": None}))
+    found = Calibration.load(folder).directions["rna->atac"]
+    assert found.shrinkage is None and np.isnan(found.slope_after), "a score that is only drawn"
 
 
 @pytest.mark.parametrize("content", [b"123", b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])

@@ -14,8 +14,9 @@ from scipy import sparse
 
 from multivi_nf.comparison.compare import differential
 from multivi_nf.held_out.calibrate import calibrate
-from multivi_nf.imputation.impute import impute_to_zarr
-from multivi_nf.latent.embed import cells_of, embed
+from multivi_nf.imputation.impute import Imputer, Options, impute_to_zarr
+from multivi_nf.latent.cells import Cells, cells_of
+from multivi_nf.latent.embed import embed
 from multivi_nf.mosaic.write import fill, skeleton
 from multivi_nf.training import MultiVI
 from multivi_nf.training.split import split_cells, split_table
@@ -87,10 +88,8 @@ def peak(step: Callable[[], object]) -> float:
 def impute(path: Path, model: MultiVI, folder: Path) -> None:
     data = cells_of(model, path)
     features = list(model.features["feature"][:10])
-    impute_to_zarr(
-        model, data, folder / "imputed.zarr", modality="rna", cells=list(data.cells[-256:]), features=features,
-        n_samples=10, interval=0.8,
-    )  # fmt: skip
+    options = Options(cells=list(data.cells[-256:]), features=features, n_samples=10, interval=0.8)
+    impute_to_zarr(Imputer(Cells(model, data), "rna", options), folder / "imputed.zarr")
 
 
 def compare(path: Path, model: MultiVI, _: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from scipy import sparse
 
+from multivi_nf.calibration.effects import ImputedEffects
+from multivi_nf.calibration.entries import Curve, Direction
 from multivi_nf.calibration.stored import Calibration
-from multivi_nf.comparison.compare import COLUMNS, differential, settled_error
+from multivi_nf.comparison.compare import differential
 from multivi_nf.comparison.design import make_design
 from multivi_nf.comparison.effects import (
     Counted,
@@ -21,15 +23,19 @@ from multivi_nf.comparison.effects import (
     shared_variance,
     side,
 )
-from multivi_nf.comparison.group_means import Cells, Means, Part, Sums
+from multivi_nf.comparison.engine import settled_error
+from multivi_nf.comparison.group_means import GroupMeans, Sampling
+from multivi_nf.comparison.parts import Measured, Part, Sums
 from multivi_nf.comparison.shrinkage import shrink
+from multivi_nf.comparison.tables import COLUMNS
 from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
-from multivi_nf.imputation.decode import Codes, Decoder
+from multivi_nf.imputation.decode import Decoder
 from multivi_nf.imputation.impute import impute
 from multivi_nf.inputs.contrasts import Contrast
 from multivi_nf.io.tables import write_table
+from multivi_nf.latent.cells import Cells
 from multivi_nf.latent.embed import embed
 from multivi_nf.testing.models import make_model
 from multivi_nf.testing.mosaics import patterned_mosaic, with_fragments
@@ -151,8 +157,9 @@ def _teachers(model, data, names, modality):
 
 @pytest.mark.parametrize("modality", ["rna", "atac", "protein"])
 def test_sums_of_a_group_equal_brute_force(model, mosaic, modality, monkeypatch):
-    monkeypatch.setattr("multivi_nf.comparison.group_means.ROWS", 7)
-    monkeypatch.setattr("multivi_nf.comparison.group_means.blocks", lambda n, size=9: blocks(n, size))
+    monkeypatch.setattr("multivi_nf.comparison.spans.ROWS", 7)
+    for module in ("comparison.spans", "comparison.group_means", "latent.cells"):
+        monkeypatch.setattr(f"multivi_nf.{module}.blocks", lambda n, size=9: blocks(n, size))
     data = MosaicData(mosaic, model)
     counts = pd.DataFrame(mosaic[modality].X.toarray().astype(float), mosaic[modality].obs_names)
     counts = (counts > 0).astype(float) if modality == "atac" else counts
@@ -162,7 +169,7 @@ def test_sums_of_a_group_equal_brute_force(model, mosaic, modality, monkeypatch)
     decoder = Decoder(model, modality)
     n_samples = int(3.5 * len(groups[0].cells))
     with torch.inference_mode():
-        means = Means(model, data, decoder, groups[:1], Calibration.none(), n_samples, 0)
+        means = GroupMeans(Cells(model, data), decoder, groups[:1], Calibration.none(), Sampling(n_samples, 0))
         parts = means.parts[groups[0].name]
         assert sum(p.n_samples.sum() for p in parts) == pytest.approx(n_samples, abs=2 * len(parts))
         assert all(set(p.n_samples) == {2, 4} for p in parts)
@@ -170,7 +177,7 @@ def test_sums_of_a_group_equal_brute_force(model, mosaic, modality, monkeypatch)
             found = means.sums(part, 0)
             values = np.full((len(part.z), part.n_cells, decoder.n_features), np.nan)
             for k, z in enumerate(part.z):
-                codes = Codes(*(getattr(part.codes, f)[: len(z)] for f in ("batch", "categorical", "continuous")))
+                codes = part.codes.rows(slice(len(z)))
                 values[k, : len(z)] = decoder.tile(decoder.prepare(z, codes), 0).numpy()
             each, half = np.nanmean(values, axis=0), part.rows[2].astype(bool)
             np.testing.assert_allclose(found.value[0], each.mean(0), rtol=1e-5)
@@ -269,8 +276,8 @@ def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple
         np.ones((7, 1)), np.zeros((7, 1)), first, {n: size[replicate == n].sum() for n in names},
         np.array([[(x**2).sum()], [(x * size).sum()], [(size**2).sum()]]), np.zeros(1),
     )  # fmt: skip
-    cells = Cells(size, None)
-    part = Part("g", 1.0, [torch.zeros(len(x), 1)] * 2, None, replicate, np.ones((4, len(x))), cells, None, [], 0, 0)
+    cells = Measured(size, None)
+    part = Part("g", 1.0, [torch.zeros(len(x), 1)] * 2, None, replicate, np.ones((4, len(x))), cells, [], 0, 0)
     return part, sums
 
 
@@ -352,7 +359,7 @@ def test_truth_that_scatters_around_its_prediction_is_covered_without_shrinking_
 def test_error_of_imputation_widens_intervals_and_leaves_effects(model, mosaic, modality):
     tables = []
     for sd in (0.0, 0.6):
-        entry = {"calibrated": True, "temperature": 1.0, "effect_sd": {"log_mean": [-20.0, 20.0], "sd": [sd, sd]}}
+        entry = Direction(True, temperature=1.0, effect_sd=Curve([-20.0, 20.0], [sd, sd]))
         sources = ("rna", "atac", "protein", "rna+protein", "atac+protein")
         known = Calibration(calibrated=True, directions={f"{s}->{modality}": entry for s in sources}, atac_depth=0.5)
         tables.append(
@@ -370,8 +377,8 @@ def test_a_few_differences_that_only_counts_show_stay_in_the_centre():
     count = np.full(400, 100.0)
     count[::10] = 50
     size, expected = np.full(8, 25.0), np.full(400, 100.0)
-    own = Cells(size, None)
-    part = Part("A", 1.0, torch.zeros(1, 8, 2), None, None, None, own, None, [], 0.0, 0.0)
+    own = Measured(size, None)
+    part = Part("A", 1.0, torch.zeros(1, 8, 2), None, None, None, own, [], 0.0, 0.0)
     residual = np.log((count + 0.5) / (expected + 0.5))[None]
     track = Track([expected[None] / size.sum()], [residual], [1 / (count + 0.5)])
     np.testing.assert_allclose(track.centre(part), (count + 0.5) / size.sum())
@@ -595,8 +602,8 @@ EFFECTS = {
 
 
 def with_effects(modality: str, **changes: object) -> Calibration:
-    entry = {"calibrated": True, "temperature": 1.0}
-    entry["effects"] = dict.fromkeys(("labels", "clusters"), EFFECTS | changes)
+    effects = ImputedEffects(**EFFECTS | changes)
+    entry = Direction(True, temperature=1.0, effects={"labels": effects, "clusters": effects})
     sources = ("rna", "atac", "protein", "rna+protein", "atac+protein", "rna+atac")
     return Calibration(calibrated=True, directions={f"{s}->{modality}": entry for s in sources}, atac_depth=0.5)
 

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from multivi_nf.calibration.entries import Curve, Direction, Levels
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.calibration.support import Support
 from multivi_nf.comparison.compare import differential
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
-from multivi_nf.held_out.calibrate import _Direction, _Target, calibrate
+from multivi_nf.held_out.calibrate import calibrate
+from multivi_nf.held_out.fit import Fit
+from multivi_nf.held_out.prediction import Shown
 from multivi_nf.imputation.impute import impute
 from multivi_nf.imputation.intervals import Mixture
 from multivi_nf.testing.models import make_model, with_split
@@ -29,18 +31,19 @@ def paired():
 @pytest.fixture(scope="module")
 def calibrated(paired):
     mosaic, model = paired
-    return calibrate(model, mosaic, n_samples=20, conformal=True)
+    return calibrate(model, mosaic, n_samples=20)
 
 
 def test_calibration_improves_the_held_out_score(calibrated):
     assert calibrated.calibrated and calibrated.n_pairs == 200
     assert set(calibrated.directions) == {"atac->rna", "rna->atac"}
     for entry in calibrated.directions.values():
-        assert entry["log_score_after"] >= entry["log_score_before"] - 1e-9
+        assert entry.log_score_after >= entry.log_score_before - 1e-9
     counts = calibrated.directions["atac->rna"]
-    before, after = (dict(counts[f"coverage_{when}"]) for when in ("before", "after"))
+    before, after = (dict(pairs) for pairs in (counts.coverage_before, counts.coverage_after))
     assert abs(after[0.95] - 0.95) <= abs(before[0.95] - 0.95) + 0.02
-    assert {"slope_before", "slope_after", "reliability_after"} <= set(calibrated.directions["rna->atac"])
+    peaks = calibrated.directions["rna->atac"]
+    assert None not in (peaks.slope_before, peaks.slope_after, peaks.reliability_after)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +51,13 @@ def fragments():
     patterns = ("rna+atac", "rna", "atac", "rna+atac")
     mosaic = with_fragments(patterned_mosaic(n=800, genes=30, peaks=40, patterns=patterns), share=0.3)
     model = with_split(make_model(mosaic, n_hidden=8, atac_likelihood="poisson"), mosaic)
-    return mosaic, model, calibrate(model, mosaic, n_samples=20, conformal=True)
+    return mosaic, model, calibrate(model, mosaic, n_samples=20)
 
 
 def test_fragments_are_drawn_to_their_peaks_rates_by_the_log_score_of_counts(fragments, tmp_path):
     mosaic, model, found = fragments
     entry = found.directions["rna->atac"]
-    assert entry["calibrated"] and entry["log_score_after"] > entry["log_score_before"] and entry["shrinkage"] > 0
+    assert entry.calibrated and entry.log_score_after > entry.log_score_before and entry.shrinkage > 0
     counts = mosaic["atac"].layers["counts"].toarray()
     assert found.atac_depth == pytest.approx(np.median(counts.sum(1)))
     held = set(model.split.loc[model.split["split"] == "calibration", "cell"])
@@ -70,8 +73,8 @@ def test_fragments_are_drawn_to_their_peaks_rates_by_the_log_score_of_counts(fra
     np.testing.assert_allclose(again.rates, found.rates, rtol=1e-6)
     at = impute(model, mosaic, "atac", features="all", calibration=found)
     free = impute(model, mosaic, "atac", features="all")
-    hidden, share = ~at.obs["measured"].to_numpy(), entry["shrinkage"]
-    assert entry["temperature"] == 1.0  # or draws would be others
+    hidden, share = ~at.obs["measured"].to_numpy(), entry.shrinkage
+    assert entry.temperature == 1.0  # or draws would be others
     np.testing.assert_allclose(at.X[hidden], (1 - share) * free.X[hidden] + share * found.rates, rtol=2e-3)
     assert (at.layers["upper"][hidden] > 1).any()
 
@@ -93,7 +96,7 @@ def test_file_is_plain_json_and_read_back(calibrated, tmp_path):
 
 def test_temperature_acts_on_imputed_cells_only(paired, calibrated):
     mosaic, model = paired
-    cool = Calibration(calibrated=True, directions={"atac->rna": {"calibrated": True, "temperature": 0.1}})
+    cool = Calibration(calibrated=True, directions={"atac->rna": Direction(True, temperature=0.1)})
     plain, other = (impute(model, mosaic, "rna", features="all", calibration=c) for c in (None, cool))
     measured = plain.obs["measured"].to_numpy()
     np.testing.assert_array_equal(other[measured].X, plain[measured].X)
@@ -104,7 +107,7 @@ def test_temperature_acts_on_imputed_cells_only(paired, calibrated):
 
 def test_dispersion_factor_widens_predicted_counts(paired):
     mosaic, model = paired
-    entry = {"calibrated": True, "temperature": 1.0, "dispersion_factor": 6.0}
+    entry = Direction(True, temperature=1.0, dispersion_factor=6.0)
     wide = Calibration(calibrated=True, directions={"atac->rna": entry})
     plain, other = (impute(model, mosaic, "rna", features="all", predictive=True, calibration=c) for c in (None, wide))
     rows = ~plain.obs["measured"].to_numpy()
@@ -119,33 +122,32 @@ def test_proteins_outside_the_panel_are_not_zeros():
     shape = (n, len(mean))
     known = np.ones(shape, bool)
     known[1::2, 4:] = False
-    direction = object.__new__(_Direction)
-    direction.target, direction.n_cells, direction.cells = "protein", n, np.arange(n)
     drawn = rng.negative_binomial(theta, theta / (theta + mean), shape).astype(float)
     mixture = Mixture(
         np.broadcast_to(mean, (1, *shape)).astype(np.float32).copy(), np.ones((1, 1, 1), np.float32), np.zeros(shape),
         np.full(shape, theta),
     )  # fmt: skip
-    direction.predict = lambda temperature: (mixture.mean, mixture)
-    direction.uniform, direction.latent = rng.random(shape), rng.normal(size=(n, 3))
-    direction.fold = np.arange(n) % 2
+    uniform, latent, fold = rng.random(shape), rng.normal(size=(n, 3)), np.arange(n) % 2
     found = {}
     for name, used in (("masked", known), ("as zeros", np.ones(shape, bool))):
-        direction.data = _Target(np.arange(len(mean)), np.where(known, drawn, 0.0), np.ones(n), used)
-        found[name] = direction.fit(conformal=True)
+        counts = np.where(known, drawn, 0.0)
+        shown = Shown("protein", np.arange(len(mean)), counts, np.ones(n), used, latent, fold, uniform)
+        found[name] = Fit(shown, lambda _: (mixture.mean, mixture)).fitted(n)
     masked = found["masked"]
-    assert 0.8 < masked["dispersion_factor"] < 1.25
-    assert np.interp([0.5, 0.8, 0.95], *masked["levels"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.05)
-    assert dict(masked["coverage_after"])[0.8] == pytest.approx(0.8, abs=0.03)
-    assert max(masked["mean_sd"]["sd"]) < 0.15
-    assert len(masked["mean_sd"]["sd"]) == 8, "fewer features than deciles"
-    assert found["as zeros"]["dispersion_factor"] > 5 and max(found["as zeros"]["mean_sd"]["sd"]) > 0.5
+    assert 0.8 < masked.dispersion_factor < 1.25
+    assert np.interp([0.5, 0.8, 0.95], masked.levels.nominal, masked.levels.used) == pytest.approx(
+        [0.5, 0.8, 0.95], abs=0.05
+    )
+    assert dict(masked.coverage_after)[0.8] == pytest.approx(0.8, abs=0.03)
+    assert max(masked.mean_sd.sd) < 0.15
+    assert len(masked.mean_sd.sd) == 8, "fewer features than deciles"
+    assert found["as zeros"].dispersion_factor > 5 and max(found["as zeros"].mean_sd.sd) > 0.5
 
 
 def test_levels_move_predicted_bounds_of_imputed_cells_only(paired, calibrated):
     mosaic, model = paired
-    assert "levels" in calibrated.directions["atac->rna"] and "levels" not in calibrated.directions["rna->atac"]
-    entry = {"calibrated": True, "temperature": 1.0, "levels": {"nominal": [0.0, 0.95, 1.0], "used": [0.0, 0.6, 1.0]}}
+    assert calibrated.directions["atac->rna"].levels is not None and calibrated.directions["rna->atac"].levels is None
+    entry = Direction(True, temperature=1.0, levels=Levels([0.0, 0.95, 1.0], [0.0, 0.6, 1.0]))
     narrow = Calibration(calibrated=True, directions={"atac->rna": entry})
     plain, other, asked = (
         impute(model, mosaic, "rna", features="all", predictive=True, calibration=c, interval=p)
@@ -160,7 +162,7 @@ def test_levels_move_predicted_bounds_of_imputed_cells_only(paired, calibrated):
 
 def test_error_of_the_mean_widens_imputed_cells_only(paired):
     mosaic, model = paired
-    entry = {"calibrated": True, "temperature": 1.0, "mean_sd": {"log_mean": [0.0, 9.0], "sd": [0.3, 0.3]}}
+    entry = Direction(True, temperature=1.0, mean_sd=Curve([0.0, 9.0], [0.3, 0.3]))
     noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
     plain, wide = (impute(model, mosaic, "rna", features="all", calibration=c) for c in (None, noisy))
     rows = ~plain.obs["measured"].to_numpy()
@@ -173,10 +175,10 @@ def test_error_of_the_mean_widens_imputed_cells_only(paired):
 
 def test_imputed_accessibility_is_drawn_towards_the_rates_of_its_peaks(paired, calibrated, tmp_path):
     mosaic, model = paired
-    share = calibrated.directions["rna->atac"]["shrinkage"]
-    assert 0 <= share < 1 and calibrated.directions["rna->atac"]["temperature"] >= 1
+    share = calibrated.directions["rna->atac"].shrinkage
+    assert 0 <= share < 1 and calibrated.directions["rna->atac"].temperature >= 1
     rates = np.linspace(0.1, 0.9, mosaic["atac"].n_vars)
-    entry = {"calibrated": True, "temperature": 1.0, "shrinkage": 0.25}
+    entry = Direction(True, temperature=1.0, shrinkage=0.25)
     drawn = Calibration(calibrated=True, directions={"rna->atac": entry}, rates=rates, atac_depth=0.5)
     plain = impute(model, mosaic, "atac", features="all", calibration=Calibration(atac_depth=0.5))
     drawn.save(tmp_path)
@@ -199,23 +201,29 @@ def test_noise_within_peaks_is_not_believed():
     rng = np.random.default_rng(0)
     n, m = 200, 100
     rates = rng.uniform(0.05, 0.5, m)
-    direction = object.__new__(_Direction)
-    direction.target, direction.shrinkage, direction.rates = "atac", 0.0, rates
-    direction.decoder = SimpleNamespace(is_probability=True)
-    direction.data = _Target(
-        np.arange(m), (rng.random((n, m)) < rates).astype(float), np.ones(n), np.ones((n, m), bool)
-    )
+
+    def fit(truth: np.ndarray, predicted: np.ndarray) -> Fit:
+        shape = (n, m)
+        counts = (rng.random(shape) < truth).astype(float)
+        nothing = np.zeros((n, 1))
+        shown = Shown(
+            "atac", np.arange(m), counts, np.ones(n), np.ones(shape, bool), nothing, np.zeros(n), counts, rates
+        )
+        shown.is_probability = True
+        return Fit(shown, lambda _: (predicted, None))
+
     bold = 1 / (1 + np.exp(-(np.log(rates / (1 - rates)) + rng.normal(0, 1, (n, m)))))
-    direction.predict = lambda temperature: (bold[None], None)
-    assert direction._best_factor(1.0)[1] > 0.8
-    direction.predict = lambda temperature: (np.broadcast_to(rates, (1, n, m)), None)
-    assert direction._best_factor(1.0)[0] > -0.7
+    assert fit(rates, bold[None]).best_factor(1.0)[1] > 0.8
+    assert fit(rates, np.broadcast_to(rates, (1, n, m))).best_factor(1.0)[0] > -0.7
     truth = rng.uniform(0.02, 0.98, (n, m))
-    direction.data = _Target(
-        np.arange(m), (rng.random((n, m)) < truth).astype(float), np.ones(n), np.ones((n, m), bool)
-    )
-    direction.predict = lambda temperature: (truth[None], None)
-    assert direction._best_factor(1.0)[1] < 0.1
+    assert fit(truth, truth[None]).best_factor(1.0)[1] < 0.1
+
+
+def mean_error(counts, latent, value, mixture=None):
+    """Errors of means by decile, of RNA counts predicted by `value`."""
+    known, fold = np.ones(counts.shape, bool), np.zeros(len(counts))
+    shown = Shown("rna", np.arange(counts.shape[1]), counts, np.ones(len(counts)), known, latent, fold, counts)
+    return Fit(shown, lambda _: (value[None], mixture)).mean_error(value[None], mixture).sd
 
 
 def test_error_that_neighbours_share_is_found_from_their_residuals():
@@ -228,10 +236,7 @@ def test_error_that_neighbours_share_is_found_from_their_residuals():
     counts = rng.poisson(value * wrong * rng.gamma(2.0, 0.5, (n, m))).astype(float)
     found = []
     for latent in (rng.normal(size=(groups, 5))[group] + rng.normal(0, 0.01, (n, 5)), rng.normal(size=(n, 5))):
-        direction = object.__new__(_Direction)
-        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n), np.ones((n, m), bool))
-        direction.latent, direction.target = latent, "rna"
-        found.append(np.mean(direction._mean_error(value[None], None)["sd"]))
+        found.append(np.mean(mean_error(counts, latent, value)))
     # a factor exp(N(0, 0.4) - 0.08) has mean 1 and a standard deviation of 0.417
     assert abs(found[0] - 0.417) < 0.06
     assert found[1] < 0.2
@@ -247,19 +252,17 @@ def test_error_of_means_is_pooled_by_precision_over_features_of_very_different_m
         value = np.broadcast_to(level, (n, m))
         theta = np.where(level > 10, 1e6, 2.0)
         counts = rng.poisson(value * rng.gamma(theta, 1 / theta, (n, m))).astype(float)
-        direction = object.__new__(_Direction)
-        direction.cells, direction.data = np.arange(n), _Target(np.arange(m), counts, np.ones(n), np.ones((n, m), bool))
-        direction.latent, direction.target = rng.normal(size=(n, 5)), "rna"
+        latent = rng.normal(size=(n, 5))
         mixture = Mixture(value[None].astype(np.float32), np.ones((1, 1, 1), np.float32), np.zeros((n, m)),
                           np.broadcast_to(theta, (n, m)))  # fmt: skip
-        found.append(direction._mean_error(value[None], mixture)["sd"])
+        found.append(mean_error(counts, latent, value, mixture))
     # the floor of every decile is what frequent features say: no error
     assert np.min(found, axis=1).max() < 0.05
     # and an error of the frequent ones alone is found beside rare ones that say nothing
     wrong = np.where(level > 10, np.exp(rng.normal(0, 0.3, (30, m)))[np.arange(n) % 30], 1.0)
-    direction.data.counts = rng.poisson(value * wrong).astype(float)
-    direction.latent = rng.normal(size=(30, 5))[np.arange(n) % 30] + rng.normal(0, 0.01, (n, 5))
-    assert direction._mean_error(value[None], mixture)["sd"][-1] == pytest.approx(0.31, abs=0.06)
+    counts = rng.poisson(value * wrong).astype(float)
+    latent = rng.normal(size=(30, 5))[np.arange(n) % 30] + rng.normal(0, 0.01, (n, 5))
+    assert mean_error(counts, latent, value, mixture)[-1] == pytest.approx(0.31, abs=0.06)
 
 
 def test_few_pairs_are_said(paired):
@@ -286,7 +289,7 @@ def test_a_model_without_split_or_of_other_cells(paired):
 
 def test_errors_of_imputed_effects_widen_their_intervals(paired):
     mosaic, model = paired
-    entry = {"calibrated": True, "temperature": 1.0, "effect_sd": {"log_mean": [0.0, 10.0], "sd": [0.5, 0.5]}}
+    entry = Direction(True, temperature=1.0, effect_sd=Curve([0.0, 10.0], [0.5, 0.5]))
     noisy = Calibration(calibrated=True, directions={"atac->rna": entry})
     options = {"groupby": "cell_type", "target": "T0", "cells": "imputed"}
     plain, wide = (differential(model, mosaic, "rna", calibration=c, **options) for c in (None, noisy))
@@ -322,7 +325,7 @@ def test_support_flags_a_type_that_has_no_pairs():
     model = with_split(make_model(mosaic, n_hidden=8), mosaic)
     data = MosaicData(mosaic, model)
     held = data.cells.get_indexer(model.split.loc[model.split["split"] == "calibration", "cell"])
-    support = Support.fit(model, data, np.sort(held), 0)
+    support = Support.fit(model.modalities, data, np.sort(held), 0)
     unpaired = np.flatnonzero(~data.has["rna"])
     p, widening = support.score(data, unpaired, "atac", "rna")
     strange = kind[unpaired] == 2

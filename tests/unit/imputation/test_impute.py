@@ -11,11 +11,17 @@ from multivi_nf.data.draws import BLOCK, cell_keys, normals
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
 from multivi_nf.imputation import store as gathering_module
-from multivi_nf.imputation.impute import impute, impute_to_zarr, select_cells
+from multivi_nf.imputation.impute import Imputer, Options, impute, impute_to_zarr
 from multivi_nf.imputation.store import gather
+from multivi_nf.latent.cells import Cells
 from multivi_nf.latent.embed import embed
 from multivi_nf.testing.models import make_model
 from multivi_nf.testing.mosaics import patterned_mosaic, with_fragments
+
+
+def written(model, mosaic, path, modality="rna", dtype="float32", **options):
+    """Impute into a store."""
+    impute_to_zarr(Imputer(Cells(model, mosaic), modality, Options(**options)), path, dtype)
 
 
 @torch.inference_mode()
@@ -89,11 +95,12 @@ def test_many_tiles_equal_brute_force(monkeypatch):
     # several tiles of features, several runs of cells, several batches
     import multivi_nf.imputation.decode as decode
     import multivi_nf.imputation.impute as imputation
+    import multivi_nf.imputation.intervals as intervals
 
     wide = patterned_mosaic(n=30, peaks=70)
     big = make_model(wide)
-    monkeypatch.setattr(decode, "TILE", 16)
-    monkeypatch.setattr(imputation, "TILE", 16)
+    for module in (decode, imputation, intervals):
+        monkeypatch.setattr(module, "TILE", 16)
     monkeypatch.setattr(imputation, "_ELEMENTS", 40 * 16 * 4)
     found = impute(big, wide, "atac", features="all", n_samples=40)
     np.testing.assert_allclose(found.X, brute_force(big, wide, "atac", 40, 0).mean(0), rtol=1e-5, atol=1e-7)
@@ -114,12 +121,12 @@ def test_scattered_and_gathered_is_the_same_bytes(tmp_path):
     large = patterned_mosaic(n=2 * BLOCK + 30, genes=12, peaks=10, proteins=3)
     model = make_model(large, n_hidden=8)
     whole = tmp_path / "whole.zarr"
-    impute_to_zarr(model, large, whole, modality="rna", n_samples=40, features="all")
+    written(model, large, whole, modality="rna", n_samples=40, features="all")
     parts = []
     for i in (2, 0, 1):
         path = tmp_path / f"part{i}.zarr"
-        cells = select_cells(large.obs_names, None, f"{i + 1}/3")
-        impute_to_zarr(model, large, path, modality="rna", n_samples=40, features="all", cells=cells)
+        cells = large.obs_names[i * BLOCK : (i + 1) * BLOCK]
+        written(model, large, path, modality="rna", n_samples=40, features="all", cells=cells)
         parts.append(path)
     gather(parts, tmp_path / "gathered.zarr")
     files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file() and p.name[0].isdigit())  # chunks
@@ -130,7 +137,7 @@ def test_scattered_and_gathered_is_the_same_bytes(tmp_path):
     assert one.obs.equals(two.obs)
     assert list(one.layers) == list(two.layers)
     again = tmp_path / "again.zarr"
-    impute_to_zarr(model, large, again, modality="rna", n_samples=40, features="all")
+    written(model, large, again, modality="rna", n_samples=40, features="all")
     for file in sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file()):
         assert (whole / file).read_bytes() == (again / file).read_bytes(), file
 
@@ -138,9 +145,9 @@ def test_scattered_and_gathered_is_the_same_bytes(tmp_path):
 def test_gather_refuses_what_does_not_belong_together(model, mosaic, tmp_path):
     names = list(mosaic.obs_names)
     options = {"modality": "rna", "n_samples": 40, "features": "all"}
-    impute_to_zarr(model, mosaic, tmp_path / "a.zarr", cells=names[:10], **options)
-    impute_to_zarr(model, mosaic, tmp_path / "b.zarr", cells=names[5:15], **options)
-    impute_to_zarr(model, mosaic, tmp_path / "c.zarr", cells=names[20:30], seed=1, **options)
+    written(model, mosaic, tmp_path / "a.zarr", cells=names[:10], **options)
+    written(model, mosaic, tmp_path / "b.zarr", cells=names[5:15], **options)
+    written(model, mosaic, tmp_path / "c.zarr", cells=names[20:30], seed=1, **options)
     with pytest.raises(InputError, match="several chunks"):
         gather([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "out.zarr")
     with pytest.raises(InputError, match="differ in seed"):
@@ -206,12 +213,12 @@ def test_existing_store_and_full_disk(model, mosaic, tmp_path, monkeypatch):
     (tmp_path / "there.zarr").mkdir()
     (tmp_path / "there.zarr/thesis.tex").write_text("precious")
     with pytest.raises(InputError, match=r"holds 'thesis.tex', which `impute` did not write"):
-        impute_to_zarr(model, mosaic, tmp_path / "there.zarr", modality="rna")
+        written(model, mosaic, tmp_path / "there.zarr", modality="rna")
     usage = gathering_module.shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(gathering_module.shutil, "disk_usage", lambda _: usage._replace(free=10))
         with pytest.raises(InputError, match="float16"):
-            impute_to_zarr(model, mosaic, tmp_path / "large.zarr", modality="rna")
+            written(model, mosaic, tmp_path / "large.zarr", modality="rna")
     calls = []
 
     def fails(self, rows, **values):
@@ -220,13 +227,13 @@ def test_existing_store_and_full_disk(model, mosaic, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gathering_module.Store, "write", fails)
     with pytest.raises(InputError, match="filled up"):
-        impute_to_zarr(model, mosaic, tmp_path / "large.zarr", modality="rna", features="all")
+        written(model, mosaic, tmp_path / "large.zarr", modality="rna", features="all")
     assert calls
     assert [p.name for p in tmp_path.iterdir()] == ["there.zarr"]
 
 
 def test_float16_halves_and_stays_close(model, mosaic, tmp_path):
-    impute_to_zarr(model, mosaic, tmp_path / "a.zarr", modality="rna", features="all", dtype="float16")
+    written(model, mosaic, tmp_path / "a.zarr", modality="rna", features="all", dtype="float16")
     found = ad.read_zarr(tmp_path / "a.zarr")
     assert found.X.dtype == np.float16
     np.testing.assert_allclose(found.X, impute(model, mosaic, "rna", features="all").X, rtol=2e-3, atol=1e-3)
@@ -251,7 +258,7 @@ def test_support_is_missing_where_it_was_not_checked(model, mosaic, tmp_path):
     measured = found.obs["measured"]
     assert found.obs.loc[measured, "calibrated"].isna().all()
     assert not found.obs.loc[~measured, "calibrated"].any()
-    impute_to_zarr(model, mosaic, tmp_path / "x.zarr", modality="rna", features="all", n_samples=40)
+    written(model, mosaic, tmp_path / "x.zarr", modality="rna", features="all", n_samples=40)
     gather([tmp_path / "x.zarr"], tmp_path / "y.zarr")
     for name in ("x", "y"):
         again = ad.read_zarr(tmp_path / f"{name}.zarr").obs

@@ -23,7 +23,7 @@ def chunks(tmp_path):
         obs = pd.DataFrame({"measured": [True] * len(cells), "out_of_support": False}, index=cells)
         uns = {"calibrated": True, "multivi_nf": json.dumps({"modality": "rna", "first_cell": 3 * k})}
         var = pd.DataFrame({"symbol": ["A", "B"]}, index=["g0", "g1"])
-        store = Store(tmp_path / f"{k}.zarr", obs, var, uns, ["X", "sd"], rows=2)
+        store = Store(tmp_path / f"{k}.zarr", ad.AnnData(obs=obs, var=var, uns=uns), ["X", "sd"], rows=2)
         values = np.array([[int(c[2:]), int(c[2:]) + 0.5] for c in cells], np.float32)
         store.write(slice(0, len(cells)), X=values, sd=values / 10)
         paths.append(tmp_path / f"{k}.zarr")
@@ -58,7 +58,12 @@ def test_chunks_are_linked_where_they_fit_and_the_parts_stay_as_they_are(tmp_pat
     for k, size in enumerate(sizes):
         obs = pd.DataFrame({"measured": True}, index=[f"s:{first + i}" for i in range(size)])
         uns = {"calibrated": True, "multivi_nf": json.dumps({"modality": "rna", "first_cell": first})}
-        store = Store(tmp_path / f"{k}.zarr", obs, pd.DataFrame(index=list("abc")), uns, ["X", "sd"], rows=2)
+        store = Store(
+            tmp_path / f"{k}.zarr",
+            ad.AnnData(obs=obs, var=pd.DataFrame(index=list("abc")), uns=uns),
+            ["X", "sd"],
+            rows=2,
+        )
         store.write(slice(0, size), X=values[first : first + size], sd=values[first : first + size] / 2)
         paths.append(tmp_path / f"{k}.zarr")
         first += size

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from multivi_nf.data.mosaic_data import MosaicData
-from multivi_nf.imputation.decode import Codes, Decoder
+from multivi_nf.imputation.decode import Decoder
 from multivi_nf.imputation.teachers import NEIGHBOURS, Teachers, knows
-from multivi_nf.latent.embed import posteriors
+from multivi_nf.latent.cells import Cells, Codes, posteriors
 from multivi_nf.testing.models import make_model, with_split
 from multivi_nf.testing.mosaics import patterned_mosaic
 
@@ -28,11 +28,11 @@ def test_residuals_are_those_of_weighted_sums(shown, target, depth):
     model, data = shown
     known = np.flatnonzero(data.has[target])
     with torch.inference_mode():
-        teachers = Teachers(model, data, target, known, depth, 0)
+        teachers = Teachers(Cells(model, data), Decoder(model, target, "own", depth), known, 0)
         places = [teachers.places[:30], teachers.places[50:52]]
         residual, variance = teachers.residuals(places)
-        minibatch = data.minibatch(teachers.cells)
-        joint, encoded, _ = posteriors(model, minibatch)
+        minibatch = data.minibatch(teachers.index)
+        joint, encoded = posteriors(model, minibatch)
         decoder = Decoder(model, target, "own", depth)
         codes = Codes(minibatch.batch, minibatch.categorical, minibatch.continuous)
         counts = minibatch.modalities[target].counts.dense().double().numpy()
@@ -41,7 +41,7 @@ def test_residuals_are_those_of_weighted_sums(shown, target, depth):
         else:
             means = decoder.tile(decoder.prepare(joint.mean, codes), 0).double().numpy()
             means *= (model.level("atac", encoded["atac"]).double().numpy() / depth)[:, None]
-    np.testing.assert_array_equal(teachers.cells, known)
+    np.testing.assert_array_equal(teachers.index, known)
     for k, group in enumerate(places):
         away = ((teachers.places[None] - group[:, None]) ** 2).sum(2)
         weight = np.bincount(np.argsort(away, axis=1)[:, :NEIGHBOURS].ravel(), minlength=len(known)).astype(float)
@@ -57,8 +57,8 @@ def test_residuals_are_those_of_weighted_sums(shown, target, depth):
 def test_few_measured_cells_are_all_neighbours(shown):
     model, data = shown
     with torch.inference_mode():
-        teachers = Teachers(model, data, "rna", np.flatnonzero(data.has["rna"])[:7], 1.0, 0)
-    np.testing.assert_allclose(teachers.weights(np.zeros((3, teachers.places.shape[1]))), 1 / 7)
+        teachers = Teachers(Cells(model, data), Decoder(model, "rna", "own"), np.flatnonzero(data.has["rna"])[:7], 0)
+        np.testing.assert_allclose(teachers.weights(np.zeros((3, teachers.places.shape[1]))), 1 / 7)
 
 
 def test_a_proteins_background_is_no_part_of_what_is_imputed():

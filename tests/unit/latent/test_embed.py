@@ -10,7 +10,8 @@ import torch
 
 from multivi_nf.errors import InputError
 from multivi_nf.latent.annotate import annotate
-from multivi_nf.latent.embed import draw, embed, tempered
+from multivi_nf.latent.cells import draw, tempered
+from multivi_nf.latent.embed import embed
 from multivi_nf.model.fusion import Joint
 from multivi_nf.testing.models import make_model
 from multivi_nf.testing.mosaics import patterned_mosaic
@@ -71,10 +72,10 @@ def test_temperature_scales_variance_up_to_the_prior():
 def test_every_fusion_draws_from_its_posterior(fusion):
     mosaic = patterned_mosaic(n=24)
     model = make_model(mosaic, fusion=fusion)
-    from multivi_nf.latent.embed import cells_of, posteriors
+    from multivi_nf.latent.cells import cells_of, posteriors
 
     with torch.inference_mode():
-        joint, _, _ = posteriors(model, cells_of(model, mosaic).minibatch(np.arange(24)))
+        joint, _ = posteriors(model, cells_of(model, mosaic).minibatch(np.arange(24)))
         noise = torch.randn(4000, 24, 5, generator=torch.Generator().manual_seed(0))
         z = draw(joint, noise)
     np.testing.assert_allclose(z.mean(0), joint.mean, atol=0.1)

@@ -14,7 +14,11 @@ from multivi_nf.evaluation.metrics.neighbours import nearest
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
 
-def adjusted_rand(labels: Sequence, clusters: Sequence) -> float:
+Labels = Sequence[object] | np.ndarray
+"""A label a cell."""
+
+
+def adjusted_rand(labels: Labels, clusters: Labels) -> float:
     """Adjusted Rand index; 1 for the same partition, 0 by chance.
 
     Examples
@@ -25,14 +29,14 @@ def adjusted_rand(labels: Sequence, clusters: Sequence) -> float:
     return float(adjusted_rand_score(labels, clusters))
 
 
-def normalised_mutual_information(labels: Sequence, clusters: Sequence) -> float:
+def normalised_mutual_information(labels: Labels, clusters: Labels) -> float:
     """Mutual information over the arithmetic mean of the entropies."""
     return float(normalized_mutual_info_score(labels, clusters))
 
 
-def macro_f1(truth: Sequence, predicted: Sequence) -> float:
+def macro_f1(truth: Labels, predicted: Labels) -> float:
     """Mean over true labels of their F1."""
-    return float(f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0))
+    return float(f1_score(truth, predicted, labels=np.unique(np.asarray(truth)), average="macro", zero_division=0))
 
 
 def silhouette_of_labels(space: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:

@@ -6,15 +6,19 @@ a feature and skill: the share of the mean profile's loss that a prediction take
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 from scipy.special import gammaln
 from scipy.stats import rankdata, spearmanr
 
 BLOCK = 512
+Matrix = Any
+"""Numbers, sparse or dense: what `scipy.sparse` has says nothing of its types."""
 
 
-def dense(values: np.ndarray | sp.spmatrix) -> np.ndarray:
+def dense(values: Matrix) -> np.ndarray:
     """A float64 array of a sparse or dense matrix."""
     return np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float64)
 

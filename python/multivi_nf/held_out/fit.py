@@ -1,0 +1,198 @@
+"""What one direction's held-out counts say of its predictions: the numbers that mend them, and scores with and without.
+
+By the held-out log score two numbers are fitted: a temperature on the variance of the posterior, and a factor on the
+counts' over-dispersion (rna, protein) or the share of each peak's own rate (atac).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from multivi_nf.calibration.entries import Curve, Direction, Levels
+from multivi_nf.held_out import scoring
+from multivi_nf.held_out.mean_error import whole_error
+from multivi_nf.held_out.prediction import Predict, Shown
+from multivi_nf.imputation.intervals import POISSON_THETA, Mixture
+
+TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
+FACTORS = (0.05, 20.0)
+SHRINKAGES = tuple(i / 20 for i in range(20))
+NEAR = 5
+DECILES = 10
+
+
+class Fit:
+    """Numbers of one direction.
+
+    Parameters
+    ----------
+    shown
+        What the hidden modality shows.
+    predict
+        Predicts it.
+    """
+
+    def __init__(self, shown: Shown, predict: Predict) -> None:
+        self.shown, self.predict = shown, predict
+        self.shrinkage = 0.0
+
+    def fitted(self, n_pairs: int) -> Direction:
+        """Find temperature and factor by coordinate ascent on the log score; report before and after."""
+        scores: dict[float, tuple[float, float]] = {}
+
+        def at(i: int) -> float:
+            if TEMPERATURES[i] not in scores:
+                scores[TEMPERATURES[i]] = self.best_factor(TEMPERATURES[i])
+            return scores[TEMPERATURES[i]][0]
+
+        i = TEMPERATURES.index(1.0)
+        # of atac never below 1: beside the peaks' own rates a surer posterior would only serve to undo them
+        for step in (1,) if self.shown.target == "atac" else (1, -1):
+            while 0 <= i + step < len(TEMPERATURES) and at(i + step) > at(i) + 1e-7:
+                i += step
+        temperature = TEMPERATURES[i]
+        factor = scores[temperature][1]
+        found = Direction(calibrated=True, n_cells=n_pairs, temperature=temperature, dispersion_factor=factor)
+        self._before(found, *self.predict(1.0))
+        if self.shown.target == "atac":
+            self.shrinkage, factor = factor, 1.0
+            found = replace(found, dispersion_factor=1.0, shrinkage=self.shrinkage)
+        draws, mixture = self.predict(temperature)
+        self._after(found, draws, None if mixture is None else mixture.scaled(factor))
+        found.mean_sd = self.mean_error(draws, mixture) if self.shown.means is None else self._whole_error(draws)
+        return found
+
+    def best_factor(self, temperature: float) -> tuple[float, float]:
+        """(mean log score, dispersion factor) at a temperature; golden-section search on the logarithm.
+
+        Of atac the share of the peaks' own rates instead (stacking, Yao et al. 2018): a decoder is bolder within a peak
+        than sparse counts allow, which no wider spread of z takes back.
+        """
+        draws, mixture = self.predict(temperature)
+        if mixture is None:
+            found = [(float(self._peak_score(self._peaks(draws, w)).mean()), -w) for w in SHRINKAGES]
+            score, share = max(found)
+            return score, -share
+        low, high = np.log(FACTORS)
+        golden = (np.sqrt(5) - 1) / 2
+        known: dict[float, float] = {}
+
+        def value(x: float) -> float:
+            if x not in known:
+                scores = scoring.log_score(mixture.scaled(float(np.exp(x))), self.shown.counts)
+                known[x] = float(scores[self.shown.known].mean())
+            return known[x]
+
+        a, b = high - golden * (high - low), low + golden * (high - low)
+        while high - low > 0.1:
+            if value(a) > value(b):
+                high, b = b, a
+                a = high - golden * (high - low)
+            else:
+                low, a = a, b
+                b = low + golden * (high - low)
+        best = max(known, key=lambda x: known[x])
+        return known[best], float(np.exp(best))
+
+    def _own(self, value: np.ndarray, share: float) -> np.ndarray:
+        """Imputed values drawn to the peaks' own rates."""
+        return value if self.shown.rates is None else (1 - share) * value + share * self.shown.rates
+
+    def _peaks(self, draws: np.ndarray, share: float) -> np.ndarray:
+        """(n_cells, n_peaks) probability of being seen open, or expected fragments."""
+        value = self._own(draws.mean(axis=0), share) * self.shown.size[:, None]
+        return np.clip(value, 0, 1) if self.shown.is_probability else value
+
+    def _peak_score(self, mean: np.ndarray) -> np.ndarray:
+        """Log probability of the held-out peaks, nats."""
+        score = scoring.bernoulli_log_score if self.shown.is_probability else scoring.poisson_log_score
+        return score(mean, self.shown.counts)
+
+    # ------------------------------------------------------------------------------------------------ reports
+
+    def _seen(self, p: np.ndarray) -> np.ndarray:
+        """That a peak holds a fragment at all is what the report draws of both likelihoods."""
+        return p if self.shown.is_probability else -np.expm1(-p)
+
+    def _before(self, found: Direction, draws: np.ndarray, mixture: Mixture | None) -> None:
+        x, known = self.shown.counts, self.shown.known
+        if mixture is None:
+            p = self._peaks(draws, 0.0)
+            found.log_score_before = float(self._peak_score(p).mean())
+            found.reliability_before = scoring.reliability(self._seen(p), x)
+            found.slope_before = scoring.logistic_slope(self._seen(p), x)
+            return
+        found.log_score_before = float(scoring.log_score(mixture, x)[known].mean())
+        found.coverage_before = scoring.coverage(scoring.pit(mixture, x, self.shown.uniform)[known])
+
+    def _after(self, found: Direction, draws: np.ndarray, mixture: Mixture | None) -> None:
+        x, known, size = self.shown.counts, self.shown.known, self.shown.size[:, None]
+        if mixture is None:
+            p = self._peaks(draws, self.shrinkage)
+            found.log_score_after = float(self._peak_score(p).mean())
+            found.reliability_after = scoring.reliability(self._seen(p), x)
+            found.slope_after = scoring.logistic_slope(self._seen(p), x)
+            mean = draws.mean(axis=0) * size
+        else:
+            transform = scoring.pit(mixture, x, self.shown.uniform)
+            found.levels = Levels.fit(transform[known])
+            found.log_score_after = float(scoring.log_score(mixture, x)[known].mean())
+            found.coverage_after = scoring.coverage(levelled(transform, known, self.shown.fold)[known])
+            mean = mixture.expected * (1 - mixture.zero)
+        error, sd = np.abs(x - mean)[known], (draws.std(axis=0) * size)[known]
+        found.risk_coverage = scoring.risk_coverage(error, sd)
+        found.risk_coverage_mean = scoring.risk_coverage(error, np.sqrt(mean)[known])
+
+    # ------------------------------------------------------------------------------------------------ errors of means
+
+    def _whole_error(self, draws: np.ndarray) -> Curve:
+        """Error of imputed log means that their spread lacks, from the counts of cells in the same state."""
+        assert self.shown.means is not None
+        value, spread = draws.mean(axis=0, dtype=np.float64), draws.var(axis=0, ddof=1, dtype=np.float64)
+        value, spread = self._own(value, self.shrinkage), (1 - self.shrinkage) ** 2 * spread
+        return whole_error(value, spread, self.shown.means)
+
+    def mean_error(self, draws: np.ndarray, mixture: Mixture | None) -> Curve:
+        """Standard deviation of the error of imputed log means that neighbours share, by feature mean.
+
+        No spread of z shows the decoder's error, and no log score of single counts can tell it from over-dispersion.
+        But the residuals of two neighbours (in the latent space of the sources) have no noise in common: the mean of
+        their products, over that of the products of their expected counts, is the variance of the relative error of
+        both. Features are weighted by the precision of that ratio, scale^2 / var: `shared` by scale / var.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        shown = self.shown
+        value = self._own(draws.mean(axis=0), self.shrinkage)
+        # 0, as the counts, where nothing was measured
+        expected = value * shown.size[:, None] if mixture is None else mixture.expected * shown.known
+        residual = shown.counts - expected
+        n_near = min(NEAR, len(shown.counts) - 1)
+        near = NearestNeighbors(n_neighbors=n_near).fit(shown.latent).kneighbors(return_distance=False)
+        shared, scale = (
+            sum((one * one[near[:, k]]).sum(axis=0, dtype=np.float64) for k in range(n_near))
+            for one in (residual, expected)
+        )
+        mean = expected.mean(axis=0, dtype=np.float64) + 1e-6
+        theta = POISSON_THETA if mixture is None else mixture.theta.mean(axis=0)
+        weight = scale / (mean * (1 + mean / theta)) ** 2
+        level = np.log(np.maximum(value.mean(axis=0), 1e-12))
+        parts = np.array_split(np.argsort(level), min(DECILES, len(level)))
+
+        def sd(at: np.ndarray) -> float:
+            return float(np.sqrt(max((shared[at] * weight[at]).sum() / (scale[at] * weight[at]).sum(), 0.0)))
+
+        # a decile is too small to prove that its means are free of error: the overall value is the least
+        overall = sd(np.arange(len(level)))
+        return Curve([float(level[p].mean()) for p in parts], [max(sd(p), overall) for p in parts])
+
+
+def levelled(transform: np.ndarray, known: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Transforms under levels that the cells of other folds taught: what new cells, and new batches, will see."""
+    out = np.empty_like(transform)
+    for one in np.unique(fold):
+        mine = fold == one
+        out[mine] = Levels.fit(transform[~mine][known[~mine]]).applied(transform[mine])
+    return out

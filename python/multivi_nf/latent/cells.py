@@ -1,0 +1,194 @@
+"""A model and the cells it is asked about: built once, and handed to whatever is computed of them.
+
+Cells are encoded in blocks of fixed size, so that their values do not depend on which others are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from multivi_nf.data.draws import blocks, normals
+from multivi_nf.data.minibatch import Minibatch
+from multivi_nf.data.mosaic_data import MosaicData
+from multivi_nf.data.stored import stored_source
+from multivi_nf.model.fusion import Gaussian, Joint
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from multivi_nf.data.source import Source
+    from multivi_nf.training import MultiVI
+
+
+@dataclass
+class Codes:
+    """Covariates of some rows.
+
+    Attributes
+    ----------
+    batch
+        (n_rows,) each row's own batch.
+    categorical, continuous
+        The rows' own.
+    """
+
+    batch: torch.Tensor
+    categorical: torch.Tensor
+    continuous: torch.Tensor
+
+    @classmethod
+    def of(cls, minibatch: Minibatch) -> Codes:
+        """Those of a minibatch's cells."""
+        return cls(minibatch.batch, minibatch.categorical, minibatch.continuous)
+
+    @classmethod
+    def joined(cls, parts: list[Codes]) -> Codes:
+        """Rows one below the other."""
+        return cls(*(torch.cat([getattr(p, f) for p in parts]) for f in ("batch", "categorical", "continuous")))
+
+    def rows(self, rows: slice) -> Codes:
+        """Some of them."""
+        return Codes(self.batch[rows], self.categorical[rows], self.continuous[rows])
+
+    def repeat(self, n_draws: int) -> Codes:
+        """Rows for `n_draws` draws of each cell, draws outermost."""
+        return Codes(
+            self.batch.repeat(n_draws), self.categorical.repeat(n_draws, 1), self.continuous.repeat(n_draws, 1)
+        )
+
+
+@dataclass
+class Block:
+    """Cells that were encoded together.
+
+    Attributes
+    ----------
+    at
+        Their place among the cells that were asked for.
+    minibatch
+        All that was measured of them, hidden modalities too.
+    joint, encoded
+        Their joint posterior, and each modality's own.
+    """
+
+    at: slice
+    minibatch: Minibatch
+    joint: Joint
+    encoded: dict[str, Gaussian]
+
+    @property
+    def codes(self) -> Codes:
+        """Their covariates."""
+        return Codes.of(self.minibatch)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(n_cells, n_latent) means of the joint posterior."""
+        return self.joint.mean.cpu().numpy()
+
+
+class Cells:
+    """A trained model, and cells in its terms on its device.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    mosaic
+        Cells with its features, known to the model or new; of a file, counts stay there.
+
+    Raises
+    ------
+    InputError
+        Features differ from the model's, which are named.
+    """
+
+    def __init__(self, model: MultiVI, mosaic: Cells | MosaicData | MuData | Source | str | os.PathLike[str]) -> None:
+        self.model = model.eval()
+        self.device = device_of(model)
+        self.data: MosaicData = mosaic.data if isinstance(mosaic, Cells) else cells_of(model, mosaic)
+        self.has = self.data.has
+
+    @cached_property
+    def names(self) -> np.ndarray:
+        """(n_cells,) names."""
+        return self.data.cells.to_numpy()
+
+    @cached_property
+    def batches(self) -> np.ndarray:
+        """(n_cells,) names of their batches."""
+        return self.data.source.batch.astype(str)
+
+    def staged(self, index: np.ndarray) -> Cells:
+        """The same, those of `index` ready to be read block by block in any order."""
+        return Cells(self.model, self.data.staged(index))
+
+    def others(self, *kept: str) -> list[str]:
+        """The model's modalities but these."""
+        return [m for m in self.model.modalities if m not in kept]
+
+    def encoded(self, minibatch: Minibatch, hide: Iterable[str] = ()) -> tuple[Joint, dict[str, Gaussian]]:
+        """Joint posterior of a minibatch and each modality's own, as if those in `hide` had not been measured."""
+        return posteriors(self.model, minibatch, hide)
+
+    def blocks(self, index: np.ndarray, hide: Iterable[str] = ()) -> Iterator[Block]:
+        """Encode cells, block by block."""
+        for at in blocks(len(index)):
+            minibatch = self.data.minibatch(index[at])
+            yield Block(at, minibatch, *self.encoded(minibatch, hide))
+
+    def means(self, index: np.ndarray, hide: Iterable[str] = ()) -> np.ndarray:
+        """(n, n_latent) means of their joint posteriors."""
+        empty = np.zeros((0, self.model.config.n_latent), np.float32)
+        return np.concatenate([empty, *(block.mean for block in self.blocks(index, hide))])
+
+    def samples(self, joint: Joint, keys: np.ndarray, n_draws: int, *, antithetic: bool = False) -> torch.Tensor:
+        """(n_draws, n_cells, n_latent) posterior samples, by the cells' keys; antithetic ones come in pairs."""
+        n = n_draws // 2 if antithetic else n_draws
+        noise = torch.from_numpy(normals(keys, range(n), self.model.config.n_latent)).to(self.device)
+        return draw(joint, torch.stack([noise, -noise], dim=1).flatten(0, 1) if antithetic else noise)
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters()).device
+
+
+def cells_of(model: MultiVI, mosaic: MuData | MosaicData | Source | str | os.PathLike[str]) -> MosaicData:
+    """The mosaic in the model's terms; refused, naming them, where features differ. Counts of a file stay there."""
+    if isinstance(mosaic, str | os.PathLike):
+        mosaic = stored_source(mosaic, atac_counts="atac" in model.config.counted)
+    data = mosaic if isinstance(mosaic, MosaicData) else MosaicData(mosaic, model)
+    device = device_of(model)
+    return data if data.device == device else data.to(device)
+
+
+def posteriors(model: MultiVI, minibatch: Minibatch, hide: Iterable[str] = ()) -> tuple[Joint, dict[str, Gaussian]]:
+    """Joint posterior of a minibatch and each modality's own, as if those in `hide` had not been measured."""
+    minibatch = minibatch.without(hide)
+    encoded = model.encode(minibatch)
+    return model.fuse(minibatch, encoded), encoded
+
+
+def tempered(joint: Joint, temperature: torch.Tensor) -> Joint:
+    """The posterior with its variances multiplied by a temperature per cell, but made no wider than the prior's 1."""
+
+    def scaled(variance: torch.Tensor) -> torch.Tensor:
+        return torch.minimum(variance * temperature.unsqueeze(1), variance.clamp(min=1))
+
+    experts = [Gaussian(expert.mean, scaled(expert.variance)) for expert in joint.experts]
+    return Joint(joint.mean, scaled(joint.variance), experts, joint.active)
+
+
+def draw(joint: Joint, noise: torch.Tensor) -> torch.Tensor:
+    """(n_draws, n_cells, n_latent) samples from noise of the same shape."""
+    if joint.active is None:
+        return joint.mean + joint.variance.sqrt() * noise
+    return torch.stack([joint.sample(one) for one in noise])
