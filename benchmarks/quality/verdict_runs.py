@@ -267,17 +267,18 @@ def isotype_noise(part: ad.AnnData, seed: int) -> None:
 
 def checked_parts(samples: Samples, folder: Path, seed: int) -> list[Path]:
     """QC of every sample's modalities, written as the QC steps write it."""
-    from multivi_nf.qc.atac import qc_atac
+    from multivi_nf.qc.atac import AtacRules, qc_atac
     from multivi_nf.qc.checked import write_checked
     from multivi_nf.qc.protein import qc_protein
-    from multivi_nf.qc.rna import qc_rna
+    from multivi_nf.qc.rna import RnaRules, qc_rna
 
     paths = []
     for name, sample in samples.items():
         for modality, part in sample.parts.items():
             part.X = sp.csr_matrix(part.X)
             steps = {
-                "rna": lambda: qc_rna(part, name, seed=seed), "atac": lambda: qc_atac(part, name, seed=seed),  # noqa: B023
+                "rna": lambda: qc_rna(part, name, RnaRules(seed=seed)),  # noqa: B023
+                "atac": lambda: qc_atac(part, name, AtacRules(seed=seed)),  # noqa: B023
                 "protein": lambda: qc_protein(part, name),  # noqa: B023
             }  # fmt: skip
             paths.append(folder / f"{name}.{modality}.h5ad")

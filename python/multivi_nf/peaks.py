@@ -19,6 +19,7 @@ from numba import njit
 from scipy import special
 
 from multivi_nf.errors import InputError
+from multivi_nf.fragments.byte_scan import Num
 from multivi_nf.fragments.cuts import WINDOW, write_cut_sites
 from multivi_nf.inputs.genome import Genome, harmonise, merge_intervals, read_bed_fields
 from multivi_nf.inputs.text import read_text
@@ -91,7 +92,7 @@ def call_peaks(
         cuts = write_cut_sites(inputs, genome, folder)
         size = MAPPABLE * sum(genome.chrom_sizes[chrom] for chrom in cuts.chroms)
         with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(lambda item: _run_macs3(macs3, *item, size, folder), cuts.files.items())
+            found = pool.map(lambda group: _run_macs3(macs3, group, cuts.files[group], size, folder), cuts.files)
             called = [
                 _summits_of(narrow_peak, group, cuts.fragments[group], cuts.together[group], size)
                 for group, narrow_peak in zip(cuts.files, found)
@@ -237,7 +238,9 @@ def _is_number(text: str) -> bool:
 
 
 @njit(cache=True)
-def _keep_best(chrom, summit, width, first_bucket, kept):
+def _keep_best(
+    chrom: np.ndarray, summit: np.ndarray, width: Num, first_bucket: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
     """Walk peaks from best to worst and keep those that overlap none kept; one bucket holds at most one summit."""
     take = np.zeros(chrom.shape[0], np.bool_)
     for i in range(chrom.shape[0]):

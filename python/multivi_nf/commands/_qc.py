@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 def tell(checked: Checked) -> None:
     """Say how many cells stayed and what each rule removed; warnings and notes go along."""
     summary = checked.summary
-    removed = ", ".join(f"{rule['rule']} {rule['removed']}" for rule in summary["rules"] if rule["removed"])
+    removed = ", ".join(f"{rule.rule} {rule.removed}" for rule in summary.rules if rule.removed)
     lost = f" (removed: {removed})" if removed else ""
     click.echo(
-        f"{summary['sample']} {summary['modality']}: {summary['cells_out']} of {summary['cells_in']} cells stay{lost}",
+        f"{summary.sample} {summary.modality}: {summary.cells_out} of {summary.cells_in} cells stay{lost}",
         err=True,
     )
-    for rule in summary["rules"]:
-        if rule["note"] not in ("", "off", "off: not available"):
-            click.echo(f"  {rule['rule']} is {rule['note']}", err=True)
-    for warning in summary["warnings"]:
+    for rule in summary.rules:
+        if rule.note not in ("", "off", "off: not available"):
+            click.echo(f"  {rule.rule} is {rule.note}", err=True)
+    for warning in summary.warnings:
         click.echo(f"WARNING: {warning}", err=True)
-    for note in summary["notes"]:
+    for note in summary.notes:
         click.echo(f"  {note}", err=True)
 
 
@@ -54,4 +54,4 @@ def tell_hashtags(checked: Checked, hto: Path | None, features: str, barcodes: P
     from multivi_nf.qc.hashtags import add_hashtags, demultiplex
 
     cells = checked.table.index.tolist() if barcodes is None else read_barcodes(barcodes)
-    add_hashtags(checked, demultiplex(read_hashtags(hto, cells, tag_names(features)), sample), sample)
+    add_hashtags(checked, demultiplex(read_hashtags(hto, cells, tag_names(features)), sample))

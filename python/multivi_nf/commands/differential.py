@@ -76,12 +76,11 @@ def command(
     from multivi_nf.commands._inference import load
     from multivi_nf.comparison.compare import differential
     from multivi_nf.comparison.tables import empty_table
-    from multivi_nf.inputs.contrasts import NothingToCompare, choose_contrast
+    from multivi_nf.inputs.contrasts import Contrast, NothingToCompare, choose_contrast
     from multivi_nf.io.tables import write_table
 
-    chosen = choose_contrast(
-        contrasts, contrast, modality=modality, groupby=groupby, target=target, reference=reference, cells=cells
-    )
+    given = Contrast("", modality or "", groupby or "", target or "", reference, cells)
+    chosen = choose_contrast(contrasts, contrast, given)
     joined = load(mosaic, model, device)
     try:
         table = differential(

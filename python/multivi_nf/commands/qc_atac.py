@@ -60,7 +60,7 @@ def command(
     from multivi_nf.fragments.cells import to_atac
     from multivi_nf.fragments.matrix import read_matrix
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
-    from multivi_nf.qc.atac import qc_atac
+    from multivi_nf.qc.atac import AtacRules, qc_atac
     from multivi_nf.qc.checked import write_checked
 
     mapping = None if barcode_map is None else read_barcode_map(barcode_map)
@@ -72,13 +72,9 @@ def command(
     checked = qc_atac(
         add_tables(matrix, [barcodes, cells], sample, mapping),
         sample,
+        AtacRules(min_fragments, min_tsse, min_frip, max_blacklist, seed),
         fragments_qc=fragments_qc,
         barcode_map=mapping,
-        min_fragments=min_fragments,
-        min_tsse=min_tsse,
-        min_frip=min_frip,
-        max_blacklist=max_blacklist,
-        seed=seed,
     )
     tell_hashtags(checked, hto, hto_features, barcodes, sample)
     write_checked(checked, output, qc)

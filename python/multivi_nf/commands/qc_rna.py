@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -39,7 +40,7 @@ def command(
     max_mito: float | None,
     mad: float,
     mito_genes: str | None,
-    ambient: str,
+    ambient: Literal["none", "soup"],
     ambient_share: float | None,
     seed: int,
     hto: Path | None,
@@ -53,21 +54,11 @@ def command(
     from multivi_nf.counts.read import read_counts
     from multivi_nf.inputs.barcodes import read_barcodes
     from multivi_nf.qc.checked import write_checked
-    from multivi_nf.qc.rna import qc_rna
+    from multivi_nf.qc.rna import RnaRules, qc_rna
 
     matrix = read_counts(counts, "rna", None if barcodes is None else read_barcodes(barcodes))
-    checked = qc_rna(
-        add_tables(matrix, [barcodes, cells], sample),
-        sample,
-        min_genes=min_genes,
-        min_counts=min_counts,
-        max_mito=max_mito,
-        mad=mad,
-        mito_genes=mito_genes,
-        ambient=ambient,
-        ambient_share=ambient_share,
-        seed=seed,
-    )
+    rules = RnaRules(min_genes, min_counts, max_mito, mad, seed, mito_genes, ambient, ambient_share)
+    checked = qc_rna(add_tables(matrix, [barcodes, cells], sample), sample, rules)
     tell_hashtags(checked, hto, hto_features, barcodes, sample)
     write_checked(checked, output, qc)
     tell(checked)

@@ -139,6 +139,7 @@ def peak_frame(names: Sequence[str], source: str) -> pd.DataFrame:
             "peaks are matched to fragments and to other samples by their coordinates",
             "name peaks chrom:start-end (0-based, half-open); genes belong in the column rna",
         )
-    frame = pd.DataFrame(parsed, columns=["chrom", "start", "end"])
-    frame.index = pd.Index([f"{c}:{s}-{e}" for c, s, e in parsed], dtype=object)
+    places = [peak for peak in parsed if peak is not None]
+    frame = pd.DataFrame(places, columns=["chrom", "start", "end"])
+    frame.index = pd.Index([f"{c}:{s}-{e}" for c, s, e in places], dtype=object)
     return frame

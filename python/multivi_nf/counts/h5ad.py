@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ class _Slots:
     obs: pd.DataFrame
     matrices: dict[str, Callable[[], Any]]  # place → matrix; layers/NAME, X, raw/X
     var: Callable[[bool], pd.DataFrame]  # of raw or not
-    obsm: dict[str, Callable[[], Any]] = field(default_factory=dict)
-    uns: Callable[[str], Any] = lambda name: None
+    obsm: dict[str, Callable[[], Any]]
+    uns: Callable[[str], Any]
 
 
 def read_annotated(path: Path, cells: list[str] | None, modality: str) -> RawMatrix:
@@ -176,13 +177,13 @@ def _slots_of(root: Any, path: Path) -> _Slots:
     places: dict[str, Callable[[], Any]] = {}
     layers = root["layers"] if "layers" in root else {}
     for name in layers:
-        places[f"layers/{name}"] = lambda name=name: read_elem(layers[name])
+        places[f"layers/{name}"] = partial(read_elem, layers[name])
     if "X" in root:
         places["X"] = lambda: read_elem(root["X"])
     if "raw" in root and "X" in root["raw"]:
         places["raw/X"] = lambda: read_elem(root["raw"]["X"])
     obsm = root["obsm"] if "obsm" in root else {}
-    more = {name: (lambda name=name: read_elem(obsm[name])) for name in obsm}
+    more: dict[str, Callable[[], Any]] = {name: partial(read_elem, obsm[name]) for name in obsm}
 
     def uns(name: str) -> Any:
         return read_elem(root["uns"][name]) if "uns" in root and name in root["uns"] else None
@@ -200,7 +201,7 @@ def _old(path: Path) -> _Slots:
         warnings.simplefilter("ignore")
         data = ad.read_zarr(path) if path.is_dir() else ad.read_h5ad(path)
     places: dict[str, Callable[[], Any]] = {
-        f"layers/{name}": (lambda name=name: data.layers[name]) for name in data.layers
+        f"layers/{name}": partial(data.layers.__getitem__, name) for name in data.layers
     }
     if data.X is not None:
         places["X"] = lambda: data.X
@@ -208,7 +209,7 @@ def _old(path: Path) -> _Slots:
         places["raw/X"] = lambda: data.raw.X
     obs = data.obs.copy()
     obs.index = obs.index.astype(str)
-    more = {name: (lambda name=name: data.obsm[name]) for name in data.obsm}
+    more: dict[str, Callable[[], Any]] = {name: partial(data.obsm.__getitem__, name) for name in data.obsm}
     return _Slots(obs, places, lambda raw: data.raw.var if raw else data.var, more, data.uns.get)
 
 

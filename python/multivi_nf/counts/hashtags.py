@@ -63,8 +63,10 @@ def read_hashtags(path: str | Path, barcodes: list[str] | None = None, names: Se
             "it was named in the column hto",
             "name the features instead of the file in the column hto (HTO_A|HTO_B), or give the file of hashtags",
         )
-    first = dict(reversed([(column.name, column) for column in chosen]))
-    first = [first[name] for name in dict.fromkeys(column.name for column in chosen)]
+    by_name: dict[str, _Column] = {}
+    for column in chosen:
+        by_name.setdefault(column.name, column)
+    first = list(by_name.values())
     tags = ad.AnnData(
         sparse.hstack([column.raw.matrix[:, [column.place]] for column in first], format="csr"),
         obs=pd.DataFrame(index=pd.Index(first[0].raw.barcodes, dtype=object)),
@@ -98,8 +100,9 @@ def _columns(path: Path, kind: str, barcodes: list[str] | None) -> list[_Column]
         if not _by_kind(path) or kind == "protein":
             raise
         return []
-    whole = raw.types is not None and len(raw.types) == len(raw.names)
-    kinds = kinds_of(raw.types) if whole else [kind if raw.types else None] * len(raw.names)
+    types = raw.types
+    whole = types is not None and len(types) == len(raw.names)
+    kinds = kinds_of(types) if types is not None and whole else [kind if types else None] * len(raw.names)
     return [
         _Column(raw, place, identifier, name, own)
         for place, (identifier, name, own) in enumerate(zip(raw.ids, raw.names, kinds))

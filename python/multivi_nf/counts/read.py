@@ -130,21 +130,22 @@ def _is_zarr(path: Path) -> bool:
 
 def _of_type(raw: RawMatrix, modality: str, path: Path) -> RawMatrix:
     """Keep the columns of the modality: by their feature types, or where there are none by what names surely are."""
-    kinds = [None] if raw.types is None else kinds_of(raw.types)
+    types = raw.types or []
+    kinds = kinds_of(types)
     if not any(kinds):
         return _by_names(raw, modality)
     if modality not in kinds:
         column = next((m for m in _TYPES if m in kinds), None)
         raise InputError(
-            f"{path} holds no feature of type {_TYPES[modality]!r}; it holds {counted(raw.types)}",
+            f"{path} holds no feature of type {_TYPES[modality]!r}; it holds {counted(types)}",
             f"it was named in the column {modality}",
             f"name it in the column {column}"
             if column
             else f"give the file that holds them, or call their type {_TYPES[modality]!r} if they are {modality}",
         )
-    if len(raw.types) == raw.matrix.shape[1] and set(kinds) != {modality}:
+    if len(types) == raw.matrix.shape[1] and set(kinds) != {modality}:
         _keep(raw, np.array([kind == modality for kind in kinds], dtype=bool))
-        strange = sorted({t for t, kind in zip(raw.types, kinds) if kind is None})
+        strange = sorted({t for t, kind in zip(types, kinds) if kind is None})
         if strange:
             raw.warnings.append(
                 f"{raw.source}: features of type {', '.join(map(repr, strange[:5]))} are not known and left out"

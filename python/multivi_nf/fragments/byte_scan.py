@@ -6,11 +6,16 @@ and what number it holds. Words are little-endian: the first character is the lo
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+Num: TypeAlias = Any
+"""A number in compiled code: numba takes the type that it is given, and mixes them as C does."""
 
 #: Bytes that must follow the text in a buffer, since 64 of them are looked at together.
 PADDING = 64
@@ -25,11 +30,11 @@ _NONE, _ALL = np.uint64(0), ~np.uint64(0)
 
 
 @intrinsic
-def load_word(typing_context, array, index):
+def load_word(typing_context: Any, array: Any, index: Any) -> Any:
     """Read `array[index:index + 8]` of a uint8 array as one uint64, aligned or not."""
     signature = types.uint64(array, types.intp)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = context.make_array(signature.args[0])(context, builder, arguments[0])
         word = ir.IntType(64)
         pointer = builder.bitcast(builder.gep(values.data, [arguments[1]]), word.as_pointer())
@@ -39,11 +44,11 @@ def load_word(typing_context, array, index):
 
 
 @intrinsic
-def load_byte(typing_context, array, index):
+def load_byte(typing_context: Any, array: Any, index: Any) -> Any:
     """Read `array[index]` of a uint8 array, without numba's test for indices from the end."""
     signature = types.uint8(array, types.intp)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = context.make_array(signature.args[0])(context, builder, arguments[0])
         return builder.load(builder.gep(values.data, [arguments[1]]), align=1, typ=ir.IntType(8))
 
@@ -51,33 +56,33 @@ def load_byte(typing_context, array, index):
 
 
 @intrinsic
-def trailing_zeros(typing_context, value):
+def trailing_zeros(typing_context: Any, value: Any) -> Any:
     """Count the zero bits below the lowest set bit of a uint64 (64 for zero)."""
     signature = types.uint64(types.uint64)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return signature, codegen
 
 
 @intrinsic
-def ones(typing_context, value):
+def ones(typing_context: Any, value: Any) -> Any:
     """Count the bits of a uint64 that are set."""
     signature = types.uint64(types.uint64)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return signature, codegen
 
 
 @intrinsic
-def delimiters(typing_context, array, index):
+def delimiters(typing_context: Any, array: Any, index: Any) -> Any:
     """Mark in a uint64 which of `array[index:index + 64]` are a tab, newline or carriage return (lowest bit: first)."""
     signature = types.uint64(array, types.intp)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = context.make_array(signature.args[0])(context, builder, arguments[0])
         byte = ir.IntType(8)
         block = ir.VectorType(byte, 64)
@@ -93,11 +98,11 @@ def delimiters(typing_context, array, index):
 
 
 @intrinsic
-def prefetch(typing_context, array, index):
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask for the memory of row `index` of an array before it is needed (no row need be there)."""
     signature = types.void(array, types.intp)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = context.make_array(signature.args[0])(context, builder, arguments[0])
         stride = builder.extract_value(values.strides, 0)
         place = builder.add(builder.ptrtoint(values.data, stride.type), builder.mul(stride, arguments[1]))
@@ -112,14 +117,14 @@ def prefetch(typing_context, array, index):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def field_end(word):
+def field_end(word: Num) -> Num:
     """Mark the lowest byte that is a tab, newline or carriage return with 0x80 (higher bytes may be marked wrongly)."""
     tab, newline, carriage = word ^ _TABS, word ^ _NEWLINES, word ^ _RETURNS
     return (((tab - ONES) & ~tab) | ((newline - ONES) & ~newline) | ((carriage - ONES) & ~carriage)) & TOPS
 
 
 @njit(cache=True, nogil=True, inline="always")
-def eight_digits(digits):
+def eight_digits(digits: Num) -> Num:
     """Give the number of eight characters less `0` each, the first of them in the lowest byte."""
     digits = (digits * _TENS) >> _8
     digits = ((digits & _PAIRS) * _HUNDREDS) >> _16
@@ -127,7 +132,7 @@ def eight_digits(digits):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def short_number(word, first, n):
+def short_number(word: Num, first: Num, n: Num) -> Num:
     """Read a number of `n` digits from its last eight bytes and its first byte; −1 unless it has one to nine digits.
 
     It takes no array: numba counts references to arrays that an inlined function takes, at a cost far above this one's.
@@ -142,7 +147,7 @@ def short_number(word, first, n):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def number(text, at):
+def number(text: np.ndarray, at: Num) -> tuple[Num, Num]:
     """Read digits at `at`: (value, index after them); −1 when there are none or more than ten, or above 2³¹ − 1."""
     digits = load_word(text, at) ^ _ZEROS
     marks = (((digits & LOWS) + _ABOVE_NINE) | digits) & TOPS

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from scipy import sparse
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import kernels as k
 from multivi_nf.fragments.kept import KeptFragments, KeptWriter, open_fragments
-from multivi_nf.fragments.stream import Batch, Facts, FragmentStream, some
+from multivi_nf.fragments.preview import SampledBlocks
+from multivi_nf.fragments.stream import Asked, Batch, Facts, FragmentStream, some
 from multivi_nf.inputs.genome import Genome, harmonise, wrong_assembly
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.processors import threads_given
@@ -63,7 +63,7 @@ class Scan:
 
 
 def scan(
-    path: str | os.PathLike[str],
+    path: str | Path,
     genome: Genome,
     *,
     barcodes: Sequence[str] = (),
@@ -72,7 +72,7 @@ def scan(
     strategy: str = "fragment",
     quality: bool = True,
     on_progress: Callable[[int], None] | None = None,
-    blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
+    blocks: SampledBlocks | None = None,
     kept: Path | None = None,
     threads: int = 0,
 ) -> Scan:
@@ -119,12 +119,12 @@ def scan(
             f"give one of {', '.join(STRATEGIES)}",
         )
     with bytes_read(Path(path), on_progress) as progress, contextlib.ExitStack() as stack:
-        options = {"only_these": only_these, "chrom_style": genome.style, "on_progress": progress}
+        asked = Asked(genome.chrom_sizes, barcodes, only_these, genome.style)
+        stream: FragmentStream | KeptFragments
         if quality:
-            options |= {"blocks": blocks, "threads": threads or threads_given()}
-            stream = FragmentStream(path, genome.chrom_sizes, barcodes, **options)
+            stream = FragmentStream(path, asked, progress, blocks=blocks, threads=threads or threads_given())
         else:
-            stream = open_fragments(path, genome.chrom_sizes, barcodes, **options)
+            stream = open_fragments(path, asked, progress)
         writer = None
         if kept is not None:
             handle = stack.enter_context(stack.enter_context(written_whole(kept)).open("wb"))
@@ -246,7 +246,7 @@ class _Sums:
         self.genome = genome
         self.quality = quality
         self.names = list(genome.chrom_sizes)
-        self.name: str | None = None
+        self.name = ""
         self._show(np.zeros((0, k.N_WORDS), np.int64))
         self.sizes = np.zeros(k.LONGEST + 1, np.int64)
         self.profile = np.zeros(2 * k.TSS_REACH + 1, np.int64)
@@ -334,7 +334,7 @@ class _Matrix:
         # at_least: one fragment may meet more peaks than the output holds
         self.entries = [np.empty(max(at_least, _ENTRIES), np.int32) for _ in range(3)]
 
-    def check_met(self, stream: FragmentStream | KeptFragments, path: str | os.PathLike[str]) -> None:
+    def check_met(self, stream: FragmentStream | KeptFragments, path: str | Path) -> None:
         met = [self_name for self_name in stream.chroms_met() if self_name in self._peaks]
         if not met:
             raise InputError(

@@ -12,8 +12,9 @@ from isal import igzip
 from numba import njit
 
 from multivi_nf.errors import InputError
+from multivi_nf.fragments.byte_scan import Num
 from multivi_nf.fragments.kept import open_fragments
-from multivi_nf.fragments.stream import some
+from multivi_nf.fragments.stream import Asked, some
 from multivi_nf.fragments.writer import put_number
 from multivi_nf.inputs.genome import Genome
 from multivi_nf.io.progress import bytes_read
@@ -43,14 +44,17 @@ class CutSites:
 
 
 @njit(cache=True, nogil=True)
-def _sites(chrom, position, barcode, groups, group, out):
+def _sites(
+    chrom: np.ndarray, position: np.ndarray, barcode: np.ndarray, groups: np.ndarray, group: Num, out: np.ndarray
+) -> tuple[Num, Num, Num]:
     """Write the cut sites of a group's fragments; bytes used, fragments, windows that hold both sites of one."""
     at, taken, together = 0, 0, 0
     for i in range(barcode.shape[0]):
         if groups[barcode[i]] != group:
             continue
         taken += 1
-        together += max(WINDOW - (np.int64(position[i, 1]) - 1 - np.int64(position[i, 0])), 0)
+        apart: Num = np.int64(position[i, 1]) - 1 - np.int64(position[i, 0])
+        together += max(WINDOW - apart, 0)
         for side in range(2):
             site = np.int64(position[i, 0]) if side == 0 else np.int64(position[i, 1]) - 1
             for j in range(chrom.shape[0]):
@@ -100,10 +104,8 @@ def write_cut_sites(
             present = sorted({0} if groups is None else {code[g] for g in groups.values()})
             group_of = np.array([code[groups[name]] for name in known] if groups else [0], np.int32)
             with bytes_read(path) as progress:
-                stream = open_fragments(
-                    path, genome.chrom_sizes, known, only_these=groups is not None, chrom_style=genome.style,
-                    on_progress=progress,
-                )  # fmt: skip
+                asked = Asked(genome.chrom_sizes, known, groups is not None, genome.style)
+                stream = open_fragments(path, asked, progress)
                 out = np.empty(0, np.uint8)
                 for batch in stream:
                     name = chroms[batch.chrom]
@@ -117,7 +119,7 @@ def write_cut_sites(
                     out = out if len(out) >= needed else np.empty(needed, np.uint8)
                     for g in present:
                         n, taken, both = _sites(raw, batch.position, batch.barcode, group_of, g, out)
-                        handles[g].write(memoryview(out)[:n])
+                        handles[g].write(out[:n].data)
                         fragments[names[g]] += taken
                         together[names[g]] += both
     empty = [name for name, n in fragments.items() if n == 0]

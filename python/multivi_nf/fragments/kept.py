@@ -13,18 +13,20 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from isal import isal_zlib
 from numba import njit
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments.stream import Batch, Facts, FragmentStream, check_barcodes
+from multivi_nf.fragments.byte_scan import Num
+from multivi_nf.fragments.stream import Asked, Batch, Facts, FragmentStream, check_barcodes
 from multivi_nf.inputs.genome import harmonise
+from multivi_nf.io.records import as_json, from_json
 
 MAGIC = b"MVNFKF01"
 _END = struct.Struct("<QI8s")
@@ -37,7 +39,9 @@ _REMEDY = "run `multivi-nf qc-fragments` again, or give the fragments file itsel
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _encode(position, barcode, count, limit, words, wide):
+def _encode(
+    position: np.ndarray, barcode: np.ndarray, count: np.ndarray, limit: Num, words: np.ndarray, wide: np.ndarray
+) -> tuple[Num, Num]:
     """Write the fragments of barcodes below `limit`: how many, and how many of them stand in the list."""
     n = m = np.int64(0)
     before = np.int64(0)
@@ -65,7 +69,9 @@ def _encode(position, barcode, count, limit, words, wide):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _decode(words, wide, rows, position, barcode, count):
+def _decode(
+    words: np.ndarray, wide: np.ndarray, rows: np.ndarray, position: np.ndarray, barcode: np.ndarray, count: np.ndarray
+) -> Num:
     """Write the fragments of wanted barcodes (`rows` >= 0) under their new numbers; how many, −1 for a wrong number."""
     n = m = np.int64(0)
     start = np.int64(0)
@@ -86,6 +92,31 @@ def _decode(words, wide, rows, position, barcode, count):
         position[n, 0], position[n, 1], count[n], barcode[n] = start, end, support, rows[number]
         n += np.int64(rows[number] >= 0)
     return n if m == wide.shape[0] else np.int64(-1)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The JSON object at the end of the file.
+
+    Attributes
+    ----------
+    barcodes, all
+        Those whose fragments are there, by number, and whether they are all that the fragments file has.
+    chroms, chroms_met
+        The genome's chromosomes with their lengths, and those that the fragments file has.
+    facts, left_out_of
+        What the first pass found; lines left out by barcode.
+    blocks
+        Chromosome, fragments, fragments in the list, checksum.
+    """
+
+    barcodes: list[str]
+    all: bool
+    chroms: list[tuple[str, int]]
+    chroms_met: list[str]
+    facts: Facts
+    left_out_of: dict[str, int]
+    blocks: list[list[int]]
 
 
 class KeptWriter:
@@ -116,25 +147,25 @@ class KeptWriter:
         limit = self._limit or 1 << 62
         n, m = _encode(batch.position, batch.barcode, batch.count, limit, self._words, self._wide)
         if n:
-            raw = memoryview(self._words[:n]).cast("B"), memoryview(self._wide[:m].reshape(-1)).cast("B")
+            raw = self._words[:n].data.cast("B"), self._wide[:m].reshape(-1).data.cast("B")
             checksum = isal_zlib.crc32(raw[1], isal_zlib.crc32(raw[0]))
             self._blocks.append([batch.chrom, n, m, checksum])
             for part in raw:
                 self._handle.write(part)
 
-    def finish(self, stream: FragmentStream) -> None:
+    def finish(self, stream: FragmentStream | KeptFragments) -> None:
         """Write what the pass found and where everything lies."""
         names = stream.barcodes()
-        content = {
-            "barcodes": names[: self._limit] if self._limit else names,
-            "all": not self._limit,
-            "chroms": self._chroms,
-            "chroms_met": stream.chroms_met(),
-            "facts": asdict(stream.facts),
-            "left_out_of": dict(stream.left_out_of),
-            "blocks": self._blocks,
-        }
-        raw = json.dumps(content, separators=(",", ":")).encode()
+        content = _Content(
+            names[: self._limit] if self._limit else names,
+            not self._limit,
+            self._chroms,
+            stream.chroms_met(),
+            stream.facts,
+            dict(stream.left_out_of),
+            self._blocks,
+        )
+        raw = json.dumps(as_json(content), separators=(",", ":")).encode()
         self._handle.write(raw + _END.pack(len(raw), isal_zlib.crc32(raw), MAGIC))
 
 
@@ -151,7 +182,7 @@ class KeptFragments:
 
     Parameters
     ----------
-    path, chrom_sizes, barcodes, only_these, chrom_style, on_progress
+    path, asked, on_progress
         As there.
 
     Raises
@@ -160,25 +191,16 @@ class KeptFragments:
         The file is cut or damaged, is of another assembly, or was kept for other cells than those asked for.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        chrom_sizes: dict[str, int],
-        barcodes: Sequence[str] = (),
-        *,
-        only_these: bool = False,
-        chrom_style: str = "auto",
-        on_progress: Callable[[int], None] | None = None,
-    ) -> None:
+    def __init__(self, path: str | Path, asked: Asked, on_progress: Callable[[int], None] | None = None) -> None:
         self.path = Path(path)
         self._on_progress = on_progress
         content = self._content()
-        names: list[str] = content["barcodes"]
-        self._names = list(check_barcodes(barcodes))
+        names = content.barcodes
+        self._names = list(check_barcodes(asked.barcodes))
         number = {name: i for i, name in enumerate(names)}
         self._rows = np.full(len(names), -1, np.int32)
         absent = [name for name in self._names if name not in number]
-        if absent and not content["all"]:
+        if absent and not content.all:
             raise InputError(
                 f"{self.path} holds the fragments of {len(names)} listed cells, and {len(absent)} of the "
                 f"{len(self._names)} barcodes asked for, first {absent[0]!r}, are not among them",
@@ -188,17 +210,17 @@ class KeptFragments:
         for row, name in enumerate(self._names):
             if name in number:
                 self._rows[number[name]] = row
-        if not only_these:
+        if not asked.only_these:
             others = np.flatnonzero(self._rows < 0)
             self._rows[others] = np.arange(len(self._names), len(self._names) + len(others))
             self._names += [names[i] for i in others]
-        self.facts = Facts(**content["facts"])
-        self.left_out_of: Counter[str] = Counter(content["left_out_of"])
-        self._blocks: list[list[int]] = content["blocks"]
-        self._chroms = self._placed(content, chrom_sizes, chrom_style)
-        mapped = dict(zip((name for name, _ in content["chroms"]), self._chroms))
-        order = list(chrom_sizes)
-        self._met = [order[mapped[name]] for name in content["chroms_met"]]
+        self.facts = content.facts
+        self.left_out_of: Counter[str] = Counter(content.left_out_of)
+        self._blocks = content.blocks
+        self._chroms = self._placed(content, asked)
+        mapped = dict(zip((name for name, _ in content.chroms), self._chroms))
+        order = list(asked.chrom_sizes)
+        self._met = [order[mapped[name]] for name in content.chroms_met]
 
     def barcodes(self) -> list[str]:
         """All barcodes, by number."""
@@ -234,7 +256,7 @@ class KeptFragments:
                 if found:
                     yield Batch(self._chroms[chrom], position[:found], barcode[:found], count[:found])
 
-    def _content(self) -> dict[str, Any]:
+    def _content(self) -> _Content:
         size = self.path.stat().st_size
         with self.path.open("rb") as handle:
             handle.seek(max(size - _END.size, 0))
@@ -246,21 +268,22 @@ class KeptFragments:
             raw = handle.read(length)
         if isal_zlib.crc32(raw) != checksum:
             raise self._damaged("is damaged at its end")
-        return json.loads(raw)
+        return from_json(_Content, json.loads(raw), self.path)
 
     def _damaged(self, what: str) -> InputError:
         return InputError(f"{self.path}, the fragments kept by qc-fragments, {what}", "fragments are lost", _REMEDY)
 
-    def _placed(self, content: dict[str, Any], chrom_sizes: dict[str, int], style: str) -> list[int]:
+    def _placed(self, content: _Content, asked: Asked) -> list[int]:
         """Give the index in the genome of each chromosome that was kept for (−1 where it has no fragment)."""
-        order = {name: i for i, name in enumerate(chrom_sizes)}
-        needed = set(content["chroms_met"])
-        known = harmonise(needed, chrom_sizes, style) if needed else {}
+        sizes = asked.chrom_sizes
+        order = {name: i for i, name in enumerate(sizes)}
+        needed = set(content.chroms_met)
+        known = harmonise(needed, sizes, asked.chrom_style) if needed else {}
         places = []
-        for name, length in content["chroms"]:
+        for name, length in content.chroms:
             target = known.get(name)
-            if name in needed and (target is None or chrom_sizes[target] != length):
-                theirs = "not there" if target is None else f"of {chrom_sizes[target]} bp"
+            if name in needed and (target is None or sizes[target] != length):
+                theirs = "not there" if target is None else f"of {sizes[target]} bp"
                 raise InputError(
                     f"{self.path} was made with chromosome {name} of {length} bp, here it is {theirs}",
                     "positions of two assemblies do not correspond; every count would be wrong",
@@ -271,8 +294,8 @@ class KeptFragments:
 
 
 def open_fragments(
-    path: str | Path, chrom_sizes: dict[str, int], *args: Any, **options: Any
+    path: str | Path, asked: Asked, on_progress: Callable[[int], None] | None = None
 ) -> FragmentStream | KeptFragments:
-    """Open a fragments file, or the fragments that a first pass kept of it; arguments as of both classes."""
+    """Open a fragments file, or the fragments that a first pass kept of it."""
     kind = KeptFragments if is_kept(Path(path)) else FragmentStream
-    return kind(path, chrom_sizes, *args, **options)
+    return kind(path, asked, on_progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from multivi_nf.fragments.byte_scan import prefetch
+from multivi_nf.fragments.byte_scan import Num, prefetch
 
 # Columns of the table of sums: one row of 64 bytes a barcode, so that a fragment touches one place in memory. Seen as
 # int32 it has ten sums and what the search for overlaps remembers; seen as int64 its last column is the sum of reads.
@@ -32,7 +32,7 @@ AHEAD = 24  # fragments by which a barcode's row is asked for before it is neede
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _seek(values, index, target):
+def _seek(values: np.ndarray, index: Num, target: Num) -> Num:
     """Find the first index with values[index] >= target, near the given one if it is near."""
     n = values.shape[0]
     steps = 0
@@ -50,7 +50,9 @@ def _seek(values, index, target):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _near_tss(site, index, tss, reverse, row, sums, profile):
+def _near_tss(
+    site: Num, index: Num, tss: np.ndarray, reverse: np.ndarray, row: Num, sums: np.ndarray, profile: np.ndarray
+) -> Num:
     """Add one cut site to every TSS within reach; the pointer moved along."""
     index = _seek(tss, index, site - TSS_REACH)
     j = index
@@ -73,8 +75,21 @@ def _near_tss(site, index, tss, reverse, row, sums, profile):
 # `_nrt=False`: else numba counts references to every array that an inlined function takes, fragment by fragment; these
 # loops make no array, so there is nothing to count.
 @njit(cache=True, nogil=True, _nrt=False)
-def add_quality(position, barcode, count, tss, reverse, black_start, black_end, autosome, sums, words, sizes, profile,
-                pointers):  # fmt: skip
+def add_quality(
+    position: np.ndarray,
+    barcode: np.ndarray,
+    count: np.ndarray,
+    tss: np.ndarray,
+    reverse: np.ndarray,
+    black_start: np.ndarray,
+    black_end: np.ndarray,
+    autosome: bool,
+    sums: np.ndarray,
+    words: np.ndarray,
+    sizes: np.ndarray,
+    profile: np.ndarray,
+    pointers: np.ndarray,
+) -> None:
     """Add a batch of nuclear fragments to every per-barcode sum.
 
     Parameters
@@ -105,7 +120,7 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
         if i + AHEAD < n:
             prefetch(words, np.int64(barcode[i + AHEAD]))
         start, end = np.int64(position[i, 0]), np.int64(position[i, 1])
-        length = end - start
+        length: Num = end - start
         sums[row, N_NUCLEAR] += 1
         words[row, N_READS] += count[i]
         sizes[min(length, LONGEST)] += 1
@@ -142,8 +157,23 @@ def add_quality(position, barcode, count, tss, reverse, black_start, black_end, 
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def add_peaks(position, barcode, n_cells, peak_start, peak_end, reach, peak_id, strategy, sums, last, cells, peaks,
-              counts, used, pointers):  # fmt: skip
+def add_peaks(
+    position: np.ndarray,
+    barcode: np.ndarray,
+    n_cells: Num,
+    peak_start: np.ndarray,
+    peak_end: np.ndarray,
+    reach: np.ndarray,
+    peak_id: np.ndarray,
+    strategy: Num,
+    sums: np.ndarray,
+    last: np.ndarray,
+    cells: np.ndarray,
+    peaks: np.ndarray,
+    counts: np.ndarray,
+    used: np.ndarray,
+    pointers: np.ndarray,
+) -> Num:
     """Add a batch to FRiP (every barcode) and to the matrix (barcodes below `n_cells`).
 
     Parameters
@@ -215,7 +245,9 @@ def add_peaks(position, barcode, n_cells, peak_start, peak_end, reach, peak_id, 
 
 
 @njit(cache=True, nogil=True)
-def fill_rows(cells, peaks, counts, cursor, indices, data):
+def fill_rows(
+    cells: np.ndarray, peaks: np.ndarray, counts: np.ndarray, cursor: np.ndarray, indices: np.ndarray, data: np.ndarray
+) -> None:
     """Put entries into their rows; `cursor` (int64, n_cells) is where each row's next entry goes."""
     for i in range(cells.shape[0]):
         at = cursor[cells[i]]

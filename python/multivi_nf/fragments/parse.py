@@ -13,6 +13,7 @@ from numba import njit
 
 from multivi_nf.fragments.byte_scan import (
     PADDING,
+    Num,
     delimiters,
     field_end,
     load_byte,
@@ -43,13 +44,13 @@ _MOST_COLUMNS = 6
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mix(value, word):
+def _mix(value: Num, word: Num) -> Num:
     value = (value ^ word) * _MIX
     return value ^ (value >> _29)
 
 
 @njit(cache=True, nogil=True)
-def rehash(old, new):
+def rehash(old: np.ndarray, new: np.ndarray) -> None:
     """Move every entry of a slot table to a larger one."""
     mask = new.shape[0] - 1
     for slot in range(old.shape[0]):
@@ -61,7 +62,7 @@ def rehash(old, new):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _hash(text, begin):
+def _hash(text: np.ndarray, begin: Num) -> tuple[Num, Num, Num]:
     """Hash the field that starts at `begin`; also its end and its last word, cut to the field (0 if it fills words)."""
     key = _SEED
     at = begin
@@ -81,7 +82,7 @@ def _hash(text, begin):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _find(text, begin, end, key, tail, pool, slots):
+def _find(text: np.ndarray, begin: Num, end: Num, key: Num, tail: Num, pool: np.ndarray, slots: np.ndarray) -> Num:
     """Look a barcode up: its number, or −1.
 
     A slot holds the hash and where in the pool the barcode is; there, number · 2¹⁶ + length, then its bytes in words.
@@ -105,7 +106,17 @@ def _find(text, begin, end, key, tail, pool, slots):
 
 
 @njit(cache=True, nogil=True)
-def _add(text, begin, end, key, tail, pool, slots, places, used):
+def _add(
+    text: np.ndarray,
+    begin: Num,
+    end: Num,
+    key: Num,
+    tail: Num,
+    pool: np.ndarray,
+    slots: np.ndarray,
+    places: np.ndarray,
+    used: np.ndarray,
+) -> Num:
     """Add a barcode that is not in the table, which has room: its number, or −1 when it is not a barcode."""
     length = end - begin
     words = (length + 7) >> 3
@@ -132,7 +143,7 @@ def _add(text, begin, end, key, tail, pool, slots, places, used):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _hash_between(text, begin, end):
+def _hash_between(text: np.ndarray, begin: Num, end: Num) -> tuple[Num, Num]:
     """Hash a field of known bounds, just as :func:`_hash` does."""
     key = _SEED
     length = end - begin
@@ -144,14 +155,14 @@ def _hash_between(text, begin, end):
 
 
 @njit(cache=True, nogil=True)
-def _mark(text, at, stop, wanted, marks):
+def _mark(text: np.ndarray, at: Num, stop: Num, wanted: Num, marks: np.ndarray) -> Num:
     """Write where tabs and line ends lie, from `at` on, until `wanted` are found or the text ends; how many."""
-    n = 0
+    n: Num = 0
     while at < stop and n < wanted:
         bits = delimiters(text, at)
         if stop - at < 64:
             bits &= (_1 << np.uint64(stop - at)) - _1
-        first = n
+        first: Num = n
         rest = bits
         while rest:  # eight at a time, of which the last may be void: no guess of how many there are
             for _ in range(8):
@@ -164,8 +175,26 @@ def _mark(text, at, stop, wanted, marks):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _regular(text, at, stop, chrom, keep, size, n_columns, last, limit, marks, begins, ends, keys, tails, out_pos,
-             out_count, n_out, slots):  # fmt: skip
+def _regular(
+    text: np.ndarray,
+    at: Num,
+    stop: Num,
+    chrom: np.ndarray,
+    keep: bool,
+    size: Num,
+    n_columns: Num,
+    last: Num,
+    limit: Num,
+    marks: np.ndarray,
+    begins: np.ndarray,
+    ends: np.ndarray,
+    keys: np.ndarray,
+    tails: np.ndarray,
+    out_pos: np.ndarray,
+    out_count: np.ndarray,
+    n_out: Num,
+    slots: np.ndarray,
+) -> tuple[Num, Num, Num, bool, Num]:
     """Take up to `limit` lines that are as nearly all are; the first other one is left to the loop that can judge it.
 
     All tabs and line ends of the chunk are found first, 64 bytes at a time; then no field has to wait for the end of
@@ -224,7 +253,7 @@ def _regular(text, at, stop, chrom, keep, size, n_columns, last, limit, marks, b
     return n, at, last, unsorted, n_words
 
 
-def scratch():
+def scratch() -> tuple[np.ndarray, ...]:
     """Room for one chunk of lines: where barcodes begin and end, line numbers, hashes, last words, tabs and ends."""
     lines = [np.empty(_CHUNK, np.int64) for _ in range(3)]
     hashes = [np.empty(_CHUNK, np.uint64) for _ in range(2)]
@@ -233,8 +262,23 @@ def scratch():
 
 # `_nrt=False`: see kernels.py
 @njit(cache=True, nogil=True, _nrt=False)
-def parse(text, stop, chrom, keep, size, state, pool, slots, places, used, is_open, out_pos, out_barcode, out_count,
-          room_for_chunk):  # fmt: skip
+def parse(
+    text: np.ndarray,
+    stop: Num,
+    chrom: np.ndarray,
+    keep: bool,
+    size: Num,
+    state: np.ndarray,
+    pool: np.ndarray,
+    slots: np.ndarray,
+    places: np.ndarray,
+    used: np.ndarray,
+    is_open: bool,
+    out_pos: np.ndarray,
+    out_barcode: np.ndarray,
+    out_count: np.ndarray,
+    room_for_chunk: tuple[np.ndarray, ...],
+) -> Num:
     """Parse lines until the text ends, the chromosome changes or an output is full.
 
     It goes chunk by chunk: first all lines, then all barcodes. In a loop of nothing but look-ups the processor waits
@@ -461,7 +505,9 @@ class BarcodeTable:
 
 
 @njit(cache=True, nogil=True)
-def add_all(text, n, pool, slots, places, used):
+def add_all(
+    text: np.ndarray, n: Num, pool: np.ndarray, slots: np.ndarray, places: np.ndarray, used: np.ndarray
+) -> None:
     """Add `n` different newline-ended barcodes to a table that has room for them."""
     at = 0
     for _ in range(n):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -68,7 +69,7 @@ class SampledBlocks:
                 yield text[first : text.rfind(b"\n") + 1]
 
 
-def _next_block(raw, offset: int) -> int | None:
+def _next_block(raw: BinaryIO, offset: int) -> int | None:
     """Find the first BGZF block that starts at or after `offset` and is followed by another block or the end."""
     raw.seek(offset)
     window = raw.read(3 * _LARGEST_BLOCK)
@@ -82,7 +83,7 @@ def _next_block(raw, offset: int) -> int | None:
     return None
 
 
-def _inflate(raw, offset: int, n: int) -> tuple[bytes, int]:
+def _inflate(raw: BinaryIO, offset: int, n: int) -> tuple[bytes, int]:
     """Decompress up to `n` blocks from `offset` on: the text, and the offset after them."""
     parts = []
     for _ in range(n):

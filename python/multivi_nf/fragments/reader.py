@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -28,7 +28,7 @@ _READ = 1 << 20  # bytes of a BGZF file taken at once
 _LARGEST_BLOCK = 1 << 16  # text of a BGZF block at most
 _HEADROOM = 1 << 16  # the longest line; what is left of a block is carried into this space before the next one
 #: What reading compressed data may raise.
-DAMAGED = (EOFError, OSError, zlib.error, isal_zlib.error, struct.error)
+DAMAGED: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.error, struct.error)
 
 
 def is_gzip(path: Path) -> bool:
@@ -177,7 +177,7 @@ class Blocks:
             for future, _ in pending:
                 future.cancel()
 
-    def _serial(self, source: io.RawIOBase) -> Iterator[Callable[[bytearray], int]]:
+    def _serial(self, source: _Filling) -> Iterator[Callable[[bytearray], int]]:
         """Fill one buffer after the other: each task waits for the one before, which was started before it."""
 
         def fill(before: Event, done: Event, buffer: bytearray) -> int:
@@ -240,7 +240,13 @@ class Blocks:
             raise damaged(self.path, raw.tell(), error) from error
 
 
-def _read_into(source: io.RawIOBase, view: memoryview) -> int:
+class _Filling(Protocol):
+    """What fills buffers."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+
+def _read_into(source: _Filling, view: memoryview) -> int:
     """Fill a buffer as far as there is something to fill it with."""
     n = 0
     while n < len(view):

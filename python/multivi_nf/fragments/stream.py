@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Full, Queue
@@ -16,6 +16,7 @@ import numpy as np
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import parse as p
 from multivi_nf.fragments.byte_scan import PADDING
+from multivi_nf.fragments.preview import SampledBlocks
 from multivi_nf.fragments.reader import Blocks
 from multivi_nf.inputs.genome import MOST_OUTSIDE, canonical, harmonise, wrong_assembly
 
@@ -83,6 +84,28 @@ class Facts:
     ends_with_newline: bool = True
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which fragments are asked for.
+
+    Attributes
+    ----------
+    chrom_sizes
+        Chromosome name → length in bp. Fragments of other chromosomes are left out and counted.
+    barcodes
+        Barcodes to number first, in this order.
+    only_these
+        Leave out fragments of any other barcode.
+    chrom_style
+        See :func:`multivi_nf.inputs.genome.harmonise`.
+    """
+
+    chrom_sizes: dict[str, int]
+    barcodes: Sequence[str] = ()
+    only_these: bool = False
+    chrom_style: str = "auto"
+
+
 class FragmentStream:
     """Read a fragments file once, front to back.
 
@@ -91,14 +114,8 @@ class FragmentStream:
     path
         `chrom start end barcode [count [strand]]`, tab-separated, plain, gzip or BGZF; `#` lines and empty lines are
         passed over. 10x fragments are already shifted to the cut sites and are taken as they are.
-    chrom_sizes
-        Chromosome name → length in bp. Fragments of other chromosomes are left out and counted in `facts`.
-    barcodes
-        Barcodes to number first, in this order.
-    only_these
-        Leave out fragments of any other barcode.
-    chrom_style
-        See :func:`multivi_nf.inputs.genome.harmonise`.
+    asked
+        What of it.
     on_progress
         Called with the number of bytes read.
     blocks
@@ -119,24 +136,20 @@ class FragmentStream:
     def __init__(
         self,
         path: str | Path,
-        chrom_sizes: dict[str, int],
-        barcodes: Sequence[str] = (),
-        *,
-        only_these: bool = False,
-        chrom_style: str = "auto",
+        asked: Asked,
         on_progress: Callable[[int], None] | None = None,
-        blocks: Iterable[tuple[np.ndarray, int, int]] | None = None,
+        *,
+        blocks: SampledBlocks | None = None,
         threads: int = 1,
     ) -> None:
         self.path = Path(path)
-        self.chrom_sizes = chrom_sizes
-        self.chrom_style = chrom_style
-        self.table = p.BarcodeTable(check_barcodes(barcodes), is_open=not only_these)
+        self.asked = asked
+        self.table = p.BarcodeTable(check_barcodes(asked.barcodes), is_open=not asked.only_these)
         self.facts = Facts()
         self._threads = threads
-        self._blocks = Blocks(self.path, on_progress, threads=threads) if blocks is None else blocks
+        self._blocks = blocks or Blocks(self.path, on_progress, threads=threads)
         self._label = str(path) if blocks is None else f"{path} (in a sample of its lines)"
-        self._order = {name: index for index, name in enumerate(chrom_sizes)}
+        self._order = {name: index for index, name in enumerate(asked.chrom_sizes)}
         self._seen: dict[str, int] = {}
         self.left_out_of: Counter[str] = Counter()
         """Lines left out, by barcode."""
@@ -157,7 +170,7 @@ class FragmentStream:
     def __iter__(self) -> Iterator[Batch]:
         return self._parsed() if self._threads == 1 else _ahead(self._parsed())
 
-    def _parsed(self) -> Iterator[Batch]:
+    def _parsed(self) -> Generator[Batch]:
         state = np.zeros(p.STATE_SIZE, np.int64)
         position = np.empty((_BATCH, 2), np.int32)
         barcode = np.empty(_BATCH, np.int32)
@@ -221,14 +234,14 @@ class FragmentStream:
             self._seen[next(reversed(self._seen))] = number - 1
         self._seen[name] = number
         state[p.LAST_START] = 0
-        known = harmonise(self._seen, self.chrom_sizes, self.chrom_style)
+        known = harmonise(self._seen, self.asked.chrom_sizes, self.asked.chrom_style)
         target = known.get(name)
         if target is None:
             self.facts.other_chroms[name] = 0
             return _padded(raw + b"\t"), -1, 0
         if target != name:
             self.facts.renamed[name] = target
-        return _padded(raw + b"\t"), self._order[target], self.chrom_sizes[target]
+        return _padded(raw + b"\t"), self._order[target], self.asked.chrom_sizes[target]
 
     def _line(self, text: np.ndarray, state: np.ndarray) -> tuple[bytes, int]:
         at = int(state[p.POSITION])
@@ -263,8 +276,8 @@ class FragmentStream:
     def _check_places(self, n_lines: int) -> None:
         """Refuse a file of which too many fragments lie at no place."""
         total = sum(self.facts.left_out.values())
-        if wrong_assembly(total, n_lines):
-            first = self._first_left_out
+        first = self._first_left_out
+        if first is not None and wrong_assembly(total, n_lines):
             what = f"{first.what}, as do {total} of {n_lines} lines ({total / n_lines:.2%}; "
             what += ", ".join(f"{reason} {n}" for reason, n in self.facts.left_out.items()) + ")"
             raise InputError(what if total > 1 else first.what, first.why, first.remedy)
@@ -322,18 +335,18 @@ class FragmentStream:
         if len(self.facts.other_chroms) == len(self._seen):
             raise InputError(
                 f"none of the chromosomes of {self.path} ({some(self._seen)}) is one of the genome's "
-                f"({some(self.chrom_sizes)})",
+                f"({some(self.asked.chrom_sizes)})",
                 "every count would be zero",
                 "give the assembly that the fragments were aligned to by --genome or --chrom_sizes"
                 + (
                     "; the names differ only in style: set --chrom_style auto"
-                    if {canonical(name) for name in self._seen} & {canonical(name) for name in self.chrom_sizes}
+                    if {canonical(name) for name in self._seen} & {canonical(name) for name in self.asked.chrom_sizes}
                     else ""
                 ),
             )
 
 
-def _ahead(batches: Iterator[Batch], n: int = 4) -> Iterator[Batch]:
+def _ahead(batches: Generator[Batch], n: int = 4) -> Iterator[Batch]:
     """Yield copies of batches, of which a thread makes up to `n` in advance; its errors are raised in their place."""
     queue: Queue[Batch | BaseException | None] = Queue(n)
     left = Event()
@@ -386,18 +399,17 @@ def _padded(name: bytes) -> np.ndarray:
     return np.frombuffer(bytearray(name + bytes(PADDING)), np.uint8)
 
 
-def some(names: Sequence[str] | dict[str, object], n: int = 3) -> str:
+def some(names: Iterable[str], n: int = 3) -> str:
     """Show the first few of many names."""
-    names = list(names)
-    return ", ".join(map(str, names[:n])) + (f", ... {len(names)} in all" if len(names) > n else "")
+    every = list(map(str, names))
+    return ", ".join(every[:n]) + (f", ... {len(every)} in all" if len(every) > n else "")
 
 
 def check_barcodes(barcodes: Sequence[str]) -> Sequence[str]:
     """Refuse a list of barcodes with one twice, or one that a fragments file cannot hold."""
     twice = len(barcodes) - len(set(barcodes))
     if twice:
-        seen: set[str] = set()
-        first = next(name for name in barcodes if name in seen or seen.add(name))
+        first = next(name for name, n in Counter(barcodes).items() if n > 1)
         raise InputError(
             f"{twice} barcode(s) of the list occur more than once, first {first!r}",
             "a cell would be there twice",

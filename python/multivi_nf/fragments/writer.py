@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from types import TracebackType
 
 import numpy as np
 import pysam
 from numba import njit
 
+from multivi_nf.fragments.byte_scan import Num
 from multivi_nf.io.bgzf import bgzf_writer
 from multivi_nf.io.files import written_whole
 
@@ -17,7 +19,7 @@ _CHUNK = 1 << 16
 
 
 @njit(cache=True)
-def put_number(value, out, at):
+def put_number(value: Num, out: np.ndarray, at: Num) -> Num:
     """Write a number in decimal digits from `out[at]` on; the index after it."""
     first = at
     while True:
@@ -35,7 +37,7 @@ def put_number(value, out, at):
 
 
 @njit(cache=True)
-def _copy(source, first, last, out, at):
+def _copy(source: np.ndarray, first: Num, last: np.ndarray, out: np.ndarray, at: Num) -> Num:
     for i in range(first, last):
         out[at] = source[i]
         at += 1
@@ -43,7 +45,18 @@ def _copy(source, first, last, out, at):
 
 
 @njit(cache=True)
-def _lines(chrom, start, end, barcode, count, chroms, chrom_at, barcodes, barcode_at, out):
+def _lines(
+    chrom: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    barcode: np.ndarray,
+    count: np.ndarray,
+    chroms: np.ndarray,
+    chrom_at: np.ndarray,
+    barcodes: np.ndarray,
+    barcode_at: np.ndarray,
+    out: np.ndarray,
+) -> Num:
     at = 0
     for i in range(chrom.shape[0]):
         at = _copy(chroms, chrom_at[chrom[i]], chrom_at[chrom[i] + 1], out, at)
@@ -98,8 +111,10 @@ class FragmentWriter:
             self._handle.write(f"# {line}\n".encode())
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, place)
 
     def write(
         self, chrom: np.ndarray, start: np.ndarray, end: np.ndarray, barcode: np.ndarray, count: np.ndarray

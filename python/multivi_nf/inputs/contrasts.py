@@ -95,7 +95,7 @@ def read_contrasts(
 
 
 def _check_contrast(
-    table: Table, line: int, row: dict[str, str], samples: Sequence[Sample], seen: dict[str, int]
+    table: Table, line: int, row: Contrast, samples: Sequence[Sample] | None, seen: dict[str, int]
 ) -> None:
     name = row.contrast
     if not NAME.fullmatch(name) or name in (".", ".."):
@@ -124,7 +124,8 @@ def _check_contrast(
         )
     seen.setdefault(name, line)
     any_of_them = samples is None or any(sample.files["h5mu"] for sample in samples)  # what it holds is known later
-    present = [m for m in MODALITIES if any_of_them or any(m in sample.modalities for sample in samples)]
+    measured = {m for sample in samples or () for m in sample.modalities}
+    present = [m for m in MODALITIES if any_of_them or m in measured]
     if row.modality not in present:
         known = "is measured in no sample" if row.modality in MODALITIES else "is no modality"
         table.add(
@@ -219,17 +220,8 @@ def _group_problems(
     return problems
 
 
-def choose_contrast(
-    path: Path | None,
-    name: str | None,
-    *,
-    modality: str | None,
-    groupby: str | None,
-    target: str | None,
-    reference: str,
-    cells: str,
-) -> Contrast:
-    """One row of a contrasts file, or a contrast put together from single options."""
+def choose_contrast(path: Path | None, name: str | None, given: Contrast) -> Contrast:
+    """One row of a contrasts file by its name, or without a file the one given by single options, "" for none."""
     if path is not None:
         rows = {row.contrast: row for row in read_contrasts(path)}
         if name not in rows:
@@ -239,14 +231,14 @@ def choose_contrast(
                 f"name one of {', '.join(rows)}",
             )
         return rows[name]
-    missing = [f"--{k}" for k, v in (("modality", modality), ("groupby", groupby), ("target", target)) if not v]
+    missing = [f"--{field}" for field in ("modality", "groupby", "target") if not getattr(given, field)]
     if missing:
         raise InputError(
             f"{', '.join(missing)} not given",
             "it is not said which groups of cells are to be compared",
             "give --modality, --groupby and --target, or --contrasts FILE with --contrast NAME",
         )
-    return Contrast(name or f"{groupby}_{target}_{reference}", modality, groupby, target, reference, cells)
+    return replace(given, contrast=name or f"{given.groupby}_{given.target}_{given.reference}")
 
 
 def group_labels(obs: pd.DataFrame, groupby: str) -> pd.Series:

@@ -531,43 +531,20 @@ def load_genome(
     InputError
         No or an unknown assembly, unreadable files, or files that share no chromosome with the sizes.
     """
-    if chrom_sizes is not None:
-        sizes = read_chrom_sizes(chrom_sizes)
-    elif name in SIZES:
-        sizes = dict(SIZES[name])
-    elif name is None:
-        raise InputError(
-            "no genome was given",
-            "fragments and peaks need the chromosomes' lengths",
-            f"give --genome ({', '.join(SIZES)}) or --chrom_sizes FILE",
-        )
-    else:
-        raise InputError(
-            f"genome {name!r} is not built in",
-            "the chromosomes' lengths are not known",
-            f"give --genome one of {', '.join(SIZES)}, or --chrom_sizes FILE for any other",
-        )
+    sizes = _sizes_of(name, chrom_sizes)
     mitos = _mitochondria(sizes, mito_contig)
     changes: dict[str, dict[str, str]] = {}
     notes: list[str] = []
-    given = {"tss": tss if tss is not None else gtf, "blacklist": blacklist}
-    facts: dict[str, pd.DataFrame | None] = {"tss": None, "blacklist": None}
-    if tss is not None or gtf is not None:
-        facts["tss"] = read_tss(tss) if tss is not None else read_gtf_tss(gtf)
-    if blacklist is not None:
-        regions = read_bed(blacklist)
-        facts["blacklist"] = merge_intervals(regions)
-        facts["blacklist"].attrs["note"] = regions.attrs["note"]
-    for source, frame in facts.items():
-        if frame is not None:
-            facts[source], changed, told = _to_genome(frame, sizes, chrom_style, given[source])
-            changes |= {source: changed} if changed else {}
-            notes += told
-    if name in BUILT_IN and not all(value is not None for value in given.values()):
-        own, told = _built_in(name, sizes, chrom_style)
-        facts = {source: own.get(source) if given[source] is None else frame for source, frame in facts.items()}
+    facts: dict[str, pd.DataFrame] = {}
+    for source, path, frame in _given(tss, gtf, blacklist):
+        facts[source], changed, told = _to_genome(frame, sizes, chrom_style, path)
+        changes |= {source: changed} if changed else {}
         notes += told
-    if facts["tss"] is not None:
+    if name in BUILT_IN and len(facts) < 2:
+        own, told = _built_in(name, sizes, chrom_style)
+        facts = own | facts
+        notes += told
+    if "tss" in facts:
         facts["tss"] = facts["tss"].drop_duplicates().reset_index(drop=True)
     if not mitos:
         notes.append(
@@ -575,7 +552,42 @@ def load_genome(
             "fragments count as nuclear; name it by --mito_contig if there is one"
         )
     first = mitos[0] if mitos else None
-    return Genome(sizes, first, facts["tss"], facts["blacklist"], changes, tuple(notes), tuple(mitos[1:]), chrom_style)
+    return Genome(
+        sizes, first, facts.get("tss"), facts.get("blacklist"), changes, tuple(notes), tuple(mitos[1:]), chrom_style
+    )
+
+
+def _sizes_of(name: str | None, chrom_sizes: str | Path | None) -> dict[str, int]:
+    if chrom_sizes is not None:
+        return read_chrom_sizes(chrom_sizes)
+    if name is None:
+        raise InputError(
+            "no genome was given",
+            "fragments and peaks need the chromosomes' lengths",
+            f"give --genome ({', '.join(SIZES)}) or --chrom_sizes FILE",
+        )
+    if name not in SIZES:
+        raise InputError(
+            f"genome {name!r} is not built in",
+            "the chromosomes' lengths are not known",
+            f"give --genome one of {', '.join(SIZES)}, or --chrom_sizes FILE for any other",
+        )
+    return dict(SIZES[name])
+
+
+def _given(
+    tss: str | Path | None, gtf: str | Path | None, blacklist: str | Path | None
+) -> Iterator[tuple[str, str | Path, pd.DataFrame]]:
+    """What of them is given: its name in a genome, its file, its content."""
+    if tss is not None:
+        yield "tss", tss, read_tss(tss)
+    elif gtf is not None:
+        yield "tss", gtf, read_gtf_tss(gtf)
+    if blacklist is not None:
+        regions = read_bed(blacklist)
+        merged = merge_intervals(regions)
+        merged.attrs["note"] = regions.attrs["note"]
+        yield "blacklist", blacklist, merged
 
 
 def _mitochondria(sizes: dict[str, int], given: str | None) -> list[str]:

@@ -375,8 +375,9 @@ def _check_shared_files(table: Table, samples: list[Sample]) -> None:
     users: dict[tuple[str, str], list[tuple[int, Sample]]] = defaultdict(list)
     for (line, _row), sample in zip(table.rows, samples):
         for column in DATA_COLUMNS:
-            if sample.files[column]:
-                users[column, sample.files[column]].append((line, sample))
+            path = sample.files[column]
+            if path:
+                users[column, path].append((line, sample))
     for (column, _file), rows in users.items():
         lists = [sample.files["barcodes"] for _line, sample in rows]
         if len(rows) > 1 and len(set(lists)) < len(lists):

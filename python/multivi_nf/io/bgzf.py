@@ -22,7 +22,9 @@ def bgzf_writer(path: Path) -> Iterator[Any]:
     """
     import pysam
 
-    handle = pysam.BGZFile(str(path), "wb")  # by name the writer of bgzip is asked for, whatever the path ends with
+    handle = pysam.BGZFile(
+        str(path), "wb", None
+    )  # by name the writer of bgzip is asked for, whatever the path ends with
     try:
         yield handle
         handle.close()

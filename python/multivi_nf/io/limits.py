@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from multivi_nf.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from _typeshed import WriteableBuffer
 
 LONGEST_LINE = 1 << 16
 """Bytes; as in fragments."""
@@ -35,6 +36,14 @@ BLOCK = 1 << 20
 DAMAGED = (OSError, EOFError, zlib.error, UnicodeDecodeError)
 
 
+class Source(Protocol):
+    """What gives bytes."""
+
+    def read(self, n: int, /) -> bytes | None:
+        """The next bytes, at most `n`."""
+        ...
+
+
 class Guarded(io.RawIOBase):
     """A stream of text that ends in an :class:`InputError` where a line, the whole or the number of lines is too long.
 
@@ -50,7 +59,7 @@ class Guarded(io.RawIOBase):
 
     def __init__(
         self,
-        source: BinaryIO,
+        source: Source,
         name: str,
         *,
         longest_line: int | None = LONGEST_LINE,
@@ -68,14 +77,15 @@ class Guarded(io.RawIOBase):
         """Always."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill a buffer with the next bytes; damage within a packed file is an OSError, as a cut one is."""
+        view = memoryview(buffer)
         try:
-            block = self.source.read(min(len(buffer), BLOCK))
+            block = self.source.read(min(len(view), BLOCK)) or b""
         except zlib.error as error:
             raise gzip.BadGzipFile(str(error)) from error
         self._look(block)
-        buffer[: len(block)] = block
+        view[: len(block)] = block
         return len(block)
 
     def _look(self, block: bytes) -> None:
@@ -83,13 +93,13 @@ class Guarded(io.RawIOBase):
         if self.most_bytes is not None and self.n_bytes > self.most_bytes:
             raise _too_much(self.name, f"unpacks to more than {self.most_bytes:,} bytes")
         if self.longest_line is not None:
-            self._measure(block)
+            self._measure(block, self.longest_line)
         if self.most_lines is not None:
             self.n_lines += block.count(b"\n")
             if self.n_lines > self.most_lines:
                 raise _too_much(self.name, f"has more than {self.most_lines:,} lines")
 
-    def _measure(self, block: bytes) -> None:
+    def _measure(self, block: bytes, most: int) -> None:
         """Find a line longer than allowed: it spans every place that many bytes apart without an end between two."""
         first = block.find(b"\n")
         if first < 0:
@@ -99,35 +109,36 @@ class Guarded(io.RawIOBase):
             longest = self._open + first
             last = block.rfind(b"\n")
             start = first
-            while longest <= self.longest_line and last - start > self.longest_line:
-                end = block.rfind(b"\n", start + 1, start + self.longest_line + 2)
+            while longest <= most and last - start > most:
+                end = block.rfind(b"\n", start + 1, start + most + 2)
                 if end < 0:
-                    longest = self.longest_line + 1
+                    longest = most + 1
                     break
                 start = end
             self._open = len(block) - last - 1
             longest = max(longest, self._open)
-        if longest > self.longest_line:
-            raise _too_much(self.name, f"has a line of more than {self.longest_line:,} bytes")
+        if longest > most:
+            raise _too_much(self.name, f"has a line of more than {most:,} bytes")
 
 
 class NoHole(io.RawIOBase):
     """A packed file; the zeros of a hole (a cut download, a disk image) end it instead of being skipped for hours."""
 
-    def __init__(self, source: BinaryIO, name: str) -> None:
+    def __init__(self, source: Source, name: str) -> None:
         self.source, self.name, self.zeros = source, name, 0
 
     def readable(self) -> bool:
         """Always."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill a buffer with the next bytes."""
-        block = self.source.read(len(buffer))
+        view = memoryview(buffer)
+        block = self.source.read(len(view)) or b""
         self.zeros = self.zeros + len(block) if block.count(0) == len(block) else 0
         if self.zeros > LONGEST_HOLE:
             raise _too_much(self.name, f"holds more than {LONGEST_HOLE:,} zeros one after the other")
-        buffer[: len(block)] = block
+        view[: len(block)] = block
         return len(block)
 
 
@@ -149,9 +160,10 @@ def opened(
     path = Path(path)
     with path.open("rb") as file:
         packed = is_gzip(path)
-        source = gzip.GzipFile(fileobj=io.BufferedReader(NoHole(file, str(path)), BLOCK)) if packed else file
-        limits = {"longest_line": longest_line, "most_bytes": most_bytes, "most_lines": most_lines}
-        yield io.BufferedReader(Guarded(source, str(path), **limits), BLOCK)
+        whole = io.BufferedReader(NoHole(file, str(path)), BLOCK)
+        source: Source = gzip.GzipFile(fileobj=whole) if packed else file
+        guarded = Guarded(source, str(path), longest_line=longest_line, most_bytes=most_bytes, most_lines=most_lines)
+        yield io.BufferedReader(guarded, BLOCK)
 
 
 def read_bytes(path: Path, *, longest_line: int | None = LONGEST_LINE, most_bytes: int = LARGEST_TABLE) -> bytes:

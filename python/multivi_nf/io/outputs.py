@@ -10,7 +10,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def _check_parent(parent: Path, path: Path, option: str) -> None:
         ) from error
 
 
-def _inside(folder: Path) -> Iterable[Path]:
+def _inside(folder: Path) -> Iterator[Path]:
     """Everything below a folder but its folders; empty folders and links to folders count as files."""
     for where, folders, names in os.walk(folder):
         for name in sorted(names):

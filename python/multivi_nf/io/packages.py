@@ -81,7 +81,8 @@ def _python_packages() -> Iterable[tuple[str, str, str]]:
     """Name, version and licence of each distribution."""
     for one in [*metadata.distributions(), *metadata.distributions(path=_beside_macs3())]:
         if one.metadata["Name"] and one.version:
-            licence = one.metadata.get("License-Expression") or one.metadata.get("License") or ""
+            fields = [field for field in ("License-Expression", "License") if field in one.metadata]
+            licence = next((text for field in fields if (text := one.metadata[field])), "")
             yield one.metadata["Name"], one.version, licence.strip().splitlines()[0][:80] if licence.strip() else ""
 
 

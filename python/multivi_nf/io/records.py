@@ -11,7 +11,7 @@
     write_record(Plan(...), path)  # the keys are the fields, in their order
     plan = read_record(Plan, path)  # checked: unknown and missing keys, and values of another type, are refused by name
 
-Fields are str, int, float, bool, Path, Literal, `list[...]`, `tuple[..., ...]`, `dict[str, ...]`, another dataclass,
+Fields are str, int, float, bool, Path, Literal, `list[...]`, `tuple[...]`, `dict[str, ...]`, another dataclass,
 `... | None` of these, or `object` for what is not looked into. :func:`as_json` and :func:`from_json` do the same for
 an object that is a part of another file. A class with methods `to_json()` and `from_json(content, place)` of its own
 speaks for itself.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Record = TypeVar("Record", bound=DataclassInstance)
 
 _LEFT_OUT = "left_out"
-_PLAIN: dict[object, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}
+_PLAIN: dict[object, set[type]] = {str: {str}, int: {int}, float: {int, float}, bool: {bool}}
 
 
 def left_out(default: Any = None) -> Any:
@@ -119,10 +119,16 @@ def _value(hint: object, value: object, place: str | Path, key: str) -> object:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
-        return _value(next(one for one in inner if one is not type(None)), value, place, key)
+        others = [one for one in inner if one is not type(None)]
+        alike = [one for one in others if (typing.get_origin(one) in (list, tuple)) == isinstance(value, list)]
+        return _value((alike or others)[0], value, place, key)
+    if origin is list and isinstance(value, list) and inner[0] in _PLAIN and set(map(type, value)) <= _PLAIN[inner[0]]:
+        return value  # names by the million
     if origin in (list, tuple) and isinstance(value, list):
-        items = [_value(inner[0], item, place, f"{key}[{i}]") for i, item in enumerate(value)]
-        return items if origin is list else tuple(items)
+        kinds = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
+        if len(kinds) == len(value):
+            items = [_value(one, item, place, f"{key}[{i}]") for i, (one, item) in enumerate(zip(kinds, value))]
+            return items if origin is list else tuple(items)
     if origin is dict and isinstance(value, dict):
         return {name: _value(inner[1], item, place, f"{key}.{name}") for name, item in value.items()}
     if origin is Literal and value in inner:

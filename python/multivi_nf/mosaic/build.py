@@ -325,7 +325,7 @@ def _write(
         _record(temporary, record)
 
 
-def _block(found: Features, place: int, part: Part, progress: Callable[[str], None]):
+def _block(found: Features, place: int, part: Part, progress: Callable[[str], None]) -> sparse.csr_matrix:
     progress(f"{part.sample}: writing {part.modality}")
     return found.project(place, part.counts())
 

@@ -304,7 +304,7 @@ def batch_panel(features: Features, parts: Sequence[Part], batches: Sequence[str
     first: dict[str, tuple[str, np.ndarray]] = {}
     rows = [
         (part, batch, row & seen)
-        for place, (part, row) in enumerate(zip(parts, features.panel))
+        for place, (part, row) in enumerate(zip(parts, [] if features.panel is None else features.panel))
         for batch, seen in _seen(features, place, part).items()
     ]
     for part, batch, row in rows:

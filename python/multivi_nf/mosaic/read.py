@@ -85,8 +85,9 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
             "none of them is known as rna, atac or protein",
             "rename them, e.g. mdata.mod['rna'] = ...",
         )
-    batch = _column(mosaic, "batch", "all")
-    sample = _column(mosaic, "sample", None)
+    batch = _column(mosaic, "batch")
+    batch = pd.Series("all", index=mosaic.obs_names) if batch is None else batch
+    sample = _column(mosaic, "sample")
     with quiet(), mudata.set_options(pull_on_update=False):
         result = mudata.MuData({modality: found[modality] for modality in MODALITIES if modality in found})
         obs, notes = _annotation(mosaic, result.obs_names)
@@ -291,14 +292,14 @@ UNNAMED = "unknown"
 """Batch and sample of cells whose own column says nothing."""
 
 
-def _column(mosaic: mudata.MuData, column: str, default: str | None) -> pd.Series | None:
+def _column(mosaic: mudata.MuData, column: str) -> pd.Series | None:
     """A column of obs as text; cells without a value are named, and said."""
     if column in mosaic.obs:
         found = label_text(mosaic.obs[column])
     else:
         parts = [label_text(data.obs[column]) for data in mosaic.mod.values() if column in data.obs]
         if not parts:
-            return None if default is None else pd.Series(default, index=mosaic.obs_names)
+            return None
         joined = pd.concat([part.dropna() for part in parts])
         found = joined[~joined.index.duplicated()].reindex(mosaic.obs_names)
     gaps = found.isna()

@@ -9,11 +9,13 @@ it is the share.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from scipy import sparse, special
 
 from multivi_nf.qc.checked import Checked
+from multivi_nf.qc.summary import AmbientShare
 
 HIGH = 0.2
 """Ambient share above which the user is warned: a fifth of the counts would be no cell's own."""
@@ -66,16 +68,12 @@ class Ambient:
         """Whether many genes agree; else the share is a bound from above."""
         return bool(self.agreeing >= _AGREE)
 
-    def facts(self) -> dict[str, float | int | str | None]:
+    def facts(self) -> AmbientShare:
         """What goes into the summary."""
-        known = np.isfinite(self.share)
-        return {
-            "share": float(self.share) if known else None,
-            "lower": float(self.lower) if known else None,
-            "upper": float(self.upper) if known else None,
-            "kind": "" if not known else "estimate" if self.is_estimate else "at most",
-            "note": self.note,
-        }
+        if not np.isfinite(self.share):
+            return AmbientShare(None, None, None, "", self.note)
+        kind: Literal["estimate", "at most"] = "estimate" if self.is_estimate else "at most"
+        return AmbientShare(float(self.share), float(self.lower), float(self.upper), kind, self.note)
 
 
 def told(ambient: Ambient, sample: str) -> tuple[str, list[str]]:
@@ -247,25 +245,25 @@ def remove_ambient(counts: sparse.csr_matrix, ambient: Ambient, seed: int) -> sp
     return kept
 
 
-def tell_ambient(
-    checked: Checked, found: Ambient, sample: str, ambient: str, ambient_share: float | None, seed: int
-) -> None:
+def tell_ambient(checked: Checked, found: Ambient, *, taken_out: bool, given: float | None, seed: int) -> None:
     """Put what is known of ambient RNA into a sample's QC, and take the counts out where that was asked for.
 
     Parameters
     ----------
     checked
-        Changed in place: `summary["ambient"]`, notes and warnings; with `soup` the cells' counts and `rna_n_ambient`.
+        Changed in place: `summary.ambient`, notes and warnings; where counts are taken out the cells' counts and
+        `rna_n_ambient`.
     found
         Of :func:`estimate_ambient`, on the cells of `checked`.
-    ambient, ambient_share
-        See :func:`multivi_nf.qc.rna.qc_rna`.
+    taken_out, given
+        Whether to take counts out, and the ambient share, where it is known from elsewhere.
     """
+    sample, summary = checked.summary.sample, checked.summary
     note, warnings = told(found, sample)
-    checked.summary["notes"].append(note)
-    checked.summary["ambient"] = found.facts()
-    if ambient == "soup":
-        used = found if ambient_share is None else replace(found, share=ambient_share, agreeing=_AGREE)
+    summary.notes.append(note)
+    summary.ambient = found.facts()
+    if taken_out:
+        used = found if given is None else replace(found, share=given, agreeing=_AGREE)
         if not used.is_estimate or not np.isfinite(used.share):
             warnings = [
                 f"sample {sample!r}: --ambient soup took nothing out, since the ambient share is not known ({note}); "
@@ -279,6 +277,6 @@ def tell_ambient(
             column = checked.table["removed_by"]
             checked.table["rna_n_ambient"] = np.where(column == "", 0, np.nan)
             checked.table.loc[checked.cells.obs_names, "rna_n_ambient"] = lost
-            checked.summary["ambient"]["removed"] = int(lost.sum())
-            checked.summary["notes"].append(f"ambient counts taken out: {lost.sum() / max(before.sum(), 1):.1%}")
-    checked.summary["warnings"] += warnings
+            summary.ambient.removed = int(lost.sum())
+            summary.notes.append(f"ambient counts taken out: {lost.sum() / max(before.sum(), 1):.1%}")
+    summary.warnings += warnings

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
@@ -14,8 +13,13 @@ import pandas as pd
 from multivi_nf import __version__
 from multivi_nf.counts.given import given_name
 from multivi_nf.io.files import write_table, written_whole
+from multivi_nf.io.records import as_json, write_record
 from multivi_nf.qc.doublets import Doublets
 from multivi_nf.qc.rules import Rule, Verdict, table_of
+from multivi_nf.qc.summary import Flagged, Step, Summary
+
+_TOLD = ("sample", "modality", "version", "parameters", "counting_strategy", "notes")
+"""Of the summary: what the kept cells carry along."""
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Checked:
 
     cells: ad.AnnData
     table: pd.DataFrame
-    summary: dict = field(default_factory=dict)
+    summary: Summary
 
 
 def per_cell(counts: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
@@ -44,19 +48,12 @@ def per_cell(counts: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
 
 
 def finish(
-    counts: ad.AnnData,
-    values: dict[str, np.ndarray],
-    verdict: Verdict,
-    doublets: Doublets | None,
-    sample: str,
-    modality: str,
-    parameters: dict,
-    notes: Sequence[str] = (),
+    counts: ad.AnnData, values: dict[str, np.ndarray], verdict: Verdict, step: Step, doublets: Doublets | None = None
 ) -> Checked:
     """Cut the cells, put values into `obs` and the table, and gather the summary."""
-    kept = verdict.kept
+    kept, modality = verdict.kept, step.modality
     table = table_of(values, counts.obs_names)
-    notes = [*counts.uns.get("notes", ()), *notes]
+    notes = [*counts.uns.get("notes", ()), *verdict.notes]
     if doublets is not None:
         score, flag = np.full(len(kept), np.nan), np.zeros(len(kept), dtype=bool)
         score[kept], flag[kept] = doublets.score, doublets.flag
@@ -67,32 +64,33 @@ def finish(
     own = [c for c in cells.obs if str(c) in table or str(c).startswith((f"{modality}_",))]  # of count-peaks
     cells.obs = cells.obs.drop(columns=own).rename(columns=given_name).join(table[kept])
     cells.obs.index.name = None
-    parameters = {key: value for key, value in parameters.items() if value is not None}
-    facts = {"sample": sample, "modality": modality, "version": __version__, "parameters": parameters}
-    strategy = counts.uns.get("counting_strategy")
-    if modality == "atac":
-        facts["counting_strategy"] = str(strategy) if strategy is not None else "as in the matrix given"
+    table["removed_by"] = verdict.removed_by
+    strategy = str(counts.uns.get("counting_strategy", "as in the matrix given")) if modality == "atac" else None
+    summary = Summary(
+        sample=step.sample,
+        modality=modality,
+        version=__version__,
+        parameters={key: value for key, value in step.parameters.items() if value is not None},
+        counting_strategy=strategy,
+        cells_in=len(kept),
+        cells_out=int(kept.sum()),
+        features=counts.n_vars,
+        rules=verdict.rules,
+        medians={name: float(np.nanmedian(v[kept])) for name, v in values.items() if np.isfinite(v[kept]).any()},
+        warnings=[*counts.uns.get("warnings", ()), *verdict.warnings],
+        notes=notes,
+        doublets=None if doublets is None else _flagged(doublets),
+    )
+    told = {name: value for name, value in as_json(summary).items() if name in _TOLD}
     # the mosaic tells cells that failed from cells that were not measured by these
     failed = counts.obs_names[~kept].to_numpy(str)
-    cells.uns = {"multivi_nf": json.dumps(facts | {"notes": notes}, sort_keys=True), "failed": failed}
-    table["removed_by"] = verdict.removed_by
-    medians = {name: float(np.nanmedian(v[kept])) for name, v in values.items() if np.isfinite(v[kept]).any()}
-    summary = facts | {
-        "cells_in": len(kept),
-        "cells_out": int(kept.sum()),
-        "features": counts.n_vars,
-        "rules": verdict.rules,
-        "medians": medians,
-        "warnings": [*counts.uns.get("warnings", ()), *verdict.warnings],
-        "notes": notes,
-    }
-    if doublets is not None:
-        threshold = None if np.isnan(doublets.threshold) else doublets.threshold
-        share = None if np.isnan(doublets.share) else doublets.share
-        summary["doublets"] = {"flagged": int(doublets.flag.sum()), "threshold": threshold, "note": doublets.note}
-        if share is not None:
-            summary["doublets"]["share"] = share
+    cells.uns = {"multivi_nf": json.dumps(told, sort_keys=True), "failed": failed}
     return Checked(cells, table, summary)
+
+
+def _flagged(doublets: Doublets) -> Flagged:
+    threshold, share = (None if np.isnan(value) else value for value in (doublets.threshold, doublets.share))
+    return Flagged(int(doublets.flag.sum()), threshold, doublets.note, share)
 
 
 def used(rules: list[Rule]) -> list[Rule]:
@@ -102,14 +100,13 @@ def used(rules: list[Rule]) -> list[Rule]:
 
 def write_checked(checked: Checked, output: Path, folder: Path) -> None:
     """Write the kept cells and the QC folder (`<modality>.tsv.gz`, `<modality>.json`), the same bytes every time."""
-    modality = checked.summary["modality"]
+    modality = checked.summary.modality
     folder.mkdir(parents=True, exist_ok=True)
     table = checked.table.copy()
     for column in table.select_dtypes(bool).columns:
         table[column] = table[column].astype(int)
     with written_whole(folder / f"{modality}.tsv.gz") as temporary:
         write_table(temporary, table)
-    with written_whole(folder / f"{modality}.json") as temporary:
-        temporary.write_text(json.dumps(checked.summary, indent=1) + "\n")
+    write_record(checked.summary, folder / f"{modality}.json")
     with written_whole(output) as temporary:
         checked.cells.write_h5ad(temporary, compression="gzip", compression_opts=1)

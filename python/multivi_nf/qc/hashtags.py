@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anndata as ad
@@ -14,6 +15,9 @@ from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import meeting
 from multivi_nf.qc.checked import Checked
 from multivi_nf.qc.doublets import expected_rate
+from multivi_nf.qc.summary import Flagged, Hashtags
+
+Values = Sequence[object] | np.ndarray
 
 LEAST_CELLS = 20
 """Fewest cells to fit the two distributions of each tag to."""
@@ -41,12 +45,10 @@ class Demultiplexed:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def facts(self) -> dict[str, object]:
-        """Numbers for the summary: cells by class, singlets by tag."""
-        return {
-            "classes": self.table["hashtag_class"].value_counts().to_dict(),
-            "singlets": self.table["hashtag"].dropna().value_counts().sort_index().to_dict(),
-        }
+    def facts(self) -> Hashtags:
+        """Numbers for the summary."""
+        singlets = self.table["hashtag"].dropna().value_counts().sort_index()
+        return Hashtags(self.table["hashtag_class"].value_counts().to_dict(), singlets.to_dict())
 
 
 def demultiplex(tags: ad.AnnData, sample: str) -> Demultiplexed:
@@ -124,14 +126,14 @@ def _by_share(counts: np.ndarray) -> np.ndarray:
     return np.column_stack([~singlet & ~doublet, singlet, doublet]).astype(float)
 
 
-def _table(index: pd.Index, hashtag, classes, probability) -> pd.DataFrame:
+def _table(index: pd.Index, hashtag: Values, classes: Values, probability: np.ndarray) -> pd.DataFrame:
     columns = dict(zip(COLUMNS, (np.asarray(hashtag, dtype=object), np.asarray(classes, dtype=object), probability)))
     return pd.DataFrame(columns, index=index)
 
 
 def _judge(found: Demultiplexed, names: np.ndarray, sample: str) -> None:
     classes = found.table["hashtag_class"]
-    told = ", ".join(f"{name} {n}" for name, n in found.facts()["singlets"].items())
+    told = ", ".join(f"{name} {n}" for name, n in found.facts().singlets.items())
     others = f"{(classes == 'doublet').sum()} doublets, {(classes == 'negative').sum()} without a tag"
     found.notes.append(f"hashtags: {told}; {others}")
     lost = (classes != "singlet").mean()
@@ -140,12 +142,12 @@ def _judge(found: Demultiplexed, names: np.ndarray, sample: str) -> None:
             f"sample {sample!r}: {lost:.0%} of its cells are no singlets by their hashtags; was the staining weak, or "
             "is it the file of another sample?"
         )
-    absent = [name for name in names if name not in found.facts()["singlets"]]
+    absent = [name for name in names if name not in found.facts().singlets]
     if absent:
         found.warnings.append(f"sample {sample!r}: no cell is a singlet of {', '.join(absent[:5])}")
 
 
-def add_hashtags(checked: Checked, found: Demultiplexed, sample: str) -> None:
+def add_hashtags(checked: Checked, found: Demultiplexed) -> None:
     """Put tags into a sample's QC: columns of `obs` and of the table, `donor`, and the doublet flag.
 
     Parameters
@@ -162,13 +164,12 @@ def add_hashtags(checked: Checked, found: Demultiplexed, sample: str) -> None:
     known = int(rows["hashtag_class"].notna().sum())
     if known == 0:
         raise InputError(
-            f"sample {sample!r}: none of the {len(rows)} cells (e.g. {rows.index[0]!r}) has hashtags (e.g. "
-            f"{found.table.index[0]!r})",
+            f"sample {checked.summary.sample!r}: none of the {len(rows)} cells (e.g. {rows.index[0]!r}) has hashtags "
+            f"(e.g. {found.table.index[0]!r})",
             "no cell would get a donor",
             "name this sample's hashtags in the column hto, with barcodes spelled as in the other matrices",
         )
-    modality = checked.summary["modality"]
-    flag = f"{modality}_doublet"
+    flag = f"{checked.summary.modality}_doublet"
     doublet = (rows["hashtag_class"] == "doublet").to_numpy()
     checked.table[flag] = doublet | (checked.table[flag].astype(bool) if flag in checked.table else False)
     for column in ("hashtag", "hashtag_class", "hashtag_probability"):
@@ -185,9 +186,10 @@ def add_hashtags(checked: Checked, found: Demultiplexed, sample: str) -> None:
         checked.cells.obs["donor"] = pd.Categorical(kept["hashtag"])
     if known < len(rows):
         notes.append(f"{len(rows) - known} of {len(rows)} cells are not among the hashtags' barcodes")
-    checked.summary["hashtags"] = found.facts()
-    checked.summary["notes"] += notes
-    checked.summary["warnings"] += found.warnings
-    doublets = checked.summary.setdefault("doublets", {"flagged": 0, "threshold": None, "note": ""})
-    doublets["flagged"] = int(checked.cells.obs[flag].sum())
-    doublets["by_hashtag"] = int((kept["hashtag_class"] == "doublet").sum())
+    summary = checked.summary
+    summary.hashtags = found.facts()
+    summary.notes += notes
+    summary.warnings += found.warnings
+    summary.doublets = summary.doublets or Flagged(0, None, "")
+    summary.doublets.flagged = int(checked.cells.obs[flag].sum())
+    summary.doublets.by_hashtag = int((kept["hashtag_class"] == "doublet").sum())

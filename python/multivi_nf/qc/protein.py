@@ -8,6 +8,7 @@ import numpy as np
 from multivi_nf.errors import InputError
 from multivi_nf.qc.checked import Checked, finish
 from multivi_nf.qc.rules import at_least, judge, within_mads
+from multivi_nf.qc.summary import Step
 
 
 def qc_protein(counts: ad.AnnData, sample: str, *, mad: float = 5.0) -> Checked:
@@ -46,7 +47,6 @@ def qc_protein(counts: ad.AnnData, sample: str, *, mad: float = 5.0) -> Checked:
     ]
     values = {"protein_n_counts": total, "protein_n_proteins": proteins, "protein_isotype_counts": control}
     verdict = judge(rules, sample, "protein")
-    notes = (
-        [f"isotype controls, left out of the model: {', '.join(counts.var_names[isotype])}"] if isotype.any() else []
-    )
-    return finish(counts, values, verdict, None, sample, "protein", {"mad": mad}, notes)
+    if isotype.any():
+        verdict.notes.append(f"isotype controls, left out of the model: {', '.join(counts.var_names[isotype])}")
+    return finish(counts, values, verdict, Step(sample, "protein", {"mad": mad}))

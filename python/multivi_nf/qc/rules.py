@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from multivi_nf.errors import InputError
+from multivi_nf.qc.summary import Removed
 
 LEAST_CELLS = 20
 """Fewest cells for a rule by median absolute deviation; fewer say nothing about what is usual."""
@@ -115,15 +116,17 @@ class Verdict:
     removed_by
         Per cell the first rule that it fails, or an empty string.
     rules
-        JSON rows: `rule`, `quantity`, `threshold` (number, [lower, upper] or null), `removed` (cells for which it was
-        the first), `failing` (all that fail it), `median`, `note`.
+        What each rule did.
     warnings
-        Rules that fail over half of the sample.
+        Rules that fail over half of the sample, and what else to look at.
+    notes
+        What was done.
     """
 
     removed_by: np.ndarray
-    rules: list[dict]
+    rules: list[Removed]
     warnings: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> np.ndarray:
@@ -148,17 +151,7 @@ def judge(rules: list[Rule], sample: str, modality: str) -> Verdict:
         failing = int(rule.fails.sum())
         bounds = list(rule.threshold) if isinstance(rule.threshold, tuple) else rule.threshold
         median = None if np.isnan(rule.median) else rule.median
-        rows.append(
-            {
-                "rule": rule.name,
-                "quantity": rule.quantity,
-                "threshold": bounds,
-                "removed": int(first.sum()),
-                "failing": failing,
-                "median": median,
-                "note": rule.note,
-            }
-        )
+        rows.append(Removed(rule.name, rule.quantity, bounds, int(first.sum()), failing, median, rule.note))
         if failing > n / 2:
             warnings.append(
                 f"sample {sample!r}: rule {rule.name} (threshold {_shown(bounds)}) removes {failing} of {n} {modality} "

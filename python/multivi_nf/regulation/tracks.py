@@ -11,6 +11,7 @@ import pandas as pd
 import pybigtools
 
 from multivi_nf.fragments.kept import open_fragments
+from multivi_nf.fragments.stream import Asked
 from multivi_nf.inputs.genome import Genome
 from multivi_nf.io.files import scratch, written_whole
 from multivi_nf.io.progress import bytes_read
@@ -98,8 +99,8 @@ def _chromosomes(
     chrom, n_held = -1, 0
     held: list[Counted] = []
     with bytes_read(source.fragments) as progress:
-        how = {"only_these": True, "chrom_style": genome.style, "on_progress": progress}
-        stream = open_fragments(source.fragments, genome.chrom_sizes, barcodes, **how)
+        asked = Asked(genome.chrom_sizes, barcodes, only_these=True, chrom_style=genome.style)
+        stream = open_fragments(source.fragments, asked, progress)
         for batch in stream:
             if genome.mitochondrial(names[batch.chrom]):
                 continue

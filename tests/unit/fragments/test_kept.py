@@ -18,7 +18,7 @@ from multivi_nf.fragments import kept
 from multivi_nf.fragments.count import scan
 from multivi_nf.fragments.cuts import write_cut_sites
 from multivi_nf.fragments.kept import KeptFragments, is_kept, open_fragments
-from multivi_nf.fragments.stream import FragmentStream
+from multivi_nf.fragments.stream import Asked, FragmentStream
 from multivi_nf.inputs.genome import Genome
 
 SIZES = {"chr2": 900_000_000, "chr1": 500_000, "chrM": 16000}
@@ -65,8 +65,8 @@ def keep(tmp_path, barcodes=(), **options):
 def test_read_as_the_file_is(tmp_path, is_sorted, listed, asked):
     path, store = keep(tmp_path, listed, is_sorted=is_sorted)
     assert is_kept(store) and not is_kept(path)
-    one = FragmentStream(path, SIZES, asked, only_these=True)
-    other = open_fragments(store, SIZES, asked, only_these=True)
+    one = FragmentStream(path, Asked(SIZES, asked, only_these=True))
+    other = open_fragments(store, Asked(SIZES, asked, only_these=True))
     assert isinstance(other, KeptFragments)
     assert batches(other) == batches(one)
     assert other.barcodes() == one.barcodes() == asked
@@ -76,7 +76,7 @@ def test_read_as_the_file_is(tmp_path, is_sorted, listed, asked):
 
 def test_everything_is_kept_where_no_cells_are_listed(tmp_path):
     path, store = keep(tmp_path)
-    one, other = FragmentStream(path, SIZES, NAMES[3:5]), KeptFragments(store, SIZES, NAMES[3:5])
+    one, other = FragmentStream(path, Asked(SIZES, NAMES[3:5])), KeptFragments(store, Asked(SIZES, NAMES[3:5]))
     expected, found = batches(one), batches(other)
     assert [[*row[:3], one.barcodes()[row[3]], row[4]] for row in expected] == [
         [*row[:3], other.barcodes()[row[3]], row[4]] for row in found
@@ -115,15 +115,17 @@ def test_more_barcodes_than_a_word_can_name(tmp_path, monkeypatch):
     encode = type(kept._encode)(kept._encode.py_func, targetoptions={"nopython": True})
     monkeypatch.setattr(kept, "_encode", encode)
     path, store = keep(tmp_path, NAMES, odd=False)
-    assert batches(KeptFragments(store, SIZES, NAMES)) == batches(FragmentStream(path, SIZES, NAMES, only_these=True))
+    assert batches(KeptFragments(store, Asked(SIZES, NAMES))) == batches(
+        FragmentStream(path, Asked(SIZES, NAMES, only_these=True))
+    )
 
 
 def test_cells_that_were_not_kept_are_refused(tmp_path):
     _, store = keep(tmp_path, NAMES[:10])
     with pytest.raises(InputError, match=r"of 10 listed cells, and 2 of the 3 barcodes asked for, first 'BC010-1'"):
-        KeptFragments(store, SIZES, NAMES[9:12])
+        KeptFragments(store, Asked(SIZES, NAMES[9:12]))
     with pytest.raises(InputError, match="more than once"):
-        KeptFragments(store, SIZES, [NAMES[0], NAMES[0]])
+        KeptFragments(store, Asked(SIZES, [NAMES[0], NAMES[0]]))
 
 
 @pytest.mark.parametrize(
@@ -133,14 +135,14 @@ def test_cells_that_were_not_kept_are_refused(tmp_path):
 def test_another_assembly_is_refused(tmp_path, sizes, told):
     _, store = keep(tmp_path)
     with pytest.raises(InputError, match=told):
-        KeptFragments(store, sizes)
+        KeptFragments(store, Asked(sizes))
 
 
 def test_names_of_chromosomes_may_differ_in_style(tmp_path):
     path, store = keep(tmp_path)
     plain = {"M": 16000, "1": 500_000, "2": 900_000_000}
     found, expected = (
-        batches(kind(where, plain, NAMES)) for kind, where in ((KeptFragments, store), (FragmentStream, path))
+        batches(kind(where, Asked(plain, NAMES))) for kind, where in ((KeptFragments, store), (FragmentStream, path))
     )
     assert found == expected
 
@@ -159,7 +161,7 @@ def test_damage_is_refused(tmp_path, at):
         del raw[-1 if at == "cut at the end" else len(raw) // 2 :]
     store.write_bytes(raw)
     with pytest.raises(InputError, match=r"kept by qc-fragments, is (damaged|cut)"):
-        batches(KeptFragments(store, SIZES))
+        batches(KeptFragments(store, Asked(SIZES)))
 
 
 def test_the_steps_pass_it_on(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments.stream import FragmentStream
+from multivi_nf.fragments.stream import Asked, FragmentStream
 
 SIZES = {"chr1": 2**31 - 1, "a_long_name_of_a_scaffold": 2**31 - 1, "7": 2**31 - 1}
 
@@ -28,7 +28,7 @@ def fragment_lines(rng, n_columns, n=1500):
 
 
 def read(path, **options):
-    stream = FragmentStream(path, SIZES, **options)
+    stream = FragmentStream(path, Asked(SIZES, **options))
     found = [np.column_stack([np.full(len(b.count), b.chrom), b.position, b.barcode, b.count]) for b in stream]
     return stream, np.concatenate(found).tolist()
 

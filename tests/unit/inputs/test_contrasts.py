@@ -4,7 +4,14 @@ import pandas as pd
 import pytest
 
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.contrasts import check_contrasts, choose_contrast, group_labels, groups_of, read_contrasts
+from multivi_nf.inputs.contrasts import (
+    Contrast,
+    check_contrasts,
+    choose_contrast,
+    group_labels,
+    groups_of,
+    read_contrasts,
+)
 
 HEADER = "contrast,modality,groupby,target,reference,cells\n"
 
@@ -42,12 +49,12 @@ def test_missing_file_and_columns(tmp_path):
 def test_one_contrast_by_name_or_options(tmp_path):
     path = tmp_path / "c.csv"
     path.write_text(HEADER + "a,rna,cluster,1,2,all\nb,atac,donor,x,rest,\n")
-    options = {"modality": None, "groupby": None, "target": None, "reference": "rest", "cells": "observed"}
-    assert choose_contrast(path, "b", **options).groupby == "donor"
+    nothing = Contrast("", "", "", "")
+    assert choose_contrast(path, "b", nothing).groupby == "donor"
     with pytest.raises(InputError, match="'c' is not in"):
-        choose_contrast(path, "c", **options)
+        choose_contrast(path, "c", nothing)
     with pytest.raises(InputError, match="--modality, --groupby, --target not given"):
-        choose_contrast(None, None, **options)
+        choose_contrast(None, None, nothing)
 
 
 def test_groups(tmp_path, mosaic):

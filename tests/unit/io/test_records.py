@@ -27,12 +27,13 @@ class Whole:
     by_name: dict[str, tuple[Part, ...]]
     file: Path | None
     said: bool
+    size: tuple[str, int]
     free: object
     symbols: str | None = left_out()
     notes: list[str] = left_out([])
 
 
-WHOLE = Whole(3, "given", [Part("a", 0.5)], {"x": (Part("b", 1.0),)}, Path("a/b"), True, {"any": [1]})
+WHOLE = Whole(3, "given", [Part("a", 0.5)], {"x": (Part("b", 1.0),)}, Path("a/b"), True, ("chr1", 9), {"any": [1]})
 TEXT = {
     "cells": 3,
     "kind": "given",
@@ -40,6 +41,7 @@ TEXT = {
     "by_name": {"x": [{"name": "b", "share": 1.0}]},
     "file": "a/b",
     "said": True,
+    "size": ["chr1", 9],
     "free": {"any": [1]},
 }
 
@@ -51,7 +53,7 @@ def test_a_record_comes_back_from_its_file_the_same(tmp_path: Path) -> None:
 
 
 def test_a_field_that_may_be_left_out_is_written_where_it_has_a_value() -> None:
-    said = Whole(1, "called", [], {}, None, False, None, "S", ["n"])
+    said = Whole(1, "called", [], {}, None, False, ("x", 0), None, "S", ["n"])
     assert list(as_json(said))[-2:] == ["symbols", "notes"]
     assert from_json(Whole, as_json(said), "here") == said
 
@@ -68,6 +70,8 @@ def test_a_field_that_may_be_left_out_is_written_where_it_has_a_value() -> None:
         ({"parts": [7]}, "7 stands where an object (name, share) is meant"),
         ({"by_name": {"x": [{"name": "b", "share": None}]}}, "'share' is None and should be float"),
         ({"colour": 1}, "it has, and should not, 'colour'"),
+        ({"size": ["chr1"]}, "'size' is ['chr1'] and should be tuple"),
+        ({"size": [1, 1]}, "'size[0]' is 1 and should be str"),
         ({"file": 3}, "'file' is 3 and should be Path"),
     ],
 )
@@ -78,7 +82,7 @@ def test_anything_else_is_refused_by_name(change: dict[str, object], told: str) 
 
 
 def test_missing_keys_and_what_is_no_object_are_refused() -> None:
-    with pytest.raises(InputError, match="it lacks 'kind', 'parts', 'by_name', 'file', 'said', 'free'"):
+    with pytest.raises(InputError, match="it lacks 'kind', 'parts', 'by_name', 'file', 'said', 'size', 'free'"):
         from_json(Whole, {"cells": 3}, "here")
     with pytest.raises(InputError, match=r"\[\] stands where an object \(cells, kind"):
         from_json(Whole, [], "here")

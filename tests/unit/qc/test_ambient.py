@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from multivi_nf.qc.ambient import HIGH, estimate_ambient, remove_ambient, told
-from multivi_nf.qc.rna import qc_rna
+from multivi_nf.qc.rna import RnaRules, qc_rna
 from multivi_nf.simulate.cells import draw_cells
 from multivi_nf.simulate.counts import rna_counts
 from multivi_nf.simulate.design import Options
@@ -138,20 +138,20 @@ def checked(counts: sparse.csr_matrix, **options):
     names = [f"c{i}" for i in range(counts.shape[0])]
     data = ad.AnnData(counts.copy(), pd.DataFrame(index=names), pd.DataFrame({"symbol": genes}, index=genes))
     data.uns["notes"] = []
-    return qc_rna(data, "s", **options)
+    return qc_rna(data, "s", RnaRules(**options))
 
 
 def test_qc_tells_and_takes_out_on_request():
     counts, _, _ = made(0.3)
     plain, soup = checked(counts), checked(counts, ambient="soup")
-    facts = plain.summary["ambient"]
-    assert facts["kind"] == "estimate" and facts["share"] == pytest.approx(0.3, rel=0.25)
-    assert any("ambient" in warning and "--ambient soup" in warning for warning in plain.summary["warnings"])
+    facts = plain.summary.ambient
+    assert facts.kind == "estimate" and facts.share == pytest.approx(0.3, rel=0.25)
+    assert any("ambient" in warning and "--ambient soup" in warning for warning in plain.summary.warnings)
     assert "rna_n_ambient" not in plain.cells.obs
     assert (plain.cells.X != counts[plain.cells.obs_names.str[1:].astype(int)]).nnz == 0
     lost = soup.cells.obs["rna_n_ambient"].to_numpy()
-    assert plain.cells.X.sum() - soup.cells.X.sum() == lost.sum() == soup.summary["ambient"]["removed"]
-    assert lost.sum() / plain.cells.X.sum() == pytest.approx(facts["share"], abs=0.01)
+    assert plain.cells.X.sum() - soup.cells.X.sum() == lost.sum() == soup.summary.ambient.removed
+    assert lost.sum() / plain.cells.X.sum() == pytest.approx(facts.share, abs=0.01)
     assert soup.cells.obs["rna_n_counts"].equals(plain.cells.obs["rna_n_counts"])
 
 
@@ -159,7 +159,7 @@ def test_a_bound_alone_takes_nothing_out_and_the_remedy_works(simulated):
     counts = simulated[0]
     left = checked(counts, ambient="soup")
     assert "rna_n_ambient" not in left.cells.obs
-    assert "took nothing out" in left.summary["warnings"][-1] and "--ambient_share" in left.summary["warnings"][-1]
+    assert "took nothing out" in left.summary.warnings[-1] and "--ambient_share" in left.summary.warnings[-1]
     given = checked(counts, ambient="soup", ambient_share=0.06)
     assert given.cells.obs["rna_n_ambient"].sum() / given.cells.obs["rna_n_counts"].sum() == pytest.approx(
         0.06, abs=0.01

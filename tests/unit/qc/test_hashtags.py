@@ -65,8 +65,8 @@ def test_a_tag_without_counts_is_named():
     counts, _, _ = mixed(200, 3)
     counts = np.column_stack([counts, np.zeros(200, int)])
     found = demultiplex(tags_of(counts), "s")
-    assert "HTO4" in found.notes[0] and "HTO4" not in found.facts()["singlets"]
-    assert sum(found.facts()["classes"].values()) == 200
+    assert "HTO4" in found.notes[0] and "HTO4" not in found.facts().singlets
+    assert sum(found.facts().classes.values()) == 200
 
 
 def test_one_tag_is_refused_with_a_remedy_that_works():

@@ -34,5 +34,5 @@ def test_default_qc_keeps_the_cells(shared_data, monkeypatch, name, step):
     folder, file = name.split("/")
     modality = step.__name__.removeprefix("qc_")
     summary = step(read_counts(shared_data(folder) / file, modality), "s").summary
-    assert summary["cells_out"] >= 0.8 * summary["cells_in"]
-    assert summary["warnings"] == []
+    assert summary.cells_out >= 0.8 * summary.cells_in
+    assert summary.warnings == []

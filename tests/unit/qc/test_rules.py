@@ -15,10 +15,10 @@ from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import BarcodeMap
 from multivi_nf.io.files import write_table
-from multivi_nf.qc.atac import qc_atac
+from multivi_nf.qc.atac import AtacRules, qc_atac
 from multivi_nf.qc.checked import write_checked
 from multivi_nf.qc.protein import qc_protein
-from multivi_nf.qc.rna import qc_rna
+from multivi_nf.qc.rna import RnaRules, qc_rna
 from multivi_nf.qc.rules import at_least, judge, within_mads
 
 
@@ -72,8 +72,8 @@ def test_each_cell_is_removed_once_by_the_first_rule_it_fails():
     rules = [at_least("a", "x", np.array([0, 1, 2, 3]), 2), at_least("b", "y", np.array([0, 9, 0, 9]), 1)]
     verdict = judge(rules, "s", "rna")
     assert verdict.removed_by.tolist() == ["a", "a", "b", ""]
-    assert [(row["removed"], row["failing"]) for row in verdict.rules] == [(2, 2), (1, 2)]
-    assert verdict.rules[0]["median"] == 1.5
+    assert [(row.removed, row.failing) for row in verdict.rules] == [(2, 2), (1, 2)]
+    assert verdict.rules[0].median == 1.5
 
 
 def test_over_half_is_a_warning_and_all_an_error_with_rule_and_median():
@@ -89,7 +89,7 @@ def test_over_half_is_a_warning_and_all_an_error_with_rule_and_median():
 def test_rna_values_by_hand():
     data = rna()
     x = data.X.toarray()
-    checked = qc_rna(data, "s", mad=0, min_counts=140)
+    checked = qc_rna(data, "s", RnaRules(mad=0, min_counts=140))
     kept = x.sum(1) >= 140
     assert checked.cells.n_obs == kept.sum()
     assert checked.cells.obs_names.tolist() == [f"c{i}" for i in np.flatnonzero(kept)]
@@ -98,7 +98,7 @@ def test_rna_values_by_hand():
     np.testing.assert_allclose(checked.table["rna_pct_mito"], 100 * x[:, :2].sum(1) / x.sum(1))
     assert (checked.table["removed_by"] == np.where(kept, "", "rna_min_counts")).all()
     assert checked.cells.uns["failed"].tolist() == checked.table.index[~kept].tolist() and (~kept).any()
-    assert sum(row["removed"] for row in checked.summary["rules"]) == (~kept).sum()
+    assert sum(row.removed for row in checked.summary.rules) == (~kept).sum()
     assert checked.cells.X.dtype == np.int32
 
 
@@ -120,7 +120,7 @@ def test_mitochondrial_ids_are_those_of_the_symbols(shared_data):
 
 def test_max_mito_without_mitochondrial_genes_is_an_error():
     with pytest.raises(InputError, match="no gene is known as mitochondrial"):
-        qc_rna(rna(mito=0), "s", max_mito=10)
+        qc_rna(rna(mito=0), "s", RnaRules(max_mito=10))
     assert np.isnan(qc_rna(rna(mito=0), "s").table["rna_pct_mito"]).all()
 
 
@@ -144,7 +144,7 @@ def test_protein_empty_cells_aggregates_and_controls():
     assert checked.table["removed_by"][:3].tolist() == ["protein_empty", "protein_counts_mad", "protein_isotype_mad"]
     assert (checked.table["removed_by"][3:] == "").all()
     np.testing.assert_array_equal(checked.table["protein_n_counts"], x[:, :4].sum(1))
-    assert "IgG1" in " ".join(checked.summary["notes"])
+    assert "IgG1" in " ".join(checked.summary.notes)
     data.var["isotype"] = True
     with pytest.raises(InputError, match="isotype controls"):
         qc_protein(data, "s")
@@ -186,7 +186,7 @@ def test_listed_cells_have_no_floor_and_called_ones_do(counted):
     tsse = np.linspace(0, 20, 42)[:40]
     np.testing.assert_allclose(called.table["atac_tsse"], tsse, rtol=1e-5)
     assert called.cells.n_obs == ((np.arange(40) >= 10) & (tsse >= 4)).sum()
-    assert called.summary["parameters"]["cells_called"] is True
+    assert called.summary.parameters["cells_called"] is True
     without = qc_atac(data, "s", fragments_qc=folder("order of magnitude", tsse=False))
     assert without.cells.n_obs == 30
 
@@ -194,22 +194,22 @@ def test_listed_cells_have_no_floor_and_called_ones_do(counted):
 def test_asked_for_but_unknown_is_an_error(counted):
     data, folder = counted
     with pytest.raises(InputError, match="--tss or --gtf"):
-        qc_atac(data, "s", fragments_qc=folder(tsse=False), min_tsse=4)
+        qc_atac(data, "s", rules=AtacRules(min_tsse=4), fragments_qc=folder(tsse=False))
     with pytest.raises(InputError, match="--blacklist"):
-        qc_atac(data, "s", fragments_qc=folder(), max_blacklist=0.05)
+        qc_atac(data, "s", rules=AtacRules(max_blacklist=0.05), fragments_qc=folder())
     plain = ad.AnnData(data.X, obs=pd.DataFrame(index=data.obs_names), var=data.var)
-    notes = qc_atac(plain, "s", min_tsse=4).summary["notes"]
+    notes = qc_atac(plain, "s", AtacRules(min_tsse=4)).summary.notes
     assert any("atac_min_tsse is not available" in note for note in notes)
 
 
 def test_atac_rules_and_amulet(counted):
     data, folder = counted
-    checked = qc_atac(data, "s", fragments_qc=folder(), min_frip=0.5, min_fragments=1500)
+    checked = qc_atac(data, "s", rules=AtacRules(min_frip=0.5, min_fragments=1500), fragments_qc=folder())
     expected = (np.linspace(0, 1, 40) >= 0.5) & (np.arange(40) >= 15)
     assert checked.cells.n_obs == expected.sum()
     chance = checked.cells.obs["atac_amulet_p"]
     assert ((chance > 0) & (chance <= 1)).all()
-    assert checked.summary["counting_strategy"] == "fragment"
+    assert checked.summary.counting_strategy == "fragment"
 
 
 def test_barcodes_are_those_of_the_rna_afterwards(counted):
@@ -217,7 +217,7 @@ def test_barcodes_are_those_of_the_rna_afterwards(counted):
     mapping = BarcodeMap({f"A{i:03d}": f"R{i:03d}" for i in range(39)})
     checked = qc_atac(data, "s", barcode_map=mapping)
     assert checked.cells.obs_names.tolist() == [f"R{i:03d}-1" for i in range(39)] + ["A039-1"]
-    assert any("1 of 40 ATAC barcodes are not in the barcode map" in note for note in checked.summary["notes"])
+    assert any("1 of 40 ATAC barcodes are not in the barcode map" in note for note in checked.summary.notes)
 
 
 def test_a_foreign_quality_folder_is_refused(counted):

@@ -53,8 +53,8 @@ def test_doublets_are_scored_or_said_not_to_be(cells, features):
 def test_qc_of_small_samples_keeps_cells_and_says_what_is_off(cells, features):
     for kind, check in (("rna", qc_rna), ("atac", qc_atac), ("protein", qc_protein)):
         checked = check(made(cells, features, kind), "s")
-        assert checked.summary["cells_in"] == cells and checked.summary["cells_out"] >= 0.7 * cells
-        told = " ".join([*checked.summary["notes"], *(rule["note"] for rule in checked.summary["rules"])])
+        assert checked.summary.cells_in == cells and checked.summary.cells_out >= 0.7 * cells
+        told = " ".join([*checked.summary.notes, *(rule.note for rule in checked.summary.rules)])
         if kind != "protein" and cells < 100:
             assert "doublets not scored" in told
         if cells < 20 and kind != "atac":
