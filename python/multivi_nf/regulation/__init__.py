@@ -9,6 +9,10 @@ _PUBLIC = {
     "write_tracks": "tracks",
     "gene_regions": "gene_activity",
     "activity_from_peaks": "gene_activity",
+    "activity_from_fragments": "gene_activity",
+    "Source": "cells",
+    "Calling": "group_peaks",
+    "peaks_by_group": "group_peaks",
     "near_pairs": "pairs",
     "Surroundings": "pairs",
     "expressed": "links",
@@ -20,6 +24,7 @@ _PUBLIC = {
     "background_sets": "motifs",
     "deviations": "motifs",
     "variability": "motifs",
+    "by_group": "motifs",
 }
 
 __all__ = list(_PUBLIC)

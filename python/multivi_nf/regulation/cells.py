@@ -35,6 +35,11 @@ class Source:
         The file.
     mapping
         ATAC barcode → RNA barcode, where the cells are named by the latter.
+
+    Examples
+    --------
+    >>> Source("pbmc_1", Path("atac_fragments.tsv.gz")).fragments.name
+    'atac_fragments.tsv.gz'
     """
 
     sample: str

@@ -149,7 +149,7 @@ def activity_from_peaks(counts: sparse.csr_matrix, peaks: pd.DataFrame, regions:
 def activity_from_fragments(
     names: pd.Index, sources: Sequence[Source], regions: pd.DataFrame, genome: Genome
 ) -> sparse.csr_matrix:
-    """Count each cell's fragments with a cut site in a gene's region, once a fragment (paired insertions).
+    r"""Count each cell's fragments with a cut site in a gene's region, once a fragment (paired insertions).
 
     Parameters
     ----------
@@ -163,6 +163,17 @@ def activity_from_fragments(
     Returns
     -------
     CSR int32 (n_cells, n_genes).
+
+    Examples
+    --------
+    >>> import gzip
+    >>> from multivi_nf.inputs.genome import load_genome
+    >>> lines = b"chr1\t150\t420\tAC-1\t1\nchr1\t5000\t5200\tAC-1\t2\n"
+    >>> _ = Path("sizes.tsv").write_text("chr1\t9000\n"), Path("f.tsv.gz").write_bytes(gzip.compress(lines))
+    >>> genes = pd.DataFrame({"chrom": "chr1", "start": [100, 400], "end": [300, 500]})
+    >>> cells, genome = pd.Index(["s1:AC-1"]), load_genome(None, chrom_sizes=Path("sizes.tsv"))
+    >>> activity_from_fragments(cells, [Source("s1", Path("f.tsv.gz"))], genes, genome).toarray().tolist()
+    [[1, 1]]
     """
     apart = regions.drop_duplicates().reset_index(drop=True)  # genes with one region are counted once, then repeated
     place = regions.merge(apart.assign(place=apart.index), how="left", on=list(regions))["place"].to_numpy()

@@ -67,6 +67,12 @@ class Calling:
         Empty folder for temporary files; default the system's.
     workers
         Groups called at a time.
+
+    Examples
+    --------
+    >>> consensus = pd.DataFrame({"chrom": ["chr1"], "start": [100], "end": [601]})
+    >>> Calling(consensus, donor="patient").width
+    501
     """
 
     consensus: pd.DataFrame
@@ -103,6 +109,13 @@ def peaks_by_group(
     ------
     NotPossible
         No fragments, no group large enough, macs3 absent or without result.
+
+    Examples
+    --------
+    `obs` and the consensus are those of a finished run; MACS3 comes with `make macs3`.
+
+    >>> made = peaks_by_group(obs, obs["cluster"], [Source("s1", path)], genome, Calling(consensus))  # doctest: +SKIP
+    >>> made.table[["group", "donors", "peaks", "new"]]  # doctest: +SKIP
     """
     kept, notes = _large_enough(obs, groups)
     called, width = groups.where(groups.isin(kept)), calling.width
