@@ -141,11 +141,14 @@ def test_r_reads_it_into_seurat(embedded, tmp_path):
     probe = 'quit(status = !all(sapply(c("rhdf5", "Seurat", "Matrix"), requireNamespace, quietly = TRUE)))'
     if shutil.which("Rscript") is None or subprocess.run(["Rscript", "-e", probe], capture_output=True).returncode:
         pytest.skip("no R with rhdf5 and Seurat here")
+    n = embedded.n_obs
+    embedded.obs["checked"] = pd.array(([True, False, None] * n)[:n], dtype="boolean")
     write_h5ad(fill_modalities(embedded), tmp_path)
     script = f"""source("{REPOSITORY}/assets/read_multivi.R")
     x <- read_multivi("rna.h5ad"); counts <- Seurat::GetAssayData(x, slot = "counts")
     cat(dim(counts), sum(counts), rownames(counts)[8], colnames(counts)[1], as.character(x$cluster[1]),
         dim(Seurat::Embeddings(x, "umap")), Seurat::Embeddings(x, "umap")[2, 1], sep = "\\n")
+    cat("", class(x$checked), sum(x$checked, na.rm = TRUE), sum(is.na(x$checked)), class(x$has_rna), sum(x$has_rna), "")
     saveRDS(x, "x.rds")"""
     done = subprocess.run(["Rscript", "-e", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -155,5 +158,8 @@ def test_r_reads_it_into_seurat(embedded, tmp_path):
     assert said[3:6] == [rna.var_names[7], rna.obs_names[0], str(rna.obs["cluster"].iloc[0])]
     assert [int(v) for v in said[6:8]] == [rna.n_obs, 2]
     assert float(said[8]) == pytest.approx(float(rna.obsm["X_umap"][1, 0]), rel=1e-4)
+    checked = rna.obs["checked"]
+    assert said[9:12] == ["logical", str(int(checked.sum())), str(int(checked.isna().sum()))], "missing stays missing"
+    assert said[12:] == ["logical", str(int(rna.obs["has_rna"].sum()))]
     assert (tmp_path / "x.rds").stat().st_size > 1000
     assert single_modality(embedded, "rna").n_obs == rna.n_obs
