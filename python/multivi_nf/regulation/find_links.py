@@ -278,7 +278,7 @@ def _told(facts: LinkFacts, asked: Asked) -> str:
     gc = "" if "GC" in facts.matched_on else " (GC needs --fasta)"
     return (
         f"{facts.links:,} links at FDR {asked.level:g} among {facts.pairs:,} pairs of a gene and a peak within "
-        f"{asked.window:,} bp, {over}; background peaks are alike in {', '.join(facts.matched_on)}{gc}."
+        f"{asked.window:,} bp, {over}; background peaks are alike in {' and '.join(facts.matched_on)}{gc}."
     )
 
 
