@@ -221,6 +221,18 @@ def repair_shebang(script, partial, folder):
         script.write_bytes(text.replace(os.fsencode(partial), os.fsencode(folder)))
 
 
+def isolate(script):
+    """Let a script start Python isolated (-I): a task asks for its version, whatever PYTHONPATH a site has set."""
+    first, end, rest = script.read_bytes().partition(b"\n")
+    if not re.fullmatch(rb"#!\S*/python[0-9.]*", first):
+        return
+    partial = script.with_name("." + script.name)
+    with contextlib.suppress(OSError):  # another user's cache
+        partial.write_bytes(first + b" -I" + end + rest)
+        partial.chmod(0o755)
+        partial.replace(script)
+
+
 def java_version(java):
     """Give the major version of a Java, 0 where it does not start."""
     try:
@@ -403,6 +415,8 @@ def hold_what_is_made():
     for name, programs in PROGRAMS.items():
         for program in programs if environment_folder(name).exists() else ():
             link(program, environment_folder(name))
+    if environment_folder("macs3").exists():
+        isolate(environment_folder("macs3") / "bin" / "macs3")
     if motifs_folder().exists():
         hold_motifs()
     if environment_folder("peers").exists():

@@ -13,10 +13,11 @@ process SEURAT {
 
     output:
     tuple val(run), path('result'), emit: result
-    tuple val("${task.process}"), val('seurat'), eval('(Rscript -e "cat(as.character(packageVersion(\'Seurat\')))" 2> /dev/null || echo absent)'), topic: versions
+    tuple val("${task.process}"), val('seurat'), eval('(R_LIBS= R_LIBS_USER=NULL Rscript --vanilla -e "cat(as.character(packageVersion(\'Seurat\')))" 2> /dev/null || echo absent)'), topic: versions
 
     script:
     """
+    export R_LIBS= R_LIBS_USER=NULL # no packages of a user's home
     Rscript --vanilla ${program} ${quoted(run.method)} task result ${genes ? quoted(genes) : ''}
     """
 

@@ -130,6 +130,27 @@ def test_an_interrupted_environment_is_never_taken_for_whole(setup, tmp_path):
         assert partial is None
 
 
+def test_a_program_starts_python_isolated(setup, tmp_path):
+    """MACS3's version is asked for in the task, beside whatever PYTHONPATH a site has set."""
+    (tmp_path / "lent").mkdir()
+    (tmp_path / "lent" / "json.py").write_text("print('lent')\n")
+    script = tmp_path / "program"
+    script.write_text(f"#!{BIN / 'python'}\nimport json, sys\nprint(sys.flags.isolated)\n")
+    script.chmod(0o755)
+
+    def said():
+        lent = os.environ | {"PYTHONPATH": str(tmp_path / "lent")}
+        return subprocess.run([script], env=lent, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+
+    assert said() == ["lent", "0"], "the negative control"
+    for _ in range(2):
+        setup.isolate(script)
+        assert said() == ["1"] and script.read_text().count("-I") == 1
+    (tmp_path / "shell").write_text("#!/bin/sh\n")
+    setup.isolate(tmp_path / "shell")
+    assert (tmp_path / "shell").read_text() == "#!/bin/sh\n"
+
+
 def test_a_stand_in_for_ps(setup, tmp_path):
     stand_in = tmp_path / "ps"
     stand_in.write_text(setup.PS)

@@ -11,6 +11,7 @@ from scipy import sparse, stats
 
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.io.hdf5 import reading
+from multivi_nf.io.stores import open_store
 from multivi_nf.io.tables import write_table
 
 if TYPE_CHECKING:
@@ -170,9 +171,7 @@ def _imputed(path: Path, features: pd.Index, codes: pd.Series, groups: int) -> M
 
 def array_of(store: Path) -> zarr.Array[Any]:
     """`X` of a store of `impute`: (n_cells, n_features) posterior means."""
-    import zarr
-
-    return cast("zarr.Array[Any]", zarr.open_group(store, mode="r")["X"])
+    return cast("zarr.Array[Any]", open_store(store)["X"])
 
 
 def imputed_runs(
@@ -186,10 +185,9 @@ def imputed_runs(
     posterior means (n, n_features of the store that are in `features`).
     """
     import anndata as ad
-    import zarr
 
+    group = open_store(path)
     with reading(path):
-        group = zarr.open_group(path, mode="r")
         obs, names = ad.io.read_elem(group["obs"]), ad.io.read_elem(group["var"]).index
     at = features.get_indexer(names)
     own = np.flatnonzero(at >= 0)

@@ -21,7 +21,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.io.files import DiskFull, written_whole
 from multivi_nf.io.hdf5 import reading, reading_hdf5
 from multivi_nf.io.outputs import STORE, check_folder
-from multivi_nf.io.stores import check_store
+from multivi_nf.io.stores import open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -291,9 +291,8 @@ class _Chunk:
 
 def _chunk(path: Path) -> _Chunk:
     """Open a store of `impute`."""
-    check_store(path)
+    group = open_store(path)
     with reading(path):
-        group = zarr.open_group(path, mode="r")
         obs, uns = ad.io.read_elem(group["obs"]), ad.io.read_elem(group["uns"])
         settings = json.loads(uns["multivi_nf"])
         chunk = _Chunk(path, group, obs, settings)

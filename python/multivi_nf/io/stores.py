@@ -6,9 +6,13 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.hdf5 import reading
+
+if TYPE_CHECKING:
+    import zarr
 
 _METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 _LARGEST_METADATA = 1 << 27
@@ -44,6 +48,15 @@ def check_store(path: Path) -> None:
         for name in names:
             if name in _METADATA:
                 _check_metadata(path, Path(folder) / name)
+
+
+def open_store(path: Path) -> zarr.Group:
+    """Open a store for reading, once :func:`check_store` has nothing against it."""
+    import zarr
+
+    check_store(path)
+    with reading(path):
+        return zarr.open_group(path, mode="r")
 
 
 def _check_entry(store: Path, entry: Path) -> None:

@@ -19,6 +19,7 @@ from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.limits import object_in
 from multivi_nf.io.records import as_json, left_out
+from multivi_nf.io.stores import open_store
 from multivi_nf.palette import colours_of, natural
 from multivi_nf.report.environment import environment, template
 
@@ -330,10 +331,9 @@ def imputed_unit(modality: str, store: Path) -> str:
     if modality != "atac":
         return "ln(1 + imputed)"
     import anndata as ad
-    import zarr
 
+    group = open_store(store)
     with reading(store):
-        group = zarr.open_group(store, mode="r")
         noted = ad.io.read_elem(group["uns/multivi_nf"]) if "uns/multivi_nf" in group else "{}"
     scale = str(object_in(str(noted), f"{store}, uns['multivi_nf'],").get("scale", ""))
     return "expected fragments" if scale.startswith("expected fragments") else "probability open"

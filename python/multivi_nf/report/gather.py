@@ -16,7 +16,7 @@ from multivi_nf.export.markers import array_of
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5, open_hdf5, reading
 from multivi_nf.io.limits import object_in, read_bytes, read_object, read_tsv
-from multivi_nf.io.stores import check_store
+from multivi_nf.io.stores import check_store, open_store
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.report import facts
 
@@ -68,10 +68,8 @@ class Imputed:
         return pd.DataFrame({feature: values[feature] for feature, _ in found}, index=self.obs.index)
 
     def _read(self, part: str) -> pd.DataFrame:
-        import zarr
-
         with reading(self.path):
-            return ad.io.read_elem(zarr.open_group(self.path, mode="r")[part])
+            return ad.io.read_elem(open_store(self.path)[part])
 
 
 @dataclass

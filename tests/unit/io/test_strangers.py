@@ -192,6 +192,31 @@ def test_a_store_that_leads_out_is_refused(tmp_path, secret, way):
         check_store(path)
 
 
+def test_every_store_is_looked_at_before_it_is_opened():
+    """zarr follows links: a store of a stranger would bring any file into tables and the explorer."""
+    code = Path(__file__).resolve().parents[3] / "python/multivi_nf"
+    opens = re.compile(r"zarr\.open|read_zarr")
+    found = {str(path.relative_to(code)) for path in code.rglob("*.py") if opens.search(path.read_text())}
+    looked = {name for name in found if "check_store(" in (code / name).read_text()}
+    writers = {"imputation/impute.py", "imputation/store.py"}  # one names it in words, one opens what it made itself
+    assert found - looked == writers and looked >= {"io/stores.py", "counts/h5ad.py"}
+
+
+@pytest.mark.parametrize("use", ["markers", "explorer", "gather"])
+def test_imputed_stores_that_lead_out_are_refused(tmp_path, use):
+    from multivi_nf.export.markers import array_of, imputed_runs
+    from multivi_nf.imputation.store import _chunk
+    from multivi_nf.report.explorer import imputed_unit
+
+    path = a_store(tmp_path / "x.zarr")
+    (tmp_path / "secret").mkdir()
+    (path / "obs").symlink_to(tmp_path / "secret")
+    uses = {"markers": lambda: (imputed_runs(path, pd.Index(["a"])), array_of(path)), "gather": lambda: _chunk(path),
+            "explorer": lambda: imputed_unit("atac", path)}  # fmt: skip
+    with pytest.raises(InputError, match="refers to something outside: obs is a link"):
+        uses[use]()
+
+
 def test_a_file_of_references_is_no_store(tmp_path):
     (tmp_path / "x.zarr").write_text(json.dumps({"refs": {}}))
     with pytest.raises(InputError, match="is a file"):
@@ -315,7 +340,8 @@ def test_no_text_is_read_without_limits():
         for path in package.rglob("*.py")
         for line in path.read_text().splitlines()
         if plain.search(line) and str(path.relative_to(package)) not in own
-        if "benchmark" not in path.parts  # it reads the folders of its own tasks
+        # the one reads the folders of its own tasks, the other makes inputs for tests
+        if not {"benchmark", "testing"} & {*path.parts}
     }
     assert found == set()
 
