@@ -140,7 +140,7 @@ def chain() -> list[Step]:
         Step("mosaic", f"{samples} {' '.join(f'--inputs {path}' for path in kept)} --output out/mosaic.h5mu"),
         Step("train", f"{mosaic} --output out/model --resume --max-epochs 3 --n-hidden 16 --n-latent 4"),
         Step("calibrate", f"{mosaic} out/model --samples 8", (("train/model", "model"),)),
-        Step("embed", f"{mosaic} {model} --output out/multivi.h5mu --chunks out/chunks --chunk-size 100000"),
+        Step("embed", f"{mosaic} {model} --output out/multivi.h5mu --chunks out/chunks"),
         Step(
             "impute",
             f"{embedded} {model} --modality rna --cells {MADE}/embed/chunks/cells_0001.txt --samples 40 "

@@ -165,7 +165,7 @@ def exit_code(arguments: list[str]) -> int:
         with cli.make_context("multivi-nf", arguments) as context:
             cli.invoke(context)
             if context.obj is not None:
-                write_resources(context.obj, context.invoked_subcommand, time.monotonic() - started)
+                write_resources(context.obj, str(context.invoked_subcommand), time.monotonic() - started)
     except (InputError, Interrupted) as error:
         error = with_origin(of_the_machine(error)) if isinstance(error, InputError) else error
         click.echo(str(error), err=True)

@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
+from multivi_nf.commands._groups import grouped
 from multivi_nf.inputs.genome import SIZES, STYLES, Genome, load_genome
 
 _FILE = click.Path(path_type=Path)
 
 
-def genome_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --genome, --chrom-sizes, --tss, --gtf, --blacklist, --chrom-style and --mito-contig."""
-    for option in (
-        click.option("--mito-contig", help="Mitochondrial chromosomes, by commas.  [default: known by their names]"),
-        click.option("--chrom-style", type=click.Choice(list(STYLES)), default="auto", help="auto: chr1 equals 1."),
-        click.option("--blacklist", type=_FILE, help="BED of regions to leave out."),
-        click.option("--gtf", type=_FILE, help="Gene annotation (GTF or GFF3) to take transcription start sites from."),
-        click.option("--tss", type=_FILE, help="Transcription start sites as BED."),
-        click.option("--chrom-sizes", type=_FILE, help="Names and lengths of chromosomes; wins over --genome."),
-        click.option("--genome", help=f"A built-in assembly: {', '.join(SIZES)}."),
-    ):
-        function = option(function)
-    return function
+@dataclass(frozen=True)
+class Assembly:
+    """What a step is told of the genome: a built-in one by name, or files."""
+
+    genome: str | None
+    chrom_sizes: Path | None
+    tss: Path | None
+    gtf: Path | None
+    blacklist: Path | None
+    chrom_style: str
+    mito_contig: str | None
+
+    def load(self) -> Genome:
+        """Read it, and tell what is odd about its files."""
+        files = (self.chrom_sizes, self.tss, self.gtf, self.blacklist)
+        genome = load_genome(self.genome, *files, chrom_style=self.chrom_style, mito_contig=self.mito_contig)
+        for note in genome.notes:
+            say(f"WARNING: {note}")
+        return genome
+
+    def load_if_known(self) -> Genome:
+        """Read it; without one the step is not possible, rather than wrong."""
+        from multivi_nf.regulation.possible import NotPossible
+
+        if not self.genome and self.chrom_sizes is None:
+            raise NotPossible(
+                "no genome is known",
+                "places in it mean nothing without the chromosomes",
+                "give --genome, or --chrom_sizes FILE",
+            )
+        return self.load()
 
 
-def genome_of(options: dict[str, Any]) -> Genome:
-    """Load the genome that the options describe."""
-    sources = (options[name] for name in ("genome", "chrom_sizes", "tss", "gtf", "blacklist"))
-    genome = load_genome(*sources, chrom_style=options["chrom_style"], mito_contig=options.get("mito_contig"))
-    for note in genome.notes:
-        say(f"WARNING: {note}")
-    return genome
+genome_options = grouped(
+    "assembly",
+    Assembly,
+    click.option("--genome", help=f"A built-in assembly: {', '.join(SIZES)}."),
+    click.option("--chrom-sizes", type=_FILE, help="Names and lengths of chromosomes; wins over --genome."),
+    click.option("--tss", type=_FILE, help="Transcription start sites as BED."),
+    click.option("--gtf", type=_FILE, help="Gene annotation (GTF or GFF3) to take transcription start sites from."),
+    click.option("--blacklist", type=_FILE, help="BED of regions to leave out."),
+    click.option("--chrom-style", type=click.Choice(list(STYLES)), default="auto", help="auto: chr1 equals 1."),
+    click.option("--mito-contig", help="Mitochondrial chromosomes, by commas.  [default: known by their names]"),
+)
+"""Add --genome, --chrom-sizes, --tss, --gtf, --blacklist, --chrom-style and --mito-contig: `assembly`."""
 
 
 def say(line: str) -> None:

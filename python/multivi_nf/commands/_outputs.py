@@ -61,7 +61,8 @@ class Step(click.Command):
             )
         for parameter, path in _paths(self, ctx, outputs=True):
             option = parameter.opts[0]
-            parameter.type.look(path, option)
+            if isinstance(parameter.type, OutputFile | OutputFolder | OutputPlace):
+                parameter.type.look(path, option)
             if not isinstance(parameter.type, OutputPlace):
                 check_apart(path, inputs, option)
         with told_to_a_shell():

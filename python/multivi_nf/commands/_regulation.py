@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_of
 from multivi_nf.commands._outputs import OutputFile
-from multivi_nf.inputs.genome import Genome
 
 FACTS = "Write what was made to this JSON; what the inputs do not allow is told there, and is no error."
 
@@ -39,16 +37,3 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
-
-
-def genome_if_known(options: dict[str, Any]) -> Genome:
-    """Load the genome; without one the step is not possible, rather than wrong."""
-    from multivi_nf.regulation.possible import NotPossible
-
-    if not options["genome"] and options["chrom_sizes"] is None:
-        raise NotPossible(
-            "no genome is known",
-            "places in it mean nothing without the chromosomes",
-            "give --genome, or --chrom_sizes FILE",
-        )
-    return genome_of(options)

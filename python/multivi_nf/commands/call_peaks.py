@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_of, genome_options, say
+from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._outputs import OutputFile, Step
 
 _FILE = click.Path(path_type=Path)
@@ -24,7 +23,7 @@ def command(
     barcodes: tuple[Path, ...],
     groups: tuple[Path, ...],
     output: Path,
-    **options: Any,
+    assembly: Assembly,
 ) -> None:
     """Call peaks on all FRAGMENTS together, or group by group of their cells. Needs macs3 (`make macs3`).
 
@@ -42,7 +41,7 @@ def command(
                 "which list belongs to which file could not be known",
                 f"give {name} once for each fragments file, in the same order",
             )
-    genome = genome_of(options)
+    genome = assembly.load()
     inputs: list[tuple[Path, dict[str, str] | None]] = []
     for i, path in enumerate(fragments):
         cells = read_barcodes(barcodes[i]) if barcodes else None

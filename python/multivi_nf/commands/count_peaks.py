@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_of, genome_options, say, tell_renamed
+from multivi_nf.commands._fragments import Assembly, genome_options, say, tell_renamed
 from multivi_nf.commands._outputs import OutputFile, Step
 
 _FILE = click.Path(path_type=Path)
@@ -33,7 +32,7 @@ def command(
     barcode_map: Path | None,
     strategy: str,
     output: Path,
-    **options: Any,
+    assembly: Assembly,
 ) -> None:
     """Count FRAGMENTS of the given cells in peaks; also gives the fraction of fragments in peaks.
 
@@ -49,7 +48,7 @@ def command(
     from multivi_nf.inputs.genome import read_bed
     from multivi_nf.io.files import written_whole
 
-    genome = genome_of(options)
+    genome = assembly.load()
     cells = read_barcodes(barcodes)
     if barcode_map is not None:
         cells, n_translated = to_atac(cells, read_barcode_map(barcode_map))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, cast
 
 import click
 
@@ -62,7 +63,7 @@ def command(
     delta: float | None,
     fdr: float,
     samples: int,
-    mode: str,
+    mode: Literal["change", "vanilla"],
     calibration: Path | None,
     optional: bool,
     seed: int,
@@ -90,7 +91,7 @@ def command(
             groupby=chosen.groupby,
             target=chosen.target,
             reference=chosen.reference,
-            cells=chosen.cells,
+            cells=cast("Literal['all', 'observed', 'imputed']", chosen.cells),
             replicate=replicate,
             delta=delta,
             fdr=fdr,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from multivi_nf.commands._numbers import SEED, Finite, Whole
+from multivi_nf.commands._numbers import SEED, Finite
 from multivi_nf.commands._outputs import OutputFile, OutputFolder, Step
 from multivi_nf.io.outputs import CHUNKS
 
@@ -32,7 +32,6 @@ from multivi_nf.io.outputs import CHUNKS
     type=OutputFolder(CHUNKS),
     help="Also write lists of cells here, one file a chunk, for `impute --cells`.",
 )
-@click.option("--chunk-size", type=Whole(min=1), default=20480, help="Cells a chunk; rounded up to whole blocks.")
 @click.option("--seed", type=SEED, default=0, help="Seed of UMAP and clustering.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def command(
@@ -48,7 +47,6 @@ def command(
     chrom_style: str,
     contrasts: Path | None,
     chunks: Path | None,
-    chunk_size: int,
     seed: int,
     device: str,
 ) -> None:
@@ -103,4 +101,4 @@ def command(
         if tables is not None:
             copy_counts(mosaic, temporary)
     if chunks:
-        write_chunks(chunks, annotated.obs_names, chunk_size)
+        write_chunks(chunks, annotated.obs_names)

@@ -48,7 +48,7 @@ def command(
             )
     known = None if truth is None else read_truth(truth)
     data, values = read_run(mosaic, imputed)
-    kinds = label_column(data, labels) if known is None else truth_labels(data, known)
+    kinds = label_column(data, str(labels)) if known is None else truth_labels(data, known)
     unscored = too_few_labels(data, kinds)
     scores = evaluate_run(data, kinds, truth=known, held_out=held_out_cells(model), imputed=values)
     click.echo(f"{len(kinds):,} of {data.n_obs:,} cells scored")

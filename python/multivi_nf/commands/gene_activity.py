@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_options, say
+from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._outputs import OutputFile, Step
-from multivi_nf.commands._regulation import genome_if_known, source_options
+from multivi_nf.commands._regulation import source_options
 
 
 @click.command(cls=Step)
@@ -23,7 +22,7 @@ def command(
     barcode_map: tuple[tuple[str, Path], ...],
     facts: Path | None,
     output: Path,
-    **options: Any,
+    assembly: Assembly,
 ) -> None:
     """Add up accessibility over each gene's body and the 2 kb before it, for the cells with ATAC of EMBEDDING.
 
@@ -35,8 +34,8 @@ def command(
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "gene_activity") as found:
-        genome = genome_if_known(options)
-        genes = activity.gene_bodies(genome, options["genome"], options["gtf"])
+        genome = assembly.load_if_known()
+        genes = activity.gene_bodies(genome, assembly.genome, assembly.gtf)
         regions = activity.gene_regions(genes, genome.chrom_sizes)
         cells = read_cells(embedding)
         sources = read_sources(fragments, barcode_map)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_options, say
+from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._numbers import Whole
 from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
-from multivi_nf.commands._regulation import genome_if_known, source_options
+from multivi_nf.commands._regulation import source_options
 
 
 @click.command(cls=Step)
@@ -36,7 +35,7 @@ def command(
     workers: int,
     merged: Path,
     output: Path,
-    **options: Any,
+    assembly: Assembly,
 ) -> None:
     """Call peaks with MACS3 in each group of the cells of EMBEDDING, and merge what is new with the consensus."""
     from multivi_nf.io.files import scratch
@@ -46,7 +45,7 @@ def command(
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "group_peaks") as found:
-        genome = genome_if_known(options)
+        genome = assembly.load_if_known()
         obs = read_cells(embedding).obs
         sources = read_sources(fragments, barcode_map)
         consensus = read_peak_counts(embedding, genome)[1] if peaks is None else read_summits(peaks)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_of, genome_options, say
+from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._numbers import Whole
 from multivi_nf.commands._outputs import OutputFile, Step
 
@@ -20,11 +19,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("--width", type=Whole(), default=501, help="Width of every peak, odd.")
 @click.option("--union", is_flag=True, help="Keep the peaks' own extents and unite overlapping ones instead.")
 @click.option("--output", type=OutputFile("bed"), required=True, help="BED of the consensus.")
-def command(beds: tuple[Path, ...], width: int, union: bool, output: Path, **options: Any) -> None:
+def command(beds: tuple[Path, ...], width: int, union: bool, output: Path, assembly: Assembly) -> None:
     """Merge the peaks or summits of BEDS: fixed width, the best score first, no two overlapping."""
     from multivi_nf.peaks import merge_peaks, read_summits, unite_peaks, write_peaks
 
-    genome = genome_of(options)
+    genome = assembly.load()
     sources = [read_summits(path) for path in beds]
     if union:
         merged = unite_peaks(sources, genome)

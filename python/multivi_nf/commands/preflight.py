@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_of, genome_options
+from multivi_nf.commands._fragments import Assembly, genome_options
 from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.commands._qc import hashtag_options
 from multivi_nf.inputs.samplesheet import Sample
@@ -31,7 +30,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode.")
 @genome_options
 @click.option("--all-peaks", type=_FILE, help="Peaks of the whole run (BED), to compare fragments with.")
-@click.option("--reference", type=_FILE, help="Trained model; compared by check-inputs.")
+@click.option("--reference", type=_FILE, expose_value=False, help="Trained model; compared by check-inputs.")
 @hashtag_options
 @click.option("--output", type=OutputFile("json"), required=True, help="JSON with problems, warnings and facts.")
 def command(
@@ -48,11 +47,10 @@ def command(
     sample_column: str | None,
     barcode_map: Path | None,
     all_peaks: Path | None,
-    reference: Path | None,
     hto: Path | None,
     hto_features: str,
     output: Path,
-    **options: Any,
+    assembly: Assembly,
 ) -> None:
     """Check one sample's files; problems go into the JSON (exit code 0), so that all samples' are told together."""
     from multivi_nf.preflight.check import check_sample
@@ -70,7 +68,7 @@ def command(
         {column: name for column, name in naming.items() if name},
         hto_features,
     )
-    found = check_sample(row, lambda: genome_of(options), all_peaks)
+    found = check_sample(row, assembly.load, all_peaks)
     write_record(found, output)
     click.echo(f"{sample}: {len(found.problems)} problem(s), {len(found.warnings)} warning(s)", err=True)
     for problem in found.problems:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_of, genome_options, say, tell_renamed
+from multivi_nf.commands._fragments import Assembly, genome_options, say, tell_renamed
 from multivi_nf.commands._numbers import Finite, Whole
 from multivi_nf.commands._outputs import OutputFile, OutputFolder, Step
 from multivi_nf.io.outputs import FRAGMENTS
@@ -48,7 +47,7 @@ def command(
     min_tsse: float | None,
     kept: Path | None,
     output: Path,
-    **options: Any,
+    assembly: Assembly,
 ) -> None:
     """Read FRAGMENTS once: fragments, duplicates, TSS enrichment, blacklist, mitochondria, nucleosomes, overlaps.
 
@@ -62,7 +61,7 @@ def command(
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.inputs.genome import read_bed
 
-    genome = genome_of(options)
+    genome = assembly.load()
     listed: list[str] = []
     if barcodes is not None:
         listed = read_barcodes(barcodes)

@@ -19,7 +19,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--barcodes", type=_FILE, help="Its cells, one a line; needed for unfiltered matrices.")
 @click.option("--cells", type=_FILE, help="Table of its cells: barcode and any columns, which go to obs.")
 @click.option("--mad", type=Finite(min=0), default=5, help="MADs from the sample's median; 0 = off.")
-@click.option("--seed", type=SEED, default=0, help="Taken like the other QC steps' and not used: nothing is random.")
+@click.option("--seed", type=SEED, default=0, expose_value=False, help="Taken and not used: nothing is random here.")
 @hashtag_options
 @click.option("--output", type=OutputFile("hdf5"), required=True, help="Kept cells (.h5ad).")
 @click.option("--qc", type=OutputPlace(), required=True, help="Folder for protein.tsv.gz and protein.json.")
@@ -29,7 +29,6 @@ def command(
     barcodes: Path | None,
     cells: Path | None,
     mad: float,
-    seed: int,
     hto: Path | None,
     hto_features: str,
     output: Path,

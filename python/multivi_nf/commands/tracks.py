@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from multivi_nf.commands._fragments import genome_options, say
+from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._numbers import Whole
 from multivi_nf.commands._outputs import OutputPlace, Step
-from multivi_nf.commands._regulation import genome_if_known, source_options
+from multivi_nf.commands._regulation import source_options
 
 
 @click.command(cls=Step)
@@ -28,7 +27,7 @@ def command(
     groups: str,
     bin_size: int,
     output: Path,
-    **options: Any,
+    assembly: Assembly,
 ) -> None:
     """Write a bigWig for each group of the cells of EMBEDDING: their cut sites per million of the group's, by bins."""
     from multivi_nf.regulation.cells import groups_of, read_cells, read_sources
@@ -36,7 +35,7 @@ def command(
     from multivi_nf.regulation.tracks import write_tracks
 
     with told_in(facts, "tracks") as found:
-        genome = genome_if_known(options)
+        genome = assembly.load_if_known()
         named = groups_of(read_cells(embedding).obs, groups)
         sources = read_sources(fragments, barcode_map)
         table = write_tracks(named, sources, genome, output, bin_size=bin_size)

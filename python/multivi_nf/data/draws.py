@@ -87,7 +87,7 @@ def blocks(n: int, size: int = BLOCK) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def write_chunks(folder: Path, names: Iterable[str], size: int) -> None:
+def write_chunks(folder: Path, names: Iterable[str], size: int = 80 * BLOCK) -> None:
     """Write lists of cells of `size` rounded up to whole blocks: cells_0001.txt, cells_0002.txt, ..."""
     names = list(names)
     size = -(-size // BLOCK) * BLOCK
