@@ -184,7 +184,7 @@ def test_a_missing_chromosome_is_told(folder, tmp_path):
     given = ("--fasta", tmp_path / "part.fa", "--motifs", folder / "genome/motifs.meme", "--background", 10)
     assert run("motifs", folder / "multivi.h5mu", *given, "--facts", tmp_path / "m.json", "--output", tmp_path) == 0
     facts = json.loads((tmp_path / "m.json").read_text())
-    assert facts["missing_chromosomes"] == ["chr3"] and "have no bases in the FASTA (chr3)" in facts.told
+    assert facts["missing_chromosomes"] == ["chr3"] and "have no bases in the FASTA (chr3)" in facts["told"]
 
 
 @pytest.mark.parametrize(
