@@ -69,11 +69,7 @@ def _sites(
     return at, taken, together
 
 
-def write_cut_sites(
-    inputs: Sequence[tuple[Path, Mapping[str, str] | None]],
-    genome: Genome,
-    folder: Path,
-) -> CutSites:
+def write_cut_sites(inputs: Sequence[tuple[Path, Mapping[str, str] | None]], genome: Genome, folder: Path) -> CutSites:
     """Write gzipped BED files of nuclear cut sites.
 
     Parameters

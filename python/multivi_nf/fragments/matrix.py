@@ -48,12 +48,7 @@ def read_matrix(path: str | Path) -> ad.AnnData:
 
 
 def count_peaks(
-    path: str | Path,
-    peaks: pd.DataFrame,
-    barcodes: Sequence[str],
-    genome: Genome,
-    *,
-    strategy: str = "fragment",
+    path: str | Path, peaks: pd.DataFrame, barcodes: Sequence[str], genome: Genome, *, strategy: str = "fragment"
 ) -> ad.AnnData:
     """Count the fragments of cells in peaks.
 
@@ -97,15 +92,11 @@ def count_peaks(
             "atac_n_fragments": found.table["n_fragments"],
             "atac_n_fragments_in_peaks": found.table["n_in_peaks"],
             "atac_frip": found.table["frip"],
-        },
+        }
     )
     obs.index = pd.Index(list(barcodes), dtype=object)
     var = pd.DataFrame(
-        {
-            "chrom": peaks["chrom"].to_numpy(),
-            "start": peaks["start"].to_numpy(),
-            "end": peaks["end"].to_numpy(),
-        },
+        {"chrom": peaks["chrom"].to_numpy(), "start": peaks["start"].to_numpy(), "end": peaks["end"].to_numpy()},
         index=pd.Index(peak_names(peaks), dtype=object),
     )
     settings = {

@@ -52,10 +52,7 @@ class Candidates:
 
 
 def choose_candidates(
-    table: pd.DataFrame,
-    n_listed: int = 0,
-    min_fragments: int | None = None,
-    min_tsse: float | None = None,
+    table: pd.DataFrame, n_listed: int = 0, min_fragments: int | None = None, min_tsse: float | None = None
 ) -> Candidates:
     """Apply the list or the knee, then the floors.
 

@@ -73,11 +73,7 @@ def read_contrasts(
     for name in table.header:
         if name and name not in COLUMNS:
             table.add(
-                1,
-                name,
-                "is no known column",
-                "it would be ignored",
-                f"remove it; the columns are {', '.join(COLUMNS)}",
+                1, name, "is no known column", "it would be ignored", f"remove it; the columns are {', '.join(COLUMNS)}"
             )
     rows: list[Contrast] = []
     seen: dict[str, int] = {}
@@ -129,11 +125,7 @@ def _check_contrast(
     if row.modality not in present:
         known = "is measured in no sample" if row.modality in MODALITIES else "is no modality"
         table.add(
-            line,
-            "modality",
-            f"{row.modality!r} {known}",
-            "there is nothing to compare",
-            f"one of {', '.join(present)}",
+            line, "modality", f"{row.modality!r} {known}", "there is nothing to compare", f"one of {', '.join(present)}"
         )
     if row.cells not in CELLS:
         table.add(

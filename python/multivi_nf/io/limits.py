@@ -150,11 +150,7 @@ def is_gzip(path: Path) -> bool:
 
 @contextmanager
 def opened(
-    path: Path,
-    *,
-    longest_line: int | None = LONGEST_LINE,
-    most_bytes: int | None = None,
-    most_lines: int | None = None,
+    path: Path, *, longest_line: int | None = LONGEST_LINE, most_bytes: int | None = None, most_lines: int | None = None
 ) -> Iterator[io.BufferedReader]:
     """Open a plain or gzip text file as bytes within limits, see :class:`Guarded`."""
     path = Path(path)
