@@ -20,6 +20,7 @@ from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
+from multivi_nf.reduction import log_levelled, principal, unit_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,8 +55,6 @@ class View:
     @classmethod
     def fit(cls, data: MosaicData, modality: str, cells: np.ndarray) -> View:
         """Truncated singular vectors of the transformed counts; of atac without the first, which is depth."""
-        from sklearn.utils.extmath import randomized_svd
-
         counts = _counts(data, modality, cells)
         idf = np.ones(counts.shape[1])
         if modality == "atac":
@@ -64,7 +63,7 @@ class View:
         k = min(N_COMPONENTS + 1, min(x.shape) - 1)
         if k < 2:
             return cls(modality, np.eye(x.shape[1], max(k, 1), dtype=np.float32), idf.astype(np.float32))
-        _, _, vectors = randomized_svd(x, k, random_state=0)
+        _, vectors = principal(x, k)
         # the first vector of uncentred counts is the mean profile, whose coordinate is the cell's depth
         return cls(modality, vectors[1:].T.astype(np.float32), idf.astype(np.float32))
 
@@ -73,7 +72,7 @@ class View:
         out = []
         for part in blocks(len(cells), 2048):
             x = _transformed(_counts(data, self.modality, cells[part]), self.modality, self.idf) @ self.components
-            out.append(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
+            out.append(unit_rows(x))
         return np.concatenate(out) if out else np.zeros((0, self.components.shape[1]))
 
 
@@ -84,13 +83,8 @@ def _counts(data: MosaicData, modality: str, cells: np.ndarray) -> sparse.csr_ma
 
 def _transformed(counts: sparse.csr_matrix, modality: str, idf: np.ndarray) -> sparse.csr_matrix:
     """log1p of counts per 10^4 (rna), of counts over their row mean (protein), of TF-IDF (atac)."""
-    total = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    scale = {"rna": 1e4, "atac": 1e4, "protein": counts.shape[1]}[modality]
-    x = sparse.diags(scale / total) @ counts
-    if modality == "atac":
-        x = x @ sparse.diags(idf)
-    x.data = np.log1p(x.data)
-    return x.tocsr()
+    level = {"rna": 1e4, "atac": 1e4, "protein": counts.shape[1]}[modality]
+    return log_levelled(counts, level, weight=idf if modality == "atac" else None)
 
 
 @dataclass

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.utils.extmath import randomized_svd
 
 from multivi_nf.evaluation.metrics.neighbours import nearest
+from multivi_nf.reduction import log_levelled, principal
 
 
 def log_cp10k(counts: sp.spmatrix) -> sp.csr_matrix:
     """log(1 + 10^4 count / library), sparse."""
-    counts = sp.csr_matrix(counts, dtype=np.float64)
-    library = np.maximum(np.asarray(counts.sum(1)).ravel(), 1)
-    out = sp.diags(1e4 / library) @ counts
-    out.data = np.log1p(out.data)
-    return out.tocsr()
+    return log_levelled(sp.csr_matrix(counts, dtype=np.float64))
 
 
 class Pca:
@@ -32,8 +28,7 @@ class Pca:
     def __init__(self, counts: sp.spmatrix, n: int = 30, seed: int = 0) -> None:
         logged = log_cp10k(counts)
         self.mean = np.asarray(logged.mean(0)).ravel()
-        n = min(n, min(logged.shape) - 1)
-        _, _, self.components = randomized_svd(logged.toarray() - self.mean, n, random_state=seed)
+        self.components = principal(logged.toarray() - self.mean, n, seed=seed)[1]
 
     def __call__(self, counts: sp.spmatrix) -> np.ndarray:
         """(n_cells, n) coordinates."""
@@ -50,9 +45,7 @@ class Lsi:
     def __init__(self, binary: sp.spmatrix, n: int = 30, seed: int = 0) -> None:
         self.n_cells = binary.shape[0]
         self.detected = np.maximum(np.asarray((sp.csr_matrix(binary) > 0).sum(0)).ravel(), 1)
-        n = min(n + 1, min(binary.shape) - 1)
-        _, _, components = randomized_svd(self.weigh(binary), n, random_state=seed)
-        self.components = components[1:]
+        self.components = principal(self.weigh(binary), n + 1, seed=seed)[1][1:]
 
     def weigh(self, binary: sp.spmatrix) -> sp.csr_matrix:
         """log(1 + 10^4 tf idf) of binarised peaks (Signac's method 1), idf of the fitted cells."""

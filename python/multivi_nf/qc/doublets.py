@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from multivi_nf.reduction import log_levelled, principal, unit_rows
+
 LEAST_CELLS = 100
 """Fewest cells to score; among fewer, neighbourhoods of simulated doublets are the whole sample."""
 
@@ -175,19 +177,12 @@ def doublet_share(counts: sparse.csr_matrix, seed: int) -> float:
 
 def _log_space(cells: sparse.csr_matrix, sums: sparse.csr_matrix, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Principal components of the cells' log-normalised most variable genes, and where sums of two lie in them."""
-    from sklearn.utils.extmath import randomized_svd
-
-    def normal(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        scaled = sparse.csr_matrix(sparse.diags(1e4 / np.asarray(counts.sum(axis=1)).ravel()) @ counts)
-        scaled.data = np.log1p(scaled.data)
-        return scaled
-
-    x, y = normal(cells), normal(sums)
+    x, y = log_levelled(cells), log_levelled(sums)
     mean = np.asarray(x.mean(axis=0)).ravel()
     variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
     top = np.sort(np.argsort(-variance, kind="stable")[:_VARIABLE])
     dense = [(part[:, top].toarray() - mean[top]).astype(np.float32) for part in (x, y)]
-    axes = randomized_svd(dense[0], min(_COMPONENTS, min(dense[0].shape) - 1), n_iter=4, random_state=seed)[2].T
+    axes = principal(dense[0], _COMPONENTS, seed=seed, rounds=4)[1].T
     return dense[0] @ axes, dense[1] @ axes
 
 
@@ -209,8 +204,6 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
     n = counts.shape[0]
     if n < LEAST_CELLS:
         return _unscored(n, f"not scored: {n} cells, at least {LEAST_CELLS} are needed")
-    from sklearn.utils.extmath import randomized_svd
-
     binary = sparse.csr_matrix((np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), shape=counts.shape)
     detected = np.bincount(binary.indices, minlength=binary.shape[1])
     keep = np.flatnonzero(detected >= max(3, 0.01 * n))
@@ -223,8 +216,8 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
     united.data[:] = 1
     weight = np.log1p(n / detected[keep]).astype(np.float32)
     cells, doublets = (_tf_idf(matrix, weight) for matrix in (binary, united))
-    _u, _s, axes = randomized_svd(cells, min(_LSI_COMPONENTS, n - 1), n_iter=4, random_state=seed)
-    space = [_unit(np.asarray(matrix @ axes.T)) for matrix in (cells, doublets)]
+    axes = principal(cells, _LSI_COMPONENTS, seed=seed, rounds=4)[1]
+    space = [unit_rows(np.asarray(matrix @ axes.T)).astype(np.float32) for matrix in (cells, doublets)]
     depth = [np.log(np.maximum(np.diff(matrix.indptr), 1)) for matrix in (binary, united)]
     scale = _DEPTH_WEIGHT * np.sqrt(space[0].var(axis=0).sum()) / max(depth[0].std(), 1e-6)
     space = [np.column_stack([at, d * scale]).astype(np.float32) for at, d in zip(space, depth)]
@@ -236,10 +229,6 @@ def _tf_idf(binary: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
     depth = np.maximum(np.diff(binary.indptr), 1).astype(np.float32)
     data = np.log1p(1e4 * weight[binary.indices] / np.repeat(depth, np.diff(binary.indptr)))
     return sparse.csr_matrix((data.astype(np.float32), binary.indices, binary.indptr), shape=binary.shape)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def _scrublet_score(cells: np.ndarray, doublets: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:

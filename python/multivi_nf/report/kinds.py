@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.stats import rankdata
 
+from multivi_nf.reduction import log_levelled, principal, unit_rows
 from multivi_nf.report.measures import LEAST_CELLS
 
 COMPONENTS = 20
@@ -32,8 +33,7 @@ def centred(counts: sp.spmatrix, batch: np.ndarray, binary: bool = False) -> np.
     shared = np.ones(x.shape[1], bool)
     for name in np.unique(batch):
         shared &= np.asarray((x[batch == name] > 0).sum(axis=0)).ravel() > 0
-    x = sp.diags(1e4 / np.maximum(np.asarray(x.sum(axis=1)).ravel(), 1)) @ x[:, shared]
-    x.data = np.log1p(x.data)
+    x = log_levelled(x[:, shared], total=np.asarray(x.sum(axis=1)).ravel())
     # variable beyond what rarity makes so, in every batch alike
     score = np.zeros(x.shape[1])
     for name in np.unique(batch):
@@ -62,12 +62,7 @@ def elsewhere(values: np.ndarray, batch: np.ndarray) -> np.ndarray:
     batch
         (n_cells,) text.
     """
-    from sklearn.utils.extmath import randomized_svd
-
-    k = min(COMPONENTS, min(values.shape) - 1)
-    left, scale, _ = randomized_svd(values, k, random_state=0)
-    space = left * scale
-    space /= np.maximum(np.linalg.norm(space, axis=1, keepdims=True), 1e-12)
+    space = unit_rows(principal(values, COMPONENTS)[0])
     names = [name for name in np.unique(batch) if (batch == name).sum() >= LEAST_CELLS]
     kinds = [kind for name in names for kind in _kinds(values, space, np.flatnonzero(batch == name), str(name))]
     same = _agreement(kinds) >= SAME_KIND

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.stats import rankdata
 
+from multivi_nf.reduction import principal
 from multivi_nf.report.measures import LEAST_CELLS, MOST_CELLS, correlation, drawn
 
 LEAST_FEATURES = 20
@@ -121,9 +122,7 @@ def told_apart(
 
 def _axes(deviations: np.ndarray) -> np.ndarray:
     """(n_features, 5) leading directions of a matrix of deviations."""
-    from sklearn.utils.extmath import randomized_svd
-
-    return randomized_svd(deviations, min(AXES, min(deviations.shape) - 1), n_iter=4, random_state=0)[2].T
+    return principal(deviations, AXES, rounds=4)[1].T
 
 
 def _deviations(halves: tuple[sp.csr_matrix, sp.csr_matrix]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

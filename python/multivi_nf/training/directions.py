@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix
+from multivi_nf.reduction import log_levelled, principal
 
 N_DIRECTIONS = 30
 """Components that the first layer starts with; the usual number of PCA and LSI."""
@@ -143,8 +144,6 @@ def leading(
 
     Where `seen` tells features, they are directions of these alone.
     """
-    from sklearn.utils.extmath import randomized_svd  # dear to import, and only new models need it
-
     binary = matrix.values is None
     some = np.arange(len(matrix.cells)) if among is None else among
     if len(some) > N_CELLS:
@@ -156,8 +155,7 @@ def leading(
     if n < 1:
         return None
     normalised, weight = _normalise(counts, total, binary=binary)
-    _, _, components = randomized_svd(normalised, n + 1, random_state=seed)
-    directions = components[1:].T
+    directions = principal(normalised, n + 1, seed=seed)[1][1:].T
     mean = np.asarray(normalised.mean(0)).ravel()
     mean /= np.linalg.norm(mean)
     directions = directions - np.outer(mean, mean @ directions)
@@ -223,8 +221,6 @@ def _normalise(counts: sp.csr_matrix, total: np.ndarray, *, binary: bool) -> tup
 def _levelled(
     counts: sp.csr_matrix, total: np.ndarray, median: float, weight: np.ndarray, *, binary: bool
 ) -> sp.csr_matrix:
-    levelled = (sp.diags(median / np.maximum(total, 1)) @ counts).tocsr()
     if not binary:
-        levelled.data = np.log1p(levelled.data)
-        return levelled
-    return (levelled @ sp.diags(weight)).tocsr()
+        return log_levelled(counts, median, total=total)
+    return (sp.diags(median / np.maximum(total, 1)) @ counts @ sp.diags(weight)).tocsr()
