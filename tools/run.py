@@ -15,7 +15,7 @@ from pathlib import Path
 
 from multivi_nf import __version__
 
-CLONE = Path(__file__).resolve().parents[1]
+CLONE = Path(__file__).absolute().parents[1]  # as it was called: paths that `-resume` finds again
 BIN = CLONE / ".venv" / "bin"
 
 
