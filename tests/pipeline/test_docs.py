@@ -127,6 +127,16 @@ def test_a_tutorial_can_be_typed(page):
     assert made_here or page.stem == "mapping"  # which goes on from another page
 
 
+def test_scripts_and_tables_that_pages_name_are_there():
+    named = {
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(r"benchmarks/[\w/]+\.(?:py|tsv|sh)", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert [f"{page}: {path}" for page, path in sorted(named) if not (REPOSITORY / path).exists()] == []
+
+
 def test_figures_of_single_trials_stay_in_their_rooms():
     """Seeds and scripts of trials belong to benchmarks/ and decisions/: what users read does not age with them."""
     told = [
