@@ -131,6 +131,7 @@ def test_scripts_and_tables_that_pages_name_are_there():
     named = {
         (page.name, path)
         for page in PAGES
+        if page.name != "results.md"  # written by the site
         for path in re.findall(r"benchmarks/[\w/]+\.(?:py|tsv|sh)", page.read_text(encoding="utf-8"))
     }
     assert len(named) > 20
