@@ -101,11 +101,11 @@ EXPLORER = """
 from pathlib import Path
 import pandas as pd
 from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.report.explorer import write_explorer
+from multivi_nf.report.explorer import Beside, write_explorer
 out = Path(sys.argv[1])
 markers = {m: pd.read_csv(out / 'markers' / f'{m}.tsv.gz', sep='\\t') for m in ('rna', 'atac', 'protein')}
 stores = {path.stem: path for path in sorted((out / 'imputed').glob('*.zarr'))}
-print(write_explorer(read_h5mu(out / 'multivi.h5mu'), stores, markers, out / 'explorer.html'))"""
+print(write_explorer(read_h5mu(out / 'multivi.h5mu'), Beside(stores, markers), out / 'explorer.html'))"""
 
 
 def opened(page: Path) -> float:
