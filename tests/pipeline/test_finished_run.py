@@ -195,6 +195,17 @@ def test_nothing_else_is_published(finished):
     assert {top for top in tops if top not in described} == set()
 
 
+def test_regulation_costs_nothing_where_it_is_not_asked_for(finished):
+    assert not {"TRACKS", "GROUP_PEAKS", "GENE_ACTIVITY", "LINKS", "MOTIFS"} & set(finished.submitted())
+
+
+def test_date_and_user_of_the_run_are_told(finished):
+    made = json.loads((finished.outdir / "pipeline_info" / "run.json").read_text())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", made["started"]) and made["user"]
+    page = (finished.outdir / "report.html").read_text()
+    assert f'<span id="made">Run begun on {made["started"]} by {made["user"]}.</span>' in page
+
+
 def test_peaks_were_called(finished, has_macs3):
     if not has_macs3:
         skip_or_fail("MACS3 is not built: type `make macs3`")
