@@ -58,6 +58,7 @@ def command(
     from multivi_nf.fragments.checks import header_facts, signs
     from multivi_nf.fragments.count import scan
     from multivi_nf.fragments.file_facts import FileFacts
+    from multivi_nf.fragments.summary import Settings
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.inputs.genome import read_bed
 
@@ -89,13 +90,12 @@ def command(
             "mitochondrion is called otherwise (--mito-contig)"
         )
     candidates = quality.choose_candidates(found.table, len(listed), min_fragments, min_tsse)
-    settings = {"min_fragments": min_fragments, "min_tsse": min_tsse, "listed": len(listed)}
-    summary = quality.summarise(found, candidates, sample, settings)
-    for warning in summary["warnings"]:
+    summary = quality.summarise(found, candidates, sample, Settings(min_fragments, min_tsse, len(listed)))
+    for warning in summary.warnings:
         say(f"WARNING: {warning}")
     quality.write_quality(output, found, candidates, summary)
     say(
-        f"{found.facts.fragments} fragments of {len(found.table)} barcodes, {summary['cells_out']} candidate cells"
+        f"{found.facts.fragments} fragments of {len(found.table)} barcodes, {summary.cells_out} candidate cells"
         + (f"; {candidates.absent} listed barcodes have no fragment" if candidates.absent else "")
         + ("" if found.facts.sorted else "; not sorted by position, so overlaps (n_overlap_loci) are not available")
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +13,12 @@ from multivi_nf.errors import InputError
 from multivi_nf.fragments.cells import Call, call_cells, knee_curve
 from multivi_nf.fragments.count import Scan
 from multivi_nf.fragments.stream import left_out_text
+from multivi_nf.fragments.summary import Applied, CalledBy, FragmentsSummary, Settings, Totals
 from multivi_nf.inputs.barcodes import overlap
-from multivi_nf.io.files import write_table, written_whole
+from multivi_nf.io.files import written_whole
 from multivi_nf.io.outputs import FRAGMENTS, check_folder
+from multivi_nf.io.records import write_record
+from multivi_nf.io.tables import write_table
 
 LEAST_FRAGMENTS = 1000
 """Least fragments of a cell that is called from raw fragments; a given list has no floor."""
@@ -41,7 +42,7 @@ class Candidates:
     """
 
     removed_by: np.ndarray
-    rules: list[dict[str, Any]]
+    rules: list[Applied]
     call: Call | None
     absent: int
 
@@ -73,7 +74,7 @@ def choose_candidates(
         No candidate is left, naming the rule, its threshold and the median; or `min_tsse` without TSS.
     """
     removed_by = np.full(len(table), "", dtype=object)
-    rules: list[dict[str, Any]] = []
+    rules: list[Applied] = []
     n_fragments = table["n_fragments"].to_numpy()
     call = None
 
@@ -81,7 +82,7 @@ def choose_candidates(
         before = removed_by == ""
         removed_by[before & ~passes] = rule
         median = float(np.median(values[before])) if before.any() else 0.0
-        rules.append({"rule": rule, "threshold": threshold, "removed": int((before & ~passes).sum()), "median": median})
+        rules.append(Applied(rule, threshold, int((before & ~passes).sum()), median))
 
     if n_listed:
         apply("not_listed", None, n_fragments, np.arange(len(table)) < n_listed)
@@ -101,10 +102,10 @@ def choose_candidates(
             )
         apply("min_tsse", min_tsse, tsse, tsse >= min_tsse)
     if not (removed_by == "").any():
-        rule = max(rules, key=lambda entry: entry["removed"])
+        rule = max(rules, key=lambda entry: entry.removed)
         raise InputError(
-            f"no barcode of {len(table)} is left as a cell: {rule['rule']} (threshold {rule['threshold']}) removed "
-            f"{rule['removed']}, whose median value was {rule['median']:g}",
+            f"no barcode of {len(table)} is left as a cell: {rule.rule} (threshold {rule.threshold}) removed "
+            f"{rule.removed}, whose median value was {rule.median:g}",
             "there would be no ATAC cell in this sample",
             "lower the threshold (--atac_min_fragments, --atac_min_tsse), or give the cells in column `barcodes`",
         )
@@ -143,41 +144,34 @@ def check_listed(listed: Sequence[str], table: pd.DataFrame, path: str | Path) -
     return f"{what}; {remedy}"
 
 
-def summarise(scan: Scan, candidates: Candidates, sample: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Gather what the report shows of a fragments file; all values are plain JSON."""
-    table, facts = scan.table, asdict(scan.facts)
-    n_fragments = table["n_fragments"].to_numpy()
+def summarise(scan: Scan, candidates: Candidates, sample: str, settings: Settings) -> FragmentsSummary:
+    """Gather what the report shows of a fragments file."""
+    table, call = scan.table, candidates.call
     cells = table[candidates.mask]
-    call = candidates.call
-    totals = {
-        "barcodes": len(table),
-        "fragments_in_cells": int(cells["n_fragments"].sum()),
-        "fragments": int(table["n_fragments"].sum()),
-        "mito": int(table["n_mito"].sum()),
-        "reads": int(table["n_reads"].sum()),
-    }
     numbers = cells.select_dtypes("number").median()
-    return {
-        "sample": sample,
-        "modality": "atac",
-        "cells_in": len(table),
-        "cells_out": int(candidates.mask.sum()),
-        "rules": candidates.rules,
-        "call": {"method": "list"} if call is None else
-        {"method": "order of magnitude", "threshold": call.threshold, "expected": call.expected},
-        "listed_without_fragments": candidates.absent,
-        "totals": totals,
-        "medians": {name: None if np.isnan(value) else float(value) for name, value in numbers.items()},
-        "knee": knee_curve(n_fragments),
-        "sizes": scan.sizes.tolist(),
-        "tss_profile": None if scan.profile is None else scan.profile.tolist(),
-        "file": facts,
-        "warnings": [text for text in (left_out_text(scan.facts, "fragments"),) if text],
-        "settings": settings,
-    }  # fmt: skip
+    return FragmentsSummary(
+        sample,
+        "atac",
+        len(table),
+        int(candidates.mask.sum()),
+        candidates.rules,
+        CalledBy("list") if call is None else CalledBy("order of magnitude", call.threshold, call.expected),
+        candidates.absent,
+        Totals(len(table), int(cells["n_fragments"].sum()), *(int(table[n].sum()) for n in _TOTALS)),
+        {name: None if np.isnan(value) else float(value) for name, value in numbers.items()},
+        knee_curve(table["n_fragments"].to_numpy()),
+        scan.sizes.tolist(),
+        None if scan.profile is None else scan.profile.tolist(),
+        scan.facts,
+        [text for text in (left_out_text(scan.facts, "fragments"),) if text],
+        settings,
+    )
 
 
-def write_quality(folder: str | Path, scan: Scan, candidates: Candidates, summary: dict[str, Any]) -> None:
+_TOTALS = ("n_fragments", "n_mito", "n_reads")
+
+
+def write_quality(folder: str | Path, scan: Scan, candidates: Candidates, summary: FragmentsSummary) -> None:
     """Write `fragments.tsv.gz` (every barcode), `candidates.txt` and `fragments.json` into a folder."""
     table = scan.table.copy()
     table["candidate"] = candidates.mask.astype(int)
@@ -185,6 +179,6 @@ def write_quality(folder: str | Path, scan: Scan, candidates: Candidates, summar
     check_folder(Path(folder), FRAGMENTS)
     with written_whole(folder) as temporary:
         temporary.mkdir()
-        write_table(temporary / "fragments.tsv.gz", table)
+        write_table(table, temporary / "fragments.tsv.gz", index=True, gaps="NA")
         (temporary / "candidates.txt").write_text("".join(f"{name}\n" for name in table.index[candidates.mask]))
-        (temporary / "fragments.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write_record(summary, temporary / "fragments.json")

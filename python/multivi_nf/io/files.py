@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import gzip
-import io
 import itertools
 import os
 import re
@@ -19,14 +17,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from multivi_nf.errors import InputError
 from multivi_nf.io import processes
 from multivi_nf.io.hdf5_writes import errors_kept
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LONGEST_NAME = 255
 """Bytes of a file name (Linux)."""
@@ -305,10 +299,3 @@ def _bytes(path: Path) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(f"{folder}/{name}").st_size
     return total
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as gzipped TSV with the same bytes every time (no time stamp, six digits)."""
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-        with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text:
-            table.to_csv(text, sep="\t", float_format="%.6g", na_rep="NA", lineterminator="\n")

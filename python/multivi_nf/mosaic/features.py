@@ -201,7 +201,7 @@ def one_peak_set(parts: Sequence[Part]) -> Features:
     var = parts[0].var[columns].copy()
     if "symbol" not in var:
         var.insert(0, "symbol", var.index)
-    strategies = sorted({str(part.facts.get("counting_strategy")) for part in parts})
+    strategies = sorted({part.strategy for part in parts})
     notes = (
         [f"peaks were counted differently ({', '.join(strategies)}); only 0/1 is modelled"]
         if len(strategies) > 1

@@ -32,8 +32,8 @@ class Part:
         Where it is and what it is.
     obs, var
         Tables of the file; `obs` by the sample's own barcode.
-    facts
-        What QC recorded (JSON of `uns["multivi_nf"]`).
+    strategy
+        How peaks were counted, as QC recorded it; "None" for others.
     keep
         Bool per cell of the file: whether it enters the mosaic.
     owner, batch
@@ -47,7 +47,7 @@ class Part:
     modality: str
     obs: pd.DataFrame
     var: pd.DataFrame
-    facts: dict
+    strategy: str
     keep: np.ndarray
     owner: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
     batch: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
@@ -141,7 +141,8 @@ def _load(path: Path) -> Part:
             "sample and modality of its cells are not known",
             "give the files that the QC steps wrote",
         ) from error
-    return Part(path, sample, modality, obs, var, facts, np.ones(len(obs), dtype=bool), failed=failed)
+    strategy = str(facts.get("counting_strategy"))
+    return Part(path, sample, modality, obs, var, strategy, np.ones(len(obs), dtype=bool), failed=failed)
 
 
 def _check_tables(obs: pd.DataFrame, var: pd.DataFrame, modality: str) -> None:
@@ -305,11 +306,7 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
                 "the sample would vanish from all results",
                 "use --partial_cells keep, look at the rules of QC, or leave out --remove_doublets",
             )
-        words = (
-            left.apply(lambda row: "+".join(m for m in MODALITIES if row.get(m, False)), axis=1)
-            if len(left) < 1000
-            else _words(left)
-        )
+        words = _words(left)
         rows.append(
             {
                 "sample": sample.sample,

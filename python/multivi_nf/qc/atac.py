@@ -11,8 +11,10 @@ import pandas as pd
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.cells import overlap_p_values
+from multivi_nf.fragments.summary import CalledBy
 from multivi_nf.inputs.barcodes import BarcodeMap, translate
 from multivi_nf.io.limits import read_object, read_tsv
+from multivi_nf.io.records import from_json
 from multivi_nf.qc.checked import Checked, finish, per_cell, used
 from multivi_nf.qc.doublets import score_atac
 from multivi_nf.qc.rules import Rule, at_least, at_most, judge
@@ -177,5 +179,5 @@ def _fragment_values(counts: ad.AnnData, folder: Path | None) -> tuple[dict[str,
             numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
             if np.isfinite(numbers).any():
                 values[name] = numbers
-    call = read_object(folder / "fragments.json").get("call")
-    return values, isinstance(call, dict) and call.get("method", "list") != "list"
+    call = from_json(CalledBy, read_object(folder / "fragments.json").get("call"), folder / "fragments.json")
+    return values, call.method != "list"

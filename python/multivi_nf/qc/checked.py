@@ -12,8 +12,9 @@ import pandas as pd
 
 from multivi_nf import __version__
 from multivi_nf.counts.given import given_name
-from multivi_nf.io.files import write_table, written_whole
+from multivi_nf.io.files import written_whole
 from multivi_nf.io.records import as_json, write_record
+from multivi_nf.io.tables import write_table
 from multivi_nf.qc.doublets import Doublets
 from multivi_nf.qc.rules import Rule, Verdict, table_of
 from multivi_nf.qc.summary import Flagged, Step, Summary
@@ -105,8 +106,7 @@ def write_checked(checked: Checked, output: Path, folder: Path) -> None:
     table = checked.table.copy()
     for column in table.select_dtypes(bool).columns:
         table[column] = table[column].astype(int)
-    with written_whole(folder / f"{modality}.tsv.gz") as temporary:
-        write_table(temporary, table)
+    write_table(table, folder / f"{modality}.tsv.gz", index=True, gaps="NA")
     write_record(checked.summary, folder / f"{modality}.json")
     with written_whole(output) as temporary:
         checked.cells.write_h5ad(temporary, compression="gzip", compression_opts=1)

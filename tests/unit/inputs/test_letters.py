@@ -9,7 +9,7 @@ import pytest
 
 from multivi_nf.inputs.contrasts import read_contrasts
 from multivi_nf.inputs.samplesheet import read_samples_json, read_samplesheet
-from multivi_nf.io.files import write_table
+from multivi_nf.io.tables import write_table
 
 LABELS = ["Köln – Süd", "naïve T", "β-Zelle", "漢字", 'it\'s "quoted"', "a;b", "$HOME `x`", "100 % (v/v)", "<b>&amp;"]
 
@@ -29,5 +29,5 @@ def test_labels_travel_through_sheet_json_contrast_and_table(tmp_path, label):
     )
     contrast.to_csv(tmp_path / "c.csv", index=False)
     assert read_contrasts(tmp_path / "c.csv", samples)[0].target == label
-    write_table(tmp_path / "t.tsv.gz", pd.DataFrame({"arm": [label]}, index=pd.Index(["c1"], name="cell")))
+    write_table(pd.DataFrame({"arm": [label]}, index=pd.Index(["c1"], name="cell")), tmp_path / "t.tsv.gz", index=True)
     assert pd.read_csv(tmp_path / "t.tsv.gz", sep="\t")["arm"].tolist() == [label]

@@ -363,7 +363,9 @@ def test_reference_features_in_the_models_order(tmp_path):
     assert mosaic.mod["protein"].uns["panel"].loc["a"].to_dict() == {"CD3": False, "CD8": True}
     with pytest.raises(InputError, match="3 of the model's 4 rna features"):
         build(tmp_path, [rna, protein], [sample("a", ["rna", "protein"])], reference=model, min_shared_genes=0.9)
-    atac = Part(tmp_path, "a", "atac", pd.DataFrame(index=cells), pd.DataFrame(index=PEAKS[:5]), {}, np.ones(20, bool))
+    atac = Part(
+        tmp_path, "a", "atac", pd.DataFrame(index=cells), pd.DataFrame(index=PEAKS[:5]), "None", np.ones(20, bool)
+    )
     with pytest.raises(InputError, match="counted on the model's peaks"):
         reference_features([atac], "atac", pd.DataFrame({"feature": PEAKS, "symbol": PEAKS}), 0.5)
 

@@ -14,7 +14,7 @@ from multivi_nf.counts.mitochondria import MITO_IDS
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import BarcodeMap
-from multivi_nf.io.files import write_table
+from multivi_nf.io.tables import write_table
 from multivi_nf.qc.atac import AtacRules, qc_atac
 from multivi_nf.qc.checked import write_checked
 from multivi_nf.qc.protein import qc_protein
@@ -172,7 +172,7 @@ def counted(tmp_path):
             index=pd.Index([f"A{i:03d}-1" for i in range(42)][::-1][::-1], name="barcode"),
         )
         table = table.iloc[::-1]  # the order of the file is not that of the matrix
-        write_table(tmp_path / "fragments.tsv.gz", table)
+        write_table(table, tmp_path / "fragments.tsv.gz", index=True, gaps="NA")
         (tmp_path / "fragments.json").write_text(json.dumps({"call": {"method": method}}))
         return tmp_path
 
