@@ -70,7 +70,7 @@ def frame(n_fragments, tsse=None):
 def test_rules_name_what_they_removed():
     chosen = quality.choose_candidates(frame([5000, 4000, 900, 3, 2], [9.0, 2.0, 9.0, 1, 1]), min_tsse=4)
     assert chosen.removed_by.tolist() == ["", "min_tsse", "min_fragments", "knee", "knee"]
-    removed = {rule["rule"]: rule["removed"] for rule in chosen.rules}
+    removed = {rule.rule: rule.removed for rule in chosen.rules}
     assert removed == {"knee": 2, "min_fragments": 1, "min_tsse": 1}
     listed = quality.choose_candidates(frame([50, 0, 7000, 6000]), n_listed=2)
     assert listed.removed_by.tolist() == ["", "", "not_listed", "not_listed"] and listed.absent == 1
