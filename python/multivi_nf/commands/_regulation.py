@@ -8,9 +8,23 @@ from typing import Any
 
 import click
 
+from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputFile
+from multivi_nf.inputs.genome import STYLES
 
 FACTS = "Write what was made to this JSON; what the inputs do not allow is told there, and is no error."
+
+
+STYLE = click.option(
+    "--chrom-style", "style", type=click.Choice(list(STYLES)), default="auto", help="auto: chr1 equals 1."
+)
+LEVEL = click.option(
+    "--fdr",
+    "level",
+    type=Finite(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    help="Level of `significant`.",
+)
 
 
 class Named(click.ParamType):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._numbers import SEED, Finite, Several, Whole
 from multivi_nf.commands._outputs import OutputFolder, Step
 from multivi_nf.io.outputs import SPLITS
+
+if TYPE_CHECKING:
+    from multivi_nf.benchmark.plan import Wanted
 
 RATES = Several(Finite(min=0, max=100))
 
@@ -16,29 +22,26 @@ RATES = Several(Finite(min=0, max=100))
 @click.command(cls=Step)
 @click.argument("mosaic", type=click.Path(path_type=Path))
 @click.option("--labels", metavar="COLUMN", help="Column of obs with the cells' types.")
-@click.option("--experiments", type=Several(Whole(min=1, max=5)), default="1,2,3,4,5", help="Of the paper's five.")
-@click.option("--methods", type=Several(click.STRING), default="all", help="Methods, or all.")
-@click.option("--unpaired-rates", type=RATES, default="0,25,50,75,90,99", help="Percent of the pairs taken apart.")
-@click.option("--seeds", type=Several(SEED), default="0,1,2", help="Of the splits, and of the methods.")
-@click.option(
-    "--most-types", type=Whole(min=0), default=0, help="Types held out in experiment 4, the largest; 0 is all."
+@grouped(
+    "wanted",
+    "multivi_nf.benchmark.plan:Wanted",
+    click.option("--experiments", type=Several(Whole(min=1, max=5)), default="1,2,3,4,5", help="Of the paper's five."),
+    click.option("--methods", type=Several(click.STRING), default="all", help="Methods, or all."),
+    click.option(
+        "--unpaired-rates", "rates", type=RATES, default="0,25,50,75,90,99", help="Percent of the pairs taken apart."
+    ),
+    click.option("--seeds", type=Several(SEED), default="0,1,2", help="Of the splits, and of the methods."),
+    click.option(
+        "--most-types", type=Whole(min=0), default=0, help="Types held out in experiment 4, the largest; 0 is all."
+    ),
 )
 @click.option("--output", type=OutputFolder(SPLITS), required=True, help="Folder of splits, and plan.tsv beside them.")
-def command(
-    mosaic: Path,
-    labels: str | None,
-    experiments: tuple[int, ...],
-    methods: tuple[str, ...],
-    unpaired_rates: tuple[float, ...],
-    seeds: tuple[int, ...],
-    most_types: int,
-    output: Path,
-) -> None:
+def command(mosaic: Path, labels: str | None, wanted: Wanted, output: Path) -> None:
     """Write every split of MOSAIC that the experiments ask for, and which method runs on which."""
-    from multivi_nf.benchmark.plan import Wanted, chosen_methods, write_plan
+    from multivi_nf.benchmark.plan import chosen_methods, write_plan
     from multivi_nf.mosaic.read import read_mosaic
 
-    wanted = Wanted(experiments, chosen_methods(methods), unpaired_rates, seeds, most_types)
+    wanted = replace(wanted, methods=chosen_methods(wanted.methods))
     plan = write_plan(read_mosaic(mosaic), labels, wanted, output)
     for row in plan.loc[plan["why"] != ""].drop_duplicates("experiment").itertuples():
         click.echo(f"WARNING: experiment {row.experiment} is left out: {row.why}", err=True)
