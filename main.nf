@@ -58,7 +58,6 @@ workflow {
                 MODEL.out.embedding.map { _run, embedding -> embedding },
                 MODEL.out.imputed.map { _run, modality, chunk -> [modality, chunk] },
                 MODEL.out.tables.map { _run, table -> table },
-                CELLS.out.resources.mix(MODEL.out.cost.map { _run, cost -> cost }),
             )
         }
     }

@@ -160,15 +160,10 @@ workflow CELLS {
     }
 
     emit:
-    mosaic    = MOSAIC.out.mosaic              // channel: mosaic.h5mu (value)
-    samples   = CHECK_SAMPLESHEET.out.samples  // channel: samples.json (value)
-    rows      = ch_samples                     // channel: row
-    peaks     = ch_peaks                       // channel: bed (one, or none)
-    measured  = ch_measured                    // channel: [ modality ] (one)
-    qc        = CHECK_INPUTS.out.qc.mix(RNA_QC.out.qc, PROTEIN_QC.out.qc, FRAGMENTS_QC.out.qc, ATAC_QC.out.qc) // channel: qc/*
-    resources = CHECK_SAMPLESHEET.out.resources.mix(
-        PREFLIGHT.out.resources, CHECK_INPUTS.out.resources, RNA_QC.out.resources, PROTEIN_QC.out.resources,
-        FRAGMENTS_QC.out.resources, CALL_PEAKS.out.resources, MERGE_PEAKS.out.resources, COUNT_PEAKS.out.resources,
-        ATAC_QC.out.resources, MOSAIC.out.resources,
-    ) // channel: *.resources.json
+    mosaic   = MOSAIC.out.mosaic              // channel: mosaic.h5mu (value)
+    samples  = CHECK_SAMPLESHEET.out.samples  // channel: samples.json (value)
+    rows     = ch_samples                     // channel: row
+    peaks    = ch_peaks                       // channel: bed (one, or none)
+    measured = ch_measured                    // channel: [ modality ] (one)
+    qc       = CHECK_INPUTS.out.qc.mix(RNA_QC.out.qc, PROTEIN_QC.out.qc, FRAGMENTS_QC.out.qc, ATAC_QC.out.qc) // channel: qc/*
 }

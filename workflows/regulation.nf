@@ -42,9 +42,8 @@ workflow REGULATION {
     ch_facts.subscribe { json -> tell_undone(json) }
 
     emit:
-    links     = LINKS.out.table // channel: links.tsv.gz (one, or none)
-    facts     = ch_facts // channel: <part>.json
-    resources = TRACKS.out.resources.mix(GROUP_PEAKS.out.resources, GENE_ACTIVITY.out.resources, LINKS.out.resources, MOTIFS.out.resources) // channel: <part>.resources.json
+    links = LINKS.out.table // channel: links.tsv.gz (one, or none)
+    facts = ch_facts // channel: <part>.json
 }
 
 // What a part could not do is told on the terminal as it happens

@@ -27,7 +27,6 @@ workflow REPROCESS {
     ch_embedding // channel: multivi.h5mu (one)
     ch_imputed   // channel: [ modality, zarr of a chunk ]
     ch_tables    // channel: table of a contrast
-    ch_spent     // channel: *.resources.json of all that came before
 
     main:
     genome      = chosen(settings, ['genome', 'chrom_style', 'mito_contig'])
@@ -48,9 +47,8 @@ workflow REPROCESS {
         ch_model,
         chosen(settings, ['seed', 'device']) + (settings.labels ? [groupby: settings.labels] : [:]),
     )
-    ch_facts = channel.empty()          // channel: <part>.json of regulation
-    ch_links = channel.empty()          // channel: links.tsv.gz
-    ch_regulation_costs = channel.empty() // channel: *.resources.json
+    ch_facts = channel.empty() // channel: <part>.json of regulation
+    ch_links = channel.empty() // channel: links.tsv.gz
     if (settings.regulation) {
         ch_sources = ch_rows.filter { row -> row.fragments }
             .toSortedList { one, other -> one.index <=> other.index }
@@ -62,7 +60,6 @@ workflow REPROCESS {
         )
         ch_facts = REGULATION.out.facts
         ch_links = REGULATION.out.links
-        ch_regulation_costs = REGULATION.out.resources
     }
 
     EXPORT(
@@ -79,9 +76,9 @@ workflow REPROCESS {
     //
     // The page, and what a run must be repeated by
     //
-    ch_told     = channel.topic('versions').toList()                      // channel: [ [process, tool, version] ]
-    ch_versions = ch_told.map { triples -> versions_text(triples) } // channel: yaml text
-    ch_resources = ch_spent.mix(GATHER.out.resources, CONTROLS.out.resources, EXPORT.out.resources, ch_regulation_costs) // channel: *.resources.json
+    ch_told      = channel.topic('versions').toList()                // channel: [ [process, tool, version] ]
+    ch_versions  = ch_told.map { triples -> versions_text(triples) } // channel: yaml text
+    ch_resources = channel.topic('resources').map { cost -> cost instanceof List ? cost.last() : cost } // channel: *.resources.json
     REPORT(
         ch_embedding,
         ch_model,
@@ -98,5 +95,5 @@ workflow REPROCESS {
     ch_told.subscribe { triples -> write_info(settings, 'sbom.cdx.json', bill_text(triples)) }
 
     emit:
-    report = REPORT.out.page // channel: report.html
+    REPORT.out.page // channel: report.html
 }

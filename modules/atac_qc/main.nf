@@ -14,7 +14,7 @@ process ATAC_QC {
     tuple val(meta), path("*.atac.h5ad"), emit: cells
     path "qc/${meta.sample}/*"
     path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -11,7 +11,7 @@ process METHOD {
 
     output:
     tuple val(run), path('result'), emit: result
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -13,7 +13,7 @@ process BENCHMARK_PAGE {
 
     output:
     path 'benchmark', emit: folder   // scores.tsv, benchmark.html
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -12,7 +12,7 @@ process BENCHMARK_SCORE {
 
     output:
     path 'scores/*', emit: scores // a folder: scores.tsv, panel.json
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

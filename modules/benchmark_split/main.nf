@@ -14,7 +14,7 @@ process BENCHMARK_SPLIT {
     output:
     path 'splits/*', type: 'dir', arity: '0..*', emit: tasks // task.json, mosaic.h5mu, cells.tsv, hidden/<modality>.txt
     path 'splits/plan.tsv', emit: plan
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

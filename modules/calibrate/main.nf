@@ -12,7 +12,7 @@ process CALIBRATE {
 
     output:
     tuple val(run), path('model'), emit: model // the trained model with calibration.json
-    tuple val(run), path('*.resources.json'), emit: cost
+    tuple val(run), path('*.resources.json'), emit: cost, topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

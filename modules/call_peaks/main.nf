@@ -13,7 +13,7 @@ process CALL_PEAKS {
 
     output:
     tuple val(meta), path("*.peaks.bed"), emit: peaks // summits with scores
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
     tuple val("${task.process}"), val('purls'), eval('multivi-nf --purls'), topic: versions
     tuple val("${task.process}"), val('macs3'), eval('(macs3 --version || echo absent) 2> /dev/null | sed "s/.* //"'), topic: versions

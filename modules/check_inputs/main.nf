@@ -22,7 +22,7 @@ process CHECK_INPUTS {
     path 'plan.json', emit: plan                  // { peak_set: given | matrix | reference | samples | macs3 | none }
     path 'peaks.bed', emit: peaks, optional: true // peaks that are known before any are called
     path 'kept', emit: qc                         // <sample>/<sample>.preflight.json
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
     tuple val("${task.process}"), val('purls'), eval('multivi-nf --purls'), topic: versions
 

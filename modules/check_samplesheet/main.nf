@@ -15,7 +15,7 @@ process CHECK_SAMPLESHEET {
 
     output:
     path 'samples.json', emit: samples // { samples: [ { sample, batch, rna, ..., metadata } ], contrasts: [ ... ] }
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -13,7 +13,7 @@ process CONTROLS {
 
     output:
     path 'controls.tsv', emit: table
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -13,7 +13,7 @@ process COUNT_PEAKS {
 
     output:
     tuple val(meta), path("*.counts.h5ad"), emit: counts // candidates x peaks, raw counts
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -13,7 +13,7 @@ process DIFFERENTIAL {
 
     output:
     tuple val(run), path("differential/*.tsv.gz"), emit: table
-    tuple val(run), path('*.resources.json'), emit: cost
+    tuple val(run), path('*.resources.json'), emit: cost, topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

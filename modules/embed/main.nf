@@ -17,7 +17,7 @@ process EMBED {
     output:
     tuple val(run), path('multivi.h5mu'), emit: embedding
     tuple val(run), path('chunks/*', arity: '1..*'), emit: chunks // [ file ]: names of the cells of one IMPUTE task
-    tuple val(run), path('*.resources.json'), emit: cost
+    tuple val(run), path('*.resources.json'), emit: cost, topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

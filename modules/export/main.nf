@@ -16,7 +16,7 @@ process EXPORT {
     path '*.{tsv,tsv.gz}', emit: tables
     path 'markers/*', emit: markers
     path 'explorer.html', emit: explorer, optional: true
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -20,7 +20,7 @@ process FRAGMENTS_QC {
     tuple val(meta), path("*.fragments.kept"), emit: fragments                // of the listed cells, or of all barcodes
     path "qc/${meta.sample}/*"
     path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -14,7 +14,7 @@ process GATHER {
     output:
     tuple val(modality), path("imputed/*.zarr"), emit: imputed
     path 'imputed/*.vitessce.json', emit: view
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -15,7 +15,7 @@ process GENE_ACTIVITY {
     output:
     path 'gene_activity.h5ad', emit: table, optional: true
     path 'gene_activity.json', emit: facts // what was made, or why not
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -17,7 +17,7 @@ process GROUP_PEAKS {
     path 'peaks/*.bed', emit: peaks, optional: true
     path 'peaks_merged.bed', emit: merged, optional: true
     path 'group_peaks.json', emit: facts // what was made, or why not
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
     tuple val("${task.process}"), val('macs3'), eval('(macs3 --version || echo absent) 2> /dev/null | sed "s/.* //"'), topic: versions
 

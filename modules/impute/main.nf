@@ -14,7 +14,7 @@ process IMPUTE {
 
     output:
     tuple val(run), val(modality), path("*.zarr"), emit: imputed
-    tuple val(run), path('*.resources.json'), emit: cost
+    tuple val(run), path('*.resources.json'), emit: cost, topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

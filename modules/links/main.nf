@@ -17,7 +17,7 @@ process LINKS {
     path 'links.tsv.gz', emit: table, optional: true
     path 'links.bedpe', emit: bedpe, optional: true
     path 'links.json', emit: facts // what was made, or why not
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -13,7 +13,7 @@ process MERGE_PEAKS {
 
     output:
     path 'consensus.bed', emit: peaks
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

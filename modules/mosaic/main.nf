@@ -15,7 +15,7 @@ process MOSAIC {
 
     output:
     path 'mosaic.h5mu', emit: mosaic
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -15,7 +15,7 @@ process MOTIFS {
     path 'motifs.h5ad', emit: deviations, optional: true
     path 'motifs.tsv.gz', emit: table, optional: true
     path 'motifs.json', emit: facts // what was made, or why not
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

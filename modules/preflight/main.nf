@@ -17,7 +17,7 @@ process PREFLIGHT {
 
     output:
     tuple val(meta), path("*.preflight.json"), emit: checked // { problems, warnings, facts }
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -14,7 +14,7 @@ process PROTEIN_QC {
     tuple val(meta), path("*.protein.h5ad"), emit: cells                                      // kept cells, raw counts
     path "qc/${meta.sample}/*"                                                                // every barcode, every rule
     path 'kept', emit: qc // a second name: a folder that is an output hides its files from publishDir
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -23,7 +23,7 @@ process REPORT {
     path 'multiqc/*', emit: multiqc, optional: true
     path 'pipeline_info/run.json'
     path 'qc/*/*.preflight.json' // what CHECK_INPUTS saw is published by a run that went through
-    path 'report.resources.json', emit: resources
+    path 'report.resources.json'
 
     script:
     """

@@ -14,7 +14,7 @@ process TRACKS {
     output:
     path 'tracks/*.bw', emit: tracks, optional: true
     path 'tracks.json', emit: facts // what was made, or why not
-    path '*.resources.json', emit: resources
+    path '*.resources.json', topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
 
     script:

@@ -14,7 +14,7 @@ process TRAIN {
 
     output:
     tuple val(run), path('model'), emit: model // config.json, weights.safetensors, features.tsv, history.tsv, split.tsv
-    tuple val(run), path('*.resources.json'), emit: cost
+    tuple val(run), path('*.resources.json'), emit: cost, topic: resources
     tuple val("${task.process}"), val('packages'), eval('multivi-nf --packages'), topic: versions
     tuple val("${task.process}"), val('purls'), eval('multivi-nf --purls'), topic: versions
 
