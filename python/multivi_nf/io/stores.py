@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multivi_nf.errors import InputError
-from multivi_nf.io.hdf5 import reading
+from multivi_nf.io.hdf5 import damaged, reading
 
 if TYPE_CHECKING:
     import zarr
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 _LARGEST_METADATA = 1 << 27
 _LARGEST_CHUNK = 1 << 31
+_BLOSC_HEAD = 16
 _REFERENCES = ("refs", "templates", "gen")
 
 
@@ -86,6 +87,8 @@ def _check_metadata(store: Path, file: Path) -> None:
     if content.get("storage_transformers") or (file.name != ".zattrs" and set(_REFERENCES) & set(content)):
         raise _leads_out(store, f"{where} takes chunks from elsewhere")
     _check_chunks(store, where, content)
+    if _is_blosc(content):
+        _check_lengths(store, file)
     for key, part in _consolidated(content).items():
         if key.startswith("/") or ".." in key.split("/") or "://" in key:
             raise _leads_out(store, f"{where} describes {key!r}")
@@ -119,6 +122,29 @@ def _check_chunks(store: Path, where: Path, content: dict[str, Any]) -> None:
             "reading one value would fill the memory",
             "write the store with smaller chunks",
         )
+
+
+def _is_blosc(content: dict[str, Any]) -> bool:
+    """Whether an array's chunks are as blosc packed them, by its metadata of zarr 2 or 3."""
+    codecs = content.get("codecs")
+    outermost = codecs[-1] if isinstance(codecs, list) and codecs else content.get("compressor")
+    return isinstance(outermost, dict) and "blosc" in (outermost.get("id"), outermost.get("name"))
+
+
+def _check_lengths(store: Path, metadata: Path) -> None:
+    """Refuse a chunk that is not as long as its own head says: blosc would read on behind a cut one, and say nothing.
+
+    Bytes 12 to 15 of a chunk are its length (blosc's README_CHUNK_FORMAT).
+    """
+    for chunk in sorted(metadata.parent.rglob("*")):
+        if chunk.name in _METADATA or not chunk.is_file():
+            continue
+        with chunk.open("rb") as handle:
+            head = handle.read(_BLOSC_HEAD)
+        declared, size = int.from_bytes(head[12:16], "little"), chunk.stat().st_size
+        if len(head) < _BLOSC_HEAD or declared != size:
+            where = chunk.relative_to(store)
+            raise damaged(store, ValueError(f"{where} has {size:,} bytes and should have {declared:,}"))
 
 
 def _leads_out(store: Path, what: str) -> InputError:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import numcodecs
 import numpy as np
 import pandas as pd
 import pytest
@@ -190,6 +191,20 @@ def test_a_store_that_leads_out_is_refused(tmp_path, secret, way):
     way(path, secret)
     with pytest.raises(InputError, match=r"something outside|declares chunks"):
         check_store(path)
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("kept", [0, 7, 20])
+def test_a_cut_chunk_of_blosc_is_refused(tmp_path, form, kept):
+    """blosc itself takes one: it reads on behind the bytes, and gives whatever lies there."""
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=form)
+    packed = zarr.codecs.BloscCodec() if form == 3 else numcodecs.Blosc()
+    group.create_array("X", shape=(2, 1), dtype="f4", compressors=packed)[:] = 1
+    check_store(tmp_path / "x.zarr")
+    chunk = tmp_path / "x.zarr/X" / ("0.0" if form == 2 else "c/0/0")
+    os.truncate(chunk, kept)
+    with pytest.raises(InputError, match=rf"{'0.0' if form == 2 else 'c/0/0'} has {kept} bytes and should have"):
+        check_store(tmp_path / "x.zarr")
 
 
 def test_every_store_is_looked_at_before_it_is_opened():
