@@ -299,7 +299,7 @@ def make_run(run: Run, seed: int, outdir: Path) -> None:
     from multivi_nf.latent.annotate import annotate
     from multivi_nf.latent.cells import cells_of
     from multivi_nf.latent.embed import embed
-    from multivi_nf.mosaic.build import build_mosaic
+    from multivi_nf.mosaic.build import MosaicRules, build_mosaic
     from multivi_nf.mosaic.read import read_mosaic
     from multivi_nf.training import MultiVI, train
 
@@ -311,7 +311,7 @@ def make_run(run: Run, seed: int, outdir: Path) -> None:
     for name, given in samples.items():
         files = dict.fromkeys(FILE_COLUMNS) | {m: f"{name}.{m}" for m in given.parts}
         sheet.append(Sample(name, given.batch, files, given.meta))
-    build_mosaic(paths, sheet, outdir / "mosaic.h5mu", seed=seed)
+    build_mosaic(paths, sheet, outdir / "mosaic.h5mu", MosaicRules(seed=seed))
     mosaic = read_mosaic(outdir / "mosaic.h5mu")
     model = MultiVI.from_mosaic(mosaic, seed=seed, **run.model)
     train(model, mosaic, seed=seed, quiet=True, device="cpu", **run.training)

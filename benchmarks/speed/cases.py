@@ -185,7 +185,7 @@ def mosaic(folder: Path, cells: int = 1000, samples: int = 2) -> Iterator[tuple[
     from benchmarks.speed.mosaic_memory import STORED, write_part
 
     from multivi_nf.inputs.samplesheet import read_samples_json
-    from multivi_nf.mosaic.build import build_mosaic
+    from multivi_nf.mosaic.build import MosaicRules, build_mosaic
 
     rows, paths = [], []
     for i in range(samples):
@@ -198,7 +198,7 @@ def mosaic(folder: Path, cells: int = 1000, samples: int = 2) -> Iterator[tuple[
     target = folder / "mosaic.h5mu"
 
     def work() -> None:
-        build_mosaic(paths, sheet, target, min_cells_fraction=0)
+        build_mosaic(paths, sheet, target, MosaicRules(min_cells_fraction=0))
 
     work()
     with h5py.File(target) as file:

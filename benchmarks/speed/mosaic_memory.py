@@ -27,10 +27,11 @@ STORED = {"rna": 800, "atac": 1500}
 
 CHILD = """
 import json, resource, sys
-from multivi_nf.mosaic.build import build_mosaic
+from multivi_nf.mosaic.build import MosaicRules, build_mosaic
 from multivi_nf.inputs.samplesheet import read_samples_json
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-build_mosaic(json.load(open(sys.argv[1])), read_samples_json(sys.argv[2]), sys.argv[3], min_cells_fraction=0)
+rules = MosaicRules(min_cells_fraction=0)
+build_mosaic(json.load(open(sys.argv[1])), read_samples_json(sys.argv[2]), sys.argv[3], rules)
 after = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([before / 1024, after.ru_maxrss / 1024, after.ru_utime + after.ru_stime]))
 """

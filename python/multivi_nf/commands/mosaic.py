@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -40,7 +41,7 @@ def command(
     min_cells_fraction: float,
     min_shared_genes: float,
     n_top_genes: int,
-    partial_cells: str,
+    partial_cells: Literal["drop", "keep"],
     remove_doublets: bool,
     reference: Path | None,
     feature_aliases: Path | None,
@@ -49,27 +50,20 @@ def command(
 ) -> None:
     """Join all cells by sample and barcode; a cell is absent from a modality that it was not measured in."""
     from multivi_nf.inputs.samplesheet import read_samples_json
-    from multivi_nf.mosaic.build import build_mosaic
+    from multivi_nf.mosaic.build import MosaicRules, build_mosaic
 
+    rules = MosaicRules(
+        min_cells_fraction, min_shared_genes, n_top_genes, partial_cells, remove_doublets, seed, reference,
+        feature_aliases,
+    )  # fmt: skip
     record = build_mosaic(
-        [*inputs, *more_inputs],
-        read_samples_json(samples),
-        output,
-        min_cells_fraction=min_cells_fraction,
-        min_shared_genes=min_shared_genes,
-        n_top_genes=n_top_genes,
-        partial_cells=partial_cells,
-        remove_doublets=remove_doublets,
-        reference=reference,
-        aliases=feature_aliases,
-        seed=seed,
-        progress=lambda line: click.echo(line, err=True),
+        [*inputs, *more_inputs], read_samples_json(samples), output, rules, lambda line: click.echo(line, err=True)
     )
-    for row in record["samples"]:
-        click.echo(f"{row['sample']}: " + json.dumps(row["cells"]), err=True)
-    for modality, row in record["features"].items():
-        click.echo(f"{modality}: {row['cells']} cells × {row['kept']} features", err=True)
-    for warning in record["warnings"]:
+    for row in record.samples:
+        click.echo(f"{row.sample}: " + json.dumps(row.cells), err=True)
+    for modality, numbers in record.features.items():
+        click.echo(f"{modality}: {numbers['cells']} cells × {numbers['kept']} features", err=True)
+    for warning in record.warnings:
         click.echo(f"WARNING: {warning}", err=True)
-    for note in record["notes"]:
+    for note in record.notes:
         click.echo(f"  {note}", err=True)

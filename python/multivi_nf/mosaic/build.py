@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,32 +18,106 @@ from multivi_nf import __version__
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.samplesheet import Sample
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.records import as_json
 from multivi_nf.modalities import MODALITIES, SEEN
 from multivi_nf.mosaic import features as feature_sets
 from multivi_nf.mosaic.features import Features, cells_needed
 from multivi_nf.mosaic.names import Aliases, read_aliases
-from multivi_nf.mosaic.parts import Part, cell_table, choose_cells, load_parts, name_cells
+from multivi_nf.mosaic.parts import Part, SampleCells, cell_table, choose_cells, load_parts, name_cells
 from multivi_nf.mosaic.read import read_mosaic
 from multivi_nf.mosaic.write import fill, skeleton
 
 __all__ = ["build_mosaic", "read_mosaic"]
 
 
+@dataclass(frozen=True)
+class MosaicRules:
+    """Which cells and features a mosaic has.
+
+    Attributes
+    ----------
+    min_cells_fraction
+        A feature stays if it is detected in this fraction of the cells that have its modality (proteins: that were
+        stained for it), and in at least 10; in 1 where the modality has fewer than 10 cells.
+    min_shared_genes
+        Smallest share of the smallest sample's genes that all samples must have.
+    n_top_genes
+        Mark this many variable genes (seurat_v3 per sample, combined by median rank) as those that the RNA encoder
+        sees, in ``var["seen_by_encoder"]``; all that pass stay. 0 = it sees all.
+    partial_cells, remove_doublets
+        See :func:`multivi_nf.mosaic.parts.choose_cells`.
+    seed
+        Recorded only: nothing here is random.
+    reference
+        Folder of a trained model whose features are taken, in its order, without any filter.
+    aliases
+        Table of two columns: spelling in the data, name that is meant.
+    """
+
+    min_cells_fraction: float = 0.01
+    min_shared_genes: float = 0.5
+    n_top_genes: int = 0
+    partial_cells: Literal["drop", "keep"] = "drop"
+    remove_doublets: bool = False
+    seed: int = 0
+    reference: Path | None = None
+    aliases: Path | None = None
+
+    def parameters(self) -> dict[str, object]:
+        """What is recorded of them."""
+        named = None if self.reference is None else Path(self.reference).name
+        return {name: value for name, value in asdict(self).items() if name != "aliases"} | {"reference": named}
+
+
+@dataclass
+class MosaicRecord:
+    """What is told of a mosaic, and what is in its `uns["multivi_nf"]` (there as JSON text).
+
+    Attributes
+    ----------
+    version, parameters
+        How it was made.
+    counting_strategy
+        Of its peaks.
+    samples
+        By sample: cells by modality, and what became of the others.
+    features
+        By modality: what matched, numbers in and out, cells.
+    notes, warnings
+        What was done, what to look at.
+    """
+
+    version: str
+    parameters: dict[str, object]
+    counting_strategy: str | None
+    samples: list[SampleCells]
+    features: dict[str, dict[str, Any]]
+    notes: list[str]
+    warnings: list[str]
+
+
+@dataclass
+class _Joined:
+    """What is written: the table of cells, parts with cells, and the features chosen of each modality."""
+
+    obs: pd.DataFrame
+    parts: list[Part]
+    chosen: dict[str, Features]
+
+    def of(self, modality: str) -> list[Part]:
+        return [part for part in self.parts if part.modality == modality]
+
+
+Say = Callable[[str], None]
+
+
 def build_mosaic(
     inputs: Sequence[Path],
     samples: Sequence[Sample],
     output: str | Path,
-    *,
-    min_cells_fraction: float = 0.01,
-    min_shared_genes: float = 0.5,
-    n_top_genes: int = 0,
-    partial_cells: str = "drop",
-    remove_doublets: bool = False,
-    reference: Path | None = None,
-    aliases: Path | None = None,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
-) -> dict:
+    rules: MosaicRules | None = None,
+    progress: Say = lambda _line: None,
+) -> MosaicRecord:
     """Join the QC'd parts of all samples into `mosaic.h5mu`.
 
     Tables are read first and say which cells and features stay; counts are then read twice, one part at a time (once to
@@ -55,74 +131,42 @@ def build_mosaic(
         The samplesheet, whose order is the order of cells.
     output
         The h5mu to write.
-    min_cells_fraction
-        A feature stays if it is detected in this fraction of the cells that have its modality (proteins: that were
-        stained for it), and in at least 10; in 1 where the modality has fewer than 10 cells.
-    min_shared_genes
-        Smallest share of the smallest sample's genes that all samples must have.
-    n_top_genes
-        Mark this many variable genes (seurat_v3 per sample, combined by median rank) as those that the RNA encoder
-        sees, in ``var["seen_by_encoder"]``; all that pass stay. 0 = it sees all.
-    partial_cells, remove_doublets
-        See :func:`multivi_nf.mosaic.parts.choose_cells`.
-    reference
-        Folder of a trained model whose features are taken, in its order, without any filter.
-    aliases
-        Table of two columns: spelling in the data, name that is meant.
-    seed
-        Recorded only: nothing here is random.
+    rules
+        By default :class:`MosaicRules` as they are.
     progress
         Called with a line for every part.
-
-    Returns
-    -------
-    What is also in `uns["multivi_nf"]` (there as JSON text): `version`, `parameters`, `counting_strategy`, `samples`,
-    `features`, `notes`.
     """
+    rules = rules or MosaicRules()
     parts = load_parts([Path(path) for path in inputs], samples)
-    known = None if reference is None else feature_sets.read_reference(reference)
-    meant = read_aliases(aliases)
+    known = None if rules.reference is None else feature_sets.read_reference(rules.reference)
+    meant = read_aliases(rules.aliases)
     notes: list[str] = name_cells(parts, samples)
-    warnings: list[str] = []
     if known is not None:
         parts = _of_reference(parts, known, notes)
-    rows = choose_cells(parts, samples, partial_cells, remove_doublets)
+    rows = choose_cells(parts, samples, rules.partial_cells, rules.remove_doublets)
     used = [sample for sample in samples if any(part.sample == sample.sample for part in parts)]
     parts = [part for part in parts if part.keep.any()]
     obs, more = cell_table(parts, used)
-    notes += more
-    chosen: dict[str, Features] = {}
-    facts: dict[str, dict] = {}
+    joined = _Joined(obs, parts, {})
+    record = MosaicRecord(__version__, rules.parameters(), None, rows, {}, notes + more, [])
     for modality in MODALITIES:
-        own = [part for part in parts if part.modality == modality]
+        own = joined.of(modality)
         if not own:
             continue
         if known is not None:
             table = known[known["modality"] == modality]
-            found = feature_sets.reference_features(own, modality, table, min_shared_genes)
+            found = feature_sets.reference_features(own, modality, table, rules.min_shared_genes)
         else:
-            found = _features(modality, own, min_shared_genes, meant)
-            _filter(modality, own, found, min_cells_fraction, n_top_genes, notes, progress)
-            warnings += loss(modality, found, min_cells_fraction)
-        chosen[modality] = found
-        facts[modality] = found.facts | {"kept": len(found.var), "cells": int(obs[f"has_{modality}"].sum())}
-        notes += found.notes
-    parameters = {
-        "min_cells_fraction": min_cells_fraction, "min_shared_genes": min_shared_genes, "n_top_genes": n_top_genes,
-        "partial_cells": partial_cells, "remove_doublets": remove_doublets, "seed": seed,
-        "reference": None if reference is None else Path(reference).name,
-    }  # fmt: skip
-    strategies = facts.get("atac", {}).get("counting_strategy", [])
-    record = {
-        "version": __version__,
-        "parameters": parameters,
-        "counting_strategy": ", ".join(strategies) if strategies else None,
-        "samples": rows,
-        "features": facts,
-        "notes": notes,
-        "warnings": warnings,
-    }
-    _write(Path(output), obs, parts, chosen, record, progress)
+            found = _features(modality, own, rules.min_shared_genes, meant)
+            record.notes += _filter(own, found, rules, progress)
+            record.warnings += loss(modality, found, rules.min_cells_fraction)
+        joined.chosen[modality] = found
+        numbers = {"kept": len(found.var), "cells": int(obs[f"has_{modality}"].sum())}
+        record.features[modality] = found.facts | numbers
+        record.notes += found.notes
+    strategies = record.features.get("atac", {}).get("counting_strategy", [])
+    record.counting_strategy = ", ".join(strategies) if strategies else None
+    _write(Path(output), joined, record, progress)
     return record
 
 
@@ -181,16 +225,15 @@ def loss(modality: str, found: Features, fraction: float) -> list[str]:
 NOUNS = {"rna": "genes", "atac": "peaks", "protein": "proteins"}
 
 
-def _filter(
-    modality: str,
-    parts: list[Part],
-    found: Features,
-    fraction: float,
-    n_top_genes: int,
-    notes: list[str],
-    progress: Callable[[str], None],
-) -> None:
-    """Drop features detected in too few of the cells that have the modality; then mark the most variable genes."""
+def _filter(parts: list[Part], found: Features, rules: MosaicRules, progress: Say) -> list[str]:
+    """Drop features detected in too few of the cells that have the modality; then mark the most variable genes.
+
+    Returns
+    -------
+    Notes.
+    """
+    modality, fraction, notes = parts[0].modality, rules.min_cells_fraction, []
+    n_top_genes = rules.n_top_genes if modality == "rna" else 0
     detected = np.zeros(len(found.var), dtype=np.int64)
     measured = np.zeros(len(found.var), dtype=np.int64)
     rankings = []
@@ -199,7 +242,7 @@ def _filter(
         counts = found.project(place, part.counts())
         detected += np.bincount(counts.indices, minlength=len(found.var))
         measured += int(part.keep.sum()) * (1 if found.panel is None else found.panel[place])
-        if modality == "rna" and n_top_genes:
+        if n_top_genes:
             ranking, note = variable_genes(counts, n_top_genes)
             rankings.append(ranking)
             notes += [f"{part.sample}: {note}"] if note else []
@@ -222,12 +265,12 @@ def _filter(
     found.facts |= {"cells_needed": int(least.max()), "removed_by_min_cells": int((~keep).sum())}
     found.facts["with_counts"] = int((detected > 0).sum())
     ranked = any(np.isfinite(ranking["rank"]).any() for ranking in rankings)
-    if modality == "rna" and n_top_genes and not ranked:
+    if n_top_genes and not ranked:
         notes.append(
             f"no sample has cells enough to tell its variable genes: the RNA encoder sees all, not {n_top_genes}"
         )
     top = None
-    if modality == "rna" and n_top_genes and ranked and keep.sum() > n_top_genes:
+    if ranked and keep.sum() > n_top_genes:
         order = _by_rank(rankings, keep)
         top = np.zeros(len(keep), dtype=bool)
         top[order[:n_top_genes]] = True
@@ -235,6 +278,7 @@ def _filter(
     found.keep(keep)
     if top is not None:
         found.var = found.var.assign(**{SEEN: top[keep]})
+    return notes
 
 
 _SPANS = (0.3, 0.5, 0.75, 1.0)  # scanpy's span of the loess, and wider ones for samples that it fails on
@@ -296,43 +340,32 @@ def _by_rank(rankings: list[pd.DataFrame], keep: np.ndarray) -> np.ndarray:
     return order[keep[order]]
 
 
-def _write(
-    output: Path,
-    obs: pd.DataFrame,
-    parts: list[Part],
-    chosen: dict[str, Features],
-    record: dict,
-    progress: Callable[[str], None],
-) -> None:
+def _write(output: Path, joined: _Joined, record: MosaicRecord, progress: Say) -> None:
     tables = {}
-    for modality, found in chosen.items():
-        own = [part for part in parts if part.modality == modality]
-        uns = {}
+    for modality, found in joined.chosen.items():
+        own, uns = joined.of(modality), {}
         if modality == "protein":
-            uns["panel"] = feature_sets.batch_panel(found, own, obs["batch"].cat.categories)
+            uns["panel"] = feature_sets.batch_panel(found, own, joined.obs["batch"].cat.categories)
         tables[modality] = (np.concatenate([part.names for part in own]), found.var, uns)
     with written_whole(output) as temporary:
-        skeleton(temporary, obs, tables, {"multivi_nf": ""})
-        for modality, found in chosen.items():
-            own = [part for part in parts if part.modality == modality]
-            blocks = [partial(_block, found, place, part, progress) for place, part in enumerate(own)]
+        skeleton(temporary, joined.obs, tables, {"multivi_nf": ""})
+        for modality, found in joined.chosen.items():
+            blocks = [partial(_block, found, place, part, progress) for place, part in enumerate(joined.of(modality))]
             empty = fill(temporary, modality, len(found.var), blocks)
-            record["features"][modality]["cells_without_counts"] = empty
+            record.features[modality]["cells_without_counts"] = empty
             if empty:
-                record["notes"].append(
-                    f"{empty} cells have no count in the {modality} features kept; they stay measured"
-                )
+                record.notes.append(f"{empty} cells have no count in the {modality} features kept; they stay measured")
         _record(temporary, record)
 
 
-def _block(found: Features, place: int, part: Part, progress: Callable[[str], None]) -> sparse.csr_matrix:
+def _block(found: Features, place: int, part: Part, progress: Say) -> sparse.csr_matrix:
     progress(f"{part.sample}: writing {part.modality}")
     return found.project(place, part.counts())
 
 
-def _record(path: Path, record: dict) -> None:
+def _record(path: Path, record: MosaicRecord) -> None:
     import h5py
     from anndata.io import write_elem
 
     with h5py.File(path, "r+") as file:
-        write_elem(file["uns"], "multivi_nf", json.dumps(record, sort_keys=True))
+        write_elem(file["uns"], "multivi_nf", json.dumps(as_json(record), sort_keys=True))

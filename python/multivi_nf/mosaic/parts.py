@@ -259,7 +259,37 @@ def _check_apart(parts: list[Part]) -> None:
 _QC = tuple(f"{modality}_" for modality in MODALITIES)
 
 
-def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: str, remove_doublets: bool) -> list[dict]:
+@dataclass(frozen=True)
+class SampleCells:
+    """What became of a sample's cells.
+
+    Attributes
+    ----------
+    sample, batch
+        Of the samplesheet.
+    cells
+        Modality string (`rna+atac`) → number, after dropping.
+    partial
+        Cells not in all of the sample's modalities; of these `partial_failed` in one of them, `partial_not_held` by
+        those they lack, `partial_dropped`.
+    doublets_flagged, doublets_removed
+        Numbers.
+    """
+
+    sample: str
+    batch: str
+    cells: dict[str, int]
+    partial: int
+    partial_failed: int
+    partial_not_held: int
+    partial_dropped: int
+    doublets_flagged: int
+    doublets_removed: int
+
+
+def choose_cells(
+    parts: list[Part], samples: Sequence[Sample], partial_cells: str, remove_doublets: bool
+) -> list[SampleCells]:
     """Set `keep` of all parts and count what happened.
 
     Parameters
@@ -273,9 +303,7 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
 
     Returns
     -------
-    One row a sample: `sample`, `cells` (modality string → number, after dropping), `partial` (cells not in all of the
-    sample's modalities), of these `partial_failed` (in one of them) and `partial_not_held` (by those they lack),
-    `partial_dropped`, `doublets_flagged`, `doublets_removed`.
+    One row a sample.
     """
     rows = []
     for sample in samples:
@@ -308,17 +336,17 @@ def choose_cells(parts: list[Part], samples: Sequence[Sample], partial_cells: st
             )
         words = _words(left)
         rows.append(
-            {
-                "sample": sample.sample,
-                "batch": sample.batch,
-                "cells": {str(k): int(v) for k, v in words.value_counts().sort_index().items()},
-                "partial": int(partial.sum()),
-                "partial_failed": int(failed.sum()),
-                "partial_not_held": int((partial & ~failed).sum()),
-                "partial_dropped": int(failed.sum()) if partial_cells == "drop" else 0,
-                "doublets_flagged": int(doublet.sum()),
-                "doublets_removed": int((doublet & drop).sum()) if remove_doublets else 0,
-            }
+            SampleCells(
+                sample=sample.sample,
+                batch=sample.batch,
+                cells={str(k): int(v) for k, v in words.value_counts().sort_index().items()},
+                partial=int(partial.sum()),
+                partial_failed=int(failed.sum()),
+                partial_not_held=int((partial & ~failed).sum()),
+                partial_dropped=int(failed.sum()) if partial_cells == "drop" else 0,
+                doublets_flagged=int(doublet.sum()),
+                doublets_removed=int((doublet & drop).sum()) if remove_doublets else 0,
+            )
         )
     return rows
 
@@ -365,7 +393,7 @@ def cell_table(parts: list[Part], samples: Sequence[Sample]) -> tuple[pd.DataFra
     for column in metadata:
         values = pd.Series(owner).map({name: sample.metadata[column] or None for name, sample in by_name.items()})
         obs[column] = pd.Categorical(values.to_numpy())
-    _annotate(obs, parts, places, set(metadata), notes)
+    notes += _annotate(obs, parts, places)
     if "donor" in metadata:
         _donors(obs, pd.Series(owner, index=index), by_name, notes)
     for modality in MODALITIES:
@@ -384,10 +412,9 @@ def cell_table(parts: list[Part], samples: Sequence[Sample]) -> tuple[pd.DataFra
     return obs, notes
 
 
-def _annotate(
-    obs: pd.DataFrame, parts: list[Part], places: dict[int, np.ndarray], metadata: set[str], notes: list[str]
-) -> None:
+def _annotate(obs: pd.DataFrame, parts: list[Part], places: dict[int, np.ndarray]) -> list[str]:
     """Carry the cell annotation of `.h5ad` inputs (labels, above all); the first modality that knows a value wins."""
+    notes = []
     prefixes = tuple(f"{modality}_" for modality in MODALITIES)
     columns = list(dict.fromkeys(c for part in parts for c in part.obs if not c.startswith(prefixes)))
     for column in columns:
@@ -408,6 +435,7 @@ def _annotate(
         if disagree:
             notes.append(f"column {column!r} differs between the modalities of {disagree} cells; the first was taken")
         obs[name] = _typed(joined, values).array
+    return notes
 
 
 def _common(columns: list[pd.Series]) -> list[pd.Series]:

@@ -14,7 +14,8 @@ from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
-from multivi_nf.mosaic.build import build_mosaic
+from multivi_nf.io.records import as_json
+from multivi_nf.mosaic.build import MosaicRules, build_mosaic
 from multivi_nf.mosaic.read import read_mosaic
 
 ENSG = [f"ENSG{n:011d}" for n in range(100)]
@@ -64,5 +65,5 @@ def part(
 
 def build(folder: Path, inputs: list[Path], samples: list[Sample], **options: Any) -> tuple[MuData, dict[str, Any]]:
     """Build and read the mosaic of parts; also what was recorded of it."""
-    record = build_mosaic(inputs, samples, folder / "mosaic.h5mu", **options)
-    return read_mosaic(folder / "mosaic.h5mu"), record
+    record = build_mosaic(inputs, samples, folder / "mosaic.h5mu", MosaicRules(**options))
+    return read_mosaic(folder / "mosaic.h5mu"), as_json(record)

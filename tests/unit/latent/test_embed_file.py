@@ -14,7 +14,7 @@ from multivi_nf.commands import main
 from multivi_nf.inputs.samplesheet import read_samples_json
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.mosaic import read
-from multivi_nf.mosaic.build import build_mosaic
+from multivi_nf.mosaic.build import MosaicRules, build_mosaic
 from multivi_nf.testing import parts
 from multivi_nf.testing.files import barcodes
 from multivi_nf.training import MultiVI
@@ -42,7 +42,7 @@ def folder(tmp_path):
     ]
     (tmp_path / "samples.json").write_text(json.dumps({"samples": rows}))
     sheet = read_samples_json(tmp_path / "samples.json")
-    build_mosaic(list(map(str, paths)), sheet, str(tmp_path / "mosaic.h5mu"), min_cells_fraction=0)
+    build_mosaic(list(map(str, paths)), sheet, str(tmp_path / "mosaic.h5mu"), MosaicRules(min_cells_fraction=0))
     MultiVI.from_mosaic(tmp_path / "mosaic.h5mu", n_hidden=8).save(tmp_path / "model")
     return tmp_path
 

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from multivi_nf.commands.mosaic import command
 from multivi_nf.errors import InputError
-from multivi_nf.mosaic.build import build_mosaic
+from multivi_nf.mosaic.build import MosaicRules, build_mosaic
 from multivi_nf.mosaic.features import cells_needed, check_shared, reference_features
 from multivi_nf.mosaic.parts import Part
 from multivi_nf.testing.parts import ENSG, PEAKS, build, part, sample
@@ -98,7 +98,7 @@ def test_the_same_bytes_in_any_order_of_files(three):
 
 def test_other_readers_open_it(three):
     folder, files, dense, samples = three
-    build_mosaic(list(files.values()), samples, folder / "m.h5mu", min_cells_fraction=0)
+    build_mosaic(list(files.values()), samples, folder / "m.h5mu", MosaicRules(min_cells_fraction=0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = mudata.read_h5mu(folder / "m.h5mu")
@@ -330,7 +330,7 @@ def test_what_does_not_fit_is_refused(three):
             build_mosaic(given_inputs, sheet, folder / "x.h5mu")
         assert not (folder / "x.h5mu").exists()
     with pytest.raises(InputError, match="no rna feature of .* is detected in"):
-        build_mosaic(inputs, samples, folder / "x.h5mu", min_cells_fraction=1)
+        build_mosaic(inputs, samples, folder / "x.h5mu", MosaicRules(min_cells_fraction=1))
     assert [p.name for p in folder.iterdir() if "h5mu" in p.name] == []
 
 
