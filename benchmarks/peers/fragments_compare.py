@@ -44,8 +44,10 @@ def against_peer(peer, table, matrices: dict, peaks) -> None:
     for name, values in (("frac_dup", own["duplicate_fraction"]), ("frip by its formula", frip)):
         print(f"  {name}: largest difference {np.abs(values.to_numpy() - peer[name.split()[0]]).max():.2g}")
     tsse = (own["n_tss_core"] / 11) / (own["n_flank"] / 200 + 0.1)
-    print(f"  tsse by its formula: correlation {np.corrcoef(tsse, peer['tsse'])[0, 1]:.4f}, "
-          f"largest difference {np.abs(tsse - peer['tsse']).max():.3g}")  # fmt: skip
+    print(
+        f"  tsse by its formula: correlation {np.corrcoef(tsse, peer['tsse'])[0, 1]:.4f}, "
+        f"largest difference {np.abs(tsse - peer['tsse']).max():.3g}"
+    )
     print(f"  tsse, ours against its: correlation {np.corrcoef(own['tsse'], peer['tsse'])[0, 1]:.4f}")
     names = [f"{c}:{s}-{e}" for c, s, e in zip(peaks["chrom"], peaks["start"], peaks["end"])]
     column = {name: i for i, name in enumerate(names)}

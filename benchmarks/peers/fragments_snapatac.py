@@ -41,17 +41,25 @@ def main() -> None:
         snap.metrics.tsse(data, gff)
     snap.metrics.frag_size_distr(data)
     snap.metrics.frip(data, {"frip": str(folder / "peaks.bed")})
-    found = {"names": np.array(data.obs_names, dtype=str), "n_fragment": data.obs["n_fragment"].to_numpy(),
-             "frac_dup": data.obs["frac_dup"].to_numpy(), "tsse": data.obs["tsse"].to_numpy(),
-             "frip": data.obs["frip"].to_numpy()}  # fmt: skip
+    found = {
+        "names": np.array(data.obs_names, dtype=str),
+        "n_fragment": data.obs["n_fragment"].to_numpy(),
+        "frac_dup": data.obs["frac_dup"].to_numpy(),
+        "tsse": data.obs["tsse"].to_numpy(),
+        "frip": data.obs["frip"].to_numpy(),
+    }
     strategies = {"fragment": "fragment"}
     if "--matrices" in sys.argv:
         strategies["pic"] = "paired-insertion"
     for name, strategy in strategies.items():
         matrix = snap.pp.make_peak_matrix(data, peak_file=folder / "peaks.bed", counting_strategy=strategy)
         counts = sparse.csr_matrix(matrix.X[:])
-        found |= {f"{name}_data": counts.data, f"{name}_indices": counts.indices, f"{name}_indptr": counts.indptr,
-                  f"{name}_peaks": np.array(matrix.var_names, dtype=str)}  # fmt: skip
+        found |= {
+            f"{name}_data": counts.data,
+            f"{name}_indices": counts.indices,
+            f"{name}_indptr": counts.indptr,
+            f"{name}_peaks": np.array(matrix.var_names, dtype=str),
+        }
     np.savez(output, **found)
 
 

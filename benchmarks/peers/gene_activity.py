@@ -34,8 +34,14 @@ def ours(sample: Path, genome: Path, output: Path) -> None:
     regions = gene_regions(genes, known.chrom_sizes)
     names = pd.Index([f"s:{name}" for name in cells])
     counts = activity_from_fragments(names, [Source("s", sample / "fragments.tsv.gz")], regions, known)
-    np.savez(output, cells=np.array(cells, str), genes=genes["id"].to_numpy(str), data=counts.data,
-             indices=counts.indices, indptr=counts.indptr)  # fmt: skip
+    np.savez(
+        output,
+        cells=np.array(cells, str),
+        genes=genes["id"].to_numpy(str),
+        data=counts.data,
+        indices=counts.indices,
+        indptr=counts.indptr,
+    )
 
 
 def peer(sample: Path, genome: Path, stored: Path) -> None:
@@ -46,9 +52,13 @@ def peer(sample: Path, genome: Path, stored: Path) -> None:
     sizes = dict(line.split() for line in (genome / "chrom.sizes").read_text().splitlines())
     sizes = {name: int(size) for name, size in sizes.items()}
     data = snap.pp.import_fragments(
-        sample / "fragments.tsv.gz", chrom_sizes=sizes, min_num_fragments=0, sorted_by_barcode=False,
-        whitelist=mine["cells"].tolist(), chrM=["chrM"],
-    )  # fmt: skip
+        sample / "fragments.tsv.gz",
+        chrom_sizes=sizes,
+        min_num_fragments=0,
+        sorted_by_barcode=False,
+        whitelist=mine["cells"].tolist(),
+        chrM=["chrM"],
+    )
     with tempfile.TemporaryDirectory() as scratch:
         gtf = Path(scratch) / "genes.gtf"  # it reads transcripts: here one a gene
         with gtf.open("w") as handle:

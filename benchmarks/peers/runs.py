@@ -76,8 +76,12 @@ def scvi_views(
 ) -> tuple[Views, float]:
     """Embedding by scvi-tools, and its training's CPU seconds."""
     settings = {
-        "seed": seed, "batch_key": batch_key, "max_epochs": epochs, "learning_rate": learning_rate, "threads": 2,
-    }  # fmt: skip
+        "seed": seed,
+        "batch_key": batch_key,
+        "max_epochs": epochs,
+        "learning_rate": learning_rate,
+        "threads": 2,
+    }
     return views_of_outputs(split, run_scvi(python, split, settings))
 
 

@@ -53,14 +53,19 @@ def main() -> None:
     scvi.settings.verbosity = 40
     mosaic, raw = load(source)
     scvi.model.MULTIVI.setup_mudata(
-        mosaic, batch_key=settings["batch_key"], categorical_covariate_keys=["batch"],
+        mosaic,
+        batch_key=settings["batch_key"],
+        categorical_covariate_keys=["batch"],
         modalities={"rna_layer": "rna", "atac_layer": "atac"},
-    )  # fmt: skip
+    )
     model = scvi.model.MULTIVI(mosaic, n_genes=mosaic["rna"].n_vars, n_regions=mosaic["atac"].n_vars)
     model.train(
-        max_epochs=settings["max_epochs"], lr=settings["learning_rate"], accelerator="cpu", enable_progress_bar=False,
+        max_epochs=settings["max_epochs"],
+        lr=settings["learning_rate"],
+        accelerator="cpu",
+        enable_progress_bar=False,
         n_epochs_kl_warmup=min(50, settings["max_epochs"] // 2),
-    )  # fmt: skip
+    )
     out = {}
     cells = raw["cells"].astype(str)
     for i, modality in enumerate(settings["contrasts"]):

@@ -65,14 +65,25 @@ def compare(
     """Largest relative difference of every quantity of one combination."""
     torch.manual_seed(seed)
     n_batch, n_cat = 3, 2
-    theirs = MULTIVAE(
-        n_input_genes=SIZES["rna"] * ("rna" in modalities),
-        n_input_regions=SIZES["atac"] * ("atac" in modalities),
-        n_input_proteins=SIZES["protein"] * ("protein" in modalities),
-        n_batch=n_batch, n_obs=N_CELLS, n_hidden=16, n_latent=5, gene_likelihood=likelihood,
-        modality_penalty=PENALTIES[penalty], modality_weights=weights, n_cats_per_cov=[n_cat], n_continuous_cov=1,
-        deeply_inject_covariates=covariates == "deep",
-    ).double().eval()  # fmt: skip
+    theirs = (
+        MULTIVAE(
+            n_input_genes=SIZES["rna"] * ("rna" in modalities),
+            n_input_regions=SIZES["atac"] * ("atac" in modalities),
+            n_input_proteins=SIZES["protein"] * ("protein" in modalities),
+            n_batch=n_batch,
+            n_obs=N_CELLS,
+            n_hidden=16,
+            n_latent=5,
+            gene_likelihood=likelihood,
+            modality_penalty=PENALTIES[penalty],
+            modality_weights=weights,
+            n_cats_per_cov=[n_cat],
+            n_continuous_cov=1,
+            deeply_inject_covariates=covariates == "deep",
+        )
+        .double()
+        .eval()
+    )
     with torch.no_grad():
         if weights == "universal":
             theirs.mod_weights.copy_(torch.randn(3))
@@ -85,12 +96,19 @@ def compare(
     continuous = torch.randn(N_CELLS, 1).double()
 
     config = ModelConfig(
-        n_features={m: SIZES[m] for m in modalities}, batches=tuple("abc"),
+        n_features={m: SIZES[m] for m in modalities},
+        batches=tuple("abc"),
         batch_cells=dict.fromkeys(modalities, (1, 1, 1)),
-        categorical={"technology": ("x", "y")}, continuous={"age": (0, 1)}, n_hidden=16, n_latent=5,
-        rna_likelihood=likelihood, alignment=penalty, fusion="weighted" if weights == "universal" else "mean",
-        deep_injection=covariates == "deep", compat="scvi",
-    )  # fmt: skip
+        categorical={"technology": ("x", "y")},
+        continuous={"age": (0, 1)},
+        n_hidden=16,
+        n_latent=5,
+        rna_likelihood=likelihood,
+        alignment=penalty,
+        fusion="weighted" if weights == "universal" else "mean",
+        deep_injection=covariates == "deep",
+        compat="scvi",
+    )
     ours = MultiVI(config).double().eval()
     load_scvi(ours, theirs.state_dict())
     minibatch = Minibatch(batch, {m: rows_of(x[m], present[m]) for m in modalities}, cat, continuous)
@@ -104,11 +122,17 @@ def compare(
 def _theirs(module, x, batch, cat, continuous, eps, eps_protein):
     zeros = torch.zeros(N_CELLS, 1).double()
     tensors = {
-        REGISTRY_KEYS.BATCH_KEY: batch.unsqueeze(1), REGISTRY_KEYS.INDICES_KEY: torch.arange(N_CELLS).unsqueeze(1),
-        REGISTRY_KEYS.CONT_COVS_KEY: continuous, REGISTRY_KEYS.CAT_COVS_KEY: cat, REGISTRY_KEYS.LABELS_KEY: zeros,
-    }  # fmt: skip
-    for m, key in (("rna", REGISTRY_KEYS.X_KEY), ("atac", REGISTRY_KEYS.ATAC_X_KEY),
-                   ("protein", REGISTRY_KEYS.PROTEIN_EXP_KEY)):  # fmt: skip
+        REGISTRY_KEYS.BATCH_KEY: batch.unsqueeze(1),
+        REGISTRY_KEYS.INDICES_KEY: torch.arange(N_CELLS).unsqueeze(1),
+        REGISTRY_KEYS.CONT_COVS_KEY: continuous,
+        REGISTRY_KEYS.CAT_COVS_KEY: cat,
+        REGISTRY_KEYS.LABELS_KEY: zeros,
+    }
+    for m, key in (
+        ("rna", REGISTRY_KEYS.X_KEY),
+        ("atac", REGISTRY_KEYS.ATAC_X_KEY),
+        ("protein", REGISTRY_KEYS.PROTEIN_EXP_KEY),
+    ):
         if m in x:
             tensors[key] = x[m]
     with torch.no_grad():
@@ -134,8 +158,10 @@ def _compare_all(ours, minibatch, modalities, found, eps, eps_protein, present):
     inference, generated, loss = found
     short = {"rna": "expr", "atac": "acc", "protein": "pro"}
     result = {}
-    draws = iter([torch.zeros(N_CELLS, len(modalities), 5).double(), eps]
-                 + [eps_protein[present[m]] for m in modalities if m == "protein"])  # fmt: skip
+    draws = iter(
+        [torch.zeros(N_CELLS, len(modalities), 5).double(), eps]
+        + [eps_protein[present[m]] for m in modalities if m == "protein"]
+    )
     with torch.no_grad():
         encoded = ours.encode(minibatch)
         joint = ours.fuse(minibatch, encoded)

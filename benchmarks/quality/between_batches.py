@@ -49,8 +49,11 @@ def simulate(donors: int, cells: int, genes: int, seed: int) -> tuple[md.MuData,
         obs.append(pd.DataFrame({"batch": f"d{donor}", "condition": "AB"[not target], "type": kind.astype(str)}))
     values, table = np.concatenate(counts), pd.concat(obs, ignore_index=True)
     table.index = [f"{b}:c{i}" for i, b in enumerate(table["batch"])]
-    rna = AnnData(sparse.csr_matrix(values.astype(np.int32)), pd.DataFrame(index=table.index),
-                  pd.DataFrame(index=[f"g{i}" for i in range(genes)]))  # fmt: skip
+    rna = AnnData(
+        sparse.csr_matrix(values.astype(np.int32)),
+        pd.DataFrame(index=table.index),
+        pd.DataFrame(index=[f"g{i}" for i in range(genes)]),
+    )
     with md.set_options(pull_on_update=False):
         mosaic = md.MuData({"rna": rna})
     for column in table:
@@ -88,13 +91,19 @@ def row(donors: int, cells: int, genes: int, seed: int, epochs: int) -> dict[str
     theirs = called(false_discovery_rate(p) <= 0.05, changed)
     inside = (table["effect_lower"] <= truth) & (truth <= table["effect_upper"])
     return {
-        "donors": donors, "seed": seed, "slope": np.polyfit(truth[changed], table["effect"][changed], 1)[0],
-        "coverage": inside.mean(), "coverage_of_changed": inside[changed].mean(),
-        "confounded": bool(table["confounded"].any()), "fdr": ours[0], "recall": ours[1],
-        "fdr_nb": theirs[0], "recall_nb": theirs[1],
+        "donors": donors,
+        "seed": seed,
+        "slope": np.polyfit(truth[changed], table["effect"][changed], 1)[0],
+        "coverage": inside.mean(),
+        "coverage_of_changed": inside[changed].mean(),
+        "confounded": bool(table["confounded"].any()),
+        "fdr": ours[0],
+        "recall": ours[1],
+        "fdr_nb": theirs[0],
+        "recall_nb": theirs[1],
         "recall_at_equal_fdr": at_equal_fdr(np.argsort([rank[g] for g in table.index]), changed),
         "recall_at_equal_fdr_nb": at_equal_fdr(np.argsort(p, kind="stable"), changed),
-    }  # fmt: skip
+    }
 
 
 def kang() -> md.MuData:
@@ -129,9 +138,17 @@ def show_kang(epochs: int) -> None:
         lead = table.sort_values("effect", ascending=False)["feature"].tolist()
         places = {g: lead.index(g) + 1 for g in ("ISG15", "IFI6", "IFIT1", "IFIT2", "IFIT3")}
         print(
-            lineage, "leads:", " ".join(lead[:12]), "| places", places, "| significant",
-            int(table["significant"].sum()), "| confounded", bool(table["confounded"].all()), flush=True,
-        )  # fmt: skip
+            lineage,
+            "leads:",
+            " ".join(lead[:12]),
+            "| places",
+            places,
+            "| significant",
+            int(table["significant"].sum()),
+            "| confounded",
+            bool(table["confounded"].all()),
+            flush=True,
+        )
 
 
 def main() -> None:

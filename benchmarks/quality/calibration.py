@@ -114,9 +114,12 @@ def score_peaks(held: HeldOut, model, calibration) -> dict[str, float]:
     curve = metrics.reliability_curve(p, binary)
     print("  reliability (predicted, observed): " + ", ".join(f"{a:.4f} {b:.4f}" for a, b, _ in curve))
     return {
-        "slope": metrics.logistic_calibration(p, binary)[0], "ece": metrics.expected_calibration_error(p, binary),
-        "log_loss_skill": skill, "log_loss_low": low, "log_loss_high": high,
-    }  # fmt: skip
+        "slope": metrics.logistic_calibration(p, binary)[0],
+        "ece": metrics.expected_calibration_error(p, binary),
+        "log_loss_skill": skill,
+        "log_loss_low": low,
+        "log_loss_high": high,
+    }
 
 
 def main() -> None:

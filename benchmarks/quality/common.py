@@ -78,9 +78,15 @@ def views_of(model: MultiVI, split: Split) -> Views:
 def imputed(model: MultiVI, split: Split, modality: str, cells: pd.Index, samples: int = 25, **options) -> np.ndarray:
     """(n_cells, n_features) posterior mean of ours for the given cells, all features; `options` are those of impute."""
     found = impute(
-        model, split.mosaic, modality=modality, features="all", n_samples=samples, interval=0.9, cells=list(cells),
+        model,
+        split.mosaic,
+        modality=modality,
+        features="all",
+        n_samples=samples,
+        interval=0.9,
+        cells=list(cells),
         **options,
-    )  # fmt: skip
+    )
     return np.asarray(found[cells].X)
 
 

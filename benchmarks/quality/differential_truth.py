@@ -32,13 +32,19 @@ def score(table: pd.DataFrame, effect: np.ndarray, measured: np.ndarray) -> dict
     alone = calls_against_truth(-np.arange(len(table)), table["fdr"] <= 0.05, true)
     inside, also = ((table["effect_lower"] <= e) & (e <= table["effect_upper"]) for e in (effect, measured))
     return {
-        "fdr": found["fdr"], "recall": found["recall"], "fdr_without_replicates": alone["fdr"],
-        "recall_without_replicates": alone["recall"], "average_precision": found["average_precision"],
-        "base_rate": found["base_rate"], "coverage": inside.mean(), "coverage_of_true": inside[true].mean(),
+        "fdr": found["fdr"],
+        "recall": found["recall"],
+        "fdr_without_replicates": alone["fdr"],
+        "recall_without_replicates": alone["recall"],
+        "average_precision": found["average_precision"],
+        "base_rate": found["base_rate"],
+        "coverage": inside.mean(),
+        "coverage_of_true": inside[true].mean(),
         "coverage_with_ambient": also.mean(),
         "slope": np.polyfit(effect, table["effect"], 1)[0],
-        "truth_on_effect": np.polyfit(table["effect"], effect, 1)[0], "out_of_support": table["out_of_support"].iloc[0],
-    }  # fmt: skip
+        "truth_on_effect": np.polyfit(table["effect"], effect, 1)[0],
+        "out_of_support": table["out_of_support"].iloc[0],
+    }
 
 
 def peer(python: str, split: Split, seed: int, epochs: int, wanted: dict[str, dict]) -> dict[str, np.ndarray]:
@@ -49,9 +55,13 @@ def peer(python: str, split: Split, seed: int, epochs: int, wanted: dict[str, di
         for side, members in zip(("target", "reference"), wanted[name]["members"]):
             arrays[f"{side}_{i}"] = members.to_numpy().astype("U")
     settings = {
-        "seed": seed, "batch_key": "modality", "max_epochs": epochs, "learning_rate": 1e-3, "threads": 1,
+        "seed": seed,
+        "batch_key": "modality",
+        "max_epochs": epochs,
+        "learning_rate": 1e-3,
+        "threads": 1,
         "contrasts": [wanted[name]["modality"] for name in names],
-    }  # fmt: skip
+    }
     return run_peer(python, "scvi_differential", arrays, settings)
 
 
@@ -74,9 +84,17 @@ def main() -> None:
         for i, (name, one) in enumerate(wanted.items()):
             cells = "all" if one["cells"] == "never" else one["cells"]
             table = differential(
-                model, data, one["modality"], groupby="type", target=one["pair"][0], reference=one["pair"][1],
-                cells=cells, replicate="replicate", calibration=calibration, seed=seed,
-            )  # fmt: skip
+                model,
+                data,
+                one["modality"],
+                groupby="type",
+                target=one["pair"][0],
+                reference=one["pair"][1],
+                cells=cells,
+                replicate="replicate",
+                calibration=calibration,
+                seed=seed,
+            )
             effect, measured = true_effects(split, truth, one, types)
             rows[name] = score(table, effect[table["feature"]].to_numpy(), measured[table["feature"]].to_numpy())
             delta = table.set_index("feature")["delta"][effect.index]

@@ -64,9 +64,14 @@ def out_of_support(complete, labels, target, seed, options) -> dict[str, dict[st
         names = split.mosaic[hidden].var_names
         names = list(names[np.unique(np.linspace(0, len(names) - 1, MOST).astype(int))])
         found = impute(
-            model, split.mosaic, modality=hidden, cells=list(split.views(source)), features=names, n_samples=40,
+            model,
+            split.mosaic,
+            modality=hidden,
+            cells=list(split.views(source)),
+            features=names,
+            n_samples=40,
             calibration=calibration,
-        )  # fmt: skip
+        )
         kinds = labels[split.origin[found.obs_names]].to_numpy() == target
         score, flagged = (found.obs[column].to_numpy(dtype=float) for column in ("support_p", "out_of_support"))
         width = np.asarray(found.layers["upper"] - found.layers["lower"]).mean(1)

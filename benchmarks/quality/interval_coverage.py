@@ -74,11 +74,15 @@ def score(found, truth, mosaic) -> dict[str, float | str]:
     worst = min(by, key=by.get)
     error = np.log(mean / real)
     return {
-        "covered": inside.mean(), "worst": by[worst], "worst_stratum": worst, "n": len(cells),
+        "covered": inside.mean(),
+        "worst": by[worst],
+        "worst_stratum": worst,
+        "n": len(cells),
         "width": np.median(np.log(upper / np.maximum(lower, 1e-9))) / (2 * 1.96 * error.std()),
-        "error": error.std(), "sd": np.sqrt(np.mean((sd / mean) ** 2)),
+        "error": error.std(),
+        "sd": np.sqrt(np.mean((sd / mean) ** 2)),
         "strata": "; ".join(f"{k} {v:.3f}" for k, v in by.items()),
-    }  # fmt: skip
+    }
 
 
 def measured(cells: int, seed: int, keep: Path | None) -> dict[str, float | str]:

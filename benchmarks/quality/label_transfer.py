@@ -54,15 +54,24 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
         is_top = (truth.iloc[got] == share.index[0]).to_numpy(float)
         prior = share.reindex(truth.iloc[got]).fillna(0).to_numpy()
         inside = given.record["checked"].get(modality, {})
-        found.append({
-            "run": folder.name, "shown": modality, "scored": len(scored), "given": len(got) / len(scored),
-            "accuracy": hit.mean(), "most_frequent": is_top.mean(),
-            "brier_of_the_label": ((p - hit) ** 2).mean(), "brier_prior": ((share.iloc[0] - is_top) ** 2).mean(),
-            "log_score": -np.log(np.where(hit, p, (1 - p) / max(len(share) - 1, 1)) + 1e-9).mean(),
-            "log_score_prior": -np.log(prior + 1e-9).mean(), "ece": _reliability(p, hit)[1],
-            "own_brier": inside.get("brier"), "own_brier_prior": inside.get("brier_prior"),
-            "own_ece": inside.get("ece"),
-        })  # fmt: skip
+        found.append(
+            {
+                "run": folder.name,
+                "shown": modality,
+                "scored": len(scored),
+                "given": len(got) / len(scored),
+                "accuracy": hit.mean(),
+                "most_frequent": is_top.mean(),
+                "brier_of_the_label": ((p - hit) ** 2).mean(),
+                "brier_prior": ((share.iloc[0] - is_top) ** 2).mean(),
+                "log_score": -np.log(np.where(hit, p, (1 - p) / max(len(share) - 1, 1)) + 1e-9).mean(),
+                "log_score_prior": -np.log(prior + 1e-9).mean(),
+                "ece": _reliability(p, hit)[1],
+                "own_brier": inside.get("brier"),
+                "own_brier_prior": inside.get("brier_prior"),
+                "own_ece": inside.get("ece"),
+            }
+        )
     return found
 
 

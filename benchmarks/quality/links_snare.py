@@ -55,8 +55,10 @@ def main() -> None:
     chosen["the 500 highest z"] = np.asarray(table["z"].rank(ascending=False) <= 500)
     for kind, there in kinds.items():
         for name, called in chosen.items():
-            inside = [[(called & there & seen).sum(), (called & ~there & seen).sum()],
-                      [(~called & there & seen).sum(), (~called & ~there & seen).sum()]]  # fmt: skip
+            inside = [
+                [(called & there & seen).sum(), (called & ~there & seen).sum()],
+                [(~called & there & seen).sum(), (~called & ~there & seen).sum()],
+            ]
             odds, p = fisher_exact(inside)
             share = inside[0][0] / max(sum(inside[0]), 1)
             said = f"{share:.3f} of {sum(inside[0])}, {there[seen].mean():.3f} of all"

@@ -58,8 +58,15 @@ def main() -> None:
         states = truth.states[truth.rows(cells)]
         units = make_units(cells, states + rng.normal(0, 0.2, states.shape), mosaic.obs["donor"])
         genes = truth.genes[truth.genes["chrom"] != "chrM"]
-        places = pd.DataFrame({"chrom": genes["chrom"], "pos": genes["position"], "strand": genes["strand"],
-                               "symbol": genes["symbol"], "id": genes.index})  # fmt: skip
+        places = pd.DataFrame(
+            {
+                "chrom": genes["chrom"],
+                "pos": genes["position"],
+                "strand": genes["strand"],
+                "symbol": genes["symbol"],
+                "id": genes.index,
+            }
+        )
         sites, peaks = match_genes(rna.var, places), parse_peaks(atac.var_names)
         pairs = near_pairs(sites, peaks)
         counts = sparse.csr_matrix(atac[cells].layers["counts"])

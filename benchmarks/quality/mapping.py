@@ -82,8 +82,10 @@ def main() -> None:
                 mapped = map_onto(model, query, max_epochs=20, batch_size=32, device="cpu", quiet=True)
                 after = score(position(mapped, query), query)
                 moved = float((position(mapped, reference) - z).abs().max())
-                print(f"{shift}\t{seed}\t{modality}\t{score(z, reference):.3f}\t{before:.3f}\t{after:.3f}\t{moved}",
-                      flush=True)  # fmt: skip
+                print(
+                    f"{shift}\t{seed}\t{modality}\t{score(z, reference):.3f}\t{before:.3f}\t{after:.3f}\t{moved}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -35,17 +35,30 @@ def drawn(model, data, types: np.ndarray, modality: str, cells: str, draws: int,
         data.obs["half"] = np.where(types == TYPE, np.where(half, "A", "B"), None)
         with contextlib.redirect_stderr(io.StringIO()):
             table = differential(
-                model, data, modality, groupby="half", target="A", reference="B", cells=cells, replicate="replicate",
-                calibration=calibration, seed=draw, n_samples=200,
-            )  # fmt: skip
+                model,
+                data,
+                modality,
+                groupby="half",
+                target="A",
+                reference="B",
+                cells=cells,
+                replicate="replicate",
+                calibration=calibration,
+                seed=draw,
+                n_samples=200,
+            )
         called.append(int(table["significant"].sum()))
         alone.append((table["fdr"] <= 0.05).mean())
         for values, value in zip((low, distance), uniformity(table), strict=True):
             values.append(value)
     return {
-        "draws": draws, "called": sum(called), "draws_with_calls": sum(c > 0 for c in called),
-        "fdr_alone": np.mean(alone), "p_below_0.05": np.nanmean(low), "ks_distance": np.nanmean(distance),
-    }  # fmt: skip
+        "draws": draws,
+        "called": sum(called),
+        "draws_with_calls": sum(c > 0 for c in called),
+        "fdr_alone": np.mean(alone),
+        "p_below_0.05": np.nanmean(low),
+        "ks_distance": np.nanmean(distance),
+    }
 
 
 def main() -> None:

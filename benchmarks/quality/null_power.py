@@ -69,10 +69,15 @@ def null(model, split: Split, of_type: np.ndarray, modality: str, how: str, draw
         for values, value in zip((below, distance), uniformity(table), strict=True):
             values.append(value)
     return {
-        "called": np.mean(called), "called_most": np.max(called), "without_replicates": np.mean(alone),
-        "without_replicates_most": np.max(alone), "p_below_0.05": np.mean(below), "p_below_least": np.min(below),
-        "p_below_most": np.max(below), "ks_distance": np.mean(distance),
-    }  # fmt: skip
+        "called": np.mean(called),
+        "called_most": np.max(called),
+        "without_replicates": np.mean(alone),
+        "without_replicates_most": np.max(alone),
+        "p_below_0.05": np.mean(below),
+        "p_below_least": np.min(below),
+        "p_below_most": np.max(below),
+        "ks_distance": np.mean(distance),
+    }
 
 
 def thinned(
@@ -143,9 +148,11 @@ def power(split: Split, model, of_type: np.ndarray, side: np.ndarray, chosen: di
         for name, called in calls.items():
             called = np.asarray(called, bool)
             rows[f"{modality}, {name}"] = {
-                "fdr": (called & ~true).sum() / max(called.sum(), 1), "recall": called[true].mean(),
-                "recall_upper_half": called[true & rich].mean(), "called": called.sum(),
-            }  # fmt: skip
+                "fdr": (called & ~true).sum() / max(called.sum(), 1),
+                "recall": called[true].mean(),
+                "recall_upper_half": called[true & rich].mean(),
+                "called": called.sum(),
+            }
     return rows
 
 

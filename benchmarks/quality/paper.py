@@ -241,17 +241,30 @@ def ours(task: Task, method: str, place: Path) -> None:
         stores.append(place / f"{modality}.zarr")
         listed = place / "task" / "hidden" / f"{modality}.txt"
         step(
-            "impute", mosaic, place / "model", f"--modality={modality}", f"--cells={listed}", "--features=all", seed,
+            "impute",
+            mosaic,
+            place / "model",
+            f"--modality={modality}",
+            f"--cells={listed}",
+            "--features=all",
+            seed,
             f"--output={stores[-1]}",
-        )  # fmt: skip
+        )
     table = None
     if task.target is not None:
         table = place / "held_out.tsv.gz"
         step(
-            "differential", place / "multivi.h5mu", place / "model", f"--modality={next(iter(task.hidden))}",
-            "--groupby=label", f"--target={task.target}", "--reference=rest", "--cells=imputed", seed,
+            "differential",
+            place / "multivi.h5mu",
+            place / "model",
+            f"--modality={next(iter(task.hidden))}",
+            "--groupby=label",
+            f"--target={task.target}",
+            "--reference=rest",
+            "--cells=imputed",
+            seed,
             f"--output={table}",
-        )  # fmt: skip
+        )
     found = collect(place / "multivi.h5mu", stores, table)
     collected(found, sorted(place.glob("*.resources.json")), method, place / "result")
 

@@ -34,9 +34,16 @@ INTERVAL = 0.05
 def trained(source: Source, root: Path, output: str, epochs: int) -> None:
     model = MultiVI.from_mosaic(source, n_hidden=32, n_latent=8)
     train(
-        model, source, max_epochs=epochs, batch_size=32, device="cpu", output=root / output,
-        checkpoint_dir=root / "k", checkpoint_interval=INTERVAL, resume=True,
-    )  # fmt: skip
+        model,
+        source,
+        max_epochs=epochs,
+        batch_size=32,
+        device="cpu",
+        output=root / output,
+        checkpoint_dir=root / "k",
+        checkpoint_interval=INTERVAL,
+        resume=True,
+    )
 
 
 def forked(work: Callable[[], None], log: Path) -> int:

@@ -80,9 +80,12 @@ def main() -> None:
         rows = {}
         for rate in options.peer_learning_rate if options.peer else []:
             settings = {
-                "seed": seed, "batch_key": "modality", "max_epochs": options.peer_epochs, "learning_rate": rate,
+                "seed": seed,
+                "batch_key": "modality",
+                "max_epochs": options.peer_epochs,
+                "learning_rate": rate,
                 "threads": options.threads,
-            }  # fmt: skip
+            }
             found = run_scvi(options.peer, everything, settings, dict.fromkeys(MODALITIES, names), names)
             values = {m: found[f"imputed_{m}"] for m in MODALITIES}
             cost = {key: float(found[key]) for key in ("cpu_seconds", "wall_seconds", "epochs")}

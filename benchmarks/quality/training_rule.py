@@ -42,8 +42,11 @@ def main() -> None:
         n = (model.split["split"] == "train").sum()
         steps = len(history) * -(-n // batch)
         terms = "\t".join(f"{best[f'validation_{name}']:.2f}" for name in ("rna", "atac", "kl"))
-        print(f"{batch}\t{rate:g}\t{epochs}\t{best['validation_loss']:.2f}\t{best['epoch']}\t{len(history)}\t{steps}\t"
-              f"{cost:.0f}\t{terms}", flush=True)  # fmt: skip
+        print(
+            f"{batch}\t{rate:g}\t{epochs}\t{best['validation_loss']:.2f}\t{best['epoch']}\t{len(history)}\t{steps}\t"
+            f"{cost:.0f}\t{terms}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

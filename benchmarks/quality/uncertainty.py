@@ -64,8 +64,10 @@ def sure_and_wrong(sd, mean, truth, smooth) -> dict[str, float]:
     sides = sides_with_model(sd, mean, truth, smooth)
     difference = interval(sides[0].astype(float) - sides[1].astype(float))
     return {
-        "sides_with_model": sides[0].mean(), "random": sides[1].mean(), "difference_low": difference[1],
-    }  # fmt: skip
+        "sides_with_model": sides[0].mean(),
+        "random": sides[1].mean(),
+        "difference_low": difference[1],
+    }
 
 
 def sums_covered(model, held: HeldOut, modality: str, found, counts: np.ndarray, calibration) -> dict[str, float]:

@@ -23,9 +23,23 @@ from benchmarks.places import PACKAGE
 
 RESULTS = places.RESULTS / "verdict_table.tsv"
 COLUMNS = [
-    "run", "seed", "made_hash", "verdict_hash", "cells", "epochs", "must_be_poor", "as_wanted", "level_of_it", "n_poor",
-    "n_look", "n_unknown", "poor", "look", "unknown", "cpu_s",
-]  # fmt: skip
+    "run",
+    "seed",
+    "made_hash",
+    "verdict_hash",
+    "cells",
+    "epochs",
+    "must_be_poor",
+    "as_wanted",
+    "level_of_it",
+    "n_poor",
+    "n_look",
+    "n_unknown",
+    "poor",
+    "look",
+    "unknown",
+    "cpu_s",
+]
 MADE = ("data", "model", "training", "latent", "calibration", "held_out", "comparison", "qc", "mosaic", "simulate")
 
 
@@ -61,11 +75,18 @@ def row_of(name: str, seed: int, folder: Path, made: str) -> dict[str, object]:
     for finding in findings:
         print(f"    {finding.level:8s}{finding.question} {finding.answer}")
     return {
-        "run": name, "seed": seed, "made_hash": done.read_text(), "cells": len(results.cells),
-        "epochs": len(results.history), "must_be_poor": run.poor, "as_wanted": wanted, "level_of_it": level,
+        "run": name,
+        "seed": seed,
+        "made_hash": done.read_text(),
+        "cells": len(results.cells),
+        "epochs": len(results.history),
+        "must_be_poor": run.poor,
+        "as_wanted": wanted,
+        "level_of_it": level,
         **{f"n_{key}": len(value) for key, value in levels.items()},
-        **{key: "; ".join(value) for key, value in levels.items()}, "cpu_s": round(time.process_time() - started, 1),
-    }  # fmt: skip
+        **{key: "; ".join(value) for key, value in levels.items()},
+        "cpu_s": round(time.process_time() - started, 1),
+    }
 
 
 def main() -> None:

@@ -101,9 +101,14 @@ def stores(folder: Path, cells: int) -> None:
             path: Path = path, stored: np.ndarray = stored, how: Blosc | Zstd = how, chunks: tuple = chunks
         ) -> None:
             array = zarr.create_array(
-                path, shape=stored.shape, dtype=stored.dtype, chunks=chunks, compressors=how, zarr_format=2,
+                path,
+                shape=stored.shape,
+                dtype=stored.dtype,
+                chunks=chunks,
+                compressors=how,
+                zarr_format=2,
                 overwrite=True,
-            )  # fmt: skip
+            )
             array[:] = stored
 
         wrote, array = least(write), zarr.open_array(path, mode="r")

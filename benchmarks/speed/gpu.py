@@ -217,8 +217,12 @@ def halving(table: Table, device: str, size: dict) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
         Trainer._smaller_parts = own
     apart = abs(split.rows[-1]["train_loss"] / whole.rows[-1]["train_loss"] - 1)
-    table.check("out of memory: a step in parts", "batch 1,024 in 70 % of its memory", bool(parts) and apart < 0.02,
-                f"{parts[-1] if parts else 1} parts, loss {apart:.1e} apart")  # fmt: skip
+    table.check(
+        "out of memory: a step in parts",
+        "batch 1,024 in 70 % of its memory",
+        bool(parts) and apart < 0.02,
+        f"{parts[-1] if parts else 1} parts, loss {apart:.1e} apart",
+    )
 
 
 def after_training(table: Table, device: str, size: dict) -> None:
@@ -284,7 +288,8 @@ def peer(table: Table, device: str, size: dict, python: str | None) -> None:
             spread = sp.csr_matrix((np.ones(len(place)), (place, np.arange(len(place)))), (len(names), len(place)))
             padded = AnnData(sp.csr_matrix(spread @ part.X).astype(np.float32), made.obs[[]].copy(), part.var.copy())
             padded.obs["group"] = np.where(np.isin(names, made["rna"].obs_names), "r", "") + np.where(
-                np.isin(names, made["atac"].obs_names), "a", "").astype(object)  # fmt: skip
+                np.isin(names, made["atac"].obs_names), "a", ""
+            ).astype(object)
             padded.write_h5ad(f"{folder}/{modality}.h5ad")
         done = subprocess.run([python, "-c", PEER, folder, device, "0"], capture_output=True, text=True, check=False)
         lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]

@@ -74,10 +74,16 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
         slope = round(float(slope), 2) if more >= LEAST_SECONDS else np.nan
         memory = 1e9 * (two.loc[step, "peak_GB"] - one.loc[step, "peak_GB"]) / (large - small)
         named = [word for word, bad in (("time", slope > LARGEST_EXPONENT), ("memory", memory > BYTES_A_CELL)) if bad]
-        rows.append({
-            "step": step, "from": small, "to": large, "exponent": slope, "bytes_a_cell": round(float(memory)),
-            "named": " ".join(named),
-        })  # fmt: skip
+        rows.append(
+            {
+                "step": step,
+                "from": small,
+                "to": large,
+                "exponent": slope,
+                "bytes_a_cell": round(float(memory)),
+                "named": " ".join(named),
+            }
+        )
     return pd.DataFrame(rows)
 
 

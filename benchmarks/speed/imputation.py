@@ -83,8 +83,10 @@ def main() -> None:
     for _ in range(5):
         torch.mm(x, w, out=out)
     floor = (time.process_time() - began) / 5 / rows * chosen.cells * chosen.samples
-    print(f"{chosen.cells:,} cells x {chosen.genes:,} genes x {chosen.samples} samples: {cost['cpu']:.1f} CPU s, "
-          f"{cost['wall']:.1f} s, {cost['extra']:.2f} GB extra")  # fmt: skip
+    print(
+        f"{chosen.cells:,} cells x {chosen.genes:,} genes x {chosen.samples} samples: {cost['cpu']:.1f} CPU s, "
+        f"{cost['wall']:.1f} s, {cost['extra']:.2f} GB extra"
+    )
     print(f"matrix products alone {floor:.1f} CPU s: ratio {cost['cpu'] / floor:.1f}")
 
 

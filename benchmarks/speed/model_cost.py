@@ -59,8 +59,11 @@ def main() -> None:
     torch.set_num_threads(1)
     print("what was measured (1,024 cells, 20,000 peaks), CPU s a pass")
     for name, rna, atac in (
-        ("all paired", 1, 1), ("a third each", 2 / 3, 2 / 3), ("RNA only", 1, 0), ("ATAC only", 0, 1),
-    ):  # fmt: skip
+        ("all paired", 1, 1),
+        ("a third each", 2 / 3, 2 / 3),
+        ("RNA only", 1, 0),
+        ("ATAC only", 0, 1),
+    ):
         print(f"  {name:14s} {step_seconds(1024, 20_000, rna, atac):.3f}")
     print("cells (a third each, 20,000 peaks)")
     for cells in (512, 1024, 2048, 4096):

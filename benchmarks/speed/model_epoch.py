@@ -90,8 +90,9 @@ def data(folder: Path, cells: int, genes: int, peaks: int) -> None:
     for m, n, density in (("rna", genes, 0.25), ("atac", peaks, 0.05)):
         x = sp.random(int(has[m].sum()), n, density, format="csr", random_state=rng, dtype=np.float32)
         x.data = rng.integers(1, 6, x.nnz).astype(np.float32) if m == "rna" else np.ones(x.nnz, np.float32)
-        spread = sp.csr_matrix((np.ones(has[m].sum()), np.flatnonzero(has[m]), np.arange(has[m].sum() + 1)),
-                               (int(has[m].sum()), cells)).T  # fmt: skip
+        spread = sp.csr_matrix(
+            (np.ones(has[m].sum()), np.flatnonzero(has[m]), np.arange(has[m].sum() + 1)), (int(has[m].sum()), cells)
+        ).T
         sp.save_npz(folder / f"{m}.npz", (spread @ x).tocsr())
     np.savez(folder / "has.npz", **has)
 
@@ -120,9 +121,12 @@ def main() -> None:
             data(Path(folder), chosen.cells, chosen.genes, peaks)
             for size in chosen.sizes.split(","):
                 settings = {
-                    "folder": folder, "cells": chosen.cells, "threads": chosen.threads, "epochs": [1, 3],
+                    "folder": folder,
+                    "cells": chosen.cells,
+                    "threads": chosen.threads,
+                    "epochs": [1, 3],
                     "batch_size": None if size == "default" else int(size),
-                }  # fmt: skip
+                }
                 ours = measure(sys.executable, OURS, settings)
                 line = f"{peaks:7,d} peaks, batch {size:>7s}: ours {ours['cpu']:6.2f} CPU s, "
                 line += f"{ours['wall']:6.2f} s wall, peak {ours['peak']:.2f} GB (data {ours['loaded']:.2f})"

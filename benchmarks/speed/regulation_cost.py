@@ -68,8 +68,14 @@ def main() -> None:
     if given.part == "links":
         rna = random_counts(rng, given.cells, given.genes, 0.08)
         at = rng.integers(0, LENGTH, given.genes)
-        sites = pd.DataFrame({"gene": np.arange(given.genes), "chrom": [f"chr{1 + k}" for k in at // (LENGTH // 20)],
-                              "pos": at, "strand": "+"})  # fmt: skip
+        sites = pd.DataFrame(
+            {
+                "gene": np.arange(given.genes),
+                "chrom": [f"chr{1 + k}" for k in at // (LENGTH // 20)],
+                "pos": at,
+                "strand": "+",
+            }
+        )
         names = pd.Index([f"s:{k}" for k in range(given.cells)])
         units = make_units(names, rng.normal(size=(given.cells, 10)), pd.Series("d", index=names))
         clock.tell(f"{len(units.stratum)} units")

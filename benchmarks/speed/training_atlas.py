@@ -98,9 +98,13 @@ def measure(path: str, epochs: int, threads: int, minutes: float | None) -> None
     try:
         with tempfile.TemporaryDirectory() as folder:
             history = train(
-                model, source, max_epochs=epochs, device="cpu", checkpoint_dir=folder,
+                model,
+                source,
+                max_epochs=epochs,
+                device="cpu",
+                checkpoint_dir=folder,
                 time_limit=None if minutes is None else 60 * minutes,
-            )  # fmt: skip
+            )
         losses = {"train_loss": history["train_loss"][-1], "validation_loss": history["validation_loss"][-1]}
     except Interrupted as stop:
         print(stop)
@@ -112,15 +116,26 @@ def measure(path: str, epochs: int, threads: int, minutes: float | None) -> None
     with torch.no_grad():
         minibatch = data.minibatch(np.arange(512))
         z = model.fuse(minibatch, model.encode(minibatch)).mean
-    print(json.dumps({
-        "cells": data.n_cells, "features": sum(model.config.n_features.values()),
-        "entries": sum(int(m.indices.size) for m in source.matrices.values()),
-        "mapped": any(isinstance(m.indices, np.memmap) for m in source.matrices.values()),
-        "load_wall": loaded[0], "load_cpu": loaded[1], "load_peak_GB": loaded[2],
-        "epochs_done": share, "epoch_wall": spent[0] / share, "epoch_cpu": spent[1] / share,
-        "peak_GB": peak(), **losses,
-        "finite": bool(torch.isfinite(z).all()) and all(map(math.isfinite, losses.values())),
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "cells": data.n_cells,
+                "features": sum(model.config.n_features.values()),
+                "entries": sum(int(m.indices.size) for m in source.matrices.values()),
+                "mapped": any(isinstance(m.indices, np.memmap) for m in source.matrices.values()),
+                "load_wall": loaded[0],
+                "load_cpu": loaded[1],
+                "load_peak_GB": loaded[2],
+                "epochs_done": share,
+                "epoch_wall": spent[0] / share,
+                "epoch_cpu": spent[1] / share,
+                "peak_GB": peak(),
+                **losses,
+                "finite": bool(torch.isfinite(z).all()) and all(map(math.isfinite, losses.values())),
+            },
+            indent=1,
+        )
+    )
 
 
 def peak() -> float:

@@ -237,8 +237,21 @@ TEXT: dict[str, Maker] = {
     "JSON number": lambda path, chance: packed(path, b"1" * 5000),
     "JSON NaN": lambda path, chance: packed(path, b'{"schema": NaN, "samples": Infinity, "model": {}}'),
 }
-for _value in (b"-1", b"9" * 30, b"1e400", b"nan", b"0x10", b"", b"../../canary/secret", b"=cmd|' /C calc'!A0",
-               b"\xff" * 9, b"$(touch PWNED)", b"A" * 3000, b"1.5", b"2147483648"):  # fmt: skip
+for _value in (
+    b"-1",
+    b"9" * 30,
+    b"1e400",
+    b"nan",
+    b"0x10",
+    b"",
+    b"../../canary/secret",
+    b"=cmd|' /C calc'!A0",
+    b"\xff" * 9,
+    b"$(touch PWNED)",
+    b"A" * 3000,
+    b"1.5",
+    b"2147483648",
+):
     TEXT[f"a field {_value[:24]!r}"] = field_is(_value)
 
 
@@ -358,7 +371,7 @@ HDF5: dict[str, Maker] = {
     "shape of the matrix": in_hdf5(
         lambda f, n, c: [g.attrs.update({"shape": [1 << 40, 1 << 40]}) for g in groups(f) if "shape" in g.attrs]
     ),
-}  # fmt: skip
+}
 
 
 def groups(file: h5py.File) -> list[h5py.Group]:
@@ -384,7 +397,7 @@ STORE: dict[str, Maker] = {
     "10¹² values": lambda path, chance: in_store(path, '"shape": [', '"shape": [1000000000000, ', b"\xff" * 64),
     "a codec of strangers": lambda path, chance: in_store(path, '"id": "', '"id": "x', b"\x02\x01\x21\x08" * 9),
     "object type": lambda path, chance: in_store(path, '"<f4"', '"|O"', b""),
-}  # fmt: skip
+}
 
 
 def canary_of(path: Path) -> Path:

@@ -44,9 +44,13 @@ def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [str(PROGRAM), "run", str(REPOSITORY), "-profile", "test", "-stub-run", "--outdir", "out", *more]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
-            command, cwd=folder, env=os.environ | {"NXF_ANSI_LOG": "false"}, stdout=log, stderr=log,
+            command,
+            cwd=folder,
+            env=os.environ | {"NXF_ANSI_LOG": "false"},
+            stdout=log,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
 
 def kill(process: subprocess.Popen[bytes], *, all_of_it: bool) -> None:

@@ -207,9 +207,12 @@ class Disk:
             sys.argv = ["multivi-nf", *step.arguments()]
             counters = (ctypes.c_long * 8).from_buffer(shared)
             self.shim.chaos_arm(
-                MODES.get(fault.mode, 0), ctypes.c_long(fault.moment), ctypes.c_long(fault.jump),
-                os.fsencode(self.watched), ctypes.byref(counters),
-            )  # fmt: skip
+                MODES.get(fault.mode, 0),
+                ctypes.c_long(fault.moment),
+                ctypes.c_long(fault.jump),
+                os.fsencode(self.watched),
+                ctypes.byref(counters),
+            )
             from multivi_nf.commands import main
 
             main()
@@ -340,6 +343,53 @@ class Tally:
 COLUMNS = "step\tkind\ttrials\tstruck\tstopped_with_message\tlost\tunexplained\tdebris"
 
 
+@dataclass
+class Judge:
+    """Holds what a fault left against a calm run's results."""
+
+    before: dict[str, str]
+    """Digests of what lay there before the step, by name."""
+    right: dict[str, str]
+    """Digests of a calm run's results."""
+    scratch: Path
+    """Where steps put what they do not keep."""
+
+    def judge(self, tally: Tally, fault: Fault, wrong: str, left: dict[str, str], *, killed: bool, code: int) -> None:
+        if wrong:
+            tally.unexplained += 1
+            tally.notes.append(f"{fault}: {wrong}")
+        half = [
+            name
+            for name, digest in left.items()
+            if not halves({name: ""})
+            and ".checkpoints/" not in name
+            and digest
+            and digest not in (self.right.get(name), self.before.get(name))
+        ]
+        if half or (code == 0 and not killed and self.differ(left)):
+            tally.lost += 1
+            tally.notes.append(f"{fault}: code {code}, wrong under a final name: {half or self.differ(left)}")
+        if not killed and fault.mode != "eio stays":  # such a disk lets nothing be removed either; the next run does
+            self.debris(tally, fault, left, "at its end")
+
+    def differ(self, found: dict[str, str]) -> list[str]:
+        """Names of results that are missing or wrong."""
+        return [name for name, digest in self.right.items() if found.get(name) != digest][:5]
+
+    def debris(self, tally: Tally, fault: Fault, found: dict[str, str], when: str) -> None:
+        """Count what does not belong there; a checkpoint belongs to a run that may go on."""
+        extra = [name for name in found if name not in self.right and name not in self.before]
+        extra = [
+            n
+            for n in extra
+            if halves({n: ""}) or when == "after the next run" or (not n.endswith("/") and ".checkpoints/" not in n)
+        ]
+        scratch = [path.name for path in self.scratch.iterdir()] if when == "at its end" else []
+        if extra or scratch:
+            tally.debris += 1
+            tally.notes.append(f"{fault}: left {when}: {(extra + scratch)[:5]}")
+
+
 class Sweep:
     """All trials of one step."""
 
@@ -347,11 +397,11 @@ class Sweep:
         self.disk, self.step, self.moments = disk, step, moments
         self.chance = random.Random(f"{seed} {step.name}")
         disk.clean(step)
-        self.before = content(disk.trial / "out")
+        before = content(disk.trial / "out")
         self.calm = disk.run(step)
         if self.calm.code != 0:
             sys.exit(f"{step.name} left alone ends with {self.calm.code}:\n{self.calm.said}")
-        self.right = content(disk.trial / "out")
+        self.held = Judge(before, content(disk.trial / "out"), disk.trial / "tmp")
         cost = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = cost.ru_utime + cost.ru_stime
         print(f"{step.name}: {self.calm.seconds:.2f} s, {self.calm.calls} calls; {spent:.0f} CPU s so far", flush=True)
@@ -399,53 +449,22 @@ class Sweep:
             wrong = wrong or f"code {ended.code}: {ended.said.strip()[:300]}"
         tally.stopped += ended.code == 2 and not wrong
         left = content(self.disk.trial / "out")
-        self.judge(tally, fault, wrong, left, killed=killed, code=ended.code)
+        self.held.judge(tally, fault, wrong, left, killed=killed, code=ended.code)
         if ended.code != 0 or killed:
             again = self.disk.run(self.step)
             after = content(self.disk.trial / "out")
-            refused = again.code == 2 and self.step.step == "simulate" and not self.differ(left)  # it was done already
-            if (again.code != 0 and not refused) or self.differ(after):
+            refused = (
+                again.code == 2 and self.step.step == "simulate" and not self.held.differ(left)
+            )  # it was done already
+            if (again.code != 0 and not refused) or self.held.differ(after):
                 tally.lost += 1
                 tally.notes.append(
-                    f"{fault}: the next run: code {again.code}, {self.differ(after)} {again.said[-300:]}"
+                    f"{fault}: the next run: code {again.code}, {self.held.differ(after)} {again.said[-300:]}"
                 )
-            self.debris(tally, fault, after, "after the next run")
+            self.held.debris(tally, fault, after, "after the next run")
         if states(self.disk.world) != self.inputs:
             tally.lost += 1
             tally.notes.append(f"{fault}: an input changed")
-
-    def judge(self, tally: Tally, fault: Fault, wrong: str, left: dict[str, str], *, killed: bool, code: int) -> None:
-        if wrong:
-            tally.unexplained += 1
-            tally.notes.append(f"{fault}: {wrong}")
-        half = [
-            name
-            for name, digest in left.items()
-            if not halves({name: ""}) and ".checkpoints/" not in name and digest
-            and digest not in (self.right.get(name), self.before.get(name))
-        ]  # fmt: skip
-        if half or (code == 0 and not killed and self.differ(left)):
-            tally.lost += 1
-            tally.notes.append(f"{fault}: code {code}, wrong under a final name: {half or self.differ(left)}")
-        if not killed and fault.mode != "eio stays":  # such a disk lets nothing be removed either; the next run does
-            self.debris(tally, fault, left, "at its end")
-
-    def differ(self, found: dict[str, str]) -> list[str]:
-        """Names of results that are missing or wrong."""
-        return [name for name, digest in self.right.items() if found.get(name) != digest][:5]
-
-    def debris(self, tally: Tally, fault: Fault, found: dict[str, str], when: str) -> None:
-        """Count what does not belong there; a checkpoint belongs to a run that may go on."""
-        extra = [name for name in found if name not in self.right and name not in self.before]
-        extra = [
-            n
-            for n in extra
-            if halves({n: ""}) or when == "after the next run" or (not n.endswith("/") and ".checkpoints/" not in n)
-        ]
-        scratch = [path.name for path in (self.disk.trial / "tmp").iterdir()] if when == "at its end" else []
-        if extra or scratch:
-            tally.debris += 1
-            tally.notes.append(f"{fault}: left {when}: {(extra + scratch)[:5]}")
 
     def twins(self, tally: Tally) -> None:
         """Two of the same at once: each ends well or says why, and the result is right."""
@@ -466,10 +485,10 @@ class Sweep:
                 tally.unexplained += 1
                 tally.notes.append(f"one of two: {message_fault(ended)}")
         found = content(self.disk.trial / "out")
-        if self.differ(found) or all(ended.code for ended in ends):
+        if self.held.differ(found) or all(ended.code for ended in ends):
             tally.lost += 1
-            tally.notes.append(f"two at once: {self.differ(found)} codes {[ended.code for ended in ends]}")
-        self.debris(tally, Fault("twins"), found, "after the next run")
+            tally.notes.append(f"two at once: {self.held.differ(found)} codes {[ended.code for ended in ends]}")
+        self.held.debris(tally, Fault("twins"), found, "after the next run")
 
     def of(self, kind: str) -> Tally:
         """All trials of one kind."""

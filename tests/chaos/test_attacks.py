@@ -258,9 +258,11 @@ def test_hdf5_external_storage_leak(step, tmp_path, kind: str) -> None:
             place = file["var"] if kind == "h5ad" else file["mod/rna/var"]
             del place["symbol"]
             place.create_dataset("symbol", shape=(30,), dtype="S20", external=[(str(tmp_path / "secret"), 0, 600)])
-    words = ("train", "x.h5mu", "--output", "model", "--max-epochs", 1) if kind == "h5mu" else (
-        "qc-rna", f"x.{kind}", "--sample", "s", "--output", "s.h5ad", "--qc", "qc"
-    )  # fmt: skip
+    words = (
+        ("train", "x.h5mu", "--output", "model", "--max-epochs", 1)
+        if kind == "h5mu"
+        else ("qc-rna", f"x.{kind}", "--sample", "s", "--output", "s.h5ad", "--qc", "qc")
+    )
     told = step(*words, code=2)
     assert "refers to another file" in told.said and "a key of mine" not in told.said
     assert not (tmp_path / "s.h5ad").exists() and not (tmp_path / "model").exists()
@@ -357,8 +359,12 @@ def test_model_folder_damage(base: Path, step, name: str) -> None:
     DAMAGE[name](base / "model")
     told = step(*IMPUTE, code=2)
     file = {"support cut": "support.safetensors"}.get(name, "calibration.json" if "cal" in name else name.split()[0])
-    wanted = {"n_latent": "config.json", "n_hidden": "config.json", "best_epoch": "config.json",
-              "temperature": "calibration.json"}.get(file, file)  # fmt: skip
+    wanted = {
+        "n_latent": "config.json",
+        "n_hidden": "config.json",
+        "best_epoch": "config.json",
+        "temperature": "calibration.json",
+    }.get(file, file)
     assert wanted in told.said and not (base / "o.zarr").exists()
 
 

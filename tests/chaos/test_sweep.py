@@ -53,18 +53,13 @@ def test_a_file_server_without_locks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["half", "code", "debris"])
 def test_the_sweep_sees_what_is_wrong(tmp_path: Path, fault: str) -> None:
     """The negative control: a step that leaves a half, ends with a traceback, or leaves a file behind."""
-    from tests.chaos.sweep import Ended, Fault, Sweep, Tally
+    from tests.chaos.sweep import Ended, Fault, Judge, Tally, message_fault
 
-    (tmp_path / "tmp").mkdir()
-    one = Sweep.__new__(Sweep)
-    one.right, one.before = {"a": "1"}, {}
-    one.disk = type("Disk", (), {"trial": tmp_path})()
+    one = Judge(before={}, right={"a": "1"}, scratch=tmp_path)
     tally = Tally("x", "full")
     left = {"half": {"a": "2"}, "code": {"a": "1"}, "debris": {"a": "1", ".new-x": "3"}}[fault]
     code = 1 if fault == "code" else 2
     said = "Traceback ..." if fault == "code" else "ERROR: a\n  Why it matters: b\n  What to do: c"
-    from tests.chaos.sweep import message_fault
-
     wrong = message_fault(Ended(code, said, 0, 0, 0, True, 0.0))
     one.judge(tally, Fault(room=1), wrong, left, killed=False, code=code)
     assert (tally.lost, tally.unexplained, tally.debris) == {"half": (1, 0, 0), "code": (0, 1, 0), "debris": (0, 0, 1)}[

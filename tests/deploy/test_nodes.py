@@ -105,8 +105,11 @@ def test_a_killed_node_costs_what_came_after_the_checkpoint(two_nodes, mosaic, n
         with (folder / "log").open("w") as log:
             run = subprocess.Popen(
                 [str(REPOSITORY / ".venv/bin/nextflow"), *map(str, order)],
-                cwd=folder, env=os.environ | two_nodes | quick, stdout=log, stderr=log,
-            )  # fmt: skip
+                cwd=folder,
+                env=os.environ | two_nodes | quick,
+                stdout=log,
+                stderr=log,
+            )
         try:
             if name == "killed":
                 kill_node(two_nodes, lambda folder=folder: folder.glob("out/checkpoints/*/step-*/state.json"), run)

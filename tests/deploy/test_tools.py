@@ -111,9 +111,15 @@ def test_seurat_in_r(files, tmp_path):
     rna = ad.read_h5ad(files / "h5ad" / "rna.h5ad")
     counts = str(rna.layers["counts"].sum())
     assert done.stdout.split() == [
-        str(rna.n_vars), str(rna.n_obs), counts, "umap", "multivi", str(rna.obs["cluster"].iloc[0]), str(rna.n_obs),
+        str(rna.n_vars),
+        str(rna.n_obs),
+        counts,
+        "umap",
+        "multivi",
+        str(rna.obs["cluster"].iloc[0]),
+        str(rna.n_obs),
         "Seurat",
-    ]  # fmt: skip
+    ]
     assert (tmp_path / "x.rds").stat().st_size > 1000
 
 

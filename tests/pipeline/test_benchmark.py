@@ -30,10 +30,26 @@ def benchmark(nextflow, tmp_path_factory):
 
     def run(methods: str, *more: str):
         return nextflow(
-            folder, "-profile", "test", "--peak_source", "samples", "--workflow", "benchmark", "--experiments", "1,3",
-            "--unpaired_rates", "50", "--seeds", "0", "--methods", methods, "--max_epochs", "3", *more,
+            folder,
+            "-profile",
+            "test",
+            "--peak_source",
+            "samples",
+            "--workflow",
+            "benchmark",
+            "--experiments",
+            "1,3",
+            "--unpaired_rates",
+            "50",
+            "--seeds",
+            "0",
+            "--methods",
+            methods,
+            "--max_epochs",
+            "3",
+            *more,
             PATH=f"{programs}:{os.environ['PATH']}",
-        )  # fmt: skip
+        )
 
     return run
 
@@ -53,9 +69,14 @@ def test_every_method_has_its_rows(first):
     table = scores(first)
     measured = table[table["metric"] != "failed"]
     assert set(zip(measured["experiment"], measured["method"])) == {
-        (1, "ridge"), (1, "depth"), (1, "multivi-nf"),
-        (3, "ridge"), (3, "depth"), (3, "ceiling"), (3, "multivi-nf"),
-    }  # fmt: skip
+        (1, "ridge"),
+        (1, "depth"),
+        (1, "multivi-nf"),
+        (3, "ridge"),
+        (3, "depth"),
+        (3, "ceiling"),
+        (3, "multivi-nf"),
+    }
     assert (measured["cpu_seconds"] >= 0).all() and (measured["peak_memory"] > 1e7).all()
     assert (measured.loc[measured["method"] == "multivi-nf", "cpu_seconds"] > 1).all()  # of five steps
     value = table.set_index(["experiment", "method", "metric"])["value"]

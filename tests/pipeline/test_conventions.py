@@ -34,8 +34,16 @@ def flat(schema: dict) -> dict:
     return {name: what for group in schema["$defs"].values() for name, what in group["properties"].items()}
 
 
-@pytest.mark.parametrize(("name", "value", "fits"), [("seed", 3, True), ("seed", "x", False), ("fusion", "poe", True),
-                                                     ("fusion", "none of them", False), ("fdr", 2, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        ("seed", 3, True),
+        ("seed", "x", False),
+        ("fusion", "poe", True),
+        ("fusion", "none of them", False),
+        ("fdr", 2, False),
+    ],
+)
 def test_the_schema_tells_right_from_wrong(name, value, fits):
     schema = json.loads((REPOSITORY / "nextflow_schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -57,8 +57,9 @@ def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
 
     table = rows(outdir)
     assert {name: table[name]["step"] for name in ("differential/old.tsv.gz", "qc/old/rna.json")} == {
-        "differential/old.tsv.gz": "stale", "qc/old/rna.json": "stale",
-    }  # fmt: skip
+        "differential/old.tsv.gz": "stale",
+        "qc/old/rna.json": "stale",
+    }
     own = {name: row for name, row in table.items() if row["step"] not in ("stale", "Nextflow")}
     assert {"report.html", "multivi.h5mu", "model/weights.safetensors", "pipeline_info/params.json"} <= set(own)
     for name, row in own.items():

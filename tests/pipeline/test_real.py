@@ -135,8 +135,11 @@ def assert_regulated(run: Run) -> None:
     folder = run.outdir / "regulation"
     facts = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert {part for part, found in facts.items() if found["done"]} == {
-        "tracks", "group_peaks", "gene_activity", "links",
-    }, facts  # fmt: skip
+        "tracks",
+        "group_peaks",
+        "gene_activity",
+        "links",
+    }, facts
     assert "sequence was not given" in facts["motifs"]["what"] and facts["motifs"]["remedy"] == "give --fasta FILE"
     assert run.said.count("no motifs: the genome's sequence was not given") == 2
     links = pd.read_csv(folder / "links.tsv.gz", sep="\t")

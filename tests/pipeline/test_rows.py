@@ -56,9 +56,18 @@ def test_a_change_of_rows_runs_again_only_what_it_concerns(nextflow, tmp_path):
 
 
 NAMES = [
-    "filtered matrix 1.h5", "a;touch harm;.h5", "a&b|c.h5", "(1) [2] {3}.h5", "it's \"quoted\".h5", "back`tick!.h5",
-    "~tilde^%@+=,:#.h5", "Prüfung-β.h5", "-dash.h5", "back\\slash.h5", "<in>.h5",
-]  # fmt: skip
+    "filtered matrix 1.h5",
+    "a;touch harm;.h5",
+    "a&b|c.h5",
+    "(1) [2] {3}.h5",
+    'it\'s "quoted".h5',
+    "back`tick!.h5",
+    "~tilde^%@+=,:#.h5",
+    "Prüfung-β.h5",
+    "-dash.h5",
+    "back\\slash.h5",
+    "<in>.h5",
+]
 
 
 def test_every_file_name_is_read_or_refused_by_name(nextflow, tmp_path):

@@ -91,8 +91,12 @@ def test_an_environment_that_is_not_as_locked(lock: Path, capsys, change: str) -
         install(environment(lock), "two", "9.0")
     assert audit.main([str(lock), "--offline"]) == 1
     told = capsys.readouterr().out
-    wanted = {"changed": "two.py of two was changed", "gone": "is gone", "other": "stranger 1.0 is not in the lock",
-              "version": "two 9.0 is not in the lock"}  # fmt: skip
+    wanted = {
+        "changed": "two.py of two was changed",
+        "gone": "is gone",
+        "other": "stranger 1.0 is not in the lock",
+        "version": "two 9.0 is not in the lock",
+    }
     assert wanted[change] in told
 
 

@@ -216,8 +216,12 @@ def test_no_other_code_is_run(tmp_path):
             assert done.returncode == 0, (name, lent, done.stderr)
     plain = subprocess.run(
         [REPOSITORY / ".venv/bin/python", "-c", "import click"],
-        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
     assert "another click was used" in plain.stderr, "the negative control"
 
 

@@ -225,9 +225,10 @@ def of_two_panels(n: int = 1200, difference: float = 1.0) -> md.MuData:
         sparse.csr_matrix(counts.astype(np.int32)), pd.DataFrame(index=names), pd.DataFrame(index=panel.columns)
     )
     rna = anndata.AnnData(
-        sparse.csr_matrix(rng.poisson(3.0, (n, 20)).astype(np.int32)), pd.DataFrame(index=names),
+        sparse.csr_matrix(rng.poisson(3.0, (n, 20)).astype(np.int32)),
+        pd.DataFrame(index=names),
         pd.DataFrame(index=[f"g{j}" for j in range(20)]),
-    )  # fmt: skip
+    )
     protein.uns["panel"] = panel
     with md.set_options(pull_on_update=False):
         mosaic = md.MuData({"rna": rna, "protein": protein})
@@ -273,9 +274,13 @@ def single_part(x: np.ndarray, size: np.ndarray, replicate: np.ndarray) -> tuple
     names = sorted(set(replicate))
     first = {n: np.array([x[replicate == n].sum()]) for n in names}
     sums = Sums(
-        np.ones((7, 1)), np.zeros((7, 1)), first, {n: size[replicate == n].sum() for n in names},
-        np.array([[(x**2).sum()], [(x * size).sum()], [(size**2).sum()]]), np.zeros(1),
-    )  # fmt: skip
+        np.ones((7, 1)),
+        np.zeros((7, 1)),
+        first,
+        {n: size[replicate == n].sum() for n in names},
+        np.array([[(x**2).sum()], [(x * size).sum()], [(size**2).sum()]]),
+        np.zeros(1),
+    )
     cells = Measured(size, None)
     part = Part("g", 1.0, [torch.zeros(len(x), 1)] * 2, None, replicate, np.ones((4, len(x))), cells, [], 0, 0)
     return part, sums
@@ -448,9 +453,10 @@ def of_donors(donors: int, genes: int = 300, cells: int = 60, seed: int = 0) -> 
     rate = mean * donor[batch] * np.exp(effect * np.where(batch < donors, 0.5, -0.5)[:, None])
     names = [f"d{b}:c{i}" for i, b in enumerate(batch)]
     rna = anndata.AnnData(
-        sparse.csr_matrix(rng.poisson(rate).astype(np.int32)), pd.DataFrame(index=names),
+        sparse.csr_matrix(rng.poisson(rate).astype(np.int32)),
+        pd.DataFrame(index=names),
         pd.DataFrame(index=[f"g{j}" for j in range(genes)]),
-    )  # fmt: skip
+    )
     with md.set_options(pull_on_update=False):
         mosaic = md.MuData({"rna": rna})
     mosaic.obs["batch"] = [f"d{b}" for b in batch]
@@ -472,9 +478,11 @@ def with_batch_codes(mosaic: md.MuData):
 def test_conditions_of_several_donors_each_are_tested_between_donors(replicate):
     mosaic, effect = of_donors(3)
     model = with_batch_codes(mosaic)
-    found = differential(
-        model, mosaic, "rna", groupby="condition", target="A", reference="B", replicate=replicate
-    ).set_index("feature").loc[mosaic["rna"].var_names]  # fmt: skip
+    found = (
+        differential(model, mosaic, "rna", groupby="condition", target="A", reference="B", replicate=replicate)
+        .set_index("feature")
+        .loc[mosaic["rna"].var_names]
+    )
     changed = effect != 0
     assert not found["confounded"].any() and found["replicate_p"].notna().all()
     assert np.polyfit(effect[changed] / np.log(2), found["effect"][changed], 1)[0] == pytest.approx(1, abs=0.1)
@@ -496,9 +504,11 @@ def test_between_batches_the_estimand_is_not_divided_out_by_batch_codes():
 def test_one_batch_on_a_side_gives_effects_and_calls_nothing(capsys):
     mosaic, effect = of_donors(2)
     mosaic = mosaic[mosaic.obs["batch"] != "d1"].copy()
-    found = differential(
-        with_batch_codes(mosaic), mosaic, "rna", groupby="condition", target="A", reference="B"
-    ).set_index("feature").loc[mosaic["rna"].var_names]  # fmt: skip
+    found = (
+        differential(with_batch_codes(mosaic), mosaic, "rna", groupby="condition", target="A", reference="B")
+        .set_index("feature")
+        .loc[mosaic["rna"].var_names]
+    )
     assert found["confounded"].all() and not found["significant"].any()
     assert np.corrcoef(found["effect"], effect)[0, 1] > 0.95
     assert found["probability"].max() > 0.99

@@ -114,9 +114,19 @@ def test_biotypes_are_no_feature_types(spelling):
 
 @pytest.mark.parametrize(
     "row",
-    ["unmapped", "__no_feature", "__ambiguous", "__alignment_not_unique", "__too_low_aQual", "N_noFeature",
-     "no_match", "bad_struct", "total_reads", "Unassigned"],
-)  # fmt: skip
+    [
+        "unmapped",
+        "__no_feature",
+        "__ambiguous",
+        "__alignment_not_unique",
+        "__too_low_aQual",
+        "N_noFeature",
+        "no_match",
+        "bad_struct",
+        "total_reads",
+        "Unassigned",
+    ],
+)
 @pytest.mark.parametrize("modality", ["rna", "protein"])
 def test_rows_that_are_no_features(tmp_path, row, modality):
     names, matrix = BY_MODALITY[modality]
@@ -133,9 +143,18 @@ def test_rows_that_are_no_features(tmp_path, row, modality):
 
 @pytest.mark.parametrize(
     ("maker", "modality"),
-    [(star_solo, "rna"), (kallisto, "rna"), (kallisto_named, "rna"), (alevin_fry, "rna"), (alevin_fry_usa, "rna"),
-     (parse, "rna"), (with_heading, "rna"), (quoted_lists, "rna"), (atac_bed, "atac")],
-)  # fmt: skip
+    [
+        (star_solo, "rna"),
+        (kallisto, "rna"),
+        (kallisto_named, "rna"),
+        (alevin_fry, "rna"),
+        (alevin_fry_usa, "rna"),
+        (parse, "rna"),
+        (with_heading, "rna"),
+        (quoted_lists, "rna"),
+        (atac_bed, "atac"),
+    ],
+)
 def test_mtx_folders_of_many_tools(tmp_path, maker, modality):
     read = read_counts(maker(tmp_path / "m"), modality)
     if maker is alevin_fry_usa:
@@ -388,9 +407,21 @@ def test_other_contigs(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["IgG1", "Rat IgG2b, kappa Isotype Ctrl", "Mouse-IgG1", "rat_IgG2a", "Isotype_MOPC.21", "IgG2a_control_TotalSeqB",
-     "Armenian Hamster IgG", "CTRL-IgG1", "Ms.IgG1", "anti-mouse IgG1 isotype control", "mIgG2b", "IgG1_TotalSeqC"],
-)  # fmt: skip
+    [
+        "IgG1",
+        "Rat IgG2b, kappa Isotype Ctrl",
+        "Mouse-IgG1",
+        "rat_IgG2a",
+        "Isotype_MOPC.21",
+        "IgG2a_control_TotalSeqB",
+        "Armenian Hamster IgG",
+        "CTRL-IgG1",
+        "Ms.IgG1",
+        "anti-mouse IgG1 isotype control",
+        "mIgG2b",
+        "IgG1_TotalSeqC",
+    ],
+)
 def test_isotype_controls(name):
     assert is_isotype(name)
 

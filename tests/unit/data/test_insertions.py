@@ -95,8 +95,10 @@ def test_the_layer_is_read_for_fragments_only(tmp_path):
     assert read.matrices["atac"].values.max() > 1
     assert MosaicData(read, model).minibatch(np.arange(30)).modalities["atac"].counts.values is None
     model.eval()
-    assert torch.equal(model.encode(MosaicData(read, model).minibatch(np.arange(9)))["atac"].mean,
-                       model.encode(MosaicData(mosaic, model).minibatch(np.arange(9)))["atac"].mean)  # fmt: skip
+    assert torch.equal(
+        model.encode(MosaicData(read, model).minibatch(np.arange(9)))["atac"].mean,
+        model.encode(MosaicData(mosaic, model).minibatch(np.arange(9)))["atac"].mean,
+    )
 
 
 def test_counts_that_are_missing_are_asked_for():

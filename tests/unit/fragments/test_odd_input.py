@@ -21,9 +21,13 @@ from multivi_nf.testing.fragments_fuzz import bgzf
 SIZES = {"chr1": 10000, "chr2": 8000, "chrM": 500}
 GENOME = Genome(SIZES, "chrM", None, None, {})
 LINES = [
-    b"chr1\t10\t200\tAAAC-1\t1", b"chr1\t50\t300\tCCCG-1\t3", b"chr1\t400\t600\tAAAC-1\t1",
-    b"chr2\t5\t100\tAAAC-1\t2", b"chr2\t700\t900\tCCCG-1\t1", b"chrM\t1\t90\tCCCG-1\t1",
-]  # fmt: skip
+    b"chr1\t10\t200\tAAAC-1\t1",
+    b"chr1\t50\t300\tCCCG-1\t3",
+    b"chr1\t400\t600\tAAAC-1\t1",
+    b"chr2\t5\t100\tAAAC-1\t2",
+    b"chr2\t700\t900\tCCCG-1\t1",
+    b"chrM\t1\t90\tCCCG-1\t1",
+]
 TEXT = b"\n".join(LINES) + b"\n"
 PEAKS = pd.DataFrame([("chr1", 0, 250), ("chr2", 0, 8000)], columns=["chrom", "start", "end"])
 CELLS = ["AAAC-1", "CCCG-1"]
@@ -197,8 +201,9 @@ def test_large_file_is_sampled(tmp_path, monkeypatch):
     assert facts.read == "sample" and 100 < facts.fragments < 3000 and facts.barcodes == 7
 
 
-@pytest.mark.parametrize(("listed", "advice"), [
-    (["AAAC", "CCCG"], "suffix"), (["s1#AAACAAAC-1", "s1#CCCGCCCG-1"], "prefix")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("listed", "advice"), [(["AAAC", "CCCG"], "suffix"), (["s1#AAACAAAC-1", "s1#CCCGCCCG-1"], "prefix")]
+)
 def test_barcodes_that_do_not_match_name_the_cure(tmp_path, listed, advice):
     path = tmp_path / "f.tsv"
     long = TEXT.replace(b"AAAC", b"AAACAAAC").replace(b"CCCG", b"CCCGCCCG")

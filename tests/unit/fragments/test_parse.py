@@ -58,11 +58,19 @@ def test_any_lines_equal_split(tmp_path, n_columns, ending, other):
 
 
 WRONG = {
-    "start": "chr1\t1x\t90\tA-1\t1", "many digits": "chr1\t1\t99999999999\tA-1\t1", "a sign": "chr1\t+1\t9\tA\t1",
-    "count": "chr1\t1\t9\tA-1\t0", "a colon for a digit": "chr1\t1\t9:\tA-1\t1", "a slash": "chr1\t/1\t9\tA-1\t1",
-    "no barcode": "chr1\t1\t9\t\t1", "a return": "chr1\t1\t9\tA\r-1\t1", "short": "chr1\t1\t9\tA-1",
-    "long": "chr1\t1\t9\tA-1\t1\t+", "a space": "chr1\t1\t9\tA 1\t1", "letters for a count": "chr1\t1\t9\tA-1\tx",
-}  # fmt: skip
+    "start": "chr1\t1x\t90\tA-1\t1",
+    "many digits": "chr1\t1\t99999999999\tA-1\t1",
+    "a sign": "chr1\t+1\t9\tA\t1",
+    "count": "chr1\t1\t9\tA-1\t0",
+    "a colon for a digit": "chr1\t1\t9:\tA-1\t1",
+    "a slash": "chr1\t/1\t9\tA-1\t1",
+    "no barcode": "chr1\t1\t9\t\t1",
+    "a return": "chr1\t1\t9\tA\r-1\t1",
+    "short": "chr1\t1\t9\tA-1",
+    "long": "chr1\t1\t9\tA-1\t1\t+",
+    "a space": "chr1\t1\t9\tA 1\t1",
+    "letters for a count": "chr1\t1\t9\tA-1\tx",
+}
 
 
 @pytest.mark.parametrize("at", [1, 511, 700, 1499])

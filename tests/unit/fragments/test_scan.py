@@ -60,9 +60,18 @@ def assert_equal_to_oracle(path, text, barcodes, peaks=PEAKS, is_sorted=True):
     seen = list(dict.fromkeys([*barcodes, *(row[3] for row in rows)]))
     assert got.table.index.tolist() == seen
     for column in (
-        "n_fragments", "n_reads", "n_mito", "n_tss", "n_tss_core", "n_flank", "n_blacklist", "n_nucleosome_free",
-        "n_mononucleosome", "n_in_peaks", *(["n_overlap_loci"] if is_sorted else []),
-    ):  # fmt: skip
+        "n_fragments",
+        "n_reads",
+        "n_mito",
+        "n_tss",
+        "n_tss_core",
+        "n_flank",
+        "n_blacklist",
+        "n_nucleosome_free",
+        "n_mononucleosome",
+        "n_in_peaks",
+        *(["n_overlap_loci"] if is_sorted else []),
+    ):
         assert got.table[column].tolist() == [want[name][column] for name in seen], column
     if not is_sorted:
         assert got.table["n_overlap_loci"].isna().all()
@@ -203,8 +212,10 @@ def test_many_barcodes_and_blocks(tmp_path, monkeypatch, packed, threads):
 
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "assembly"), [("fragments_chr22_hg38", "hg38"), ("fragments_pbsmall_hg19", "hg19")])
-@pytest.mark.parametrize(("strategy", "file"), [
-    ("fragment", "expected_peaks_fragment_overlap.h5"), ("insertion", "expected_peaks_insertions.h5")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("strategy", "file"),
+    [("fragment", "expected_peaks_fragment_overlap.h5"), ("insertion", "expected_peaks_insertions.h5")],
+)
 def test_real_fragments(shared_data, name, assembly, strategy, file):
     folder = shared_data(name)
     barcodes = (folder / "barcodes.tsv").read_text().split()

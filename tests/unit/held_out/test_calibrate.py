@@ -124,9 +124,11 @@ def test_proteins_outside_the_panel_are_not_zeros():
     known[1::2, 4:] = False
     drawn = rng.negative_binomial(theta, theta / (theta + mean), shape).astype(float)
     mixture = Mixture(
-        np.broadcast_to(mean, (1, *shape)).astype(np.float32).copy(), np.ones((1, 1, 1), np.float32), np.zeros(shape),
+        np.broadcast_to(mean, (1, *shape)).astype(np.float32).copy(),
+        np.ones((1, 1, 1), np.float32),
+        np.zeros(shape),
         np.full(shape, theta),
-    )  # fmt: skip
+    )
     uniform, latent, fold = rng.random(shape), rng.normal(size=(n, 3)), np.arange(n) % 2
     found = {}
     for name, used in (("masked", known), ("as zeros", np.ones(shape, bool))):
@@ -253,8 +255,12 @@ def test_error_of_means_is_pooled_by_precision_over_features_of_very_different_m
         theta = np.where(level > 10, 1e6, 2.0)
         counts = rng.poisson(value * rng.gamma(theta, 1 / theta, (n, m))).astype(float)
         latent = rng.normal(size=(n, 5))
-        mixture = Mixture(value[None].astype(np.float32), np.ones((1, 1, 1), np.float32), np.zeros((n, m)),
-                          np.broadcast_to(theta, (n, m)))  # fmt: skip
+        mixture = Mixture(
+            value[None].astype(np.float32),
+            np.ones((1, 1, 1), np.float32),
+            np.zeros((n, m)),
+            np.broadcast_to(theta, (n, m)),
+        )
         found.append(mean_error(counts, latent, value, mixture))
     # the floor of every decile is what frequent features say: no error
     assert np.min(found, axis=1).max() < 0.05

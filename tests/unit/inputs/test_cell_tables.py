@@ -39,14 +39,16 @@ LISTS = {
     "flag 1": "barcode,is_cell\n" + lines(f"{c},1" for c in CELLS) + "NO_BARCODE,0\n",
     "flag of Cell Ranger ATAC 1": "barcode,is__cell_barcode,passed_filters\n" + lines(f"{c},1,9" for c in CELLS),
     "flag of Cell Ranger ATAC 2": "barcode,passed_filters,is_cell_barcode,excluded_reason\n"
-    + lines(f"{c},9,1,0" for c in CELLS) + lines(f"{c[::-1]},9,0,2" for c in CELLS),
+    + lines(f"{c},9,1,0" for c in CELLS)
+    + lines(f"{c[::-1]},9,0,2" for c in CELLS),
     "flag of one species": "barcode,is_GRCh38_cell_barcode\n" + lines(f"{c},1" for c in CELLS),
     "flags of two species": "barcode,is_GRCh38_cell_barcode,is_mm10_cell_barcode\n"
-    + lines(f"{c},{i % 2},{1 - i % 2}" for i, c in enumerate(CELLS)) + "NO_BARCODE,1,0\n",
+    + lines(f"{c},{i % 2},{1 - i % 2}" for i, c in enumerate(CELLS))
+    + "NO_BARCODE,1,0\n",
     "flag of R": '"barcode","is_cell"\n' + lines(f'"{c}",TRUE' for c in CELLS) + '"X",FALSE\n',
     "flag in words": "barcode,is_cell\n" + lines(f"{c},yes" for c in CELLS) + "X,no\n",
     "row names without a heading": "cell_type\n" + lines(f"{c}\tB" for c in CELLS),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -36,13 +36,16 @@ SHEETS = {
     "row without any data": (["a,,,,,,,,b"], ["line 2", "rna"]),
     "missing file": (["a,gone/x.h5,,,,,,,b"], ["line 2", "gone/x.h5"]),
     "metadata column that shadows a reserved one": (
-        {"header": HEADER + ",has_rna", "rows": [GOOD + ",x"]}, ["samples.csv", "has_rna"],
+        {"header": HEADER + ",has_rna", "rows": [GOOD + ",x"]},
+        ["samples.csv", "has_rna"],
     ),
     "metadata column that shadows a QC column": (
-        {"header": HEADER + ",rna_n_counts", "rows": [GOOD + ",x"]}, ["samples.csv", "rna_n_counts"],
+        {"header": HEADER + ",rna_n_counts", "rows": [GOOD + ",x"]},
+        ["samples.csv", "rna_n_counts"],
     ),
     "contrast on an unknown column": (
-        {"rows": [GOOD], "contrasts": "c,rna,armm,treated,rest"}, ["contrasts.csv", "armm"],
+        {"rows": [GOOD], "contrasts": "c,rna,armm,treated,rest"},
+        ["contrasts.csv", "armm"],
     ),
     "contrast group without cells": (
         {"header": HEADER + ",arm", "rows": [GOOD + ",control"], "contrasts": "c,rna,arm,nobody,control"},
@@ -53,9 +56,10 @@ SHEETS = {
         ["contrasts.csv", "atac"],
     ),
     "two contrasts of one name": (
-        {"rows": [GOOD], "contrasts": "c,rna,cluster,each,rest\nc,rna,cluster,each,rest"}, ["contrasts.csv", "line 3"],
+        {"rows": [GOOD], "contrasts": "c,rna,cluster,each,rest\nc,rna,cluster,each,rest"},
+        ["contrasts.csv", "line 3"],
     ),
-}  # fmt: skip
+}
 
 # case: (column of the sheet, file, words of the message beside the file's name)
 FILES = {

@@ -27,8 +27,26 @@ def test_labels_as_text(name):
     assert label_text(column).tolist() == want
 
 
-@pytest.mark.parametrize("word", ["Unknown", "unknown", "UNKNOWN", "nan", "NaN", "", " ", "NA", "na", "unassigned",
-                                  "Unassigned", "<NA>", "None", None, np.nan])  # fmt: skip
+@pytest.mark.parametrize(
+    "word",
+    [
+        "Unknown",
+        "unknown",
+        "UNKNOWN",
+        "nan",
+        "NaN",
+        "",
+        " ",
+        "NA",
+        "na",
+        "unassigned",
+        "Unassigned",
+        "<NA>",
+        "None",
+        None,
+        np.nan,
+    ],
+)
 def test_unlabelled(word):
     assert unlabelled(pd.Series(["B", word], dtype=object)).tolist() == [False, True]
 
@@ -40,9 +58,17 @@ def test_labelled(word):
 
 @pytest.mark.parametrize(
     ("wanted", "groups", "want"),
-    [("1", ["1", "2"], "1"), ("1.0", ["1", "2"], "1"), ("true", ["True", "False"], "True"), ("TRUE", ["True"], "True"),
-     ("3", ["1", "2"], None), ("true", ["True", "maybe"], None), ("b", ["B"], None), ("01", ["01", "1"], "01")],
-)  # fmt: skip
+    [
+        ("1", ["1", "2"], "1"),
+        ("1.0", ["1", "2"], "1"),
+        ("true", ["True", "False"], "True"),
+        ("TRUE", ["True"], "True"),
+        ("3", ["1", "2"], None),
+        ("true", ["True", "maybe"], None),
+        ("b", ["B"], None),
+        ("01", ["01", "1"], "01"),
+    ],
+)
 def test_spellings_of_a_group(wanted, groups, want):
     assert spelled(wanted, groups) == want
 

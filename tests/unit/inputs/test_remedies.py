@@ -55,12 +55,17 @@ SHEETS = {
     "name with an umlaut": ("sample,rna,Größe", "a,a.h5,1", r"e.g. to '([^']+)'", "sample,rna,{0}", "a,a.h5,1"),
     "name of a number": ("sample,rna,2nd", "a,a.h5,1", r"e.g. to '([^']+)'", "sample,rna,{0}", "a,a.h5,1"),
     "matrix as fragments": ("sample,fragments", "a,a.h5", r"matrices belong in (rna)", "sample,{0}", "a,a.h5"),
-    "fragments as matrix": ("sample,atac", "a,fragments.tsv.gz", r"in the column (fragments)", "sample,{0}",
-                            "a,fragments.tsv.gz"),
+    "fragments as matrix": (
+        "sample,atac",
+        "a,fragments.tsv.gz",
+        r"in the column (fragments)",
+        "sample,{0}",
+        "a,fragments.tsv.gz",
+    ),
     "peaks alone": ("sample,rna,peaks", "a,a.h5,p.bed", r"or (leave peaks empty)", "sample,rna,peaks", "a,a.h5,"),
     "no file": ("sample,rna", "a,", r"(name at least one)", "sample,rna", "a,a.h5"),
     "bad sample name": ("sample,rna", "a b,a.h5", r"use letters, digits, '.', '(_)'", "sample,rna", "a{0}b,a.h5"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SHEETS)

@@ -24,7 +24,7 @@ from multivi_nf.io.outputs import (
     check_file,
     check_folder,
     note,
-)  # fmt: skip
+)
 
 
 def command_of(step: str) -> click.Command:
@@ -95,9 +95,15 @@ def page(folder: Path) -> Path:
 
 
 MADE = [
-    (SPLITS, splits), (RESULT, result), (SCORES, scores), (BENCHMARK, page),
-    (MODEL, model), (FRAGMENTS, fragments), (CHUNKS, chunks), (STORE, store),
-]  # fmt: skip
+    (SPLITS, splits),
+    (RESULT, result),
+    (SCORES, scores),
+    (BENCHMARK, page),
+    (MODEL, model),
+    (FRAGMENTS, fragments),
+    (CHUNKS, chunks),
+    (STORE, store),
+]
 
 
 @pytest.mark.parametrize(("kind", "make"), MADE)

@@ -30,7 +30,7 @@ def test_what_was_given_wins(monkeypatch, named, expected):
         ({"cpu,acct/x/cpu.cfs_quota_us": "-1", "cpu,acct/x/cpu.cfs_period_us": "100000"}, "3:cpu,acct:/x", 1 << 16),
         ({"a/cpu.max": "nonsense"}, "0::/a", 1 << 16),
     ],
-)  # fmt: skip
+)
 def test_the_tightest_quota_of_the_groups_above_counts(tmp_path, files, own, expected):
     for name, text in files.items():
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -226,8 +226,11 @@ def test_imputed_stores_that_lead_out_are_refused(tmp_path, use):
     path = a_store(tmp_path / "x.zarr")
     (tmp_path / "secret").mkdir()
     (path / "obs").symlink_to(tmp_path / "secret")
-    uses = {"markers": lambda: (imputed_runs(path, pd.Index(["a"])), array_of(path)), "gather": lambda: _chunk(path),
-            "explorer": lambda: imputed_unit("atac", path)}  # fmt: skip
+    uses = {
+        "markers": lambda: (imputed_runs(path, pd.Index(["a"])), array_of(path)),
+        "gather": lambda: _chunk(path),
+        "explorer": lambda: imputed_unit("atac", path),
+    }
     with pytest.raises(InputError, match="refers to something outside: obs is a link"):
         uses[use]()
 

@@ -91,8 +91,11 @@ def test_loss_terms_by_scvis_formulas(loaded, mixed, generator):
     joint = made.fuse(mixed, encoded)
     cells = {m: mixed.modalities[m].cells.tolist() for m in made.modalities}
     for cell in range(9):
-        chosen = [(encoded[m].mean[cells[m].index(cell)], encoded[m].variance[cells[m].index(cell)])
-                  for m in made.modalities if cell in cells[m]]  # fmt: skip
+        chosen = [
+            (encoded[m].mean[cells[m].index(cell)], encoded[m].variance[cells[m].index(cell)])
+            for m in made.modalities
+            if cell in cells[m]
+        ]
         assert torch.allclose(joint.mean[cell], sum(mean for mean, _ in chosen) / len(chosen))
         assert torch.allclose(joint.variance[cell], sum(v for _, v in chosen) / len(chosen) ** 0.5)
     losses = made.loss(mixed, generator=generator())

@@ -22,11 +22,14 @@ def finite(model, minibatch, generator, **options):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("options", [
-    {"rna_likelihood": "nb", "dispersion": "gene-batch", "adversary": "both"},
-    {"rna_likelihood": "zinb", "library": "encoded", "deep_injection": True},
-    {"rna_likelihood": "poisson", "alignment": "none", "adversary": "none", "cross_reconstruction": 0.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rna_likelihood": "nb", "dispersion": "gene-batch", "adversary": "both"},
+        {"rna_likelihood": "zinb", "library": "encoded", "deep_injection": True},
+        {"rna_likelihood": "poisson", "alignment": "none", "adversary": "none", "cross_reconstruction": 0.0},
+    ],
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_whole_gradient_is_the_slope_of_the_loss(model, mixed, generator, fusion, options, training):
     """Along a random direction in all parameters, float64: every hand-written gradient together.
@@ -64,8 +67,13 @@ def test_a_measured_cell_without_a_count_is_measured(model, minibatch, generator
     assert losses.n_rows == {"rna": 3, "atac": 2, "protein": 2}
     encoded = made.eval().encode(empty)
     stacked = made.stack(5, empty, encoded)
-    assert stacked.present.tolist() == [[True] * 3, [True, False, False], [True, False, False],
-                                        [False, True, False], [False, False, True]]  # fmt: skip
+    assert stacked.present.tolist() == [
+        [True] * 3,
+        [True, False, False],
+        [True, False, False],
+        [False, True, False],
+        [False, False, True],
+    ]
     joint = made.fuse(empty, encoded)
     assert bool(joint.mean.isfinite().all()) and bool((joint.variance > 0).all())
 
@@ -86,13 +94,17 @@ def _first_row(counts):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("present", [
-    {"rna": [0], "atac": [0], "protein": [0]},
-    {"atac": [0]},
-    {"rna": [0, 1, 2]},
-    {"rna": [0, 1], "protein": [2]},
-    {"rna": [0, 1, 2], "atac": [], "protein": [1]},
-], ids=["one cell", "one cell of one modality", "one modality", "no atac key", "empty atac"])  # fmt: skip
+@pytest.mark.parametrize(
+    "present",
+    [
+        {"rna": [0], "atac": [0], "protein": [0]},
+        {"atac": [0]},
+        {"rna": [0, 1, 2]},
+        {"rna": [0, 1], "protein": [2]},
+        {"rna": [0, 1, 2], "atac": [], "protein": [1]},
+    ],
+    ids=["one cell", "one cell of one modality", "one modality", "no atac key", "empty atac"],
+)
 def test_minibatches_at_the_edge_are_finite(model, minibatch, generator, fusion, present):
     n_cells = 1 + max(cell for cells in present.values() for cell in cells)
     finite(model(fusion=fusion, adversary="both"), minibatch(present, n_cells), generator)

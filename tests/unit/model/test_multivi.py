@@ -24,12 +24,18 @@ def outputs(made: MultiVI, cells: Minibatch) -> list[torch.Tensor]:
     return [tensor.detach() for tensor in found]
 
 
-@pytest.mark.parametrize("options", [
-    {"dispersion": "gene-batch"},
-    {"rna_likelihood": "zinb", "dispersion": "gene-batch", "deep_injection": True, "library": "encoded"},
-    {"fusion": "mopoe", "categorical": {"technology": ("x", "y")},
-     "categorical_cells": {"technology": {"rna": (5, 0), "atac": (5, 5), "protein": (5, 5)}}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dispersion": "gene-batch"},
+        {"rna_likelihood": "zinb", "dispersion": "gene-batch", "deep_injection": True, "library": "encoded"},
+        {
+            "fusion": "mopoe",
+            "categorical": {"technology": ("x", "y")},
+            "categorical_cells": {"technology": {"rna": (5, 0), "atac": (5, 5), "protein": (5, 5)}},
+        },
+    ],
+)
 def test_no_output_reads_a_code_its_modality_never_trained(model, minibatch, options):
     """Batch a measured all, b only ATAC, c nothing: rows of b (but ATAC's) and of c are NaN; bytes stay the same."""
     cells = {"rna": (9, 0, 0), "atac": (9, 4, 0), "protein": (9, 0, 0)}
@@ -109,9 +115,11 @@ def test_a_cells_posterior_does_not_depend_on_its_company(model, mixed, minibatc
         for i, cell in enumerate(rows.cells.tolist()):
             start, stop = int(rows.counts.indptr[i]), int(rows.counts.indptr[i + 1])
             counts = type(rows.counts)(
-                torch.tensor([0, stop - start]), rows.counts.indices[start:stop],
-                None if rows.counts.values is None else rows.counts.values[start:stop], rows.counts.n_features,
-            )  # fmt: skip
+                torch.tensor([0, stop - start]),
+                rows.counts.indices[start:stop],
+                None if rows.counts.values is None else rows.counts.values[start:stop],
+                rows.counts.n_features,
+            )
             alone = Minibatch(mixed.batch[cell : cell + 1], {m: type(rows)(torch.tensor([0]), counts)})
             q = made.encode(alone)[m]
             assert torch.allclose(q.mean[0], encoded[m].mean[i])

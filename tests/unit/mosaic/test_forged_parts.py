@@ -54,9 +54,17 @@ def test_a_data_set_of_another_kind_is_refused(tmp_path: Path, modality: str, ki
 
 
 @pytest.mark.parametrize(
-    "facts", [[], 7, {"modality": "rna"}, {"sample": [], "modality": "rna"}, {"sample": "a", "modality": ["rna"]},
-              {"sample": "a", "modality": "spliced"}, {"sample": {}, "modality": {}}],
-)  # fmt: skip
+    "facts",
+    [
+        [],
+        7,
+        {"modality": "rna"},
+        {"sample": [], "modality": "rna"},
+        {"sample": "a", "modality": ["rna"]},
+        {"sample": "a", "modality": "spliced"},
+        {"sample": {}, "modality": {}},
+    ],
+)
 def test_forged_facts_are_refused(tmp_path: Path, facts: object) -> None:
     path = made(tmp_path, "rna")
     with h5py.File(path, "r+") as file:

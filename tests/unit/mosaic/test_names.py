@@ -8,17 +8,47 @@ from multivi_nf.errors import InputError
 from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, read_aliases, symbol_keys
 
 MEET = [
-    ("CD3", "CD3_TotalSeqB"), ("CD3", "CD3-TotalSeqC"), ("CD3", "CD3_TotalSeq_A"), ("CD3", "anti-human CD3"),
-    ("CD3", "anti-mouse CD3"), ("CD3", "anti-human/mouse CD3"), ("CD3", "Hu.CD3"), ("CD3", "CD3-ACGTACGTACGTACG"),
-    ("CD3", "ADT_CD3"), ("CD3", "CD3_ADT"), ("CD3", "AB_CD3"), ("CD3", "cd3"), ("CD3", " CD3 "), ("HLA-DR", "HLA.DR"),
-    ("HLA-DR", "HLA_DR"), ("HLA-DRA", "HLA.DR"), ("HLA-DRA", "HLA-DR"), ("CD8", "CD8a"), ("CD279", "CD279 (PD-1)"),
-    ("CD279", "PD-1"), ("CD279", "CD279_(PD-1)"), ("CD16", "FCGR3A"), ("CD56", "NCAM1"), ("CD3", "CD3-1"),
-    ("CD3", "CD3.1"), ("TCR a/b", "TCR_a_b"), ("CD45RA", "cd45ra_TotalSeqB"), ("IgM", "anti-human IgM"),
-]  # fmt: skip
+    ("CD3", "CD3_TotalSeqB"),
+    ("CD3", "CD3-TotalSeqC"),
+    ("CD3", "CD3_TotalSeq_A"),
+    ("CD3", "anti-human CD3"),
+    ("CD3", "anti-mouse CD3"),
+    ("CD3", "anti-human/mouse CD3"),
+    ("CD3", "Hu.CD3"),
+    ("CD3", "CD3-ACGTACGTACGTACG"),
+    ("CD3", "ADT_CD3"),
+    ("CD3", "CD3_ADT"),
+    ("CD3", "AB_CD3"),
+    ("CD3", "cd3"),
+    ("CD3", " CD3 "),
+    ("HLA-DR", "HLA.DR"),
+    ("HLA-DR", "HLA_DR"),
+    ("HLA-DRA", "HLA.DR"),
+    ("HLA-DRA", "HLA-DR"),
+    ("CD8", "CD8a"),
+    ("CD279", "CD279 (PD-1)"),
+    ("CD279", "PD-1"),
+    ("CD279", "CD279_(PD-1)"),
+    ("CD16", "FCGR3A"),
+    ("CD56", "NCAM1"),
+    ("CD3", "CD3-1"),
+    ("CD3", "CD3.1"),
+    ("TCR a/b", "TCR_a_b"),
+    ("CD45RA", "cd45ra_TotalSeqB"),
+    ("IgM", "anti-human IgM"),
+]
 APART = [
-    ("CD3", "CD4"), ("CD3", "CD31"), ("CD3.1", "CD31"), ("CD45RA", "CD45RO"), ("CD1a", "CD1c"), ("CD8a", "CD8b"),
-    ("IgM", "IgD"), ("CD11b", "CD11c"), ("CD158", "CD158b"), ("TIM-1", "TIM-3"),
-]  # fmt: skip
+    ("CD3", "CD4"),
+    ("CD3", "CD31"),
+    ("CD3.1", "CD31"),
+    ("CD45RA", "CD45RO"),
+    ("CD1a", "CD1c"),
+    ("CD8a", "CD8b"),
+    ("IgM", "IgD"),
+    ("CD11b", "CD11c"),
+    ("CD158", "CD158b"),
+    ("TIM-1", "TIM-3"),
+]
 
 
 @pytest.mark.parametrize(("one", "other"), MEET)

@@ -186,9 +186,10 @@ def test_ids_meet_symbols_through_a_third_sample(tmp_path):
     genes = [f"ENSMUSG{n:011d}" for n in range(12)]
     names = [f"Gene{n}" for n in range(12)]
     parts = [
-        part(tmp_path, "a", "rna", CELLS, genes, mean=5), part(tmp_path, "b", "rna", CELLS, names, mean=5),
+        part(tmp_path, "a", "rna", CELLS, genes, mean=5),
+        part(tmp_path, "b", "rna", CELLS, names, mean=5),
         part(tmp_path, "c", "rna", CELLS, genes, symbols=names, mean=5),
-    ]  # fmt: skip
+    ]
     mosaic, _ = build(tmp_path, [path for path, _ in parts], [sample(n, ["rna"]) for n in "abc"])
     assert mosaic.mod["rna"].n_vars == 12
     np.testing.assert_array_equal(mosaic.mod["rna"].X.toarray(), np.vstack([dense for _, dense in parts]))

@@ -221,8 +221,12 @@ def test_options_given_to_macs3(tmp_path, monkeypatch):
     given = dict(zip(arguments, arguments[1:]))
     assert arguments[0] == "callpeak"
     assert [given[name] for name in ("-f", "--shift", "--extsize", "--keep-dup", "-q")] == [
-        "BED", "-75", "150", "all", "0.05",
-    ]  # fmt: skip
+        "BED",
+        "-75",
+        "150",
+        "all",
+        "0.05",
+    ]
     assert {"--nomodel", "--nolambda", "--call-summits"} <= set(arguments)
     assert given["-g"] == str(round(0.87 * 50000))  # only chromosomes that occur
 

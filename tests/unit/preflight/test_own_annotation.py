@@ -70,8 +70,10 @@ def test_two_disjoint_halves_of_a_trimodal_sample(tmp_path):
     found = halves(tmp_path, barcodes(60)[:30], barcodes(60)[30:])
     assert found["problems"] == []
     assert {(r["left"], r["right"]): r["shared"] for r in found["overlap"]} == {
-        ("atac", "rna"): 30, ("protein", "rna"): 30, ("atac", "protein"): 0,
-    }  # fmt: skip
+        ("atac", "rna"): 30,
+        ("protein", "rna"): 30,
+        ("atac", "protein"): 0,
+    }
     assert any("0 of 30 barcodes" in warning for warning in found["warnings"])
 
 
@@ -112,8 +114,11 @@ def test_an_h5mu(tmp_path):
     contrasts = "contrast,modality,groupby,target\nc,protein,cluster,each\n"
     plan, _ = gate(tmp_path, "sample,h5mu\ns,m.h5mu\n", contrasts)
     assert plan["samples"]["s"] | {"overlap": None} == {
-        "modalities": ["rna", "protein"], "h5mu": ["rna", "protein"], "atac": None, "overlap": None,
-    }  # fmt: skip
+        "modalities": ["rna", "protein"],
+        "h5mu": ["rna", "protein"],
+        "atac": None,
+        "overlap": None,
+    }
 
 
 def test_an_h5mu_beside_files_of_its_own_modalities(tmp_path):

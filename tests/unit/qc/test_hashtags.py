@@ -111,9 +111,12 @@ LAYOUTS = {
     "antibodies called HTO": ("Antibody Capture", ["HTO1", "HTO2", "HTO3", "HTO4"], ()),
     "TotalSeq hashtags": ("Antibody Capture", ["Hashtag1_TotalSeqB", "Hashtag2", "Hashtag_3", "hashtag-4"], ()),
     "type Custom": ("Custom", ["HTO_A", "HTO_B", "HTO_C", "HTO_D"], ()),
-    "named in the sheet": ("Antibody Capture", ["patient_1", "patient_2", "patient_3", "patient_4"],
-                           ("patient_1", "patient_2", "patient_3", "patient_4")),
-}  # fmt: skip
+    "named in the sheet": (
+        "Antibody Capture",
+        ["patient_1", "patient_2", "patient_3", "patient_4"],
+        ("patient_1", "patient_2", "patient_3", "patient_4"),
+    ),
+}
 
 
 def table(rows: list[tuple[str, str, str]]) -> pd.DataFrame:

@@ -35,9 +35,11 @@ def given(tmp_path):
     (tmp_path / "m.meme").write_text(MOTIF)
     (tmp_path / "g.gtf").write_text('chr1\t.\tgene\t10\t90\t.\t+\t.\tgene_id "G1"; gene_name "G1";\n')
     return {
-        "fasta": tmp_path / "g.fa", "chrom_sizes": tmp_path / "sizes", "motifs": tmp_path / "m.meme",
+        "fasta": tmp_path / "g.fa",
+        "chrom_sizes": tmp_path / "sizes",
+        "motifs": tmp_path / "m.meme",
         "gtf": tmp_path / "g.gtf",
-    }  # fmt: skip
+    }
 
 
 def peaks(*places: tuple[str, int, int]) -> pd.DataFrame:

@@ -102,12 +102,14 @@ def test_fragments_count_once_where_a_cut_site_lies_in_the_gene(tmp_path):
         sample: [
             (c, int(s), int(s) + int(n), b)
             for c, s, n, b in zip(
-                rng.choice(list(SIZES), 400), rng.integers(0, 38_000, 400), rng.integers(20, 1_500, 400),
+                rng.choice(list(SIZES), 400),
+                rng.integers(0, 38_000, 400),
+                rng.integers(20, 1_500, 400),
                 rng.choice([*names, "NOCELL-1"], 400),
             )
         ]
         for sample, names in cells.items()
-    }  # fmt: skip
+    }
     for sample in cells:
         fragments(tmp_path / f"{sample}.tsv.gz", rows[sample])
     names = pd.Index(["two:TT-1", "one:GG-1", "one:AA-1", "two:AA-1", "one:CC-1"])

@@ -76,8 +76,9 @@ def test_a_peak_stays_where_two_donors_show_it(called, tmp_path):
     assert a["start"].tolist() == [19_750] and a["replicates"].tolist() == [2] and a["new"].tolist() == [True]
     assert b["start"].tolist() == [19_800, 39_750] and b["replicates"].tolist() == [-1, -1]
     assert made.table[["group", "cells", "donors", "peaks", "new"]].to_numpy().tolist() == [
-        ["A", 160, 2, 1, 1], ["B", 80, 0, 2, 2],
-    ]  # fmt: skip
+        ["A", 160, 2, 1, 1],
+        ["B", 80, 0, 2, 2],
+    ]
 
 
 def test_what_a_replicate_shows_by_hand(tmp_path):

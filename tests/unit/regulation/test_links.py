@@ -33,10 +33,13 @@ def test_genes_are_found_by_id_with_or_without_version_then_by_symbol():
     var = pd.DataFrame({"symbol": ["A", "B", "TWICE", "TWICE"]}, index=["ENSG1.4", "ENSG2", "ENSG3", "ENSG4"])
     places = pd.DataFrame(
         {
-            "chrom": "chr1", "pos": [10, 20, 30, 40, 50], "strand": "+", "id": ["ENSG1", "", "ENSG3", "", "X"],
+            "chrom": "chr1",
+            "pos": [10, 20, 30, 40, 50],
+            "strand": "+",
+            "id": ["ENSG1", "", "ENSG3", "", "X"],
             "symbol": ["other", "B", "TWICE", "TWICE", "none"],
         }
-    )  # fmt: skip
+    )
     found = match_genes(var, places)
     # a symbol of two genes tells neither; an id does
     assert found[["gene", "pos"]].to_numpy().tolist() == [[0, 10], [1, 20], [2, 30]]
@@ -76,8 +79,10 @@ def test_correlations_are_those_of_deviations_from_the_stratum(density, monkeypa
     genes = rng.normal(size=(51, 7)) + stratum[:, None]
     peaks = sparse.random(51, 9, density, format="csr", random_state=1)
     found = np.concatenate([values for _, values in links.correlations(genes, peaks, stratum)])
-    apart = [part - np.array([part[stratum == s].mean(axis=0) for s in range(3)])[stratum]
-             for part in (genes, peaks.toarray())]  # fmt: skip
+    apart = [
+        part - np.array([part[stratum == s].mean(axis=0) for s in range(3)])[stratum]
+        for part in (genes, peaks.toarray())
+    ]
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.nan_to_num((apart[0].T @ apart[1]) / np.outer(*(np.linalg.norm(part, axis=0) for part in apart)))
     assert np.allclose(found, expected, atol=1e-5)
@@ -119,8 +124,15 @@ def simulated(seed):
     cells = rna.obs_names.intersection(atac.obs_names)
     counts = sparse.csr_matrix(rna[cells].X), sparse.csr_matrix(atac[cells].layers["counts"])
     genes = truth.genes
-    places = pd.DataFrame({"chrom": genes["chrom"], "pos": genes["position"], "strand": genes["strand"],
-                           "symbol": genes["symbol"], "id": genes.index})  # fmt: skip
+    places = pd.DataFrame(
+        {
+            "chrom": genes["chrom"],
+            "pos": genes["position"],
+            "strand": genes["strand"],
+            "symbol": genes["symbol"],
+            "id": genes.index,
+        }
+    )
     var = rna.var.assign(symbol=genes["symbol"].to_numpy())
     return (
         counts,

@@ -154,8 +154,10 @@ def planted(seed):
         np.array([letters[b] for b in genome[chrom][start:end].tolist()], np.uint8)
         for chrom, start, end in zip(peaks["chrom"], peaks["start"], peaks["end"])
     ]
-    names = [Motif(m, world.genes["symbol"].iloc[g], p)
-             for m, g, p in zip(truth.factors["motif"], truth.factors["gene"], truth.probabilities)]  # fmt: skip
+    names = [
+        Motif(m, world.genes["symbol"].iloc[g], p)
+        for m, g, p in zip(truth.factors["motif"], truth.factors["gene"], truth.probabilities)
+    ]
     return simulated_mosaic(options)[0], truth, bases, names
 
 

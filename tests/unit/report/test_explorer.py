@@ -144,8 +144,10 @@ def test_links_are_in_the_page_with_their_genes_and_peaks_before_markers(mosaic,
     write_explorer(mosaic, Beside({}, markers, linked()), tmp_path / "e.html")
     _, meta, _ = read(tmp_path / "e.html")
     assert meta["links"] == [
-        ["ENSG3", "chr1:9-12", -1200, 0.512], ["ENSG3", "chr1:0-5", 0, 0.4], ["ENSG4", "chr1:9-12", 300, 0.3],
-    ]  # fmt: skip
+        ["ENSG3", "chr1:9-12", -1200, 0.512],
+        ["ENSG3", "chr1:0-5", 0, 0.4],
+        ["ENSG4", "chr1:9-12", 300, 0.3],
+    ]
     order = [item["id"] for item in meta["items"] if item["group"] in ("rna", "atac")]
     assert order[:5] == ["ENSG3", "chr1:9-12", "chr1:0-5", "ENSG4", "ENSG8"]
     numbers = set()

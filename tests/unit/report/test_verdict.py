@@ -38,9 +38,15 @@ def made(latent: np.ndarray, features=("rna",), views=None, **columns) -> Result
     if "modality" not in obs:
         obs["modality"] = "rna"
     return Results(
-        outdir=Path("nowhere"), cells=obs, umap=latent[:, :2], latent=latent, latent_variance=np.full_like(latent, 0.1),
-        features=dict.fromkeys(features, 100), mosaic_notes=facts.Mosaic(), views=views or {},
-    )  # fmt: skip
+        outdir=Path("nowhere"),
+        cells=obs,
+        umap=latent[:, :2],
+        latent=latent,
+        latent_variance=np.full_like(latent, 0.1),
+        features=dict.fromkeys(features, 100),
+        mosaic_notes=facts.Mosaic(),
+        views=views or {},
+    )
 
 
 def counts_of(kind: np.ndarray, batch: np.ndarray, seed: int = 0, genes: int = 300) -> sp.csr_matrix:
@@ -343,9 +349,13 @@ def test_a_cluster_without_a_pair_is_poor_however_small_its_share():
     p = np.where(np.arange(N) < 60, 0.01, 0.5)
     cluster = np.where(np.arange(N) < 60, "7", "0")
     results = made(
-        places(types()), ("rna", "atac"), has_atac=False, support_p=p, cluster=cluster,
+        places(types()),
+        ("rna", "atac"),
+        has_atac=False,
+        support_p=p,
+        cluster=cluster,
         out_of_support=pd.array(list(p < 0.05), dtype="boolean"),
-    )  # fmt: skip
+    )
     found = lines.support(results)
     assert found.level == "poor" and "cluster 7 (rna)" in found.answer and found.value == pytest.approx(60 / N)
 
@@ -419,9 +429,11 @@ def test_contrasts():
     results = made(places(types()))
     one = pd.DataFrame({"feature": ["g"], "confounded": [False]})
     for tables, level in (
-        ([one, one], "good"), ([one, one.head(0)], "look"), ([one, one.assign(confounded=True)], "look"),
+        ([one, one], "good"),
+        ([one, one.head(0)], "look"),
+        ([one, one.assign(confounded=True)], "look"),
         ([one.head(0), one.assign(confounded=True)], "poor"),
-    ):  # fmt: skip
+    ):
         results.contrasts = {f"c{i}": t for i, t in enumerate(tables)}
         assert lines.contrasts(results).level == level
 
@@ -432,9 +444,15 @@ def test_a_good_run_has_no_poor_line_and_its_table_every_column(monkeypatch):
     latent = places(kind, apart=3.0)
     views = {m: latent + rng.normal(0, 0.3, latent.shape) for m in ("rna", "atac")}
     results = made(
-        latent, ("rna", "atac"), views, has_atac=True, batch=np.array(["x", "y"])[np.arange(2400) % 2],
-        cluster=kind.astype(str), rna_n_counts=rng.lognormal(7, 0.5, 2400), modality="rna+atac",
-    )  # fmt: skip
+        latent,
+        ("rna", "atac"),
+        views,
+        has_atac=True,
+        batch=np.array(["x", "y"])[np.arange(2400) % 2],
+        cluster=kind.astype(str),
+        rna_n_counts=rng.lognormal(7, 0.5, 2400),
+        modality="rna+atac",
+    )
     results.history = history([*np.linspace(9, 5, 30), *[5.0] * 10])
     results.calibration = calibrated("atac->rna", coverage_after=[[0.95, 0.951]])
     counts = counts_of(kind, np.zeros(2400, int))

@@ -53,10 +53,12 @@ def test_sequences_hold_their_motifs(folder):
     assert all(len(one) == 500 for one in bases)
     best = np.argmax(motifs[0].probabilities, axis=0)
     hits = [
-        max((np.lib.stride_tricks.sliding_window_view(strand, best.size) == best).mean(axis=1).max()
-            for strand in (one, 3 - one[::-1]))
+        max(
+            (np.lib.stride_tricks.sliding_window_view(strand, best.size) == best).mean(axis=1).max()
+            for strand in (one, 3 - one[::-1])
+        )
         for one in bases
-    ]  # fmt: skip
+    ]
     held = planted.holds[:, 0]
     assert np.median(np.array(hits)[held]) > 0.9 > np.median(np.array(hits)[~held])
     sizes = pd.read_csv(folder / "genome" / "chrom.sizes", sep="\t", header=None, index_col=0)[1]

@@ -49,11 +49,17 @@ def test_options_reach_the_model(file, tmp_path):
     run(file, "--output", tmp_path / "model", "--max-epochs", 1, *SMALL, *options)
     config = MultiVI.load(tmp_path / "model").config
     assert (config.fusion, config.dispersion, config.rna_likelihood, config.alignment) == (
-        "poe", "gene-batch", "zinb", "mmd",
-    )  # fmt: skip
+        "poe",
+        "gene-batch",
+        "zinb",
+        "mmd",
+    )
     assert (config.adversary, config.cross_reconstruction, config.kl_warmup, config.alignment_weight) == (
-        "both", 0, 1, 2,
-    )  # fmt: skip
+        "both",
+        0,
+        1,
+        2,
+    )
     assert (config.n_layers, config.n_latent) == (1, 3)
     assert list(config.categorical) == ["cluster"] and list(config.continuous) == ["age"]
     assert {p.name for p in tmp_path.iterdir()} == {"mosaic.h5mu", "model"}, "no checkpoints are left"
