@@ -115,6 +115,12 @@ class World:
             distributed.all_reduce(tensor)
         return tensor
 
+    def sum_all(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Sum tensors by name over processes, in one go."""
+        flat = self.sum(torch.cat([part.reshape(-1) for part in tensors.values()]))
+        parts = flat.split([part.numel() for part in tensors.values()])
+        return {name: one.view_as(part) for (name, part), one in zip(tensors.items(), parts)}
+
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Sum gradients over processes; a parameter that has none in any process keeps none."""
         if self.size == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -10,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,8 @@ from mudata import MuData
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import Source, digest, fingerprint, source_of
 from multivi_nf.errors import InputError
-from multivi_nf.training.checkpoint.run import INTERVAL, Vault
+from multivi_nf.training.checkpoint.run import INTERVAL, Keeping, Vault
+from multivi_nf.training.checkpoint.store import Identity
 from multivi_nf.training.counterparts import counterparts
 from multivi_nf.training.device import World, allocations_within_limits, choose_device
 from multivi_nf.training.history import History
@@ -29,7 +29,7 @@ from multivi_nf.training.model_folder import MultiVI
 from multivi_nf.training.progress import NOTICE, Reporter
 from multivi_nf.training.settings import Settings, settings_for
 from multivi_nf.training.split import ROLES, split_cells, split_table
-from multivi_nf.training.trainer import Trainer
+from multivi_nf.training.trainer import Surroundings, Trainer, nobody
 
 DEVICE_SHARE = 0.6
 """Counts live on the GPU if they take no more than this share of its free memory; else they are streamed."""
@@ -129,85 +129,71 @@ def train(
         # what is learnt by heart is ATAC: of RNA and protein alone, thinning gains nothing and mixes labs less
         thins="atac" in model.modalities and model.formulas.tuned,
     )
-    return run(
-        model,
-        data,
-        roles,
-        settings,
-        device=place,
-        reporter=reporter,
-        output=output,
-        checkpoint_dir=checkpoint_dir,
-        checkpoint_interval=checkpoint_interval,
-        resume=resume,
-        time_limit=time_limit,
-    )
+    keep = Keeping(output, checkpoint_dir, checkpoint_interval, resume, time_limit)
+    return Training(model, data, roles, settings, place, reporter, keep).run()
 
 
-def run(
-    model: MultiVI,
-    data: MosaicData,
-    roles: np.ndarray,
-    settings: Settings,
-    *,
-    device: torch.device,
-    reporter: Reporter,
-    trainable: set[str] | None = None,
-    on_epoch: Callable[[int], None] = lambda epoch: None,
-    output: str | os.PathLike[str] | None = None,
-    checkpoint_dir: str | os.PathLike[str] | None = None,
-    checkpoint_interval: float = INTERVAL,
-    resume: bool = False,
-    time_limit: float | None = None,
-) -> History:
-    """Train with everything decided; see :func:`train`."""
-    _describe(model, data, roles, settings, reporter)
-    deadline = None if time_limit is None else time.monotonic() + time_limit
-    world = World.join(device)
-    with _stop_signal() as signalled, _own_generators(device), allocations_within_limits(device):
-        stop = _stopper(deadline, signalled)
-        vault = None
-        try:
-            if checkpoint_dir is not None:
-                vault = Vault(
-                    checkpoint_dir,
-                    _identity(model, data, roles, settings),
-                    world=world,
-                    say=reporter.say,
-                    resume=resume,
-                    output="" if output is None else str(Path(output).absolute()),
-                    interval=checkpoint_interval,
-                    stop=stop,
-                )
-            model.to(device)
-            _place(data, device, reporter)
-            trainer = Trainer(
-                model,
-                data,
-                roles,
-                settings,
-                world=world,
-                reporter=reporter,
-                vault=vault,
-                stop=stop,
-                trainable=trainable,
-                on_epoch=on_epoch,
-            )
-            history = trainer.run()
-            model.to("cpu").eval()
-            model.history = history
-            model.split = split_table(data.cells, roles)
-            model.training_settings = {**settings.to_dict(), "device": device.type, "processes": world.size}
-            if output is not None and world.first:
-                model.save(output)
-            if vault is not None:
-                vault.finish(trainer.state)
-            world.barrier()
-        finally:
-            if vault is not None:
-                vault.close()
-            world.leave()
-    return history
+@dataclass
+class Training:
+    """A training with everything decided; see :func:`train`.
+
+    Attributes
+    ----------
+    trainable, on_epoch
+        As :class:`~multivi_nf.training.trainer.Surroundings` has them.
+    """
+
+    model: MultiVI
+    data: MosaicData
+    roles: np.ndarray
+    settings: Settings
+    device: torch.device
+    reporter: Reporter
+    keep: Keeping
+    trainable: set[str] | None = None
+    on_epoch: Callable[[int], None] = nobody
+
+    def run(self) -> History:
+        """Train; the model is given its history, split and settings, and saved where this is asked for."""
+        model, keep = self.model, self.keep
+        _describe(self)
+        deadline = None if keep.time_limit is None else time.monotonic() + keep.time_limit
+        world, vault = World.join(self.device), None
+        with _stop_signal() as signalled, _own_generators(self.device), allocations_within_limits(self.device):
+            stop = _stopper(deadline, signalled)
+            try:
+                if keep.folder is not None:
+                    vault = Vault(keep, self.identity(), world, self.reporter.say, stop)
+                model.to(self.device)
+                _place(self.data, self.device, self.reporter)
+                among = Surroundings(world, self.reporter, vault, stop, self.on_epoch, self.trainable)
+                trainer = Trainer(model, self.data, self.roles, self.settings, among)
+                history = trainer.run()
+                model.to("cpu").eval()
+                model.history = history
+                model.split = split_table(self.data.cells, self.roles)
+                own = {"device": self.device.type, "processes": world.size}
+                model.training_settings = self.settings.to_dict() | own
+                if keep.output is not None and world.first:
+                    model.save(keep.output)
+                if vault is not None:
+                    vault.finish(trainer.state_dict)
+                world.barrier()
+            finally:
+                if vault is not None:
+                    vault.close()
+                world.leave()
+        return history
+
+    def identity(self) -> Identity:
+        """All that the weights depend on, in parts that can be named."""
+        config = self.model.config
+        covariates = (*config.categorical, *config.continuous)
+        covariates += (config.labels,) if config.labels is not None and config.guided else ()
+        parts = fingerprint(self.data.source, covariates)
+        parts["split"] = digest(self.roles)
+        parts["initial weights"] = digest(*(t.detach().cpu().numpy() for t in self.model.state_dict().values()))
+        return {"data": parts, "model": json.loads(config.to_json()), "training": self.settings.to_dict()}
 
 
 def chosen_roles(source: Source, split: pd.DataFrame | None, seed: int) -> np.ndarray:
@@ -227,31 +213,18 @@ def chosen_roles(source: Source, split: pd.DataFrame | None, seed: int) -> np.nd
     return table.loc[source.obs.index].to_numpy(dtype=object)
 
 
-def _describe(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Settings, reporter: Reporter) -> None:
+def _describe(training: Training) -> None:
+    data, roles, settings, say = training.data, training.roles, training.settings, training.reporter.say
     cells = ", ".join(f"{int(data.has[m].sum()):,} with {m}" for m in data.modalities)
     counts = ", ".join(f"{int((roles == role).sum()):,} {role}" for role in ROLES)
-    reporter.say(f"{data.n_cells:,} cells ({cells}) in {len(model.config.batches)} batches: {counts}")
-    reporter.say(
+    say(f"{data.n_cells:,} cells ({cells}) in {len(training.model.config.batches)} batches: {counts}")
+    say(
         f"at most {settings.max_epochs} epochs, {settings.batch_size} cells a step, learning rate "
         f"{settings.learning_rate:g}, warm-up {settings.full_from} epochs, patience {settings.patience}, "
         f"seed {settings.seed}"
     )
-    for note in (*model.notes(), *data.source.notes):
-        reporter.say(note)
-
-
-def _identity(model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """All that the weights depend on, in parts that can be named."""
-    covariates = (*model.config.categorical, *model.config.continuous)
-    covariates += (model.config.labels,) if model.config.guided else ()
-    parts = fingerprint(data.source, covariates)
-    parts["split"] = digest(roles)
-    parts["initial weights"] = digest(*(t.detach().cpu().numpy() for t in model.state_dict().values()))
-    return {
-        "data": parts,
-        "model": json.loads(model.config.to_json()),
-        "training": dataclasses.asdict(settings),
-    }
+    for note in (*training.model.notes(), *data.source.notes):
+        say(note)
 
 
 def _place(data: MosaicData, device: torch.device, reporter: Reporter) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +12,10 @@ from multivi_nf.io.files import written_whole
 
 FIRST = ("epoch", "train_loss", "validation_loss")
 LAST = ("learning_rate", "kl_weight", "alignment_weight", "best", "seconds")
+
+
+Row = dict[str, float]
+"""What is told of an epoch, by column."""
 
 
 @dataclass
@@ -30,7 +33,7 @@ class History:
         Why training ended.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     best_epoch: int = 0
     stopped: str = ""
 
@@ -42,7 +45,7 @@ class History:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, column: str) -> list[Any]:
+    def __getitem__(self, column: str) -> list[float]:
         return [row.get(column, float("nan")) for row in self.rows]
 
     def to_frame(self) -> pd.DataFrame:

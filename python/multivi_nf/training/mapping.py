@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,10 @@ from mudata import MuData
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import Source
 from multivi_nf.model import ModelConfig
+from multivi_nf.training.checkpoint.run import INTERVAL, Keeping
 from multivi_nf.training.describe import panel_of
 from multivi_nf.training.device import choose_device
-from multivi_nf.training.fit import chosen_roles, run
+from multivi_nf.training.fit import Training, chosen_roles
 from multivi_nf.training.initialise import protein_background
 from multivi_nf.training.model_folder import MultiVI
 from multivi_nf.training.progress import Reporter
@@ -46,7 +47,10 @@ def map_onto(
     precision: str = "float32",
     split: pd.DataFrame | None = None,
     quiet: bool = False,
-    **how: Any,
+    output: str | os.PathLike[str] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    time_limit: float | None = None,
 ) -> MultiVI:
     """Map the cells of a mosaic onto a trained model.
 
@@ -58,15 +62,15 @@ def map_onto(
         New cells with the reference's features, in any of its modalities.
     max_epochs, batch_size, learning_rate, seed, device, precision, split, quiet
         As :func:`multivi_nf.training.train`.
-    **how
-        `output`, `checkpoint_dir`, `resume`, `time_limit`, ... of :func:`multivi_nf.training.fit.run`.
+    output, checkpoint_dir, resume, time_limit
+        As there.
 
     Returns
     -------
     A model that knows the reference's batches and the new ones.
     """
     reporter = Reporter(quiet=quiet or os.environ.get("RANK", "0") != "0")
-    place = choose_device(device, reporter.say)
+    place, keep = choose_device(device, reporter.say), Keeping(output, checkpoint_dir, INTERVAL, resume, time_limit)
     source = MosaicData(mosaic, reference).source
     model, rows = extended(reference, source)
     data = MosaicData(source, model)
@@ -91,8 +95,8 @@ def map_onto(
         reporter.say("all batches of these cells are known to the reference: nothing is learnt")
         model.history, model.split = reference.history, reference.split
         model.training_settings = reference.training_settings
-        if how.get("output") is not None:
-            model.save(how["output"])
+        if keep.output is not None:
+            model.save(keep.output)
         return model
     reporter.say(f"mapping onto the reference: codes are learnt for {len(new)} new batches ({', '.join(new[:5])})")
     parameters = dict(model.named_parameters())
@@ -104,17 +108,7 @@ def map_onto(
     for name in rows:
         hooks.append(parameters[name].register_hook(turn.hook(name, rows[name].to(place))))
     try:
-        run(
-            model,
-            data,
-            roles,
-            settings,
-            device=place,
-            reporter=reporter,
-            trainable=set(rows),
-            on_epoch=turn.begin,
-            **how,
-        )
+        Training(model, data, roles, settings, place, reporter, keep, set(rows), turn.begin).run()
     finally:
         for hook in hooks:
             hook.remove()
@@ -139,7 +133,7 @@ class _Turn:
         """Told by the loop at the start of each epoch, also of one that goes on from a checkpoint."""
         self.epoch = epoch
 
-    def hook(self, name: str, rows: torch.Tensor) -> Any:
+    def hook(self, name: str, rows: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """A hook that leaves gradients in the marked rows only, and none when it is the others' turn."""
         encoder = name.startswith("encoders.")
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from multivi_nf.errors import InputError, option
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 from multivi_nf.io.outputs import MODEL, check_folder
-from multivi_nf.io.seals import file_digest, is_intact, sealed
+from multivi_nf.io.records import as_json, from_json, left_out
+from multivi_nf.io.seals import SEAL, file_digest, is_intact, sealed
 from multivi_nf.model import ModelConfig
 from multivi_nf.training.describe import config_of
 from multivi_nf.training.history import History
@@ -34,6 +36,21 @@ SCHEMA = 1
 
 TABLES = ("features.tsv", "split.tsv")
 """Files whose digests config.json holds."""
+
+
+@dataclass
+class Content:
+    """config.json, but for its seal; earlier versions knew neither digests nor, before them, settings."""
+
+    schema: int
+    model: dict[str, object]
+    features: str
+    multivi_nf: str = left_out("")
+    training: dict[str, object] | None = left_out()
+    weights: str | None = left_out()
+    files: dict[str, str] | None = left_out()
+    best_epoch: int | None = left_out()
+    stopped: str | None = left_out()
 
 
 class MultiVI(model.MultiVI):
@@ -77,7 +94,7 @@ class MultiVI(model.MultiVI):
         self.features = features.reset_index(drop=True)
         self.history: History | None = None
         self.split: pd.DataFrame | None = None
-        self.training_settings: dict[str, Any] = {}
+        self.training_settings: dict[str, object] = {}
 
     def __repr__(self) -> str:
         config = self.config
@@ -131,17 +148,16 @@ class MultiVI(model.MultiVI):
         check_folder(Path(folder), MODEL)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         _check_finite(weights, "the model in memory")
-        content = {
-            "schema": SCHEMA,
-            "multivi_nf": __version__,
-            "model": json.loads(self.config.to_json()),
-            "features": _features_digest(self.features),
-            "training": self.training_settings,
-            "weights": weights_digest(self),
-        }
+        content = Content(
+            schema=SCHEMA,
+            multivi_nf=__version__,
+            model=json.loads(self.config.to_json()),
+            features=_features_digest(self.features),
+            training=self.training_settings,
+            weights=weights_digest(self),
+        )
         if self.history is not None:
-            content["best_epoch"] = self.history.best_epoch
-            content["stopped"] = self.history.stopped
+            content.best_epoch, content.stopped = self.history.best_epoch, self.history.stopped
         with written_whole(folder) as temporary:
             temporary.mkdir()
             # not save_file, which makes files that only their owner reads
@@ -152,8 +168,8 @@ class MultiVI(model.MultiVI):
             if self.split is not None:
                 _write_table(self.split, temporary / "split.tsv")
             # not of history.tsv: its seconds are no result
-            content["files"] = {name: file_digest(temporary / name) for name in TABLES if (temporary / name).is_file()}
-            text = json.dumps(sealed(content), indent=1, sort_keys=True)
+            content.files = {name: file_digest(temporary / name) for name in TABLES if (temporary / name).is_file()}
+            text = json.dumps(sealed(as_json(content)), indent=1, sort_keys=True)
             (temporary / "config.json").write_text(text + "\n")
 
     @classmethod
@@ -172,7 +188,7 @@ class MultiVI(model.MultiVI):
         content = _read_config(folder)
         config = _model_config(folder, content)
         features = _read_features(folder, config)
-        if _features_digest(features) != content.get("features"):
+        if _features_digest(features) != content.features:
             raise InputError(
                 f"the names in {folder / 'features.tsv'} are not those that the model was saved with",
                 "weights belong to features by position; under other names every result would be wrong",
@@ -187,9 +203,9 @@ class MultiVI(model.MultiVI):
         if wrong:
             raise _damaged(folder / "weights.safetensors", f"{len(wrong)} tensors do not fit, first {wrong[0]!r}")
         loaded.load_state_dict(weights)
-        if "weights" in content and content["weights"] != weights_digest(loaded):
+        if content.weights is not None and content.weights != weights_digest(loaded):
             raise _damaged(folder / "weights.safetensors", "it is not the one that config.json was written with")
-        loaded.training_settings = content.get("training", {})
+        loaded.training_settings = content.training or {}
         loaded.history = _read_history(folder, content)
         loaded.split = _read_split(folder)
         loaded.eval()
@@ -233,12 +249,11 @@ def _damaged(path: Path, how: str) -> InputError:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> Content:
     path = _present(folder, "config.json")
     try:
         content = json.loads(read_bytes(path, longest_line=None, most_bytes=LARGEST_JSON))
         schema = int(content["schema"])
-        content["model"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from error
     if schema != SCHEMA:
@@ -256,27 +271,29 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "verified",
             stacklevel=3,
         )
-    return content
+    try:
+        return from_json(Content, {name: value for name, value in content.items() if name != SEAL}, "it")
+    except InputError as error:
+        raise _damaged(path, error.what) from error
 
 
-def _model_config(folder: Path, content: dict[str, Any]) -> ModelConfig:
+def _model_config(folder: Path, content: Content) -> ModelConfig:
     path = folder / "config.json"
     try:
-        return ModelConfig.from_json(json.dumps(content["model"]))
+        return ModelConfig.from_json(json.dumps(content.model))
     except InputError as error:
         raise InputError(f"{path}: {error.what}", error.why, error.remedy) from error
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise _damaged(path, f"the model's entries cannot be used ({error})") from error
 
 
-def _check_files(folder: Path, content: dict[str, Any]) -> None:
+def _check_files(folder: Path, content: Content) -> None:
     """Compare the tables with the digests in config.json."""
-    known = content.get("files", {})
-    for name in TABLES if "files" in content else ():
-        present = (folder / name).is_file()
-        if name in known and not present:
+    for name in TABLES if content.files is not None else ():
+        known, present = (content.files or {}).get(name), (folder / name).is_file()
+        if known is not None and not present:
             raise _damaged(folder / name, "it is missing")
-        if present and known.get(name) != file_digest(folder / name):
+        if present and known != file_digest(folder / name):
             raise _damaged(folder / name, "it is not the one that config.json was written with")
 
 
@@ -307,10 +324,12 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
             )
 
 
-def _table(path: Path, columns: tuple[str, ...], **how: Any) -> pd.DataFrame:
+def _table(path: Path, columns: tuple[str, ...], *, text: bool = True) -> pd.DataFrame:
     """Read a table of the folder that must have some columns."""
     try:
-        table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t", **how)
+        table = pd.read_csv(
+            io.BytesIO(read_bytes(path)), sep="\t", dtype=str if text else None, keep_default_na=not text
+        )
     except (OSError, ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         raise _damaged(
             path, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -323,7 +342,7 @@ def _table(path: Path, columns: tuple[str, ...], **how: Any) -> pd.DataFrame:
 
 def _read_features(folder: Path, config: ModelConfig) -> pd.DataFrame:
     path = _present(folder, "features.tsv")
-    features = _table(path, ("modality", "feature", "symbol"), dtype=str, keep_default_na=False)
+    features = _table(path, ("modality", "feature", "symbol"))
     for modality, n in config.n_features.items():
         named = features.loc[features["modality"] == modality, "feature"]
         if len(named) != n:
@@ -333,26 +352,26 @@ def _read_features(folder: Path, config: ModelConfig) -> pd.DataFrame:
     return features
 
 
-def _read_history(folder: Path, content: dict[str, Any]) -> History | None:
+def _read_history(folder: Path, content: Content) -> History | None:
     path = folder / "history.tsv"
     if not path.is_file():
         return None
-    table = _table(path, ("epoch", "train_loss", "validation_loss"))
-    best = content.get("best_epoch", 0)
-    if not isinstance(best, int) or isinstance(best, bool) or best < 0:
+    table = _table(path, ("epoch", "train_loss", "validation_loss"), text=False)
+    best = content.best_epoch or 0
+    if best < 0:
         raise _damaged(folder / "config.json", f"best_epoch is {best!r}")
     text = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if text:
         raise _damaged(path, f"column {text[0]!r} does not hold numbers")
     rows = table.drop(columns="best", errors="ignore").to_dict("records")
-    return History(rows, best, str(content.get("stopped", "")))
+    return History(rows, best, content.stopped or "")
 
 
 def _read_split(folder: Path) -> pd.DataFrame | None:
     path = folder / "split.tsv"
     if not path.is_file():
         return None
-    split = _table(path, ("cell", "split"), dtype=str, keep_default_na=False)
+    split = _table(path, ("cell", "split"))
     unknown = sorted(set(split["split"]) - set(ROLES))
     if unknown or split["cell"].duplicated().any() or not len(split):
         how = f"it holds {unknown[0]!r}" if unknown else "a cell is named twice" if len(split) else "it names no cell"

@@ -6,13 +6,20 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from multivi_nf.io.files import written_whole
-from multivi_nf.training.history import LAST
+from multivi_nf.training.history import LAST, Row
 
 NOTICE = "progress.txt"
 """One line beside the checkpoints, which Nextflow repeats on its terminal; gone when training ends."""
@@ -36,7 +43,7 @@ class Reporter:
         self._noticed = float("-inf")
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
-        self._task: Any = None
+        self._task: TaskID | None = None
         self._started = time.monotonic()
         self._done = 0
 
@@ -62,7 +69,7 @@ class Reporter:
         self._bar.start()
         self._task = self._bar.add_task("train", total=n_epochs, completed=done, loss="")
 
-    def epoch(self, row: dict[str, Any], n_epochs: int) -> None:
+    def epoch(self, row: Row, n_epochs: int) -> None:
         """Tell one epoch's losses."""
         if self.quiet:
             return
@@ -72,7 +79,7 @@ class Reporter:
         left = (time.monotonic() - self._started) / max(row["epoch"] - self._done, 1) * (n_epochs - row["epoch"])
         loss = f"validation loss {row['validation_loss']:.2f}"
         self._note(f"epoch {row['epoch']} of {n_epochs}, {loss}, at most {_span(left)} left")
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=row["epoch"], loss=losses)
             return
         self.say(f"epoch {row['epoch']}/{n_epochs}  {losses}  {row['seconds']:.1f} s  at most {_span(left)} left")

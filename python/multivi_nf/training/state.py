@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import torch
 
 from multivi_nf.training.held_pairs import SCORE
-from multivi_nf.training.history import History
+from multivi_nf.training.history import History, Row
+from multivi_nf.training.schedule import Place
 from multivi_nf.training.settings import Settings
-
-if TYPE_CHECKING:
-    from multivi_nf.training.optimiser import Objective
-
 
 GAIN = 0.1
 """A tenth better in pairing or imputation of held-out pairs."""
@@ -28,7 +25,7 @@ def copy_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-def what_counts(row: dict[str, Any]) -> float:
+def what_counts(row: Row) -> float:
     """The number of an epoch by which weights are compared, the lower the better.
 
     With enough held-out pairs what these tell (`multivi_nf.training.held_pairs`), else -ELBO plus weighted alignment
@@ -41,8 +38,33 @@ def what_counts(row: dict[str, Any]) -> float:
     return row["validation_loss"] + aligned + row.get("validation_integration", 0.0)
 
 
+@dataclass
+class Stored:
+    """What a checkpoint's JSON holds of a run; see :class:`State`."""
+
+    epoch: int
+    step: int
+    sums: list[float]
+    names: list[str]
+    seconds: float
+    rate: float
+    recovered: bool
+    anneal: int | None
+    best_loss: float | None
+    history: list[Row]
+    best_epoch: int
+    stopped: str
+
+
 class State:
-    """Position, weights, optimisers and results of a run.
+    """Position and results of a run.
+
+    Parameters
+    ----------
+    settings
+        How the model is trained.
+    names
+        What steps report.
 
     Attributes
     ----------
@@ -58,12 +80,11 @@ class State:
         Weights of the epoch, after the warm-ups, that :func:`what_counts` prefers; None before one.
     """
 
-    def __init__(self, objective: Objective, settings: Settings) -> None:
-        self.objective = objective
-        self.settings = settings
+    def __init__(self, settings: Settings, names: list[str]) -> None:
+        self.settings, self.names = settings, names
         self.epoch = 0
         self.step = 0
-        self.sums = [0.0] * len(objective.names)
+        self.sums = [0.0] * len(names)
         self.seconds = 0.0
         self.rate = 1.0
         self.recovered = False
@@ -71,6 +92,10 @@ class State:
         self.best: dict[str, torch.Tensor] | None = None
         self.best_loss = math.inf
         self.history = History()
+
+    def place(self, n_steps: int) -> Place:
+        """Where the step that comes next is."""
+        return Place(self.epoch, self.step, n_steps, self.rate, self.anneal)
 
     @property
     def position(self) -> int:
@@ -82,12 +107,17 @@ class State:
         """Whether training has ended, and `history.stopped` says why."""
         return bool(self.history.stopped)
 
-    def record(self, row: dict[str, Any], weights: Callable[[], dict[str, torch.Tensor]], *, validated: bool) -> None:
-        """End an epoch: keep its weights if they are the best so far, and see whether to go on."""
+    def record(self, row: Row, weights: Callable[[], dict[str, torch.Tensor]], *, validated: bool) -> bool:
+        """End an epoch: keep its weights if they are the best so far, and see whether to go on.
+
+        Returns
+        -------
+        Whether annealing begins, from the best weights.
+        """
         self.history.rows.append(row)
         self.epoch += 1
         self.step = 0
-        self.sums = [0.0] * len(self.objective.names)
+        self.sums = [0.0] * len(self.names)
         self.seconds = 0.0
         loss = what_counts(row)
         if validated and self.epoch > self.settings.full_from and loss < self.best_loss:
@@ -104,7 +134,8 @@ class State:
                 )
         elif self.best is not None and self.epoch - self.history.best_epoch >= self.settings.patience:
             self.anneal = self.epoch
-            self.objective.model.load_state_dict(self.best)
+            return True
+        return False
 
     def _still_gains(self) -> bool:
         """Whether the last quarter of the epochs brought more than `GAIN` on held-out pairs."""
@@ -112,44 +143,26 @@ class State:
         last = max(len(scores) // 4, 1)
         return len(scores) > last and max(scores[-last:]) - max(scores[:-last]) > GAIN
 
-    def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Everything, as named tensors (copies on the host) and JSON."""
-        tensors = {f"weight.{k}": v for k, v in copy_weights(self.objective.model).items()}
-        tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
-        tensors |= {f"optimiser.{k}": v for k, v in self.objective.optimiser_state().items()}
-        if self.objective.mixing is not None:
-            tensors |= {f"mixing.{k}": v for k, v in self.objective.mixing.state_dict().items()}
-        info = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "sums": self.sums,
-            "names": self.objective.names,
-            "seconds": self.seconds,
-            "rate": self.rate,
-            "recovered": self.recovered,
-            "anneal": self.anneal,
-            "best_loss": self.best_loss if self.best is not None else None,
-            "history": self.history.rows,
-            "best_epoch": self.history.best_epoch,
-            "stopped": self.history.stopped,
-        }
-        return tensors, copy.deepcopy(info)
+    def state_dict(self) -> Stored:
+        """All but the best weights."""
+        return Stored(
+            **{name: getattr(self, name) for name in _PLAIN},
+            sums=list(self.sums),
+            best_loss=self.best_loss if self.best is not None else None,
+            history=copy.deepcopy(self.history.rows),
+            best_epoch=self.history.best_epoch,
+            stopped=self.history.stopped,
+        )
 
-    def unpack(self, packed: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> None:
-        """Go back to what :meth:`pack` gave."""
-        tensors, info = packed
-        parts: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}, "optimiser": {}, "mixing": {}}
-        for name, tensor in tensors.items():
-            group, _, rest = name.partition(".")
-            parts[group][rest] = tensor
-        self.objective.model.load_state_dict(parts["weight"])
-        self.objective.load_optimiser_state(parts["optimiser"])
-        if self.objective.mixing is not None:
-            self.objective.mixing.load_state_dict(parts["mixing"])
-        self.best = parts["best"] or None
-        self.best_loss = math.inf if info["best_loss"] is None else info["best_loss"]
-        for name in ("epoch", "step", "seconds", "rate", "recovered", "anneal"):
-            setattr(self, name, info[name])
-        self.sums = list(info["sums"])
-        self.history.rows = copy.deepcopy(info["history"])
-        self.history.best_epoch, self.history.stopped = info["best_epoch"], info["stopped"]
+    def load_state_dict(self, stored: Stored, best: dict[str, torch.Tensor]) -> None:
+        """Set what :meth:`state_dict` gave, and the best weights ({}: none yet)."""
+        self.best = best or None
+        self.best_loss = math.inf if stored.best_loss is None else stored.best_loss
+        for name in set(_PLAIN) - {"names"}:
+            setattr(self, name, getattr(stored, name))
+        self.sums = list(stored.sums)
+        self.history.rows = copy.deepcopy(stored.history)
+        self.history.best_epoch, self.history.stopped = stored.best_epoch, stored.stopped
+
+
+_PLAIN = ("epoch", "step", "names", "seconds", "rate", "recovered", "anneal")

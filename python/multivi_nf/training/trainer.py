@@ -10,22 +10,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError, Interrupted, option
+from multivi_nf.io.records import as_json, from_json
 from multivi_nf.model import MultiVI
 from multivi_nf.training.checkpoint.run import Vault
+from multivi_nf.training.checkpoint.store import Checkpoint
 from multivi_nf.training.device import World, is_out_of_memory
 from multivi_nf.training.held_pairs import HeldPairs
 from multivi_nf.training.history import History
-from multivi_nf.training.optimiser import Objective
+from multivi_nf.training.objective import Objective
 from multivi_nf.training.progress import Reporter
 from multivi_nf.training.settings import Settings
-from multivi_nf.training.state import State, copy_weights
+from multivi_nf.training.state import State, Stored, copy_weights
 
 SNAPSHOT_EPOCHS = 10
 """Epochs between two copies in memory to which a non-finite loss goes back."""
@@ -36,6 +38,38 @@ _ORDER, _STEP, _VALIDATION = 1, 2, 3
 def stream(*key: int) -> int:
     """A 63-bit seed for a place in the run."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def nobody(_: int) -> None:
+    """Nobody asks when epochs begin."""
+
+
+@dataclass
+class Surroundings:
+    """What a training runs among.
+
+    Attributes
+    ----------
+    world
+        The processes that train together.
+    reporter
+        Tells the user.
+    vault
+        Where checkpoints go; None keeps none.
+    stop
+        Asked after each step; a reason ends the run with a checkpoint and :class:`Interrupted`.
+    on_epoch
+        Told the epochs done whenever an epoch begins or goes on.
+    trainable
+        Parameters that may change; None is all.
+    """
+
+    world: World
+    reporter: Reporter
+    vault: Vault | None = None
+    stop: Callable[[], str] = lambda: ""
+    on_epoch: Callable[[int], None] = nobody
+    trainable: set[str] | None = None
 
 
 class Trainer:
@@ -51,52 +85,29 @@ class Trainer:
         (n_cells,) train, validation or calibration.
     settings
         How.
-    on_epoch
-        Told the epochs done whenever an epoch begins or goes on.
-    trainable
-        Parameters that may change; None is all.
-    vault
-        Where checkpoints go; None keeps none.
-    stop
-        Asked after each step; a reason ends the run with a checkpoint and :class:`Interrupted`.
+    among
+        Processes, checkpoints, and who is told.
     """
 
     def __init__(
-        self,
-        model: MultiVI,
-        data: MosaicData,
-        roles: np.ndarray,
-        settings: Settings,
-        *,
-        world: World,
-        reporter: Reporter,
-        vault: Vault | None = None,
-        stop: Callable[[], str] = lambda: "",
-        trainable: set[str] | None = None,
-        on_epoch: Callable[[int], None] = lambda epoch: None,
+        self, model: MultiVI, data: MosaicData, roles: np.ndarray, settings: Settings, among: Surroundings
     ) -> None:
-        self.model = model
-        self.data = data
-        self.settings = settings
-        self.world = world
-        self.reporter = reporter
-        self.vault = vault
-        self.stop = stop
-        self.on_epoch = on_epoch
+        self.model, self.data, self.settings = model, data, settings
+        self.among, self.world, self.reporter, self.vault = among, among.world, among.reporter, among.vault
         self.device = data.device
         self.train_cells = np.flatnonzero(roles == "train")
         self.validation_cells = np.flatnonzero(roles == "validation")
         if not self.train_cells.size:
             raise InputError("no cell is left to train on", "all are held out", "give more cells")
-        self.objective = Objective(model, settings, self.device, trainable)
+        self.objective = Objective(model, settings, self.device, among.trainable)
         # of RNA and protein alone -ELBO keeps as good an epoch, and an earlier one (docs/decisions/thinning.md)
-        asked = trainable is None and "atac" in model.modalities
+        asked = among.trainable is None and "atac" in model.modalities
         some = self.validation_cells if asked else self.validation_cells[:0]
         self.pairs = HeldPairs(model, data, some, settings.seed)
         self.n_steps = math.ceil(self.train_cells.size / settings.batch_size)
         self.parts = 1
-        self.state = State(self.objective, settings)
-        self._snapshot: dict[str, Any] | None = None
+        self.state = State(settings, self.objective.names)
+        self._snapshot: Checkpoint | None = None
         # Reading a result from a GPU waits for it; on the processor it is free.
         self._settle_every = 1 if self.device.type == "cpu" else 20
 
@@ -105,8 +116,10 @@ class Trainer:
     def run(self) -> History:
         """Train until done; leaves the best weights in the model."""
         state = self.state
-        if self.vault is not None:
-            self.vault.resume(state)
+        found = None if self.vault is None else self.vault.newest()
+        if self.vault is not None and found is not None:
+            with self.vault.holding_together():
+                self.load_state_dict(found)
         if state.position:
             self.reporter.say(f"going on at epoch {state.epoch + 1}, step {state.step + 1} of {self.n_steps}")
         self.reporter.start(self.settings.max_epochs, state.epoch)
@@ -122,15 +135,39 @@ class Trainer:
         self.reporter.say(f"{state.history.stopped}; kept the weights of epoch {state.history.best_epoch}")
         return state.history
 
+    def state_dict(self) -> Checkpoint:
+        """All that the run needs to go on: its parts' states, as named tensors (copies on the host) and JSON."""
+        parts = {"weight": copy_weights(self.model), "best": self.state.best or {}}
+        parts["optimiser"] = self.objective.optimisers.state_dict()
+        if self.objective.mixing is not None:
+            parts["mixing"] = self.objective.mixing.state_dict()
+        tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        return Checkpoint(tensors, as_json(self.state.state_dict()))
+
+    def load_state_dict(self, checkpoint: Checkpoint) -> None:
+        """Go back to what :meth:`state_dict` gave."""
+        parts: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}, "optimiser": {}, "mixing": {}}
+        for name, tensor in checkpoint.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        known = {field.name for field in fields(Stored)}
+        told = {name: value for name, value in checkpoint.info.items() if name in known}
+        stored = from_json(Stored, told, "the checkpoint")
+        self.model.load_state_dict(parts["weight"])
+        self.objective.optimisers.load_state_dict(parts["optimiser"])
+        if self.objective.mixing is not None:
+            self.objective.mixing.load_state_dict(parts["mixing"])
+        self.state.load_state_dict(stored, parts["best"])
+
     def _epoch(self) -> None:
         state = self.state
         self._clock = time.monotonic()
         if self._snapshot is None or (state.epoch % SNAPSHOT_EPOCHS == 0 and state.step == 0):
-            self._snapshot = state.pack()
+            self._snapshot = self.state_dict()
         order = np.random.default_rng([self.settings.seed, _ORDER, state.epoch]).permutation(self.train_cells)
         steps = np.array_split(order, self.n_steps)
         self.model.train()
-        self.on_epoch(state.epoch)
+        self.among.on_epoch(state.epoch)
         try:
             while state.step < self.n_steps:
                 self._step(steps[state.step])
@@ -144,7 +181,7 @@ class Trainer:
     def _settle(self) -> None:
         """Add up what the last steps reported, see that it is finite, save or stop if it is time."""
         state = self.state
-        reason = self.stop()
+        reason = self.among.stop()
         report = torch.cat([self.objective.take_sums(), self.objective.number(float(bool(reason)))])
         *sums, stops = self.world.sum(report).tolist()
         bad = [name for name, value in zip(self.objective.names, sums) if not math.isfinite(value)]
@@ -162,7 +199,7 @@ class Trainer:
         now = time.monotonic()
         state.seconds += now - self._clock
         self._clock = now
-        return self.vault is None or self.vault.save(state)
+        return self.vault is None or self.vault.save(self.state_dict)
 
     def _leave(self, reason: str) -> None:
         saved = self._save()
@@ -183,7 +220,7 @@ class Trainer:
         """One optimiser step on `cells` (over all processes), in as many parts as the memory needs."""
         state = self.state
         mine = cells[self.world.rank :: self.world.size]
-        self.objective.schedule(state.epoch, state.step, self.n_steps, state.rate, state.anneal)
+        self.objective.schedule(state.place(self.n_steps))
         while True:
             try:
                 for number, part in enumerate(_parts(mine, self.parts)):
@@ -225,8 +262,9 @@ class Trainer:
                 f"look at the input of {term!r} (extreme counts, a covariate on a huge scale), or give a "
                 f"{option('learning_rate')} below {self.settings.learning_rate * state.rate:g}",
             )
+        assert self._snapshot is not None  # an epoch begins with one
         self.objective.forget()
-        state.unpack(self._snapshot)
+        self.load_state_dict(self._snapshot)
         state.recovered = True
         state.rate /= 2
         self._snapshot = None
@@ -241,13 +279,15 @@ class Trainer:
         state = self.state
         validation = self._validate()
         validation |= self._score_pairs(validation)
-        row = self.objective.row(state.sums, validation, state.epoch, self.n_steps, state.rate, state.anneal)
+        last = replace(state.place(self.n_steps), step=self.n_steps - 1)
+        row = self.objective.row(state.sums, validation, last)
         if not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
             raise FloatingPointError("validation_loss")
         now = time.monotonic()
         row["seconds"] = state.seconds + now - self._clock
         self._clock = now
-        state.record(row, lambda: copy_weights(self.model), validated=bool(self.validation_cells.size))
+        if state.record(row, lambda: copy_weights(self.model), validated=bool(self.validation_cells.size)):
+            self.model.load_state_dict(state.best or {})
         self.reporter.epoch(row, self.settings.max_epochs)
         if self.vault is not None:
             self.vault.history(state.history)

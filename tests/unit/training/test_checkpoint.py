@@ -12,7 +12,7 @@ from multivi_nf.training.checkpoint import store as checkpoint
 
 def save(folder: Path, number: int) -> Path:
     tensors = {"weight.a": torch.full((3,), float(number)), "best.a": torch.zeros(2, dtype=torch.int64)}
-    return checkpoint.save(folder, number, tensors, {"epoch": number, "loss": 0.1 + 0.2})
+    return checkpoint.save(folder, number, checkpoint.Checkpoint(tensors, {"epoch": number, "loss": 0.1 + 0.2}))
 
 
 def test_what_is_saved_is_read_back_and_older_ones_go(tmp_path):

@@ -17,7 +17,8 @@ from scipy import sparse
 from multivi_nf.errors import InputError, Interrupted
 from multivi_nf.training import MultiVI, fit, train
 from multivi_nf.training import trainer as loop
-from multivi_nf.training.optimiser import Objective
+from multivi_nf.training.objective import Objective
+from multivi_nf.training.schedule import Place
 from multivi_nf.training.settings import Settings, settings_for
 
 
@@ -386,7 +387,7 @@ def test_more_cells_hold_the_loadings_of_peaks_less():
 def test_only_the_loadings_of_peaks_decay_strongly(mosaic, compat, trainable, expected):
     model = MultiVI.from_mosaic(mosaic, n_hidden=16, n_latent=4, compat=compat)
     objective = Objective(model, settings_for(600, kl_warmup=5), torch.device("cpu"), trainable)
-    optimiser, names = objective._optimisers["model"]
+    optimiser, names = objective.optimisers.each["model"]
     decays = [group["weight_decay"] for group in optimiser.param_groups for _ in group["params"]]
     by_name = dict(zip(names, decays, strict=True))
     assert by_name.pop("generative.atac.output.weight") == pytest.approx(expected, rel=0.1)
@@ -400,8 +401,8 @@ def test_only_the_loadings_of_peaks_decay_strongly(mosaic, compat, trainable, ex
 def test_dispersions_alone_learn_at_a_pace_of_their_own(mosaic, compat, pace, dispersion):
     model = MultiVI.from_mosaic(mosaic, n_hidden=16, n_latent=4, compat=compat, dispersion=dispersion)
     objective = Objective(model, settings_for(600, kl_warmup=5), torch.device("cpu"))
-    objective.schedule(3, 0, 5, 1.0)
-    optimiser, names = objective._optimisers["model"]
+    objective.schedule(Place(3, 0, 5))
+    optimiser, names = objective.optimisers.each["model"]
     rates = dict(zip(names, [group["lr"] for group in optimiser.param_groups for _ in group["params"]], strict=True))
     fast = {name for name in rates if "log_dispersion" in name}
     assert fast
@@ -514,8 +515,8 @@ def test_the_kept_epoch_is_told_how_batches_mix(mosaic, monkeypatch):
 def test_batch_codes_of_the_protein_decoder_learn_fast_and_do_not_decay(mosaic_maker, given, pace):
     model = MultiVI.from_mosaic(mosaic_maker(**CELLS), n_hidden=16, n_latent=4, **given)
     objective = Objective(model, settings_for(600, kl_warmup=5), torch.device("cpu"))
-    objective.schedule(3, 0, 5, 1.0)
-    optimiser, names = objective._optimisers["model"]
+    objective.schedule(Place(3, 0, 5))
+    optimiser, names = objective.optimisers.each["model"]
     groups = dict(zip(names, [group for group in optimiser.param_groups for _ in group["params"]], strict=True))
     codes = [name for name in model.batch_tables() if name.startswith("generative.protein.")]
     assert len(codes) == 12

@@ -14,7 +14,7 @@ from multivi_nf.errors import Interrupted
 from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, fit, held_pairs, settings, train
 from multivi_nf.training.held_pairs import HeldPairs
-from multivi_nf.training.optimiser import INTEGRATION_SHARE, Objective
+from multivi_nf.training.objective import INTEGRATION_SHARE, Objective
 from multivi_nf.training.settings import PASSES, Settings, settings_for
 from multivi_nf.training.state import STILL, State, what_counts
 
@@ -133,12 +133,7 @@ def test_excess_is_in_nats_of_a_penalty(mosaic):
 
 @pytest.mark.parametrize(("gain", "said"), [(0.3, True), (0.05, False)])
 def test_a_run_that_still_gains_at_its_cap_says_so(gain, said):
-    class Nothing:
-        names = ()
-        mixing = None
-        model = torch.nn.Linear(1, 1)
-
-    state = State(Nothing(), Settings(8, 32, 1e-3, 8, 5, 0, 0, 0))
+    state = State(Settings(8, 32, 1e-3, 8, 5, 0, 0, 0), [])
     for epoch in range(8):
         score = 1.0 if epoch < 6 else 1.0 + gain
         state.record({"held_out_score": score, "alignment_weight": 1.0}, dict, validated=True)

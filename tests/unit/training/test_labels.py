@@ -16,7 +16,9 @@ from multivi_nf.latent.embed import embed
 from multivi_nf.model.loss import label_cost
 from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, map_onto, train
-from multivi_nf.training.fit import _identity
+from multivi_nf.training.checkpoint.run import Keeping
+from multivi_nf.training.fit import Training
+from multivi_nf.training.progress import Reporter
 from multivi_nf.training.settings import settings_for
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "seed": 1}
@@ -113,7 +115,9 @@ def test_a_checkpoint_belongs_to_its_labels():
     for mosaic in (one, two):
         model = MultiVI.from_mosaic(mosaic, **SMALL, labels="coin", labels_weight=1.0)
         data = MosaicData(mosaic, model)
-        parts.append(_identity(model, data, np.full(data.n_cells, "train"), settings_for(100, kl_warmup=1))["data"])
+        roles, how = np.full(data.n_cells, "train"), settings_for(100, kl_warmup=1)
+        cpu = torch.device("cpu")
+        parts.append(Training(model, data, roles, how, cpu, Reporter(quiet=True), Keeping()).identity()["data"])
     assert {k for k in parts[0] if parts[0][k] != parts[1][k]} == {"covariate coin"}
 
 

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -18,7 +20,6 @@ from multivi_nf.training.checkpoint import store
 from multivi_nf.training.checkpoint.lease import Owner, make_writable, seconds_from_environment
 from multivi_nf.training.device import World
 from multivi_nf.training.history import History
-from multivi_nf.training.state import State
 
 INTERVAL = 240.0
 """Seconds between two checkpoints: with the time of saving itself, less than five minutes."""
@@ -27,49 +28,65 @@ ENVIRONMENT = "MULTIVI_NF_CHECKPOINT_DIR"
 """Where the pipeline tells TRAIN its checkpoint folder, so that it takes no part in the task's hash."""
 
 
+@dataclass
+class Keeping:
+    """What is kept of a run, and where.
+
+    Attributes
+    ----------
+    output
+        Folder of the model, saved before checkpoints are removed; None saves none. A checkpoint made for the same
+        output with other data or configuration is refused.
+    folder
+        Checkpoints go to a subfolder of this; None keeps none.
+    interval
+        Seconds between them.
+    resume
+        Go on from a checkpoint of the same data and configuration; otherwise one that is there is removed.
+    time_limit
+        Seconds from now after which to save a checkpoint and stop.
+    """
+
+    output: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str] | None = None
+    interval: float = INTERVAL
+    resume: bool = False
+    time_limit: float | None = None
+
+
 class Vault:
     """Checkpoints of one run.
 
     Parameters
     ----------
-    root
-        Holds one subfolder per run.
+    keep
+        Where, and how often.
     identity
-        `{"data": ..., "model": ..., "training": ...}`: all that the weights depend on.
+        All that the weights depend on.
     world
         Only the first process writes.
     say
         Called with one line for the log.
-    resume
-        Go on from a checkpoint; otherwise one that is there is removed.
-    output
-        The run's output path: a checkpoint made for the same output with other data or configuration is refused.
-    interval
-        Seconds between checkpoints.
     stop
         Asked while waiting for another owner.
     """
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
-        identity: dict[str, Any],
-        *,
+        keep: Keeping,
+        identity: store.Identity,
         world: World,
         say: Callable[[str], None],
-        resume: bool,
-        output: str = "",
-        interval: float = INTERVAL,
         stop: Callable[[], str] = lambda: "",
     ) -> None:
-        self.root = Path(root)
+        self.root = Path(keep.folder or "")
         self.identity = identity
-        self.output = output
+        self.output = "" if keep.output is None else str(Path(keep.output).absolute())
         self.world = world
         self.say = say
-        self.interval = seconds_from_environment("MULTIVI_NF_CHECKPOINT_SECONDS", interval)
+        self.interval = seconds_from_environment("MULTIVI_NF_CHECKPOINT_SECONDS", keep.interval)
         self.folder = self.root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-        self._wanted = resume
+        self._wanted = resume = keep.resume
         self._last = time.monotonic()
         self._told = False
         self._owner: Owner | None = None
@@ -93,36 +110,41 @@ class Vault:
                 continue
             info = store.read_info(path)
             if info is not None and self.output and info.get("output") == self.output:
-                store.refuse_other(self.identity, info.get("identity", {}), path)
+                store.refuse_other(self.identity, store.identity_of(info), path)
             elif info is not None:
                 others.append((path, info))
         if others and store.read_info(self.folder) is None:
-            path, info = min(others, key=lambda o: len(store.differences(self.identity, o[1].get("identity", {}))))
-            found = store.differences(self.identity, info.get("identity", {}))
+            path, info = min(others, key=lambda o: len(store.differences(self.identity, store.identity_of(o[1]))))
+            found = store.differences(self.identity, store.identity_of(info))
             self.say(f"{len(others)} checkpoints of other runs are in {self.root}; the nearest: {'; '.join(found[:5])}")
 
-    def resume(self, state: State) -> None:
-        """Set the state to the newest checkpoint, if going on was asked for and there is one."""
+    def newest(self) -> store.Checkpoint | None:
+        """The newest checkpoint, if going on was asked for and there is one."""
         found = store.newest(self.folder, self.say) if self._wanted else None
         if found is None:
             if self._wanted:
                 self.say(f"no checkpoint of this run in {self.root}: starting at the beginning")
-            return
-        tensors, info = found
-        store.refuse_other(self.identity, info.get("identity", {}), self.folder)
-        threads = torch.get_num_threads()
+            return None
+        store.refuse_other(self.identity, found.identity, self.folder)
+        threads, info = torch.get_num_threads(), found.info
         if info.get("threads") != threads or info.get("processes") != self.world.size:
             self.say(
                 f"the checkpoint was made with {info.get('processes')} processes of {info.get('threads')} threads, "
                 f"this run has {self.world.size} of {threads}: the result will agree to rounding, not byte for byte"
             )
+        return found
+
+    @contextmanager
+    def holding_together(self) -> Iterator[None]:
+        """Word what goes wrong while a run takes a checkpoint over: its parts are not of one training."""
         try:
-            state.unpack((tensors, info))
+            yield
         except torch.OutOfMemoryError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            how = error.what if isinstance(error, InputError) else f"{type(error).__name__}: {str(error)[:200]}"
             raise InputError(
-                f"the checkpoint in {self.folder} does not hold together ({type(error).__name__}: {str(error)[:200]})",
+                f"the checkpoint in {self.folder} does not hold together ({how})",
                 "it was changed, or something else wrote it; going on from it would train another model",
                 f"delete that folder, or start anew without {option('resume', True)}",
             ) from error
@@ -133,7 +155,7 @@ class Vault:
             self._owner.check()
         return time.monotonic() - self._last >= self.interval
 
-    def save(self, state: State) -> bool:
+    def save(self, state: Callable[[], store.Checkpoint]) -> bool:
         """Write a checkpoint; where that is not possible (a full disk) say so once, and let the training go on.
 
         Returns
@@ -143,15 +165,15 @@ class Vault:
         saved = True
         if self._owner is not None:
             self._owner.check()
-            tensors, info = state.pack()
-            info |= {
-                "identity": self.identity,
-                "output": self.output,
-                "threads": torch.get_num_threads(),
-                "processes": self.world.size,
-            }
-            number = state.epoch * 1_000_000 + state.step
-            saved = self._written(lambda: store.save(self.folder, number, tensors, info))
+            checkpoint = state()
+            checkpoint.info.update(
+                identity=self.identity,
+                output=self.output,
+                threads=torch.get_num_threads(),
+                processes=self.world.size,
+            )
+            number = 1_000_000 * cast("int", checkpoint.info["epoch"]) + cast("int", checkpoint.info["step"])
+            saved = self._written(lambda: store.save(self.folder, number, checkpoint))
         self._last = time.monotonic()
         return saved
 
@@ -175,7 +197,7 @@ class Vault:
             return False
         return True
 
-    def finish(self, state: State) -> None:
+    def finish(self, state: Callable[[], store.Checkpoint]) -> None:
         """Remove the checkpoints of a run that is done; leave the last one to a run that waits for it."""
         if self._owner is not None and not self._owner.lost:
             if self._owner.wanted():

@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,8 +25,28 @@ from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 
 SCHEMA = 1
 
+Identity = Mapping[str, Mapping[str, object]]
+"""`{"data": ..., "model": ..., "training": ...}`: all that the weights depend on."""
 
-def save(folder: Path, number: int, tensors: dict[str, torch.Tensor], info: dict[str, Any]) -> Path:
+
+class Checkpoint(NamedTuple):
+    """Everything that a run needs to go on: tensors by name, and what JSON holds."""
+
+    tensors: dict[str, torch.Tensor]
+    info: dict[str, object]
+
+    @property
+    def identity(self) -> Identity:
+        """Of the run that wrote it."""
+        return identity_of(self.info)
+
+
+def identity_of(info: Mapping[str, object]) -> Identity:
+    """What a checkpoint's JSON says of its run; {} where it says nothing."""
+    return cast("Identity", info.get("identity", {}))
+
+
+def save(folder: Path, number: int, checkpoint: Checkpoint) -> Path:
     """Write checkpoint `number` into `folder`, then remove the older ones.
 
     Parameters
@@ -35,17 +55,15 @@ def save(folder: Path, number: int, tensors: dict[str, torch.Tensor], info: dict
         The run's checkpoint folder.
     number
         Ascending; the largest is the newest.
-    tensors
-        Weights and optimiser state by name.
-    info
-        Anything JSON holds.
+    checkpoint
+        What to write.
     """
     final = folder / f"step-{number:012d}"
     with written_whole(final) as temporary:
         temporary.mkdir()
         data = temporary / "state.safetensors"
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, data)
-        content = {"schema": SCHEMA, "checksum": _checksum(data), **info}
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in checkpoint.tensors.items()}, data)
+        content = {"schema": SCHEMA, "checksum": _checksum(data), **checkpoint.info}
         (temporary / "state.json").write_text(json.dumps(content) + "\n")
         for path in (data, temporary / "state.json", temporary):
             _to_disk(path)
@@ -56,7 +74,7 @@ def save(folder: Path, number: int, tensors: dict[str, torch.Tensor], info: dict
     return final
 
 
-def newest(folder: Path, say: Callable[[str], None] = print) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+def newest(folder: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
     """Read the newest whole checkpoint; None if there is none."""
     for path in reversed(_all(folder)):
         try:
@@ -67,13 +85,13 @@ def newest(folder: Path, say: Callable[[str], None] = print) -> tuple[dict[str, 
             if info["checksum"] != _checksum(path / "state.safetensors"):
                 msg = "checksum differs"
                 raise ValueError(msg)
-            return load_file(path / "state.safetensors"), info
+            return Checkpoint(load_file(path / "state.safetensors"), info)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             say(f"checkpoint {path} cannot be used ({error}); trying an older one")
     return None
 
 
-def read_info(folder: Path) -> dict[str, Any] | None:
+def read_info(folder: Path) -> dict[str, object] | None:
     """The JSON part of the newest checkpoint; None if there is none."""
     for path in reversed(_all(folder)):
         with contextlib.suppress(OSError, ValueError):
@@ -81,7 +99,7 @@ def read_info(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _info(path: Path) -> dict[str, Any]:
+def _info(path: Path) -> dict[str, object]:
     """Read `state.json`; a ValueError where it is not what :func:`save` writes."""
     try:
         info = json.loads(read_bytes(path / "state.json", longest_line=None, most_bytes=LARGEST_JSON))
@@ -135,7 +153,7 @@ def _to_disk(path: Path) -> None:
             os.close(handle)
 
 
-def refuse_other(mine: dict[str, Any], theirs: dict[str, Any], where: Path) -> None:
+def refuse_other(mine: Identity, theirs: Identity, where: Path) -> None:
     """Stop, naming every difference, if a checkpoint belongs to other data or another configuration.
 
     Parameters
@@ -160,7 +178,7 @@ def refuse_other(mine: dict[str, Any], theirs: dict[str, Any], where: Path) -> N
         )
 
 
-def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def differences(mine: Identity, theirs: Identity) -> list[str]:
     """Name each part of data and configuration in which two runs differ."""
     found = []
     for group in ("data", "model", "training"):
@@ -175,6 +193,6 @@ def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return found
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
