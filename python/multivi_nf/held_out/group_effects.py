@@ -2,29 +2,22 @@
 
 Each held-out cell is imputed from its other modalities, as a cell that lacks the target is. Groups are k-means in the
 latent space of the sources; or, where these tell less of a cell, of the target alone: then its counts of the target are
-dealt out at random in two halves, the first places it, the second is compared, so that no count decides twice. With O
-the compared counts' sum over a group, S what the feature's mean would give in the group's batches, E the imputed one,
-x = log(E / S):
-
-- the slope b of the true log ratio t on x is that of the multinomial of a feature's counts over the groups, given their
-  sum: shares S exp(b x), exact however few counts there are;
-- two random halves of a group's cells have no noise in common, counts' and cells' alike: their products tell how much
-  true ratios vary, and so how large the squared correlation of imputed and true ones is.
+dealt out at random in two halves, the first places it, the second is compared, so that no count decides twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from multivi_nf.calibration.effects import CLUSTERS, LABELS, LARGEST, ImputedEffects, neighbours_say
+from multivi_nf.calibration.effects import CLUSTERS, LABELS, ImputedEffects
 from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.data.minibatch import SparseRows
+from multivi_nf.held_out.compared import Compared, fit_effects
 from multivi_nf.held_out.pairs import HeldOut, halved
 from multivi_nf.imputation.decode import TILE, Decoder
 from multivi_nf.imputation.intervals import protein_expectation
@@ -37,215 +30,11 @@ CELLS_A_GROUP, GROUPS = 20, (3, 8)
 LEAST_CELLS = 8
 """Cells of a group, four a half, from which it is compared."""
 DRAWS = 4
-KNOTS = 10
-KNOT_FEATURES, KNOT_COUNTS = 50, 2000
-RIDGE = 4.0
-"""Precision of the change of the slope with the mean (a standard deviation of 0.5 per one of the log means)."""
-SPREAD = 0.1
-"""Relative variance of sums beyond Poisson by which features of many counts are kept from outvoting the others."""
-
-LAGS = (0.0, 0.02, 0.05, 0.1, 0.2)
-LEAST_STRETCH = 0.5
-LEAST_LEFT = 0.1
-"""Share of the variance of stretched log ratios that is their error at least: a few groups cannot prove less."""
-LEAST_SQUARED = 0.02
-"""Squared correlation of imputed and true log ratios at least."""
 NEIGHBOURS, LEFT_OUT = 30, 10
 TEACHERS = 4000
 GAIN_CELLS = 1000
 LEAST_GAIN = 30
 LARGEST_GAIN = 1.5
-
-
-@dataclass
-class Compared:
-    """Counts of groups, each in two halves of its cells.
-
-    Attributes
-    ----------
-    observed, expected, base
-        (n_groups, 2, n_features): O, E, S. Only their ratios matter: levels are the features' own.
-    level
-        (n_features,) log mean on the user's scale.
-    residual, variance
-        (n_groups, n_features) of the measured cells nearest to each group (:class:`Teachers`); None: not known.
-    """
-
-    observed: np.ndarray
-    expected: np.ndarray
-    base: np.ndarray
-    level: np.ndarray
-    residual: np.ndarray | None = None
-    variance: np.ndarray | None = None
-
-    def of(self, features: np.ndarray) -> Compared:
-        """Some of the features."""
-        observed, expected, base = (part[..., features] for part in (self.observed, self.expected, self.base))
-        some = Compared(observed, expected, base, self.level[features])
-        if self.residual is not None and self.variance is not None:
-            some.residual, some.variance = self.residual[:, features], self.variance[:, features]
-        return some
-
-    def corrected(self, lag: float) -> Compared:
-        """With what the counts of measured neighbours add to the imputed means."""
-        if self.residual is None or self.variance is None or lag == 0:
-            return self
-        more = neighbours_say(self.residual, self.variance, lag)
-        return replace(self, expected=self.expected * np.exp(more)[:, None])
-
-    @property
-    def log_ratio(self) -> np.ndarray:
-        """(n_groups, n_features) x."""
-        return np.log(np.maximum(self.expected.sum(1), 1e-12)) - np.log(np.maximum(self.base.sum(1), 1e-12))
-
-
-def fit_effects(inside: Compared, near: tuple[Compared, Compared] | None = None, gain: float = 1.0) -> ImputedEffects:
-    """What imputed log ratios are worth: stretch, standard error, and how far neighbours' counts are believed.
-
-    With x = t / u + noise, the slope b of t on x and the variance V of x give the covariance b V, hence the squared
-    correlation r = b / u and the variance (1 - r) V u^2 of the noise of u x, by height of the mean. u is one number.
-
-    Parameters
-    ----------
-    inside
-        Held-out groups whose like was measured elsewhere.
-    near
-        The same groups predicted by their measured neighbours: all of them, and those of other groups only. What the
-        second loses stands for what the model loses where no cell of a group was ever measured.
-    gain
-        How much farther apart cells lie that took part in training than others do: their log ratios are larger by it.
-    """
-    inside = inside.of(inside.observed.sum((0, 1)) > 0)
-    lag = max(LAGS if inside.residual is not None else LAGS[:1], key=lambda one: likelihood(inside.corrected(one)))
-    inside = inside.corrected(lag)
-    n_parts = np.clip(min(len(inside.level) // KNOT_FEATURES, inside.observed.sum() // KNOT_COUNTS), 1, KNOTS)
-    parts = np.array_split(np.argsort(inside.level, kind="stable"), int(n_parts))
-    slope, error = fitted_slopes(inside)
-    variance = explained(inside)
-    # the slope changes with the mean up to the ends
-    low, high = np.quantile(inside.level, [0.01, 0.99])
-    ends = [np.flatnonzero(inside.level <= low), np.flatnonzero(inside.level >= high)]
-    level, b, spread, unsure = (
-        np.array([row[p].mean() for p in (ends[0], *parts, ends[1])]) for row in (inside.level, slope, variance, error)
-    )
-    u = stretch(inside, slope, variance)
-    lost = 1.0 if near is None else _lost(*(one.of(one.observed.sum((0, 1)) > 0) for one in near))
-    # what is not known of the slope is an error of all features' ratios
-    sure = 1 - unsure / np.maximum(b, unsure + 1e-9)
-    squared = np.clip(b / u * sure, LEAST_SQUARED, 1 - LEAST_LEFT)
-    means, spreads, correlations, nothing = (r.tolist() for r in (level, np.sqrt(spread) * gain, squared, 0 * level))
-    unshrunk = float(np.clip(u / gain, LEAST_STRETCH, LARGEST))
-    return ImputedEffects(means, spreads, correlations, nothing, unshrunk, lost, lag)
-
-
-def stretch(found: Compared, slope: np.ndarray, variance: np.ndarray) -> float:
-    """u: variance of true log ratios over their covariance with imputed ones, of all features together.
-
-    Parameters
-    ----------
-    slope, variance
-        (n_features,) slope of true on imputed ratios, and variance of the latter.
-    """
-    squared, weight = squared_correlation(found, slope)
-    mean = np.average(slope * variance, weights=weight) / max(np.average(variance, weights=weight), 1e-12)
-    return float(np.clip(mean / max(squared, LEAST_SQUARED), LEAST_STRETCH, LARGEST))
-
-
-def explained(found: Compared) -> np.ndarray:
-    """(n_features,) variance of x over groups, weighted by their size."""
-    x, weight = found.log_ratio, found.base.sum(1)
-    weight = weight / np.maximum(weight.sum(0), 1e-12)
-    return (weight * (x - (weight * x).sum(0)) ** 2).sum(0)
-
-
-def _lost(anywhere: Compared, elsewhere: Compared) -> float:
-    """Factor on the squared correlation where the measured neighbours that predict a group are none of its own."""
-    found = []
-    for one in (anywhere, elsewhere):
-        slope = np.maximum(slopes(one), 0)
-        weight = squared_correlation(one, slope)[1]
-        found.append(np.average(slope**2 * explained(one), weights=weight))
-    return float(np.clip(found[1] / max(found[0], 1e-9), 0.0, 1.0))
-
-
-def _weights(found: Compared) -> np.ndarray:
-    """(n_features,) of a feature in a likelihood of all: 1 / (1 + SPREAD n), n its counts a group."""
-    return 1 / (1 + SPREAD * found.observed.sum((0, 1)) / len(found.observed))
-
-
-def slopes(found: Compared) -> np.ndarray:
-    """(n_features,) slope of the true log ratio on the imputed one, linear in the feature's log mean."""
-    return fitted_slopes(found)[0]
-
-
-def fitted_slopes(found: Compared, iterations: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes of true log ratios on imputed ones, linear in the feature's log mean, and their standard errors.
-
-    Newton's method on the multinomial's score.
-    """
-    observed, base, x = found.observed.sum(1), found.base.sum(1), found.log_ratio
-    total, weight = observed.sum(0), _weights(found)
-    spread = found.level.std()
-    u = (found.level - np.average(found.level, weights=total * weight)) / (spread if spread > 0 else 1.0)
-    design, beta = np.stack([np.ones_like(u), u]), np.array([1.0, 0.0])
-    for _ in range(iterations):
-        shares = np.maximum(base, 1e-12) * np.exp(np.clip((beta @ design) * x, -20, 20))
-        shares /= shares.sum(0)
-        mean = (shares * x).sum(0)
-        score = weight * ((observed * x).sum(0) - total * mean)
-        information = weight * total * ((shares * x**2).sum(0) - mean**2)
-        hessian = (design * information) @ design.T + np.diag([1e-9, RIDGE])
-        step = np.linalg.solve(hessian, design @ score - np.array([0.0, RIDGE]) * beta)
-        beta += np.clip(step, -0.5, 0.5)
-        if np.abs(step).max() < 1e-7:
-            break
-    error = np.sqrt(np.einsum("ij,ik,kj->j", design, np.linalg.inv(hessian), design))
-    return np.clip(beta @ design, 0, 2 * LARGEST), error
-
-
-def likelihood(found: Compared) -> float:
-    """Log likelihood of the groups' counts, given each feature's sum, at the slopes that fit best."""
-    x = np.clip(slopes(found) * found.log_ratio, -20, 20)
-    shares = np.maximum(found.base.sum(1), 1e-12) * np.exp(x)
-    return float((_weights(found) * found.observed.sum(1) * np.log(shares / shares.sum(0))).sum())
-
-
-def squared_correlation(found: Compared, slope: np.ndarray) -> tuple[float, np.ndarray]:
-    """Squared correlation of true and imputed ratios over groups, of all features together.
-
-    Of the ratios themselves: few counts have no logarithm, and that of a mean product is ruled by a few large ratios.
-    With q the predicted ratio less 1, d = O / (S r) - 1 the observed one (r the feature's own rate), it is
-    (sum q d)^2 / (sum q^2 sum d d'), d d' of the two halves of a group's cells.
-
-    Parameters
-    ----------
-    slope
-        (n_features,) of true log ratios on imputed ones.
-
-    Returns
-    -------
-    The squared correlation, at most 1, and the (n_features,) weights with which features count in it.
-    """
-    observed, base = found.observed, np.maximum(found.base, 1e-12)
-    total, size = observed.sum((0, 1)), base.sum((0, 1))
-    expected = base / size * total
-    predicted = base.sum(1) * np.exp(np.clip(slope * found.log_ratio, -20, 20))
-    predicted *= total / predicted.sum(0)
-    of_group = (base.sum(1) / size).mean(1)[:, None]
-    mean = np.maximum(expected.sum(1), 1e-12)
-    q, d = predicted / mean - 1, observed.sum(1) / mean - 1
-    # counts that are compared are part of the rate they are compared with: what that takes from their product
-    one, other = base[:, 0] / size, base[:, 1] / size
-    product = (observed - expected).prod(1) + one * other * total
-    product /= np.maximum(expected.prod(1), 1e-12)
-    # a product of counts of mean c has a relative variance of 1 / c^2 + 2 / c, and true ratios differ by themselves
-    count = total / (2 * len(observed))
-    weight = count**2 / (1 + 2 * count + count**2 / 2)
-    cross, square, true = ((weight * (of_group * row).sum(0)).sum() for row in (q * d, q**2, product))
-    return float(np.clip(cross, 0, None) ** 2 / max(square * true, cross**2, 1e-300)), weight
-
-
-# ---- what is compared ------------------------------------------------------------------------------------------------
 
 
 class Groups:

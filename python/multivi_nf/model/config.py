@@ -26,6 +26,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Every option that is a choice, with its choices."""
 
 
+_WEIGHTS = ("alignment_weight", "adversary_weight", "batch_integration", "modality_integration")
+_RANGES: tuple[tuple[tuple[str, ...], float, float, str], ...] = (
+    (("n_hidden", "n_latent", "n_layers"), 1, math.inf, "give a whole number of at least 1"),
+    (("dropout", "batch_dropout"), 0, 1, "give a rate from 0 to below 1"),
+    (("input_dropout",), 0, 1, "give rates from 0 to below 1"),
+    (("cross_reconstruction",), 0, math.nextafter(1, 2), "give a weight from 0 to 1"),
+    ((*_WEIGHTS, "kl_warmup", "labels_weight"), 0, math.inf, "give a number of at least 0"),
+)
+"""Names, least value, what it must be below, and what to do."""
+
 _BY_FORMULAS: Any = None
 """Where nothing is given the formulas say how much."""
 
@@ -168,26 +178,16 @@ class ModelConfig:
             for name, choices in CHOICES.items()
             if getattr(self, name) not in choices
         ]
-        for name in ("n_hidden", "n_latent", "n_layers"):
-            if getattr(self, name) < 1:
-                problems.append(_problem(name, getattr(self, name), "give a whole number of at least 1"))
-        for name in ("dropout", "batch_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                problems.append(_problem(name, getattr(self, name), "give a rate from 0 to below 1"))
-        if any(not 0 <= rate < 1 for rate in self.input_dropout.values()):
-            problems.append(_problem("input_dropout", self.input_dropout, "give rates from 0 to below 1"))
-        if not 0 <= self.cross_reconstruction <= 1:
-            problems.append(_problem("cross_reconstruction", self.cross_reconstruction, "give a weight from 0 to 1"))
-        for name in (
-            "alignment_weight",
-            "adversary_weight",
-            "batch_integration",
-            "modality_integration",
-            "kl_warmup",
-            "labels_weight",
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                problems.append(_problem(name, getattr(self, name), "give a number of at least 0"))
+        for names, least, below, remedy in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if any(not least <= one < below for one in (value.values() if isinstance(value, dict) else [value])):
+                    problems.append(_problem(name, value, remedy))
+        return problems + self._conflicts()
+
+    def _conflicts(self) -> list[InputError]:
+        """Options that do not go together, or with the data."""
+        problems = []
         if self.labels_weight > 0 and self.labels is None:
             problems.append(
                 _problem("labels_weight", self.labels_weight, "name the labels' column too, or leave it out")

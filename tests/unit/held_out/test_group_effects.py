@@ -12,7 +12,8 @@ from scipy import sparse
 from multivi_nf.calibration.effects import ImputedEffects
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
-from multivi_nf.held_out.group_effects import Compared, Groups, fit_effects, slopes, squared_correlation
+from multivi_nf.held_out.compared import Compared, fit_effects, slopes, squared_correlation
+from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.io.records import as_json, from_json
 from multivi_nf.latent.cells import Cells

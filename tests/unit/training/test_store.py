@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -9,9 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
+from multivi_nf import __version__
 from multivi_nf.errors import InputError
 from multivi_nf.io.seals import sealed
-from multivi_nf.training import MultiVI, train
+from multivi_nf.latent.embed import embed
+from multivi_nf.testing.mosaics import patterned_mosaic
+from multivi_nf.training import MultiVI, map_onto, train
+
+EARLIER = Path(__file__).parents[2] / "data" / "model_0.1.0"
+"""Written by multivi-nf 0.1.0dev, before there were digests: `patterned_mosaic(60, 12, 16, 3)`, two epochs."""
 
 
 @pytest.fixture
@@ -102,3 +109,26 @@ def test_what_cannot_be_read_is_refused_by_name(folder):
 def test_a_missing_mosaic_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere.h5mu does not exist"):
         MultiVI.from_mosaic(tmp_path / "nowhere.h5mu")
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_mapped_onto():
+    with pytest.warns(UserWarning, match="was written by an earlier version, without digests"):
+        model = MultiVI.load(EARLIER)
+    mosaic = patterned_mosaic(60, 12, 16, 3)
+    before = embed(model, mosaic).mean
+    np.testing.assert_allclose(before[0], [-0.3323366, -0.12516749, -0.16086015], rtol=1e-4)  # what that version gave
+    new = patterned_mosaic(60, 12, 16, 3, seed=1)
+    new.obs["batch"] = "new " + new.obs["batch"].astype(str)
+    mapped = map_onto(model, new, max_epochs=2, device="cpu", quiet=True)
+    assert set(mapped.config.batches) - set(model.config.batches) == {f"new s{i}" for i in range(4)}
+    np.testing.assert_array_equal(embed(mapped, mosaic).mean, before)
+
+
+def test_a_folder_of_another_layout_is_refused_with_both_versions(tmp_path):
+    shutil.copytree(EARLIER, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    with pytest.raises(
+        InputError, match=f"layout version 2; this version .*{__version__}.* reads version 1"
+    ):
+        MultiVI.load(tmp_path / "model")
