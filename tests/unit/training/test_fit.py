@@ -212,7 +212,7 @@ def test_parts_of_a_step_add_up_to_its_gradient(mosaic, monkeypatch, error):
 
         def spy(self: Objective, *args: object) -> None:
             if name not in gradients:
-                gradients[name] = [p.grad.clone() for p in self.parameters if p.grad is not None]
+                gradients[name] = [p.grad.clone() for p in self.optimisers.parameters if p.grad is not None]
             update(self, *args)
 
         return spy

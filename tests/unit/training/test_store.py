@@ -128,7 +128,5 @@ def test_a_folder_of_another_layout_is_refused_with_both_versions(tmp_path):
     shutil.copytree(EARLIER, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
-    with pytest.raises(
-        InputError, match=f"layout version 2; this version .*{__version__}.* reads version 1"
-    ):
+    with pytest.raises(InputError, match=f"layout version 2; this version .*{__version__}.* reads version 1"):
         MultiVI.load(tmp_path / "model")
