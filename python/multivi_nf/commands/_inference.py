@@ -4,24 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import click
 
+from multivi_nf.commands._groups import grouped
+
+if TYPE_CHECKING:
     from multivi_nf.latent.cells import Cells
+    from multivi_nf.training import MultiVI
 
 MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of malloc.h."""
 
 
-def load(mosaic: Path, folder: Path, device: str = "auto") -> Cells:
-    """Read a model and the cells of a mosaic, matched by feature names, without the mosaic's layers."""
-    from multivi_nf.latent.cells import Cells
-    from multivi_nf.training.model_folder import load_model
+@dataclass(frozen=True)
+class Trained:
+    """A mosaic, a model, and where to compute."""
 
-    memory_goes_back()
-    return Cells(load_model(folder, device), mosaic)
+    mosaic: Path
+    model: Path
+    device: str
+
+    def load(self) -> Cells:
+        """Read the model and the cells of the mosaic, matched by feature names, without the mosaic's layers."""
+        from multivi_nf.latent.cells import Cells
+
+        memory_goes_back()
+        return Cells(self.load_model(), self.mosaic)
+
+    def load_model(self) -> MultiVI:
+        """Read the model alone."""
+        from multivi_nf.training.model_folder import load_model
+
+        return load_model(self.model, self.device)
+
+
+trained_options = grouped(
+    "trained",
+    Trained,
+    click.argument("mosaic", type=click.Path(path_type=Path)),
+    click.argument("model", type=click.Path(path_type=Path)),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
+)
+"""Add MOSAIC, MODEL and --device: `trained`."""
 
 
 def memory_goes_back() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputFile
 from multivi_nf.inputs.genome import STYLES
+
+if TYPE_CHECKING:
+    from multivi_nf.regulation.cells import Source
 
 FACTS = "Write what was made to this JSON; what the inputs do not allow is told there, and is no error."
 
@@ -42,12 +46,25 @@ class Named(click.ParamType):
         return sample, Path(path)
 
 
-def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --fragments, --barcode-map and --facts."""
-    for option in (
-        click.option("--facts", type=OutputFile("json"), help=FACTS),
-        click.option("--barcode-map", type=Named(), multiple=True, help="SAMPLE=FILE: ATAC barcode, RNA barcode."),
-        click.option("--fragments", type=Named(), multiple=True, help="SAMPLE=FILE, once a sample with fragments."),
-    ):
-        function = option(function)
-    return function
+@dataclass(frozen=True)
+class Reads:
+    """Samples' fragments, and maps of their barcodes."""
+
+    fragments: tuple[tuple[str, Path], ...]
+    barcode_map: tuple[tuple[str, Path], ...]
+
+    def sources(self) -> list[Source]:
+        """A source a sample."""
+        from multivi_nf.regulation.cells import read_sources
+
+        return read_sources(self.fragments, self.barcode_map)
+
+
+source_options = grouped(
+    "reads",
+    Reads,
+    click.option("--fragments", type=Named(), multiple=True, help="SAMPLE=FILE, once a sample with fragments."),
+    click.option("--barcode-map", type=Named(), multiple=True, help="SAMPLE=FILE: ATAC barcode, RNA barcode."),
+)
+"""Add --fragments and --barcode-map: `reads`."""
+FACTS_OPTION = click.option("--facts", type=OutputFile("json"), help=FACTS)

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import click
 
+from multivi_nf.commands._inference import Trained, trained_options
 from multivi_nf.commands._numbers import SEED
 from multivi_nf.commands._outputs import OutputFile, Step
 
 
 @click.command(cls=Step)
-@click.argument("mosaic", type=click.Path(path_type=Path))
-@click.argument("model", type=click.Path(path_type=Path))
+@trained_options
 @click.option("--groupby", metavar="COLUMN", default="cluster", help="Column of obs whose groups are permuted.")
 @click.option("--output", type=OutputFile("tsv"), required=True, help="Table to write (.tsv).")
 @click.option("--seed", type=SEED, default=0, help="Of permutations and short runs.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
-def command(mosaic: Path, model: Path, groupby: str, output: Path, seed: int, device: str) -> None:
+def command(trained: Trained, groupby: str, output: Path, seed: int) -> None:
     """Train short runs with pairs as they are and shuffled, permute groups, and compare with MODEL.
 
     MOSAIC is the multivi.h5mu that `embed` wrote. Each short run takes a quarter of the model's epochs (20 at least).
@@ -26,16 +25,15 @@ def command(mosaic: Path, model: Path, groupby: str, output: Path, seed: int, de
     from multivi_nf.evaluation.run_controls import run_controls
     from multivi_nf.io.tables import write_table
     from multivi_nf.mosaic.read import read_mosaic
-    from multivi_nf.training.model_folder import load_model
 
-    trained = load_model(model, device)
+    model = trained.load_model()
     table = run_controls(
-        trained,
-        read_mosaic(mosaic),
-        Calibration.load(model, trained),
+        model,
+        read_mosaic(trained.mosaic),
+        Calibration.load(trained.model, model),
         groupby=groupby,
         seed=seed,
-        device=device,
+        device=trained.device,
         say=lambda line: click.echo(line, err=True),
     )
     write_table(table, output)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
+from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation.runs import (
@@ -24,17 +25,28 @@ from multivi_nf.simulate import read_truth
 EXISTING = click.Path(path_type=Path)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What cells are scored against."""
+
+    truth: Path | None
+    labels: str | None
+
+
 @click.command(cls=Step)
 @click.option("--mosaic", type=EXISTING, required=True, help="multivi.h5mu of `multivi-nf embed`.")
-@click.option("--truth", type=EXISTING, help="truth/ of `multivi-nf simulate`.")
-@click.option("--labels", help="Column of obs with cell types, where there is no truth.")
+@grouped(
+    "against",
+    Known,
+    click.option("--truth", type=EXISTING, help="truth/ of `multivi-nf simulate`."),
+    click.option("--labels", help="Column of obs with cell types, where there is no truth."),
+)
 @click.option("--model", type=EXISTING, help="The run's model/: cells that did not train it are scored apart.")
 @click.option("--imputed", type=EXISTING, help="The run's imputed/rna.zarr, scored against the truth.")
 @click.option("--output", type=OutputFile("json"), required=True, help="JSON to write.")
-def command(
-    mosaic: Path, truth: Path | None, labels: str | None, model: Path | None, imputed: Path | None, output: Path
-) -> None:
+def command(mosaic: Path, against: Known, model: Path | None, imputed: Path | None, output: Path) -> None:
     """Print how well cells are clustered, mixed, paired and imputed, and write the same as JSON."""
+    truth, labels = against.truth, against.labels
     if (truth is None) == (labels is None):
         raise InputError(
             "--truth and --labels were both given" if truth else "neither --truth nor --labels was given",

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._outputs import OutputPlace, Step
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The page with all cells."""
+
+    explorer_size: float
+    links: Path | None
+    title: str
 
 
 @click.command(cls=Step)
@@ -19,22 +30,20 @@ from multivi_nf.commands._outputs import OutputPlace, Step
     default="auto",
     help="Write h5ad/<modality>.h5ad; auto: up to 50,000 cells.",
 )
-@click.option(
-    "--explorer-size", type=click.FloatRange(min=0), default=25, help="Budget of explorer.html in MB; 0: no page."
+@grouped(
+    "page",
+    Explorer,
+    click.option(
+        "--explorer-size", type=click.FloatRange(min=0), default=25, help="Budget of explorer.html in MB; 0: no page."
+    ),
+    click.option(
+        "--links",
+        type=click.Path(path_type=Path),
+        help="links.tsv.gz of `links`: explorer.html leads from genes to peaks.",
+    ),
+    click.option("--title", default="multivi-nf", help="Heading of the page."),
 )
-@click.option(
-    "--links", type=click.Path(path_type=Path), help="links.tsv.gz of `links`: explorer.html leads from genes to peaks."
-)
-@click.option("--title", default="multivi-nf", help="Heading of the page.")
-def command(
-    embedding: Path,
-    imputed: tuple[Path, ...],
-    output: Path,
-    h5ad: str,
-    explorer_size: float,
-    links: Path | None,
-    title: str,
-) -> None:
+def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str, page: Explorer) -> None:
     """Write EMBEDDING (multivi.h5mu of `embed`) as h5ad, tables of cells, clusters and markers, and explorer.html.
 
     IMPUTED: stores <modality>.zarr, whose values stand beside the measured ones in the tables of markers.
@@ -49,16 +58,17 @@ def command(
     from multivi_nf.report.explorer import Beside, write_explorer
 
     mosaic = read_mosaic(embedding)
-    found = None if links is None else read_called(links)
+    found = None if page.links is None else read_called(page.links)
     check_embedded(mosaic, embedding)
     fill_modalities(mosaic)
     write_table(cells_table(mosaic), output / "cells.tsv.gz")
     write_table(clusters_table(mosaic.obs), output / "clusters.tsv")
     stores = {path.stem: path for path in imputed}
     markers = write_markers(mosaic, stores, output / "markers")
-    if explorer_size > 0:
+    if page.explorer_size > 0:
         beside = Beside(stores, markers, found)
-        cells, features = write_explorer(mosaic, beside, output / "explorer.html", size=explorer_size, title=title)
+        place, size = output / "explorer.html", page.explorer_size
+        cells, features = write_explorer(mosaic, beside, place, size=size, title=page.title)
         click.echo(f"explorer.html: {cells:,} cells, {features:,} features", err=True)
     if h5ad == "auto" and mosaic.n_obs > MOST_CELLS:
         click.echo(f"no h5ad: {mosaic.n_obs:,} cells are more than {MOST_CELLS:,}; --h5ad writes them", err=True)

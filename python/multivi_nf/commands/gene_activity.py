@@ -8,18 +8,18 @@ import click
 
 from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._outputs import OutputFile, Step
-from multivi_nf.commands._regulation import source_options
+from multivi_nf.commands._regulation import FACTS_OPTION, Reads, source_options
 
 
 @click.command(cls=Step)
 @click.argument("embedding", type=click.Path(path_type=Path))
 @source_options
+@FACTS_OPTION
 @genome_options
 @click.option("--output", type=OutputFile("hdf5"), required=True, help="h5ad to write.")
 def command(
     embedding: Path,
-    fragments: tuple[tuple[str, Path], ...],
-    barcode_map: tuple[tuple[str, Path], ...],
+    reads: Reads,
     facts: Path | None,
     output: Path,
     assembly: Assembly,
@@ -30,7 +30,7 @@ def command(
     """
     from multivi_nf.io.files import written_whole
     from multivi_nf.regulation import gene_activity as activity
-    from multivi_nf.regulation.cells import covered, read_cells, read_peak_counts, read_sources
+    from multivi_nf.regulation.cells import covered, read_cells, read_peak_counts
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "gene_activity") as found:
@@ -38,7 +38,7 @@ def command(
         genes = activity.gene_bodies(genome, assembly.genome, assembly.gtf)
         regions = activity.gene_regions(genes, genome.chrom_sizes)
         cells = read_cells(embedding)
-        sources = read_sources(fragments, barcode_map)
+        sources = reads.sources()
         whole = covered(cells.obs_names, sources)
         if whole:
             counts = activity.activity_from_fragments(cells.obs_names, sources, regions, genome)

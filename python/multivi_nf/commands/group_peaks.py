@@ -9,12 +9,13 @@ import click
 from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._numbers import Whole
 from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
-from multivi_nf.commands._regulation import source_options
+from multivi_nf.commands._regulation import FACTS_OPTION, Reads, source_options
 
 
 @click.command(cls=Step)
 @click.argument("embedding", type=click.Path(path_type=Path))
 @source_options
+@FACTS_OPTION
 @genome_options
 @click.option("--groups", default="cluster", help="Column of obs: peaks for each of its values.")
 @click.option("--donor", default="donor", help="Column of obs whose values are replicates, where there is one.")
@@ -25,8 +26,7 @@ from multivi_nf.commands._regulation import source_options
 @click.option("--output", type=OutputPlace(), required=True, help="Folder for <group>.bed.")
 def command(
     embedding: Path,
-    fragments: tuple[tuple[str, Path], ...],
-    barcode_map: tuple[tuple[str, Path], ...],
+    reads: Reads,
     facts: Path | None,
     groups: str,
     donor: str,
@@ -40,14 +40,14 @@ def command(
     """Call peaks with MACS3 in each group of the cells of EMBEDDING, and merge what is new with the consensus."""
     from multivi_nf.io.files import scratch
     from multivi_nf.peaks import read_summits
-    from multivi_nf.regulation.cells import file_name, groups_of, read_cells, read_peak_counts, read_sources
+    from multivi_nf.regulation.cells import file_name, groups_of, read_cells, read_peak_counts
     from multivi_nf.regulation.group_peaks import Calling, peaks_by_group, write_group_peaks
     from multivi_nf.regulation.possible import told_in
 
     with told_in(facts, "group_peaks") as found:
         genome = assembly.load_if_known()
         obs = read_cells(embedding).obs
-        sources = read_sources(fragments, barcode_map)
+        sources = reads.sources()
         consensus = read_peak_counts(embedding, genome)[1] if peaks is None else read_summits(peaks)
         with scratch(merged) as work:
             calling = Calling(consensus, donor, width, work, workers)

@@ -9,20 +9,20 @@ import click
 from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._numbers import Whole
 from multivi_nf.commands._outputs import OutputPlace, Step
-from multivi_nf.commands._regulation import source_options
+from multivi_nf.commands._regulation import FACTS_OPTION, Reads, source_options
 
 
 @click.command(cls=Step)
 @click.argument("embedding", type=click.Path(path_type=Path))
 @source_options
+@FACTS_OPTION
 @genome_options
 @click.option("--groups", default="cluster", help="Column of obs: a track for each of its values.")
 @click.option("--bin-size", type=Whole(min=1), default=10, help="bp of a step.")
 @click.option("--output", type=OutputPlace(), required=True, help="Folder for <group>.bw.")
 def command(
     embedding: Path,
-    fragments: tuple[tuple[str, Path], ...],
-    barcode_map: tuple[tuple[str, Path], ...],
+    reads: Reads,
     facts: Path | None,
     groups: str,
     bin_size: int,
@@ -30,14 +30,14 @@ def command(
     assembly: Assembly,
 ) -> None:
     """Write a bigWig for each group of the cells of EMBEDDING: their cut sites per million of the group's, by bins."""
-    from multivi_nf.regulation.cells import groups_of, read_cells, read_sources
+    from multivi_nf.regulation.cells import groups_of, read_cells
     from multivi_nf.regulation.possible import told_in
     from multivi_nf.regulation.tracks import write_tracks
 
     with told_in(facts, "tracks") as found:
         genome = assembly.load_if_known()
         named = groups_of(read_cells(embedding).obs, groups)
-        sources = read_sources(fragments, barcode_map)
+        sources = reads.sources()
         table = write_tracks(named, sources, genome, output, bin_size=bin_size)
         table["file"] = [name and f"{output.name}/{name}" for name in table["file"]]
         found |= {"groups": groups, "bin_size": bin_size, "table": table.to_dict("records")}
