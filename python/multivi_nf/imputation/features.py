@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,7 @@ def _look_up(modality: str, names: Sequence[str], symbols: Sequence[str], wanted
             f"take names from the column `feature` of the model's features.tsv, such as {names[0]}",
         )
     if not found or len(set(found)) < len(found):
-        doubled = [names[i] for i in sorted(set(found)) if found.count(i) > 1] if found else []
+        doubled = [names[i] for i, times in sorted(Counter(found).items()) if times > 1]
         raise InputError(
             f"the list of {modality} features is empty"
             if not found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,7 @@ def read_motifs(path: str | Path) -> list[Motif]:
             "give motifs in MEME format (MOTIF ..., letter-probability matrix ...) or JASPAR's (>MA0004.1 Arnt, then A "
             "[...], C [...], G [...], T [...])",
         )
-    ids = [motif.id for motif in motifs]
-    twice = sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []
+    twice = sorted(one for one, times in Counter(motif.id for motif in motifs).items() if times > 1)
     if twice:
         raise InputError(
             f"{path} holds {len(twice)} motif ids more than once, such as {twice[0]!r}",

@@ -222,6 +222,8 @@ def _pieces(source: BinaryIO, fasta: Path) -> Iterator[tuple[bytes, bytes | None
                 (block, b"", block.endswith(b"\n")) if stop < 0 else (block[:stop], block[stop + 1 :], True)
             )
             bare = piece.translate(None, b"\r\n \t")
+            if b"\0" in bare:  # a hole of the disk may be a terabyte
+                raise _no_fasta(fasta, "holds zeros, which are no nucleotides")
             if bare:
                 yield bare, None
     if rest:

@@ -74,6 +74,7 @@ def test_peaks_of_a_missing_chromosome_have_no_bases(tmp_path):
         (b">chr7\nACGT\n", "none of the peaks' chromosomes"),
         (gzip.compress(TEXT.encode(), mtime=0)[:-9], "cannot be read to its end"),
         (b">" + b"x" * 100_000, "a header of more than"),
+        (b">chr1\nACGT\n" + bytes(100_000), "holds zeros, which are no nucleotides"),
     ],
 )
 def test_what_is_no_fasta_of_these_peaks_is_refused(tmp_path, monkeypatch, content, message):
