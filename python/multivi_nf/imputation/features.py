@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import pandas as pd
 from multivi_nf.data.draws import blocks
 from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.text import read_text
-from multivi_nf.io.limits import read_bytes
+from multivi_nf.io.limits import read_tsv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,13 +47,17 @@ def read_cell_list(path: Path | None) -> list[str] | None:
     return [line.strip() for line in read_text(path) if line.strip()]
 
 
+MOST_COUNTS = 1e9
+"""Of a cell: no library is larger, and counts drawn at one that is would leave whole numbers."""
+
+
 def read_library(path: Path | None) -> pd.Series | None:
     """`--library`: TSV with the columns cell and library (counts over the modelled genes)."""
     if path is None:
         return None
     table = pd.DataFrame()
     if path.is_file():
-        table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t", dtype={"cell": str})
+        table = read_tsv(path, dtype={"cell": str})
     if not {"cell", "library"} <= set(table.columns):
         raise InputError(
             f"{path} is no table with the columns cell and library",
@@ -62,10 +65,11 @@ def read_library(path: Path | None) -> pd.Series | None:
             "write a TSV with a header line: cell, library",
         )
     values = pd.to_numeric(table["library"], errors="coerce")
-    if not (values > 0).all() or table["cell"].duplicated().any():
-        bad = table["cell"][~(values > 0) | table["cell"].duplicated()].iloc[0]
+    wrong = ~((values > 0) & (values <= MOST_COUNTS)) | table["cell"].duplicated()
+    if wrong.any():
+        bad = table["cell"][wrong].iloc[0]
         raise InputError(
-            f"{path}: cell {bad!r} is named twice or its library is no number above 0",
+            f"{path}: cell {bad!r} is named twice or its library is no number above 0 and up to {MOST_COUNTS:,.0f}",
             "a count cannot be predicted at such a library",
             "give each cell once with its total count over the modelled genes",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from scipy import sparse
 from multivi_nf.counts.features import is_ensembl, species_of
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.genome import built_in_genes
-from multivi_nf.io.limits import read_bytes
+from multivi_nf.io.limits import read_tsv
 from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, symbol_keys
 from multivi_nf.mosaic.parts import Part
 
@@ -396,7 +395,7 @@ def read_reference(model: Path) -> pd.DataFrame:
             f"{model} has no features.tsv", "the genes, peaks and proteins of the model are not known",
             "give the folder model/ of a finished run",
         )  # fmt: skip
-    table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t", dtype=str, keep_default_na=False)
+    table = read_tsv(path, dtype=str, keep_default_na=False)
     missing = [c for c in ("modality", "feature") if c not in table]
     if missing:
         raise InputError(f"{path} lacks the column(s) {', '.join(missing)}", "it is no list of features",
