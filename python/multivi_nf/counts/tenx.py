@@ -126,7 +126,7 @@ def _read_group(group: h5py.Group, layout: str, path: Path, modality: str, cells
     if kinds is not None and any(kinds):
         columns = np.flatnonzero(np.array([kind == modality for kind in kinds], dtype=bool))
     rows, kept, notes = _rows(barcodes, cells, str(path))
-    matrix = _blocks(group, indptr, len(ids), columns, rows, path)
+    matrix = _blocks(group, (len(barcodes), len(ids)), rows, columns, path)
     pick = columns.tolist()
     return RawMatrix(
         matrix,
@@ -147,11 +147,12 @@ def _rows(barcodes: list[str], cells: list[str] | None, source: str) -> tuple[np
 
 
 def _blocks(
-    group: h5py.Group, indptr: np.ndarray, n_features: int, columns: np.ndarray, rows: np.ndarray, path: Path
+    group: h5py.Group, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, path: Path
 ) -> sparse.csr_matrix:
     """Read rows of a barcode-major sparse group block by block, keeping only some rows and columns."""
     kept: list[sparse.csr_matrix] = []
-    start, n = 0, len(indptr) - 1
+    indptr = group["indptr"][:].astype(np.int64)
+    start, (n, n_features) = 0, shape
     wanted_row = np.zeros(n, dtype=bool)
     wanted_row[rows] = True
     while start < n:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,14 +140,10 @@ def scan(
         sums.resize(stream.n_barcodes())
         if writer is not None:
             writer.finish(stream)
-    names = stream.barcodes()
     if matrix is not None:
         matrix.check_met(stream, path)
-    reads = sums.words[:, k.N_READS]
     return Scan(
-        table=quality_table(
-            names, sums.sums, reads, genome, stream.facts, matrix is not None, quality, stream.left_out_of
-        ),
+        table=quality_table(stream, sums, with_peaks=matrix is not None),
         matrix=None if matrix is None else matrix.finish(),
         sizes=sums.sizes,
         profile=sums.profile if genome.tss is not None else None,
@@ -168,16 +164,7 @@ def tss_enrichment(n_tss: np.ndarray, n_flank: np.ndarray) -> np.ndarray:
     return (n_tss / width) / np.maximum(n_flank / (2 * k.TSS_FLANK), 0.1)
 
 
-def quality_table(
-    names: Sequence[str],
-    sums: np.ndarray,
-    reads: np.ndarray,
-    genome: Genome,
-    facts: Facts,
-    with_peaks: bool,
-    quality: bool = True,
-    left_out: Mapping[str, int] | None = None,
-) -> pd.DataFrame:
+def quality_table(stream: FragmentStream | KeptFragments, sums: _Sums, *, with_peaks: bool) -> pd.DataFrame:
     """Turn sums into the documented columns; a value that cannot be known (no TSS, no blacklist, no order) is NaN.
 
     Columns
@@ -202,11 +189,12 @@ def quality_table(
     n_in_peaks, frip
         Nuclear fragments that overlap any peak, and their share of the nuclear ones.
     """
-    columns = {name: sums[:, i] for i, name in enumerate(_SUM_NAMES)}
+    names, genome, reads = stream.barcodes(), sums.genome, sums.words[:, k.N_READS]
+    columns = {name: sums.sums[:, i] for i, name in enumerate(_SUM_NAMES)}
     nuclear = columns["n_fragments"]
     table = pd.DataFrame({"n_fragments": nuclear}, index=pd.Index(names, name="barcode"))
     missing = np.full(len(names), np.nan)
-    if quality:
+    if sums.quality:
         table["n_reads"] = reads
         table["duplicate_fraction"] = _share(reads - nuclear - columns["n_mito"], reads)
         table["n_mito"] = columns["n_mito"]
@@ -220,8 +208,8 @@ def quality_table(
         table["n_nucleosome_free"] = columns["n_nucleosome_free"]
         table["n_mononucleosome"] = columns["n_mononucleosome"]
         table["nucleosome_signal"] = _share(columns["n_mononucleosome"], columns["n_nucleosome_free"])
-        table["n_overlap_loci"] = columns["n_overlap_loci"] if facts.sorted else missing
-        table["n_outside"] = [left_out.get(name, 0) for name in names] if left_out else 0
+        table["n_overlap_loci"] = columns["n_overlap_loci"] if stream.facts.sorted else missing
+        table["n_outside"] = [stream.left_out_of.get(name, 0) for name in names] if stream.left_out_of else 0
     if with_peaks:
         table["n_in_peaks"] = columns["n_in_peaks"]
         table["frip"] = _share(columns["n_in_peaks"], nuclear)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -91,12 +93,20 @@ class FragmentWriter:
         The names that codes point into.
     header
         Lines to put first; `# ` is added.
+    index
+        Also write a tabix index, `path.tbi`; the fragments must be sorted.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], chroms: Sequence[str], barcodes: Sequence[str], header: Sequence[str] = ()
+        self,
+        path: str | os.PathLike[str],
+        chroms: Sequence[str],
+        barcodes: Sequence[str],
+        header: Sequence[str] = (),
+        *,
+        index: bool = False,
     ) -> None:
-        self._path = path
+        self._path, self._index = Path(path), index
         self._chroms, self._barcodes = _joined(chroms), _joined(barcodes)
         self._header = header
         longest = sum(int(np.diff(starts).max(initial=0)) for _, starts in (self._chroms, self._barcodes)) + 3 * 11 + 5
@@ -106,6 +116,7 @@ class FragmentWriter:
     def __enter__(self) -> FragmentWriter:
         self._stack = contextlib.ExitStack()
         temporary = self._stack.enter_context(written_whole(self._path))
+        self._stack.push(partial(self._indexed, temporary))
         self._handle = self._stack.enter_context(bgzf_writer(temporary))
         for line in self._header:
             self._handle.write(f"# {line}\n".encode())
@@ -116,10 +127,16 @@ class FragmentWriter:
     ) -> None:
         self._stack.__exit__(kind, error, place)
 
+    def _indexed(self, temporary: Path, kind: type[BaseException] | None, *_: object) -> None:
+        """Index the file once it is closed, before it takes its name."""
+        if self._index and kind is None:
+            pysam.tabix_index(str(temporary), preset="bed", force=True)
+            temporary.with_name(f"{temporary.name}.tbi").replace(self._path.with_name(f"{self._path.name}.tbi"))
+
     def write(
         self, chrom: np.ndarray, start: np.ndarray, end: np.ndarray, barcode: np.ndarray, count: np.ndarray
     ) -> None:
-        """Append fragments; arguments as in :func:`write_fragments`."""
+        """Append fragments: integer codes into the names, 0-based half-open positions, reads that support each."""
         if len(self._out) == 0:
             self._out = np.empty(self._longest * _CHUNK, np.uint8)
         for first in range(0, len(chrom), _CHUNK):
@@ -129,41 +146,3 @@ class FragmentWriter:
                 self._out,
             )  # fmt: skip
             self._handle.write(self._out[:n].tobytes())
-
-
-def write_fragments(
-    path: str | os.PathLike[str],
-    chrom: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-    barcode: np.ndarray,
-    count: np.ndarray,
-    *,
-    chroms: Sequence[str],
-    barcodes: Sequence[str],
-    header: Sequence[str] = (),
-    index: bool = False,
-) -> None:
-    """Write a BGZF fragments file as 10x does: chrom, start, end, barcode, count, in the order given.
-
-    Parameters
-    ----------
-    path
-        The file, `*.tsv.gz`. The same arrays give the same bytes.
-    chrom, barcode
-        Integer codes into `chroms` and `barcodes`, shape (n,).
-    start, end
-        0-based, half-open, shape (n,).
-    count
-        Reads that support each fragment, shape (n,).
-    chroms, barcodes
-        The names.
-    header
-        Lines to put first; `# ` is added.
-    index
-        Also write a tabix index, `path.tbi`; the fragments must be sorted.
-    """
-    with FragmentWriter(path, chroms, barcodes, header) as writer:
-        writer.write(chrom, start, end, barcode, count)
-    if index:
-        pysam.tabix_index(str(path), preset="bed", force=True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numba
 import numpy as np
-import pysam
 
-from multivi_nf.io.bgzf import bgzf_writer
-from multivi_nf.io.files import written_whole
+from multivi_nf.fragments.writer import FragmentWriter
 from multivi_nf.simulate.cells import SampleCells, barcodes
 from multivi_nf.simulate.counts import PEAK_SHARE
 from multivi_nf.simulate.design import Options
@@ -109,63 +105,13 @@ def draw_fragments(
     }  # fmt: skip
 
 
-@numba.njit(cache=True)
-def put_number(out: np.ndarray, at: int, value: int) -> int:
-    """Write a number in decimal at `at`; give the place after it."""
-    digits = 1
-    power = 10
-    while value >= power:
-        digits += 1
-        power *= 10
-    for k in range(digits - 1, -1, -1):
-        out[at + k] = 48 + value % 10
-        value //= 10
-    return at + digits
-
-
-@numba.njit(cache=True)
-def put_lines(prefix: np.ndarray, lines: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Text of fragment lines of one chromosome, as bytes; a line is start, end, row of its barcode, reads."""
-    width = names.shape[1]
-    out = np.empty(lines.shape[0] * (prefix.size + width + 45), np.uint8)
-    at = 0
-    for i in range(lines.shape[0]):
-        for k in range(prefix.size):
-            out[at + k] = prefix[k]
-        at = put_number(out, at + prefix.size, lines[i, 0])
-        out[at] = 9
-        at = put_number(out, at + 1, lines[i, 1])
-        out[at] = 9
-        at += 1
-        for k in range(width):
-            out[at + k] = names[lines[i, 2], k]
-        at += width
-        out[at] = 9
-        at = put_number(out, at + 1, lines[i, 3])
-        out[at] = 10
-        at += 1
-    return out[:at]
-
-
 def write_fragments(path: Path, world: World, sample: str, fragments: dict[str, np.ndarray]) -> None:
     """Write `fragments.tsv.gz` (bgzip, 10x header lines) and its tabix index.
 
     The lines are as cellranger's: chromosome, start, end, barcode, reads; 0-based half-open; sorted by position.
     """
-    names = np.char.encode(fragments["names"], "ascii")
-    table = names.view(np.uint8).reshape(names.size, -1)
-    with written_whole(path) as temporary:
-        with bgzf_writer(temporary) as out:
-            header = [f"# id={sample}", "# description=simulated by multivi-nf", "# reference_version=toy-2026"]
-            header += [f"# primary_contig={chrom}" for chrom in world.chrom_sizes]
-            out.write(("\n".join(header) + "\n").encode())
-            for index, chrom in enumerate(world.chrom_sizes):
-                lo, hi = np.searchsorted(fragments["chrom"], [index, index + 1])
-                for at in range(lo, hi, 200_000):
-                    rows = slice(at, min(at + 200_000, hi))
-                    prefix = np.frombuffer(f"{chrom}\t".encode(), np.uint8)
-                    lines = np.column_stack([fragments[name][rows] for name in ("start", "end", "owner", "support")])
-                    out.write(put_lines(prefix, lines, table).tobytes())
-        pysam.tabix_index(os.fspath(temporary), preset="bed", force=True)
-        index_file = temporary.with_name(temporary.name + ".tbi")
-        index_file.replace(path.with_name(path.name + ".tbi"))
+    chroms = list(world.chrom_sizes)
+    header = [f"id={sample}", "description=simulated by multivi-nf", "reference_version=toy-2026"]
+    header += [f"primary_contig={chrom}" for chrom in chroms]
+    with FragmentWriter(path, chroms, fragments["names"].tolist(), header, index=True) as out:
+        out.write(*(fragments[name] for name in ("chrom", "start", "end", "owner", "support")))

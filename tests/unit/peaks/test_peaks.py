@@ -21,7 +21,7 @@ from multivi_nf.commands.merge_peaks import command as merge_command
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.count import scan
 from multivi_nf.fragments.cuts import write_cut_sites
-from multivi_nf.fragments.writer import write_fragments
+from multivi_nf.fragments.writer import FragmentWriter
 from multivi_nf.inputs.genome import Genome, read_bed
 from multivi_nf.peaks import (
     call_peaks,
@@ -147,7 +147,8 @@ def simulated(path, rng, chrom="chr1", summits=(5000, 20000, 41000), cells=40, p
     names = [f"{prefix}{i}" for i in range(cells)]
     codes = np.full(n, list(SIZES).index(chrom))
     owner = rng.integers(0, cells, n)
-    write_fragments(path, codes, start, start + length, owner, np.ones(n, int), chroms=list(SIZES), barcodes=names)
+    with FragmentWriter(path, list(SIZES), names) as writer:
+        writer.write(codes, start, start + length, owner, np.ones(n, int))
     return names
 
 

@@ -18,10 +18,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from multivi_nf.commands.simulate import command
 from multivi_nf.errors import InputError
+from multivi_nf.fragments.writer import FragmentWriter
 from multivi_nf.simulate import PRESETS, Options, read_truth, simulate
 from multivi_nf.simulate.cells import draw_cells
 from multivi_nf.simulate.counts import at_most, peak_hits, rna_counts
-from multivi_nf.simulate.fragments import draw_fragments, put_lines
+from multivi_nf.simulate.fragments import draw_fragments
 from multivi_nf.simulate.world import CELL_TYPES, PEAK_WIDTH, build_world
 
 COMMITTED = Path(__file__).resolve().parents[2] / "data" / "mosaic"
@@ -221,11 +222,14 @@ def test_at_most_keeps_the_first_of_equal_pairs():
     assert at_most(1, rows, columns, 3).tolist() == [True, False, False, True, True, False]
 
 
-def test_lines_are_written_digit_by_digit():
-    names = np.frombuffer(b"ACGTTTGG", np.uint8).reshape(2, 4)
-    lines = np.array([[0, 10, 0, 1], [99, 100, 1, 12], [1000000, 1000250, 0, 3]])
-    text = put_lines(np.frombuffer(b"chr1\t", np.uint8), lines, names)
-    assert text.tobytes() == b"chr1\t0\t10\tACGT\t1\nchr1\t99\t100\tTTGG\t12\nchr1\t1000000\t1000250\tACGT\t3\n"
+def test_lines_are_written_digit_by_digit(tmp_path):
+    start, end, owner, support = np.array([[0, 10, 0, 1], [99, 100, 1, 12], [1000000, 1000250, 0, 3]]).T
+    with FragmentWriter(tmp_path / "f.tsv.gz", ["chr1"], ["ACGT", "TTGG"]) as writer:
+        writer.write(np.zeros(3, int), start, end, owner, support)
+    assert (
+        gzip.decompress((tmp_path / "f.tsv.gz").read_bytes())
+        == b"chr1\t0\t10\tACGT\t1\nchr1\t99\t100\tTTGG\t12\nchr1\t1000000\t1000250\tACGT\t3\n"
+    )
 
 
 # ---- no easier than real cells --------------------------------------------------------------------------------------
