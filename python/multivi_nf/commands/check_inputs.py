@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Gather CHECKED (S.preflight.json of every sample); stop if any has a problem, else write the plan."""
     from multivi_nf.inputs.schemas import CheckedSheet
-    from multivi_nf.io.files import written_whole
     from multivi_nf.io.records import read_record, write_record
+    from multivi_nf.io.tables import write_bed
     from multivi_nf.preflight.plan import Choices, make_plan, read_checked
 
     sheet = read_record(CheckedSheet, samples)
@@ -61,8 +61,7 @@ def command(
     choices = Choices(peaks, peak_source, reference, feature_aliases, min_shared_genes)
     plan, frame = make_plan(sheet, read_checked(checked, sheet.samples), choices, look)
     if frame is not None and peaks_output is not None:
-        with written_whole(peaks_output) as temporary:
-            frame.to_csv(temporary, sep="\t", header=False, index=False)
+        write_bed(frame, peaks_output)
     write_record(plan, output)
     for warning in plan.warnings:
         click.echo(f"WARNING: {warning}", err=True)

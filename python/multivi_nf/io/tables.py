@@ -32,6 +32,12 @@ def write_table(table: pd.DataFrame, path: Path, *, index: bool = False, gaps: s
             _write(table, packed, index, gaps)
 
 
+def write_bed(regions: pd.DataFrame, path: Path) -> None:
+    """Write regions as BED: their columns as they are, without a header."""
+    with written_whole(path) as temporary:
+        regions.to_csv(temporary, sep="\t", header=False, index=False)
+
+
 def _write(table: pd.DataFrame, file: BinaryIO | gzip.GzipFile, index: bool, gaps: str) -> None:
     with io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
         table.to_csv(text, sep="\t", index=index, float_format="%.6g", na_rep=gaps, lineterminator="\n")

@@ -15,6 +15,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading, reading_hdf5
 from multivi_nf.io.limits import read_tsv
+from multivi_nf.io.tables import write_bed
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.simulate.cells import SITES, SampleCells
 from multivi_nf.simulate.regulation import Planted
@@ -100,8 +101,7 @@ def write_truth(folder: Path, world: World, groups: list[SampleCells]) -> None:
     cells = pd.concat([group.cells for group in groups])
     with written_whole(folder / "cells.tsv.gz") as temporary:
         temporary.write_bytes(gzip.compress(cells.round(4).to_csv(sep="\t").encode(), mtime=0))
-    with written_whole(folder / "peaks.bed") as temporary:
-        world.peaks[["chrom", "start", "end"]].to_csv(temporary, sep="\t", header=False, index=False)
+    write_bed(world.peaks[["chrom", "start", "end"]], folder / "peaks.bed")
     with written_whole(folder / "means.h5") as temporary, h5py.File(temporary, "w") as file:
         put = writer(file)
         put("cells/state", np.concatenate([g.states[: len(g.cells)] for g in groups]).astype(np.float32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import scipy.sparse as sp
 from multivi_nf.errors import InputError
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.outputs import check_folder
+from multivi_nf.io.tables import write_bed
 from multivi_nf.simulate.cells import SampleCells, barcodes, draw_cells
 from multivi_nf.simulate.counts import peak_hits, peak_matrix, protein_counts, rna_counts
 from multivi_nf.simulate.design import ISOTYPES, Options
@@ -69,7 +69,7 @@ def simulate(options: Options, outdir: str | Path, say: Callable[[str], None] = 
         for index, group in enumerate(groups):
             rows.append(write_sample(temporary, world, group, options, index))
             say(f"{group.sample.name}: {len(group.cells)} cells")
-        write_table(temporary / "samplesheet.csv", COLUMNS, rows)
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(temporary / "samplesheet.csv", index=False)
         write_requests(temporary, world)
         write_truth(temporary / "truth", world, groups)
         if planted is not None:
@@ -157,7 +157,7 @@ def write_peaks(path: Path, rng: np.random.Generator, world: World, seen: np.nda
     noise[["start", "end"]] += 1500
     noise["name"] = [f"noise_{i + 1}" for i in range(len(noise))]
     frame = pd.concat([frame, noise]).sort_values(["chrom", "start"], kind="stable")
-    frame.to_csv(path, sep="\t", header=False, index=False)
+    write_bed(frame, path)
 
 
 def gene_features(world: World) -> pd.DataFrame:
@@ -239,18 +239,18 @@ def write_genome(folder: Path, world: World) -> None:
         )
     (folder / "tss.bed").write_text("".join(tss))
     (folder / "genes.gtf").write_text("".join(gtf))
-    world.blacklist.to_csv(folder / "blacklist.bed", sep="\t", header=False, index=False)
+    write_bed(world.blacklist, folder / "blacklist.bed")
 
 
 def write_requests(outdir: Path, world: World) -> None:
     """Write what a user would ask for: `--contrasts`, a list for `--impute_features`, and `--marker_sets`."""
-    header = ("contrast", "modality", "groupby", "target", "reference", "cells")
     rows = [
-        dict(zip(header, ("clusters_rna", "rna", "cluster", "each", "rest", "all"))),
-        dict(zip(header, ("donor_1_against_2", "rna", "donor", "donor_1", "donor_2", "observed"))),
-        dict(zip(header, ("clusters_atac", "atac", "cluster", "each", "rest", "observed"))),
+        ("clusters_rna", "rna", "cluster", "each", "rest", "all"),
+        ("donor_1_against_2", "rna", "donor", "donor_1", "donor_2", "observed"),
+        ("clusters_atac", "atac", "cluster", "each", "rest", "observed"),
     ]
-    write_table(outdir / "contrasts.csv", header, rows)
+    contrasts = pd.DataFrame(rows, columns=["contrast", "modality", "groupby", "target", "reference", "cells"])
+    contrasts.to_csv(outdir / "contrasts.csv", index=False)
     strongest = np.argsort(-np.abs(world.rna.loadings[:10]).max(0), kind="stable")[:40]
     markers = world.genes["id"].to_numpy()[np.sort(strongest)]
     (outdir / "markers.txt").write_text("".join(f"{gene}\n" for gene in markers))
@@ -282,11 +282,3 @@ def marker_sets(world: World, n: int = 8) -> list[tuple[str, str]]:
         above[symbols.duplicated(keep=False).to_numpy()] = -np.inf
         found += [(cell_type, symbols.iloc[gene]) for gene in np.argsort(-above, kind="stable")[:n]]
     return found
-
-
-def write_table(path: Path, header: tuple[str, ...], rows: list[dict[str, str]]) -> None:
-    """Write a CSV with the given columns; what a row lacks stays empty."""
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, header, restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
