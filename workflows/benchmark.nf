@@ -100,5 +100,5 @@ workflow BENCHMARK {
     ch_told.subscribe { triples -> write_info(settings, 'sbom.cdx.json', bill_text(triples)) }
 
     emit:
-    folder = BENCHMARK_PAGE.out.folder // channel: benchmark/
+    BENCHMARK_PAGE.out.folder // channel: benchmark/
 }

@@ -280,7 +280,7 @@ def checked_parts(samples: Samples, folder: Path, seed: int) -> list[Path]:
                 "rna": lambda: qc_rna(part, name, RnaRules(seed=seed)),  # noqa: B023
                 "atac": lambda: qc_atac(part, name, AtacRules(seed=seed)),  # noqa: B023
                 "protein": lambda: qc_protein(part, name),  # noqa: B023
-            }  # fmt: skip
+            }
             paths.append(folder / f"{name}.{modality}.h5ad")
             write_checked(steps[modality](), paths[-1], folder / "qc" / name)
     return paths
@@ -326,9 +326,16 @@ def make_run(run: Run, seed: int, outdir: Path) -> None:
     for k, (modality, groupby, target, reference) in enumerate(run.contrasts):
         try:
             table = differential(
-                model, mosaic, modality, groupby=groupby, target=target, reference=reference, calibration=calibration,
-                seed=seed, n_samples=200,
-            )  # fmt: skip
+                model,
+                mosaic,
+                modality,
+                groupby=groupby,
+                target=target,
+                reference=reference,
+                calibration=calibration,
+                seed=seed,
+                n_samples=200,
+            )
         except NothingToCompare:  # as DIFFERENTIAL does with contrasts that nobody asked for
             table = empty_table(target)
         write_table(table, outdir / "differential" / f"{k}_{groupby}_{modality}.tsv.gz")

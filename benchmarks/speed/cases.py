@@ -250,8 +250,15 @@ def page(folder: Path) -> Iterator[tuple[Work, Work]]:
     yield lambda: write_report(results, folder / "report.html"), floor
 
 
-CASES = {"fragments": fragments, "counting": counting, "epoch": epoch, "impute": impute, "contrast": contrast,
-         "mosaic": mosaic, "page": page}  # fmt: skip
+CASES = {
+    "fragments": fragments,
+    "counting": counting,
+    "epoch": epoch,
+    "impute": impute,
+    "contrast": contrast,
+    "mosaic": mosaic,
+    "page": page,
+}
 
 
 def measure(name: str, repeats: int = 5) -> dict[str, float]:

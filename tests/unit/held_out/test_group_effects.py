@@ -148,9 +148,14 @@ def test_it_is_stored_and_read_and_what_is_impossible_refused():
     assert from_json(ImputedEffects, stored, "it") == found
     n = len(found.sd)
     for wrong in (
-        {"spread": [1.0]}, {"sd": [float("nan")] * n}, {"spread": [-1.0] * n}, {"unshrunk": 99.0},
-        {"squared": [1.5] * n}, {"lost": 2.0}, {"log_mean": found.log_mean[::-1]},
-    ):  # fmt: skip
+        {"spread": [1.0]},
+        {"sd": [float("nan")] * n},
+        {"spread": [-1.0] * n},
+        {"unshrunk": 99.0},
+        {"squared": [1.5] * n},
+        {"lost": 2.0},
+        {"log_mean": found.log_mean[::-1]},
+    ):
         assert replace(found, **wrong).impossible(), wrong
     for wrong in (None, {}, stored | {"unshrunk": "x"}):
         with pytest.raises(InputError):

@@ -381,9 +381,14 @@ def test_more_cells_hold_the_loadings_of_peaks_less():
     assert many.peak_decay * steps == pytest.approx(5.0 * 600)
 
 
-@pytest.mark.parametrize(("compat", "trainable", "expected"), [
-    ("none", None, 5.0), ("scvi", None, 1e-3), ("none", {"generative.atac.output.weight"}, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("compat", "trainable", "expected"),
+    [
+        ("none", None, 5.0),
+        ("scvi", None, 1e-3),
+        ("none", {"generative.atac.output.weight"}, 0.0),
+    ],
+)
 def test_only_the_loadings_of_peaks_decay_strongly(mosaic, compat, trainable, expected):
     model = MultiVI.from_mosaic(mosaic, n_hidden=16, n_latent=4, compat=compat)
     objective = Objective(model, settings_for(600, kl_warmup=5), torch.device("cpu"), trainable)
