@@ -8,7 +8,8 @@ within batches likewise, and what contrasts still call then is called by chance.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import mudata
 import numpy as np
@@ -31,6 +32,23 @@ SEEN = 0.05
 COLUMNS = ["measure", "modality", "result", "short_run", "chance", "control", "better", "cells", "groups"]
 
 
+@dataclass
+class Control:
+    """What is measured: with the run's model, in a short run, and in what `control` leaves."""
+
+    measure: str
+    modality: str
+    found: dict[str, float]
+    control: str
+    better: str
+    cells: int
+    groups: str = ""
+
+
+def _silent(_: str) -> None:
+    """Nobody is told."""
+
+
 def run_controls(
     model: MultiVI,
     mosaic: mudata.MuData,
@@ -39,7 +57,7 @@ def run_controls(
     groupby: str = "cluster",
     seed: int = 0,
     device: str = "auto",
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = _silent,
 ) -> pd.DataFrame:
     """Train the short runs and measure what they and the run's model give.
 
@@ -74,7 +92,7 @@ def run_controls(
             "its groups would be permuted and contrasted",
             "name a column of multivi.h5mu with --groupby, such as cluster",
         )
-    rows: list[dict[str, Any]] = []
+    rows: list[Control] = []
     held = _held_pairs(model, mosaic)
     if held:
         epochs = max(LEAST_EPOCHS, round(SHARE_OF_EPOCHS * len(model.history.rows))) if model.history else LEAST_EPOCHS
@@ -84,11 +102,12 @@ def run_controls(
         models = {"result": model, "short_run": plain, "chance": shuffled}
         for (one, other), cells in held.items():
             found = {name: _foscttm(each, mosaic, one, other, cells) for name, each in models.items()}
-            rows.append(_row("FOSCTTM of held-out pairs", f"{one}, {other}", found, "pairs shuffled", "lower", cells))
+            what, why = "FOSCTTM of held-out pairs", "pairs shuffled"
+            rows.append(Control(what, f"{one}, {other}", found, why, "lower", len(cells)))
             for source, target in ((one, other), (other, one)):
                 found = {name: _skill(each, mosaic, source, target, cells, seed) for name, each in models.items()}
                 what = f"rank correlation of {target} imputed from {source}"
-                rows.append(_row(what, target, found, "pairs shuffled", "higher", cells))
+                rows.append(Control(what, target, found, why, "higher", len(cells)))
     else:
         say(f"fewer than {LEAST_PAIRS} held-out pairs: pairs cannot be shuffled, contrasts alone have a control")
     permuted = mosaic.copy()
@@ -96,7 +115,7 @@ def run_controls(
     for modality in model.modalities:
         if modality in mosaic.mod:
             rows += _calls(model, (mosaic, permuted), modality, groupby, calibration, seed)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame([asdict(row) | row.found for row in rows], columns=COLUMNS)
 
 
 def permuted_groups(obs: pd.DataFrame, column: str, seed: int = 0) -> pd.Series:
@@ -152,13 +171,6 @@ def _held_pairs(model: MultiVI, mosaic: mudata.MuData) -> dict[tuple[str, str], 
     return found
 
 
-def _row(
-    measure: str, modality: str, found: dict[str, float], control: str, better: str, cells: Any, groups: str = ""
-) -> dict[str, Any]:
-    more = {"control": control, "better": better, "cells": len(cells), "groups": groups}
-    return {"measure": measure, "modality": modality, **found, **more}
-
-
 # ------------------------------------------------------------------------------------------------ measures
 
 
@@ -210,7 +222,7 @@ def _calls(
     groupby: str,
     calibration: Calibration,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Control]:
     """Features called between a modality's largest group and the rest: groups as they are, and permuted."""
     from multivi_nf.comparison.compare import differential
     from multivi_nf.inputs.contrasts import NothingToCompare, group_labels
@@ -238,4 +250,5 @@ def _calls(
             return []
         found[name] = float(table["significant"].sum())
     found["short_run"] = float("nan")
-    return [_row(f"{modality} features called", modality, found, "groups permuted", "more", cells, f"{target}, rest")]
+    what, told = f"{modality} features called", f"{target}, rest"
+    return [Control(what, modality, found, "groups permuted", "more", len(cells), told)]

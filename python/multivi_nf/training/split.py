@@ -12,7 +12,7 @@ MAX_VALIDATION = 10_000
 CALIBRATION_SHARE = 0.1
 LEAST = ((100, 1 / 3), (39, 1 / 5))
 """Calibration cells, and the share of the pairs that they may be at most: 100 calibrate error bars, and from 39 on a
-cell can be told to be out of support (inference/support.py: 2 / (n + 1) <= 0.05)."""
+cell can be told to be out of support (calibration/support.py: 2 / (n + 1) <= 0.05)."""
 
 
 def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.ndarray:
@@ -49,29 +49,26 @@ def split_cells(has: dict[str, np.ndarray], batch: np.ndarray, seed: int) -> np.
         pairs = np.flatnonzero(combination == kind)
         least = next((n for n, share in LEAST if n <= share * len(pairs)), 0)
         n = max(int(CALIBRATION_SHARE * len(pairs)), least)
-        _draw(roles, "calibration", pairs, strata, n, rng)
+        roles[_drawn(pairs, strata, n, rng)] = "calibration"
 
     rest = np.flatnonzero(roles == "train")
     n_validation = min(int(round(VALIDATION_SHARE * len(rest))), MAX_VALIDATION)
-    _draw(roles, "validation", rest, strata, n_validation, rng)
+    roles[_drawn(rest, strata, n_validation, rng)] = "validation"
     return roles
 
 
-def _draw(
-    roles: np.ndarray, role: str, candidates: np.ndarray, strata: np.ndarray, n: int, rng: np.random.Generator
-) -> None:
-    """Give `n` of the candidates a role, each stratum in proportion to its size (largest remainder)."""
+def _drawn(candidates: np.ndarray, strata: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """`n` of the candidates, each stratum in proportion to its size (largest remainder)."""
     names, sizes = np.unique(strata[candidates], return_counts=True)
     if not len(names) or n <= 0:
-        return
+        return candidates[:0]
     quota = n * sizes / sizes.sum()
     take = np.minimum(np.floor(quota).astype(int), np.maximum(sizes - 1, 0))
     order = np.argsort(-(quota - take), kind="stable")
     for i in order[: max(n - take.sum(), 0)]:
         take[i] = min(take[i] + 1, max(sizes[i] - 1, 0))
-    for stratum, count in zip(names, take):
-        members = candidates[strata[candidates] == stratum]
-        roles[rng.permutation(members)[:count]] = role
+    own = strata[candidates]
+    return np.concatenate([rng.permutation(candidates[own == one])[:count] for one, count in zip(names, take)])
 
 
 def split_table(cells: pd.Index, roles: np.ndarray) -> pd.DataFrame:
