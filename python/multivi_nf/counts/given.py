@@ -68,12 +68,7 @@ def tidy_column(values: pd.Series) -> pd.Series:
     """One column in a type that AnnData files hold; see :func:`tidy`."""
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        categories = values.cat.categories
-        if categories.dtype.kind in "OUSifbu" and not any(isinstance(c, (bytes, pd.Interval)) for c in categories):
-            kinds = {type(c) for c in categories}
-            if len(kinds) <= 1 or not (categories.dtype == object):
-                return values
-        return values.cat.rename_categories([_text(c) for c in categories])
+        return _tidy_categories(values)
     if isinstance(dtype, pd.SparseDtype):
         return tidy_column(pd.Series(np.asarray(values), index=values.index))
     if dtype.kind in "bifu" and dtype != np.float16:
@@ -92,6 +87,15 @@ def tidy_column(values: pd.Series) -> pd.Series:
         return pd.to_numeric(values)
     text = np.array([None if missing else _text(v) for v, missing in zip(values, values.isna())], dtype=object)
     return pd.Series(pd.Categorical(text), index=values.index)
+
+
+def _tidy_categories(values: pd.Series) -> pd.Series:
+    categories = values.cat.categories
+    if categories.dtype.kind in "OUSifbu" and not any(isinstance(c, (bytes, pd.Interval)) for c in categories):
+        kinds = {type(c) for c in categories}
+        if len(kinds) <= 1 or not (categories.dtype == object):
+            return values
+    return values.cat.rename_categories([_text(c) for c in categories])
 
 
 def _text(value: Any) -> str:

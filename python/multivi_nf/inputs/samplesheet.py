@@ -312,47 +312,8 @@ def _check_files(
             "name at least one of them, or remove the row",
         )
     for column, resolved in files.items():
-        if resolved is None:
-            continue
-        if _CONTROL.search(resolved):
-            table.add(
-                line, column, f"{row[column]!r} holds unprintable characters", "no file is called so", "retype it"
-            )
-            continue
-        if _UNSTAGED.search(resolved):
-            table.add(
-                line,
-                column,
-                f"{resolved!r} holds a $ that a shell takes for a variable",
-                "Nextflow's own scripts leave it unquoted, so that another file, or none, would reach the step",
-                "rename the file or its folder (a link will do), and correct the sheet",
-            )
-            continue
-        gone = row[column] in absent if absent is not None else not _URI.match(resolved) and not _is_there(resolved)
-        if gone:
-            table.add(
-                line,
-                column,
-                f"file {resolved} does not exist",
-                "the sample cannot be read",
-                "correct the path (relative ones are relative to the samplesheet)",
-            )
-        if column == "fragments" and re.search(r"\.(h5|h5ad|mtx|bam|tbi|bw)$", resolved):
-            table.add(
-                line,
-                column,
-                f"{Path(resolved).name} is no fragments file",
-                "lines of fragments are read from it",
-                "name fragments.tsv.gz; matrices belong in rna, atac or protein",
-            )
-        if column in MODALITIES and re.search(r"fragments.*\.tsv(\.gz)?$", resolved):
-            table.add(
-                line,
-                column,
-                f"{Path(resolved).name} is no count matrix",
-                "a matrix is read from it",
-                "name it in the column fragments",
-            )
+        if resolved is not None:
+            _check_file(table, (line, column), row[column], resolved, absent)
     if files["barcode_map"] and not (files["fragments"] or files["atac"] or files["h5mu"]):
         table.add(
             line,
@@ -369,6 +330,32 @@ def _check_files(
             "the peaks would have no effect",
             "name fragments, or leave peaks empty",
         )
+
+
+def _check_file(table: Table, place: tuple[int, str], given: str, resolved: str, absent: set[str] | None) -> None:
+    """Look at the file that stands, as `given`, in a line and column."""
+    column, name = place[1], Path(resolved).name
+    if _CONTROL.search(resolved):
+        table.add(*place, f"{given!r} holds unprintable characters", "no file is called so", "retype it")
+        return
+    if _UNSTAGED.search(resolved):
+        table.add(
+            *place,
+            f"{resolved!r} holds a $ that a shell takes for a variable",
+            "Nextflow's own scripts leave it unquoted, so that another file, or none, would reach the step",
+            "rename the file or its folder (a link will do), and correct the sheet",
+        )
+        return
+    gone = given in absent if absent is not None else not _URI.match(resolved) and not _is_there(resolved)
+    if gone:
+        correct = "correct the path (relative ones are relative to the samplesheet)"
+        table.add(*place, f"file {resolved} does not exist", "the sample cannot be read", correct)
+    if column == "fragments" and re.search(r"\.(h5|h5ad|mtx|bam|tbi|bw)$", resolved):
+        belongs = "name fragments.tsv.gz; matrices belong in rna, atac or protein"
+        table.add(*place, f"{name} is no fragments file", "lines of fragments are read from it", belongs)
+    if column in MODALITIES and re.search(r"fragments.*\.tsv(\.gz)?$", resolved):
+        belongs = "name it in the column fragments"
+        table.add(*place, f"{name} is no count matrix", "a matrix is read from it", belongs)
 
 
 def _check_shared_files(table: Table, samples: list[Sample]) -> None:

@@ -122,12 +122,10 @@ def _value(hint: object, value: object, place: str | Path, key: str) -> object:
         others = [one for one in inner if one is not type(None)]
         alike = [one for one in others if (typing.get_origin(one) in (list, tuple)) == isinstance(value, list)]
         return _value((alike or others)[0], value, place, key)
-    if origin is list and isinstance(value, list) and inner[0] in _PLAIN and set(map(type, value)) <= _PLAIN[inner[0]]:
-        return value  # names by the million
     if origin in (list, tuple) and isinstance(value, list):
-        kinds = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
-        if len(kinds) == len(value):
-            items = [_value(one, item, place, f"{key}[{i}]") for i, (one, item) in enumerate(zip(kinds, value))]
+        several = origin is list or inner[-1] is ...
+        if several or len(inner) == len(value):
+            items = _items(inner[:1] * len(value) if several else inner, value, place, key)
             return items if origin is list else tuple(items)
     if origin is dict and isinstance(value, dict):
         return {name: _value(inner[1], item, place, f"{key}.{name}") for name, item in value.items()}
@@ -143,6 +141,12 @@ def _value(hint: object, value: object, place: str | Path, key: str) -> object:
         return value
     wanted = "one of " + ", ".join(map(repr, inner)) if origin is Literal else getattr(hint, "__name__", str(hint))
     raise _refused(place, f"{key!r} is {_told(value)} and should be {wanted}")
+
+
+def _items(kinds: tuple[object, ...], values: list[object], place: str | Path, key: str) -> list[object]:
+    if kinds and kinds[0] in _PLAIN and len(set(kinds)) == 1 and set(map(type, values)) <= _PLAIN[kinds[0]]:
+        return values  # names by the million
+    return [_value(kind, item, place, f"{key}[{i}]") for i, (kind, item) in enumerate(zip(kinds, values))]
 
 
 def _told(value: object) -> str:

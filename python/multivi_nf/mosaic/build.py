@@ -21,9 +21,10 @@ from multivi_nf.io.files import written_whole
 from multivi_nf.io.records import as_json
 from multivi_nf.modalities import MODALITIES, SEEN
 from multivi_nf.mosaic import features as feature_sets
+from multivi_nf.mosaic.cells import cell_table
 from multivi_nf.mosaic.features import Features, cells_needed
 from multivi_nf.mosaic.names import Aliases, read_aliases
-from multivi_nf.mosaic.parts import Part, SampleCells, cell_table, choose_cells, load_parts, name_cells
+from multivi_nf.mosaic.parts import Part, SampleCells, choose_cells, load_parts, name_cells
 from multivi_nf.mosaic.read import read_mosaic
 from multivi_nf.mosaic.write import fill, skeleton
 

@@ -22,7 +22,7 @@ from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5, reading_hdf5
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic.features import stained
-from multivi_nf.mosaic.parts import _words
+from multivi_nf.mosaic.parts import words_of
 from multivi_nf.mosaic.write import quiet
 
 
@@ -66,6 +66,32 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
     mosaic = path if isinstance(path, mudata.MuData) else _open(Path(path))
     if "multivi_nf" in mosaic.uns and "has_rna" in mosaic.obs:
         return mosaic
+    found = _known(mosaic)
+    batch = _column(mosaic, "batch")
+    batch = pd.Series("all", index=mosaic.obs_names) if batch is None else batch
+    sample = _column(mosaic, "sample")
+    with quiet(), mudata.set_options(pull_on_update=False):
+        result = mudata.MuData({modality: found[modality] for modality in MODALITIES if modality in found})
+        obs, notes = _annotation(mosaic, result.obs_names)
+        obs["batch"] = pd.Categorical(batch.reindex(result.obs_names))
+        obs["sample"] = obs["batch"] if sample is None else pd.Categorical(sample.reindex(result.obs_names))
+        has = pd.DataFrame({m: np.zeros(result.n_obs, dtype=bool) for m in MODALITIES}, index=result.obs_names)
+        for modality, data in found.items():
+            has[modality] = result.obs_names.isin(data.obs_names)
+        for modality in MODALITIES:
+            obs[f"has_{modality}"] = has[modality]
+        obs["modality"] = pd.Categorical(words_of(has))
+        result.obs = obs
+        result.uns = dict(mosaic.uns)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    if "protein" in found and "panel" not in found["protein"].uns:
+        result = _with_panel(result)
+    return result
+
+
+def _known(mosaic: mudata.MuData) -> dict[str, ad.AnnData]:
+    """Counts of the modalities that are known, brought to one form."""
     found: dict[str, ad.AnnData] = {}
     for name, data in mosaic.mod.items():
         modality = modality_named(name)
@@ -85,27 +111,7 @@ def read_mosaic(path: str | Path | mudata.MuData) -> mudata.MuData:
             "none of them is known as rna, atac or protein",
             "rename them, e.g. mdata.mod['rna'] = ...",
         )
-    batch = _column(mosaic, "batch")
-    batch = pd.Series("all", index=mosaic.obs_names) if batch is None else batch
-    sample = _column(mosaic, "sample")
-    with quiet(), mudata.set_options(pull_on_update=False):
-        result = mudata.MuData({modality: found[modality] for modality in MODALITIES if modality in found})
-        obs, notes = _annotation(mosaic, result.obs_names)
-        obs["batch"] = pd.Categorical(batch.reindex(result.obs_names))
-        obs["sample"] = obs["batch"] if sample is None else pd.Categorical(sample.reindex(result.obs_names))
-        has = pd.DataFrame({m: np.zeros(result.n_obs, dtype=bool) for m in MODALITIES}, index=result.obs_names)
-        for modality, data in found.items():
-            has[modality] = result.obs_names.isin(data.obs_names)
-        for modality in MODALITIES:
-            obs[f"has_{modality}"] = has[modality]
-        obs["modality"] = pd.Categorical(_words(has))
-        result.obs = obs
-        result.uns = dict(mosaic.uns)
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
-    if "protein" in found and "panel" not in found["protein"].uns:
-        result = _with_panel(result)
-    return result
+    return found
 
 
 def read_tables(path: Path) -> mudata.MuData | None:
@@ -220,7 +226,7 @@ def _standard(data: ad.AnnData, modality: str, name: str) -> ad.AnnData:
         warnings.warn(
             f"modality {name!r}: {empty:.0%} of its {counts.shape[0]} cells have no count. They are taken as measured"
             "; if the file was padded with zeros, drop those cells from this modality (mdata.mod[name][rows])",
-            stacklevel=3,
+            stacklevel=4,
         )
     var = data.var.copy()
     if "symbol" not in var:
@@ -259,7 +265,7 @@ def _antibodies(data: ad.AnnData, counts: sparse.csr_matrix, name: str) -> tuple
     warnings.warn(
         f"modality {name!r}: {int(out.sum())} isotype controls and tags are left out of the model "
         f"({', '.join(names[out][:5])})",
-        stacklevel=4,
+        stacklevel=5,
     )
     return data[:, ~out], counts[:, np.flatnonzero(~out)]
 
@@ -328,7 +334,7 @@ def _with_panel(mosaic: mudata.MuData) -> mudata.MuData:
             result.obs, result.uns = mosaic.obs.loc[result.obs_names].copy(), dict(mosaic.uns)
             result.obs["has_protein"] = result.obs_names.isin(mods["protein"].obs_names)
             has = pd.DataFrame({m: result.obs[f"has_{m}"].to_numpy() for m in MODALITIES}, index=result.obs_names)
-            result.obs["modality"] = pd.Categorical(_words(has))
+            result.obs["modality"] = pd.Categorical(words_of(has))
         mosaic = result
     if "protein" in mosaic.mod:
         names, categories = mosaic.mod["protein"].var_names, mosaic.obs["batch"].cat.categories

@@ -21,7 +21,7 @@ from multivi_nf.io.records import read_record
 from multivi_nf.modalities import Modality, in_order
 from multivi_nf.mosaic.features import check_shared, different_peaks, read_reference, told_spellings
 from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, read_aliases
-from multivi_nf.preflight.check import CheckedSample, unpack
+from multivi_nf.preflight.checked import CheckedSample, unpack
 
 PeakSet = Literal["given", "matrix", "reference", "samples", "macs3", "none"]
 Result = TypeVar("Result")

@@ -124,7 +124,7 @@ def test_an_i_o_error_is_known_by_its_words(failing, capsys, name):
 
 def test_a_disk_that_fails_is_no_problem_of_a_sample():
     """PREFLIGHT writes problems down, and `-resume` takes what it wrote from the cache: only what stays counts."""
-    from multivi_nf.preflight.check import CheckedSample
+    from multivi_nf.preflight.checked import CheckedSample
 
     found = CheckedSample("s")
 

@@ -16,7 +16,8 @@ from multivi_nf.commands import check_inputs, preflight
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.samplesheet import FILE_COLUMNS, Sample
 from multivi_nf.inputs.schemas import CheckedSheet
-from multivi_nf.preflight.check import check_sample, pack, unpack
+from multivi_nf.preflight.check import check_sample
+from multivi_nf.preflight.checked import pack, unpack
 from multivi_nf.preflight.plan import Choices, make_plan, read_checked
 from multivi_nf.testing.files import GENES, PEAKS, barcodes, counts, features, write_10x, write_h5ad
 
