@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from multivi_nf.calibration.entries import Curve, Direction, Levels
 from multivi_nf.held_out import scoring
@@ -18,6 +19,8 @@ from multivi_nf.imputation.intervals import POISSON_THETA, Mixture
 
 TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
 FACTORS = (0.05, 20.0)
+TOLERANCE = 0.02
+"""Of the logarithm of a factor."""
 SHRINKAGES = tuple(i / 20 for i in range(20))
 NEAR = 5
 DECILES = 10
@@ -65,7 +68,7 @@ class Fit:
         return found
 
     def best_factor(self, temperature: float) -> tuple[float, float]:
-        """(mean log score, dispersion factor) at a temperature; golden-section search on the logarithm.
+        """(mean log score, dispersion factor) at a temperature; Brent's search on the logarithm.
 
         Of atac the share of the peaks' own rates instead (stacking, Yao et al. 2018): a decoder is bolder within a peak
         than sparse counts allow, which no wider spread of z takes back.
@@ -75,26 +78,13 @@ class Fit:
             found = [(float(self._peak_score(self._peaks(draws, w)).mean()), -w) for w in SHRINKAGES]
             score, share = max(found)
             return score, -share
-        low, high = np.log(FACTORS)
-        golden = (np.sqrt(5) - 1) / 2
-        known: dict[float, float] = {}
 
-        def value(x: float) -> float:
-            if x not in known:
-                scores = scoring.log_score(mixture.scaled(float(np.exp(x))), self.shown.counts)
-                known[x] = float(scores[self.shown.known].mean())
-            return known[x]
+        def loss(log_factor: float) -> float:
+            scores = scoring.log_score(mixture.scaled(float(np.exp(log_factor))), self.shown.counts)
+            return -float(scores[self.shown.known].mean())
 
-        a, b = high - golden * (high - low), low + golden * (high - low)
-        while high - low > 0.1:
-            if value(a) > value(b):
-                high, b = b, a
-                a = high - golden * (high - low)
-            else:
-                low, a = a, b
-                b = low + golden * (high - low)
-        best = max(known, key=lambda x: known[x])
-        return known[best], float(np.exp(best))
+        best = minimize_scalar(loss, bounds=tuple(np.log(FACTORS)), method="bounded", options={"xatol": TOLERANCE})
+        return -float(best.fun), float(np.exp(best.x))
 
     def _own(self, value: np.ndarray, share: float) -> np.ndarray:
         """Imputed values drawn to the peaks' own rates."""
