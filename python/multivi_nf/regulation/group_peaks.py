@@ -92,9 +92,10 @@ def peaks_by_group(
     """Call peaks by MACS3 on the fragments of each group's cells, and merge them with the consensus.
 
     Where two or more donors have :data:`LEAST_CELLS` cells of a group, a peak stays if :data:`REPLICATES` of them show
-    it: two or more fragments of the donor's, and more than it has at places of that width 2.5 and 5 kb beside peaks
-    (Poisson, p ≤ :data:`REPLICATE_P`). Calling each donor's peaks again would lose most of them: half the cells show
-    far fewer than half the peaks.
+    it: more fragments than the donor has at places of that width 2.5 and 5 kb beside peaks (Poisson,
+    p ≤ :data:`REPLICATE_P`; where a donor has hardly any beside peaks, one is more). Calling each donor's peaks again,
+    or asking for two fragments of each, would lose many of a rare type: a third of its cells show far fewer than a
+    third of its peaks.
 
     Parameters
     ----------
@@ -243,7 +244,7 @@ def _shown(pairs: pd.Series, sources: Sequence[Source], every: pd.DataFrame, gen
         total += (member @ counted).toarray()
     background = total[:, len(every) :].mean(axis=1) if len(aside) else np.zeros(len(labels))
     inside = total[:, : len(every)]
-    found = (inside >= 2) & (stats.poisson.sf(inside - 1, background[:, None]) <= REPLICATE_P)
+    found = (inside > 0) & (stats.poisson.sf(inside - 1, background[:, None]) <= REPLICATE_P)
     return dict(zip(labels, found))
 
 

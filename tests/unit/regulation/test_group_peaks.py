@@ -97,6 +97,16 @@ def test_what_a_replicate_shows_by_hand(tmp_path):
     assert group_peaks._seen(peaks, every, shown, "B").tolist() == [0, 0, 0]
 
 
+def test_one_fragment_shows_a_peak_where_there_are_hardly_any_beside(tmp_path):
+    """Background of 1 in 8 places is mean 0.125, P(>= 1) = 0.12: not shown; of none it is 0: shown."""
+    every = pd.DataFrame({"chrom": "chr1", "start": [9_750, 29_750], "end": [10_251, 30_251]})
+    places = {"C0": [10_000], "C1": [10_000, 7_500]}
+    source = Source("s", fragments_of(tmp_path / "f.tsv.gz", places, background=0))
+    pairs = pd.Series(["A\td1", "A\td2"], pd.Index(["s:C0", "s:C1"]))
+    shown = group_peaks._shown(pairs, [source], every, TOY)
+    assert shown["A\td1"].tolist() == [True, False] and shown["A\td2"].tolist() == [False, False]
+
+
 def test_the_consensus_stays_and_new_peaks_overlap_nothing(called, tmp_path):
     given, _ = called
     obs, groups = cells_of(100, ["A"] * 50 + ["B"] * 50, ["d"] * 100)
