@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,11 @@ def sign_of(method: str) -> str:
     return SIGNS[(place + place // len(COLOURS)) % len(SIGNS)]
 
 
+def _of_method(method: str) -> dict[str, Any]:
+    """How its points are drawn."""
+    return {"color": colour_of_method(method), "marker": sign_of(method), "markersize": 4}
+
+
 def metric(rows: pd.DataFrame, name: str, title: str, better: str, key: str) -> str:
     """One metric of one experiment, and its mean when shuffled: over the rate where splits are rates, else in dots."""
     of = rows[rows["metric"] == name]
@@ -70,11 +76,9 @@ def _curves(axes: Axes, of: pd.DataFrame) -> None:
     for method in ordered(of["method"].unique()):
         one = of[of["method"] == method].groupby("rate")["value"].agg(["mean", "min", "max"])
         line = "--" if method in CONTROLS else ":" if method in ABLATION else "-"
-        axes.errorbar(
-            one.index, one["mean"], yerr=[one["mean"] - one["min"], one["max"] - one["mean"]], label=method,
-            color=colour_of_method(method), marker=sign_of(method), markersize=4, linewidth=1.2, linestyle=line,
-            elinewidth=0.8,
-        )  # fmt: skip
+        spans = [one["mean"] - one["min"], one["max"] - one["mean"]]
+        how = _of_method(method)
+        axes.errorbar(one.index, one["mean"], spans, label=method, linewidth=1.2, linestyle=line, elinewidth=0.8, **how)
     axes.set_xlabel("cells taken apart, %")
 
 
@@ -90,10 +94,7 @@ def _dots(axes: Axes, of: pd.DataFrame) -> None:
             values = one.loc[one["split"] == split, "value"].dropna()
             if len(values):
                 axes.plot([values.min(), values.max()], [y + shift] * 2, color=colour_of_method(method), linewidth=1)
-        axes.plot(
-            means.reindex(splits), y + np.asarray(offset), color=colour_of_method(method), marker=sign_of(method),
-            linestyle="none", markersize=4,
-        )  # fmt: skip
+        axes.plot(means.reindex(splits), y + np.asarray(offset), linestyle="none", **_of_method(method))
     axes.set_yticks(range(len(methods)), methods[::-1])
     axes.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
 
@@ -181,9 +182,7 @@ def cost(scored: pd.DataFrame) -> str:
             for k, method in enumerate(methods):
                 values = once.loc[once["method"] == method, column].dropna() / scale
                 y = [len(methods) - 1 - k] * len(values)
-                one.plot(
-                    values, y, linestyle="none", marker=sign_of(method), markersize=4, color=colour_of_method(method)
-                )
+                one.plot(values, y, linestyle="none", **_of_method(method))
             one.set_yticks(range(len(methods)), methods[::-1])
             one.set_xscale("log")
             one.set_title(title, loc="left")

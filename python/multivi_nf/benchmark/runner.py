@@ -24,8 +24,8 @@ from multivi_nf.io.records import as_json
 from multivi_nf.mosaic.read import read_mosaic
 
 COLUMNS = (
-    "experiment", "dataset", "method", "split", "seed", "metric", "value", "cpu_seconds", "peak_memory", "note",
-)  # fmt: skip
+    *("experiment", "dataset", "method", "split", "seed", "metric", "value", "cpu_seconds", "peak_memory", "note"),
+)
 
 
 def run(method: str, folder: Path, complete: Path | None, output: Path) -> str:

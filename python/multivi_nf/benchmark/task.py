@@ -115,10 +115,8 @@ def read_task(folder: Path) -> Task:
     }
     split = Split(read_h5mu(folder / "mosaic.h5mu"), table["origin"], table["modalities"])
     labels = table[LABEL] if LABEL in table else None
-    return Task(
-        about["experiment"], about["name"], about["seed"], split, labels, hidden, about["target"],
-        tuple(about["methods"]), about["variants"], about["dataset"],
-    )  # fmt: skip
+    named = {key: about[key] for key in ("experiment", "name", "seed", "target", "variants", "dataset")}
+    return Task(split=split, labels=labels, hidden=hidden, methods=tuple(about["methods"]), **named)
 
 
 def complete_cells(mosaic: mudata.MuData, shown: tuple[str, ...]) -> dict[str, anndata.AnnData]:

@@ -170,8 +170,10 @@ def _system(error: BaseException) -> Trouble | None:
     return Trouble(f"{what}{_at(error)}", why, remedy)
 
 
-_LOST = ("the input has changed under the step; what it read so far cannot be trusted",
-         "see that nothing moves or deletes it, then run the same again")  # fmt: skip
+_LOST = (
+    "the input has changed under the step; what it read so far cannot be trusted",
+    "see that nothing moves or deletes it, then run the same again",
+)
 _RIGHTS = (
     "the step can go on only where it may read and write",
     "change the permissions (chmod, chown), or give another place",

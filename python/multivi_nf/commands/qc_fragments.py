@@ -74,9 +74,7 @@ def command(
         listed, n_translated = to_atac(listed, read_barcode_map(barcode_map))
         say(f"{n_translated} of {len(listed)} listed barcodes were translated by {barcode_map.name}")
     regions = None if peaks is None else read_bed(peaks)
-    found = scan(
-        fragments, genome, barcodes=listed, peaks=regions, kept=kept,
-    )  # fmt: skip
+    found = scan(fragments, genome, barcodes=listed, peaks=regions, kept=kept)
     tell_renamed(found.facts.renamed, "fragments")
     if listed and (warning := quality.check_listed(listed, found.table, fragments)):
         say(f"WARNING: {warning}")

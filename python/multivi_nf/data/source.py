@@ -22,7 +22,7 @@ from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.data.insertions import counted_twice, fragments_of, note_of, samples_of
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.cell_table import truths
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.hdf5 import reading_hdf5
@@ -185,7 +185,7 @@ def with_counts(source: Source) -> Source:
     if isinstance(atac, Matrix) and atac.values is None:
         raise InputError(
             "the mosaic was read without the counts of ATAC",
-            "fragments are modelled (--atac-likelihood poisson), and 0/1 does not tell them",
+            f"fragments are modelled ({option('atac_likelihood', 'poisson')}), and 0/1 does not tell them",
             "read it with source_of(mosaic, atac_counts=True), or give the MuData or its path",
         )
     return source

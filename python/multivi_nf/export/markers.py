@@ -28,10 +28,11 @@ LEVEL = 0.95
 ENOUGH = 3
 """Cells on both sides below which a cluster has no markers."""
 COLUMNS = (
-    "cluster", "rank", "feature", "symbol", "effect", "effect_lower", "effect_upper", "p", "fdr", "mean", "mean_rest",
-    "fraction_expressing", "fraction_expressing_rest", "cells", "cells_rest", "imputed_effect", "imputed_effect_lower",
-    "imputed_effect_upper", "imputed_mean", "imputed_mean_rest", "cells_imputed", "cells_imputed_rest",
-)  # fmt: skip
+    *("cluster", "rank", "feature", "symbol", "effect", "effect_lower", "effect_upper", "p", "fdr", "mean"),
+    *("mean_rest", "fraction_expressing", "fraction_expressing_rest", "cells", "cells_rest"),
+    *("imputed_effect", "imputed_effect_lower", "imputed_effect_upper", "imputed_mean"),
+    *("imputed_mean_rest", "cells_imputed", "cells_imputed_rest"),
+)
 
 
 @dataclass

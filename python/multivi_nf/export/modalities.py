@@ -47,8 +47,8 @@ def check_embedded(mosaic: MuData, path: object) -> None:
     InputError
         Naming what is missing.
     """
-    missing = [word for word, there in (("obsm['X_umap']", "X_umap" in mosaic.obsm),
-                                        ("obs['cluster']", "cluster" in mosaic.obs)) if not there]  # fmt: skip
+    missing = [] if "X_umap" in mosaic.obsm else ["obsm['X_umap']"]
+    missing += [] if "cluster" in mosaic.obs else ["obs['cluster']"]
     if missing:
         raise InputError(
             f"{path} has no {' and no '.join(missing)}",

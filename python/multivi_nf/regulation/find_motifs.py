@@ -27,9 +27,9 @@ from multivi_nf.regulation.units import centred
 HELD = Path("share") / "multivi-nf" / "jaspar.meme"
 """Where `make motifs` and the images put JASPAR's motifs, below the environment."""
 COLUMNS = (
-    "group", "motif", "name", "cells", "effect", "z", "p_background", "p_cells", "p", "fdr", "significant", "peaks",
-    "genes", "rna_correlation", "rna_fdr",
-)  # fmt: skip
+    *("group", "motif", "name", "cells", "effect", "z", "p_background", "p_cells", "p", "fdr", "significant", "peaks"),
+    *("genes", "rna_correlation", "rna_fdr"),
+)
 
 
 SHOWN = 3
@@ -167,7 +167,7 @@ def find_motifs(
         var = var.join(part.set_axis(var.index))
     obs = cells.obs.loc[atac.cells]
     table = _named(
-        science.by_group(counts, matches, background, groups_of(obs, asked.groups), deviation), motifs, var, asked.level
+        science.by_group(counts, matches, background, groups_of(obs, asked.groups), deviation), var, asked.level
     )
     order = np.lexsort((var.index, -var["variability"].fillna(-1)))
     result = ad.AnnData(z[:, order], obs=obs, var=var.iloc[order], layers={"deviations": deviation[:, order]})
@@ -235,7 +235,7 @@ def _own(embedded: Embedded, z: np.ndarray, motifs: list[Motif], asked: Asked) -
     )
 
 
-def _named(table: pd.DataFrame, motifs: list[Motif], var: pd.DataFrame, level: float) -> pd.DataFrame:
+def _named(table: pd.DataFrame, var: pd.DataFrame, level: float) -> pd.DataFrame:
     """Names of motifs instead of numbers, what is known of each beside it, best first."""
     at = table["motif"].to_numpy()
     table = table.assign(motif=var.index.to_numpy()[at], name=var["name"].to_numpy()[at])

@@ -8,9 +8,9 @@ import pandas as pd
 from multivi_nf.regulation.pairs import Pairs
 
 COLUMNS = (
-    "gene", "symbol", "peak", "distance", "correlation", "z", "p", "fdr", "sign", "significant", "background_peaks",
-    "imputed_correlation", "imputed_z",
-)  # fmt: skip
+    *("gene", "symbol", "peak", "distance", "correlation", "z", "p", "fdr", "sign", "significant", "background_peaks"),
+    *("imputed_correlation", "imputed_z"),
+)
 
 
 def links_table(pairs: Pairs, scores: pd.DataFrame, var: pd.DataFrame, peaks: pd.Index, level: float) -> pd.DataFrame:

@@ -88,10 +88,8 @@ def _of_modality(results: Results, modality: str, data: ad.AnnData) -> Dots | No
     if len(panels) == 2 and len(both) > 1:
         agreement = _agreement(panels[0][1].mean[features], panels[1][1].mean[features], both)
     labels = _labels(results, modality, data, features)
-    svg = figures.marker_dots(
-        [(title, *(table.reindex(order)[features] for table in (shown.mean, shown.share))) for title, shown in panels],
-        labels, f"markers-{modality}", f"{modality} markers by cluster",
-    )  # fmt: skip
+    dots = [(title, *(table.reindex(order)[features] for table in (one.mean, one.share))) for title, one in panels]
+    svg = figures.marker_dots(dots, labels, f"markers-{modality}", f"{modality} markers by cluster")
     return Dots(modality, Markup(svg), data.n_obs, hidden, agreement)
 
 
@@ -112,13 +110,13 @@ def marker_features(results: Results, modality: str, names: pd.Index, available:
         Those that were imputed, None where none was: they go before others, since both panels can show them.
     """
     clusters = set(results.cells["cluster"].astype(str))
-    fitting = [
+    named = sorted(results.contrasts.items(), key=lambda item: modality not in item[0])
+    of_clusters = [
         table.assign(target=table["target"].astype(str))
-        for name, table in sorted(results.contrasts.items(), key=lambda item: modality not in item[0])
+        for _, table in named
         if "target" in table and len(table) and set(table["target"].astype(str)) <= clusters
-        and table["feature"].astype(str).isin(names).all()
-    ]  # fmt: skip
-    for table in fitting:
+    ]
+    for table in (one for one in of_clusters if one["feature"].astype(str).isin(names).all()):
         best = table[table["effect"] > 0].sort_values(["probability", "effect"], ascending=False, kind="stable")
         if available is not None and best["feature"].isin(available).any():
             best = best[best["feature"].isin(available)]

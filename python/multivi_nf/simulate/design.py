@@ -120,5 +120,5 @@ PRESETS = {
         atac_fragments=360.0,
         called_depth=5.5,
         effect=2.2,
-    ),  # fmt: skip
+    ),
 }

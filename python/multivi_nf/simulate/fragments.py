@@ -99,10 +99,8 @@ def draw_fragments(
     support = rng.geometric(0.55, order.size)
     empty_names = barcodes(rng, n_empty)
     names = np.concatenate([group.cells["barcode"].to_numpy().astype("U18"), empty_names])
-    return {
-        "chrom": chrom[order], "start": start[order], "end": end[order], "owner": owner[order],
-        "support": support, "names": names,
-    }  # fmt: skip
+    found = {"chrom": chrom[order], "start": start[order], "end": end[order], "owner": owner[order]}
+    return found | {"support": support, "names": names}
 
 
 def write_fragments(path: Path, world: World, sample: str, fragments: dict[str, np.ndarray]) -> None:

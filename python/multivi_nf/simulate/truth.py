@@ -81,9 +81,8 @@ class Truth:
 
     def designed(self, modality: str, cell_type: str) -> np.ndarray:
         """(n_features,) whether a feature's log mean was made to depend on being of this type."""
-        states = {
-            "progenitor": ("trunk",), "arm_a": ("a_ramp", "bump"), "arm_b": ("b_ramp", "bump"),
-        }.get(cell_type, (cell_type,))  # fmt: skip
+        continuous = {"progenitor": ("trunk",), "arm_a": ("a_ramp", "bump"), "arm_b": ("b_ramp", "bump")}
+        states = continuous.get(cell_type, (cell_type,))
         return (self.features[modality].loadings[[STATES.index(s) for s in states]] != 0).any(0)
 
     def log2_fold_change(self, modality: str, target: str, reference: str = "rest") -> np.ndarray:

@@ -260,8 +260,10 @@ def write_requests(outdir: Path, world: World) -> None:
 
 TYPICAL = {
     **{cell_type: {cell_type: 1.0} for cell_type in DISCRETE},
-    "progenitor": {"trunk": 1.0}, "arm_a": {"a_ramp": 1.0}, "arm_b": {"b_ramp": 1.0},
-}  # fmt: skip
+    "progenitor": {"trunk": 1.0},
+    "arm_a": {"a_ramp": 1.0},
+    "arm_b": {"b_ramp": 1.0},
+}
 """The state of a cell that shows its type best."""
 
 
