@@ -18,7 +18,8 @@ from benchmarks.speed.fragments_speed import SNAPATAC, simulated
 from scipy import sparse
 
 from multivi_nf.fragments.count import scan
-from multivi_nf.inputs.genome import load_genome, read_bed
+from multivi_nf.inputs.genome import load_genome
+from multivi_nf.inputs.intervals import read_bed
 from multivi_nf.testing.fragments_made import read_truth
 
 

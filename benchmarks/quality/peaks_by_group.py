@@ -27,7 +27,9 @@ from benchmarks.quality.links_truth import write_row
 from benchmarks.quality.peaks_recall import met
 
 from multivi_nf.fragments.matrix import count_peaks
-from multivi_nf.inputs.genome import SIZES, load_genome, read_bed
+from multivi_nf.inputs.chromosomes import SIZES
+from multivi_nf.inputs.genome import load_genome
+from multivi_nf.inputs.intervals import read_bed
 from multivi_nf.peaks import call_peaks, merge_peaks, read_groups
 from multivi_nf.regulation.cells import Source
 from multivi_nf.regulation.group_peaks import Calling, peaks_by_group

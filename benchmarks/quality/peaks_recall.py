@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from benchmarks.speed.fragments_speed import simulated
 
-from multivi_nf.inputs.genome import load_genome, read_bed
+from multivi_nf.inputs.genome import load_genome
+from multivi_nf.inputs.intervals import read_bed
 from multivi_nf.peaks import call_peaks, merge_peaks, read_groups, read_summits, write_summits
 from multivi_nf.testing.fragments_made import read_truth
 

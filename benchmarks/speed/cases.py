@@ -41,7 +41,7 @@ def counting(folder: Path, n: int = 1_000_000) -> Iterator[tuple[Work, Work]]:
     with fragments(folder, n) as (first, floor):
         first()
         scan, options = _fragments(folder, n)
-        from multivi_nf.inputs.genome import read_bed
+        from multivi_nf.inputs.intervals import read_bed
 
         options |= {"peaks": read_bed(folder / "peaks.bed"), "only_these": True, "quality": False}
         yield lambda: scan(folder / "fragments.kept", **options), floor

@@ -43,7 +43,8 @@ def cost(command: list[str], repeats: int) -> dict[str, float]:
 def one_pass(folder: Path) -> None:
     """Do what is timed: quality of every barcode and the matrix of the cells, in one pass."""
     from multivi_nf.fragments.count import scan
-    from multivi_nf.inputs.genome import load_genome, read_bed
+    from multivi_nf.inputs.genome import load_genome
+    from multivi_nf.inputs.intervals import read_bed
 
     genome = load_genome("hg38", tss=folder / "tss.bed", blacklist=folder / "blacklist.bed")
     cells = (folder / "barcodes.txt").read_text().split()

@@ -21,7 +21,9 @@ from scipy import special
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.byte_scan import Num
 from multivi_nf.fragments.cuts import WINDOW, write_cut_sites
-from multivi_nf.inputs.genome import Genome, harmonise, merge_intervals, read_bed_fields
+from multivi_nf.inputs.chromosomes import harmonise
+from multivi_nf.inputs.genome import Genome
+from multivi_nf.inputs.intervals import merge_intervals, read_bed_fields
 from multivi_nf.inputs.text import read_text
 from multivi_nf.io.caches import isolated_environment
 from multivi_nf.io.files import written_whole

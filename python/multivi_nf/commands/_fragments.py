@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from multivi_nf.commands._groups import grouped
-from multivi_nf.inputs.genome import SIZES, STYLES, Genome, load_genome
+from multivi_nf.inputs.chromosomes import SIZES, STYLES
+from multivi_nf.inputs.genome import Genome, load_genome
 
 _FILE = click.Path(path_type=Path)
 

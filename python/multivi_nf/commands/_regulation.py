@@ -11,7 +11,7 @@ import click
 from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputFile
-from multivi_nf.inputs.genome import STYLES
+from multivi_nf.inputs.chromosomes import STYLES
 
 if TYPE_CHECKING:
     from multivi_nf.regulation.cells import Source

@@ -10,7 +10,7 @@ import click
 
 from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputFile, Step
-from multivi_nf.inputs.genome import STYLES
+from multivi_nf.inputs.chromosomes import STYLES
 
 _FILE = click.Path(path_type=Path)
 

@@ -45,7 +45,7 @@ def command(
     from multivi_nf.fragments.checks import outside_text
     from multivi_nf.fragments.matrix import count_peaks
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
-    from multivi_nf.inputs.genome import read_bed
+    from multivi_nf.inputs.intervals import read_bed
     from multivi_nf.io.files import written_whole
 
     genome = assembly.load()

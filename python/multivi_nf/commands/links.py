@@ -13,7 +13,7 @@ from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._numbers import SEED, Whole
 from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
 from multivi_nf.commands._regulation import FACTS, LEVEL, STYLE
-from multivi_nf.inputs.genome import SIZES
+from multivi_nf.inputs.chromosomes import SIZES
 
 if TYPE_CHECKING:
     from multivi_nf.regulation.find_links import Asked

@@ -60,7 +60,7 @@ def command(
     from multivi_nf.fragments.file_facts import FileFacts
     from multivi_nf.fragments.summary import Settings
     from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
-    from multivi_nf.inputs.genome import read_bed
+    from multivi_nf.inputs.intervals import read_bed
 
     genome = assembly.load()
     listed: list[str] = []

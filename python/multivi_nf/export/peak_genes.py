@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from multivi_nf.inputs import genome
+from multivi_nf.inputs.chromosomes import harmonise
+from multivi_nf.inputs.genome import BUILT_IN, built_in_genes
+from multivi_nf.inputs.intervals import read_bed_fields, read_genes, read_tss, starts_of
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -34,17 +36,17 @@ def gene_starts(
         A file that cannot be read.
     """
     if tss is not None:
-        sites = genome.read_tss(tss)
-        names = [fields[3] if len(fields) > 3 else "" for fields in genome.read_bed_fields(tss)[1]]
+        sites = read_tss(tss)
+        names = [fields[3] if len(fields) > 3 else "" for fields in read_bed_fields(tss)[1]]
         sites = sites.assign(symbol=names)
     elif gtf is not None:
-        genes = genome.read_genes(Path(gtf))
+        genes = read_genes(Path(gtf))
         genes = genes[genes["coding"]] if genes["coding"].any() else genes
-        sites = genome.starts_of(genes).assign(symbol=genes["symbol"].to_numpy())
-    elif name in genome.BUILT_IN:
-        genes = genome.built_in_genes(name)
+        sites = starts_of(genes).assign(symbol=genes["symbol"].to_numpy())
+    elif name in BUILT_IN:
+        genes = built_in_genes(name)
         genes = genes[genes["refseq"]]
-        sites = genome.starts_of(genes).assign(symbol=genes["symbol"].to_numpy())
+        sites = starts_of(genes).assign(symbol=genes["symbol"].to_numpy())
     else:
         return None
     sites = sites[~sites["symbol"].isin(["", "."])].drop_duplicates()
@@ -68,7 +70,7 @@ def nearest_genes(peaks: pd.DataFrame, sites: pd.DataFrame, style: str = "auto")
     sites
         As of :func:`gene_starts`.
     style
-        How chromosome names may differ; see :func:`multivi_nf.inputs.genome.harmonise`.
+        How chromosome names may differ; see :func:`multivi_nf.inputs.chromosomes.harmonise`.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def nearest_genes(peaks: pd.DataFrame, sites: pd.DataFrame, style: str = "auto")
     site to the peak's nearest base, 0 inside of the peak, negative before the start site as the gene is read, NaN
     without a gene. `in_promoter`: the peak overlaps 2,000 bp before to 500 bp behind a start site, of any gene.
     """
-    mapping = genome.harmonise(sites["chrom"].unique(), peaks["chrom"].unique(), style)
+    mapping = harmonise(sites["chrom"].unique(), peaks["chrom"].unique(), style)
     symbol = np.full(len(peaks), "", dtype=object)
     distance = np.full(len(peaks), np.nan)
     promoter = np.zeros(len(peaks), dtype=bool)

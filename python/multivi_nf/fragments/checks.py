@@ -13,11 +13,14 @@ from multivi_nf.errors import InputError
 from multivi_nf.fragments import kernels as k
 from multivi_nf.fragments.count import Scan, place_peaks, scan
 from multivi_nf.fragments.file_facts import FileFacts
+from multivi_nf.fragments.names import some
 from multivi_nf.fragments.preview import SampledBlocks
 from multivi_nf.fragments.quality import check_listed
 from multivi_nf.fragments.reader import DAMAGED, check_complete, damaged, is_bgzf, is_gzip
-from multivi_nf.fragments.stream import left_out_text, some
-from multivi_nf.inputs.genome import SIZES, Genome, canonical, merge_intervals
+from multivi_nf.fragments.stream import left_out_text
+from multivi_nf.inputs.chromosomes import SIZES, canonical
+from multivi_nf.inputs.genome import Genome
+from multivi_nf.inputs.intervals import merge_intervals
 from multivi_nf.io.machine import is_passing
 
 WHOLE_BGZF, WHOLE_GZIP = 16 << 20, 32 << 20

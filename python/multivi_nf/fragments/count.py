@@ -14,9 +14,11 @@ from scipy import sparse
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import kernels as k
 from multivi_nf.fragments.kept import KeptFragments, KeptWriter, open_fragments
+from multivi_nf.fragments.names import some
 from multivi_nf.fragments.preview import SampledBlocks
-from multivi_nf.fragments.stream import Asked, Batch, Facts, FragmentStream, some
-from multivi_nf.inputs.genome import Genome, harmonise, wrong_assembly
+from multivi_nf.fragments.stream import Asked, Batch, Facts, FragmentStream
+from multivi_nf.inputs.chromosomes import harmonise, wrong_assembly
+from multivi_nf.inputs.genome import Genome
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.processors import threads_given
 from multivi_nf.io.progress import bytes_read
@@ -90,7 +92,7 @@ def scan(
     only_these
         Pass over all other barcodes (faster, and memory does not depend on their number).
     peaks
-        Columns `chrom`, `start`, `end` (:func:`multivi_nf.inputs.genome.read_bed`), in any order, overlapping or not.
+        Columns `chrom`, `start`, `end` (:func:`multivi_nf.inputs.intervals.read_bed`), in any order.
     strategy
         `fragment`: a fragment counts once in every peak that it overlaps. `insertion`: each of its two cut sites (first
         and last base) counts in the peak that holds it. `pic`: once if at least one cut site is in the peak (paired
@@ -363,7 +365,7 @@ def place_peaks(peaks: pd.DataFrame, genome: Genome) -> tuple[pd.DataFrame, dict
     ------
     InputError
         No chromosome is the genome's, a peak occurs twice, or too many end past their chromosomes
-        (:func:`multivi_nf.inputs.genome.wrong_assembly`).
+        (:func:`multivi_nf.inputs.chromosomes.wrong_assembly`).
     """
     located = pd.DataFrame({column: peaks[column].to_numpy() for column in ("chrom", "start", "end")})
     located["peak"] = np.arange(len(located))

@@ -14,7 +14,8 @@ from numba import njit
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.byte_scan import Num
 from multivi_nf.fragments.kept import open_fragments
-from multivi_nf.fragments.stream import Asked, some
+from multivi_nf.fragments.names import some
+from multivi_nf.fragments.stream import Asked
 from multivi_nf.fragments.writer import put_number
 from multivi_nf.inputs.genome import Genome
 from multivi_nf.io.progress import bytes_read

@@ -24,8 +24,9 @@ from numba import njit
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.byte_scan import Num
-from multivi_nf.fragments.stream import Asked, Batch, Facts, FragmentStream, check_barcodes
-from multivi_nf.inputs.genome import harmonise
+from multivi_nf.fragments.names import check_barcodes
+from multivi_nf.fragments.stream import Asked, Batch, Facts, FragmentStream
+from multivi_nf.inputs.chromosomes import harmonise
 from multivi_nf.io.records import as_json, from_json
 
 MAGIC = b"MVNFKF01"

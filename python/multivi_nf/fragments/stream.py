@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Full, Queue
@@ -16,12 +16,12 @@ import numpy as np
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import parse as p
 from multivi_nf.fragments.byte_scan import PADDING
+from multivi_nf.fragments.names import check_barcodes, some
 from multivi_nf.fragments.preview import SampledBlocks
 from multivi_nf.fragments.reader import Blocks
-from multivi_nf.inputs.genome import MOST_OUTSIDE, canonical, harmonise, wrong_assembly
+from multivi_nf.inputs.chromosomes import MOST_OUTSIDE, canonical, harmonise, wrong_assembly
 
 _BATCH = 1 << 16
-_PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _WHOLE = re.compile(rb"-?[0-9]{1,10}")
 _BARCODE = re.compile(rb"[\x21-\x7e]{1,%d}" % p.LONGEST_NAME)
 _PLACES = (p.BAD_START, p.BAD_ORDER, p.PAST_END)  # refusals of a line that may be whole and only lie at no place
@@ -97,7 +97,7 @@ class Asked:
     only_these
         Leave out fragments of any other barcode.
     chrom_style
-        See :func:`multivi_nf.inputs.genome.harmonise`.
+        See :func:`multivi_nf.inputs.chromosomes.harmonise`.
     """
 
     chrom_sizes: dict[str, int]
@@ -129,8 +129,8 @@ class FragmentStream:
     InputError
         While iterating: a damaged or cut file; a line that is not a fragment; a chromosome that comes back after
         another one; a file without any fragment on the genome's chromosomes; so many fragments past the ends that the
-        assembly must be another one (:func:`multivi_nf.inputs.genome.wrong_assembly`). Single ones, as aligners write
-        them at the ends, are left out and counted.
+        assembly must be another one (:func:`multivi_nf.inputs.chromosomes.wrong_assembly`). Single ones, as aligners
+        write them at the ends, are left out and counted.
     """
 
     def __init__(
@@ -397,29 +397,3 @@ def left_out_text(facts: Facts, name: str) -> str | None:
 def _padded(name: bytes) -> np.ndarray:
     """Give bytes as an array of its own, ready to be read in words."""
     return np.frombuffer(bytearray(name + bytes(PADDING)), np.uint8)
-
-
-def some(names: Iterable[str], n: int = 3) -> str:
-    """Show the first few of many names."""
-    every = list(map(str, names))
-    return ", ".join(every[:n]) + (f", ... {len(every)} in all" if len(every) > n else "")
-
-
-def check_barcodes(barcodes: Sequence[str]) -> Sequence[str]:
-    """Refuse a list of barcodes with one twice, or one that a fragments file cannot hold."""
-    twice = len(barcodes) - len(set(barcodes))
-    if twice:
-        first = next(name for name, n in Counter(barcodes).items() if n > 1)
-        raise InputError(
-            f"{twice} barcode(s) of the list occur more than once, first {first!r}",
-            "a cell would be there twice",
-            "keep each barcode once",
-        )
-    for name in barcodes:
-        if len(name) > p.LONGEST_NAME or not _PRINTABLE.fullmatch(name):
-            raise InputError(
-                f"barcode {name!r} of the list is empty, longer than 1,024 characters or not printable ASCII",
-                "it cannot occur in a fragments file",
-                "give one barcode a line, as written in column 4 of the fragments file",
-            )
-    return barcodes

@@ -201,11 +201,8 @@ def one_peak_set(parts: Sequence[Part]) -> Features:
     if "symbol" not in var:
         var.insert(0, "symbol", var.index)
     strategies = sorted({part.strategy for part in parts})
-    notes = (
-        [f"peaks were counted differently ({', '.join(strategies)}); only 0/1 is modelled"]
-        if len(strategies) > 1
-        else []
-    )
+    told = f"peaks were counted differently ({', '.join(strategies)}); only 0/1 is modelled"
+    notes = [told] if len(strategies) > 1 else []
     return Features(var, target, {"peaks": len(first), "counting_strategy": strategies}, notes)
 
 

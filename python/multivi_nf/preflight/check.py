@@ -30,7 +30,8 @@ from multivi_nf.inputs.barcodes import (
     translate,
 )
 from multivi_nf.inputs.cell_table import read_cell_table
-from multivi_nf.inputs.genome import Genome, read_bed
+from multivi_nf.inputs.genome import Genome
+from multivi_nf.inputs.intervals import read_bed
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.inputs.samplesheet import Sample
 from multivi_nf.modalities import MODALITIES, Modality

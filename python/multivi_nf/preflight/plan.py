@@ -14,7 +14,7 @@ from multivi_nf.counts.features import parse_peak
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.barcodes import Overlap
 from multivi_nf.inputs.contrasts import check_contrast_groups
-from multivi_nf.inputs.genome import read_bed
+from multivi_nf.inputs.intervals import read_bed
 from multivi_nf.inputs.samplesheet import Sample, unknown_column
 from multivi_nf.inputs.schemas import CheckedSheet
 from multivi_nf.io.records import read_record

@@ -16,7 +16,8 @@ from scipy import sparse
 from multivi_nf.errors import InputError
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs.barcodes import BarcodeMap, read_barcode_map
-from multivi_nf.inputs.genome import Genome, harmonise
+from multivi_nf.inputs.chromosomes import harmonise
+from multivi_nf.inputs.genome import Genome
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.hdf5 import reading_hdf5
 from multivi_nf.palette import natural

@@ -14,7 +14,9 @@ from scipy import sparse
 from multivi_nf.errors import InputError
 from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.peak_genes import parse_peaks
-from multivi_nf.inputs import genome as genomes
+from multivi_nf.inputs.chromosomes import harmonise
+from multivi_nf.inputs.genome import BUILT_IN, built_in_genes
+from multivi_nf.inputs.intervals import read_bed_fields, read_genes, read_tss, starts_of
 from multivi_nf.io.hdf5 import reading_hdf5
 from multivi_nf.io.limits import DAMAGED, opened
 from multivi_nf.regulation import links
@@ -110,20 +112,20 @@ def gene_places(name: str | None, gtf: Path | None, tss: Path | None) -> pd.Data
         There is no annotation.
     """
     if tss is not None:
-        fields = genomes.read_bed_fields(tss)[1]
-        return genomes.read_tss(tss).assign(symbol=[line[3] if len(line) > 3 else "" for line in fields])
+        fields = read_bed_fields(tss)[1]
+        return read_tss(tss).assign(symbol=[line[3] if len(line) > 3 else "" for line in fields])
     if gtf is not None:
-        genes = genomes.read_genes(gtf)
-    elif name in genomes.BUILT_IN:
-        genes = genomes.built_in_genes(name)
+        genes = read_genes(gtf)
+    elif name in BUILT_IN:
+        genes = built_in_genes(name)
         genes = genes[genes["refseq"]]
     else:
         raise NotPossible(
             "there is no annotation of genes",
             "which peaks lie near a gene is not known",
-            f"give --gtf GTF, --tss BED, or --genome {', '.join(genomes.BUILT_IN)}",
+            f"give --gtf GTF, --tss BED, or --genome {', '.join(BUILT_IN)}",
         )
-    return genomes.starts_of(genes).assign(symbol=genes["symbol"].to_numpy(), id=genes["id"].to_numpy())
+    return starts_of(genes).assign(symbol=genes["symbol"].to_numpy(), id=genes["id"].to_numpy())
 
 
 def read_called(path: Path) -> pd.DataFrame:
@@ -226,7 +228,7 @@ def find_links(
             "add samples with rna, best of the same cells",
         )
     peaks, var = parse_peaks(embedded.atac.var.index), embedded.rna.var
-    mapping = genomes.harmonise(places["chrom"].unique(), peaks["chrom"].unique(), asked.style)
+    mapping = harmonise(places["chrom"].unique(), peaks["chrom"].unique(), asked.style)
     places = places[places["chrom"].isin(mapping)].assign(chrom=lambda table: table["chrom"].map(mapping))
     sites = match_genes(var, places)
     pairs = near_pairs(sites, peaks, asked.window)

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.genome import SIZES, harmonise, is_mitochondrial, read_chrom_sizes
+from multivi_nf.inputs.chromosomes import SIZES, harmonise, is_mitochondrial
+from multivi_nf.inputs.intervals import read_chrom_sizes
 from multivi_nf.io.machine import is_passing
 from multivi_nf.regulation.find_links import gene_places
 from multivi_nf.regulation.find_motifs import held_motifs, need_sequence

@@ -12,8 +12,9 @@ from scipy import sparse
 
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.fragments.matrix import count_peaks
-from multivi_nf.inputs import genome as genomes
-from multivi_nf.inputs.genome import Genome
+from multivi_nf.inputs.chromosomes import harmonise
+from multivi_nf.inputs.genome import BUILT_IN, Genome, built_in_genes
+from multivi_nf.inputs.intervals import read_genes
 from multivi_nf.regulation.cells import Source, matched
 from multivi_nf.regulation.possible import NotPossible
 
@@ -45,18 +46,18 @@ def gene_bodies(genome: Genome, name: str | None, gtf: Path | None) -> pd.DataFr
         No annotation, or none of its genes lies on a chromosome of the genome.
     """
     if gtf is not None:
-        genes = genomes.read_genes(gtf)
+        genes = read_genes(gtf)
         genes = genes[genes["coding"]] if genes["coding"].any() else genes
-    elif name in genomes.BUILT_IN:
-        genes = genomes.built_in_genes(name)
+    elif name in BUILT_IN:
+        genes = built_in_genes(name)
         genes = genes[genes["refseq"]]
     else:
         raise NotPossible(
             "there is no annotation of genes (start sites, --tss, do not say where genes end)",
             "accessibility is added up over a gene's body and promoter",
-            f"give --gtf GTF, or --genome {', '.join(genomes.BUILT_IN)}",
+            f"give --gtf GTF, or --genome {', '.join(BUILT_IN)}",
         )
-    mapping = genomes.harmonise(genes["chrom"].unique(), genome.chrom_sizes, genome.style)
+    mapping = harmonise(genes["chrom"].unique(), genome.chrom_sizes, genome.style)
     genes = genes[genes["chrom"].isin(mapping)].assign(chrom=lambda frame: frame["chrom"].map(mapping))
     genes = genes[~genes["chrom"].map(genome.mitochondrial).to_numpy(bool)]
     genes = genes[genes["start"].to_numpy() < genes["chrom"].map(genome.chrom_sizes).to_numpy()]

@@ -12,7 +12,8 @@ from scipy import sparse, stats
 
 from multivi_nf.errors import InputError
 from multivi_nf.fragments.matrix import count_peaks
-from multivi_nf.inputs.genome import Genome, harmonise
+from multivi_nf.inputs.chromosomes import harmonise
+from multivi_nf.inputs.genome import Genome
 from multivi_nf.io.files import written_whole
 from multivi_nf.peaks import call_peaks, merge_peaks
 from multivi_nf.regulation.cells import Source, group_names, matched

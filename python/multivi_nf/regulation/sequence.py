@@ -14,7 +14,7 @@ from isal import igzip
 from isal.igzip_lib import IsalError
 
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.genome import harmonise, wrong_assembly
+from multivi_nf.inputs.chromosomes import harmonise, wrong_assembly
 from multivi_nf.io.limits import DAMAGED, is_gzip
 
 BLOCK = 1 << 24
@@ -72,7 +72,7 @@ def peak_sequences(fasta: str | Path, peaks: pd.DataFrame, style: str = "auto") 
     peaks
         `chrom`, `start`, `end`, 0-based half-open.
     style
-        How chromosome names may differ; see :func:`multivi_nf.inputs.genome.harmonise`.
+        How chromosome names may differ; see :func:`multivi_nf.inputs.chromosomes.harmonise`.
 
     Raises
     ------

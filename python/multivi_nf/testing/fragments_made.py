@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 
 from multivi_nf.fragments.writer import FragmentWriter
-from multivi_nf.inputs.genome import SIZES
+from multivi_nf.inputs.chromosomes import SIZES
 
 HEADER = [f"primary_contig={name}" for name in SIZES["hg38"]] + ["id=simulated", "reference_path=/refs/GRCh38"]
 PEAK_WIDTH = 501

@@ -14,7 +14,7 @@ from multivi_nf.counts.h5ad import modalities_of
 from multivi_nf.counts.mitochondria import mitochondrial
 from multivi_nf.counts.read import read_counts
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.genome import is_mitochondrial
+from multivi_nf.inputs.chromosomes import is_mitochondrial
 from multivi_nf.testing.files import GENES, PEAKS, SYMBOLS, counts
 from multivi_nf.testing.layouts import (
     ATAC,

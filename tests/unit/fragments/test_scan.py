@@ -15,7 +15,8 @@ from scipy import sparse
 from multivi_nf.errors import InputError
 from multivi_nf.fragments import count as passes
 from multivi_nf.fragments.count import scan
-from multivi_nf.inputs.genome import Genome, load_genome, read_bed
+from multivi_nf.inputs.genome import Genome, load_genome
+from multivi_nf.inputs.intervals import read_bed
 from multivi_nf.testing import fragments_oracle as oracle
 from multivi_nf.testing.fragments_fuzz import bgzf
 

@@ -9,19 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.genome import (
-    SIZES,
-    built_in_genes,
-    harmonise,
-    load_genome,
-    merge_intervals,
-    read_bed,
-    read_chrom_sizes,
-    read_genes,
-    read_gtf_tss,
-    renamed,
-    wrong_assembly,
-)
+from multivi_nf.inputs.chromosomes import SIZES, harmonise, renamed, wrong_assembly
+from multivi_nf.inputs.genome import built_in_genes, load_genome
+from multivi_nf.inputs.intervals import merge_intervals, read_bed, read_chrom_sizes, read_genes, read_gtf_tss
 
 CHROMS = ["chr1", "chr2", "chrX", "chrM"]
 

@@ -17,8 +17,10 @@ from multivi_nf.errors import InputError
 from multivi_nf.fragments.count import place_peaks, scan
 from multivi_nf.fragments.quality import choose_candidates
 from multivi_nf.inputs.barcodes import read_barcode_map
+from multivi_nf.inputs.chromosomes import SIZES, harmonise
 from multivi_nf.inputs.contrasts import read_contrasts
-from multivi_nf.inputs.genome import SIZES, Genome, harmonise, load_genome, read_bed, read_gtf_tss, read_tss
+from multivi_nf.inputs.genome import Genome, load_genome
+from multivi_nf.inputs.intervals import read_bed, read_gtf_tss, read_tss
 from multivi_nf.inputs.samplesheet import read_samplesheet
 from multivi_nf.peaks import merge_peaks, read_groups, read_summits
 from multivi_nf.qc.rules import at_least, judge

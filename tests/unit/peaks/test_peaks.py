@@ -22,7 +22,8 @@ from multivi_nf.errors import InputError
 from multivi_nf.fragments.count import scan
 from multivi_nf.fragments.cuts import write_cut_sites
 from multivi_nf.fragments.writer import FragmentWriter
-from multivi_nf.inputs.genome import Genome, read_bed
+from multivi_nf.inputs.genome import Genome
+from multivi_nf.inputs.intervals import read_bed
 from multivi_nf.peaks import (
     call_peaks,
     find_macs3,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from multivi_nf.errors import InputError
-from multivi_nf.inputs.genome import SIZES
+from multivi_nf.inputs.chromosomes import SIZES
 from multivi_nf.inputs.schemas import CheckedSheet
 from multivi_nf.io.bgzf import bgzf_writer
 from multivi_nf.preflight.plan import Choices, make_plan
