@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from multivi_nf.commands._groups import grouped
+from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputPlace, Step
 
 
@@ -33,9 +34,7 @@ class Explorer:
 @grouped(
     "page",
     Explorer,
-    click.option(
-        "--explorer-size", type=click.FloatRange(min=0), default=25, help="Budget of explorer.html in MB; 0: no page."
-    ),
+    click.option("--explorer-size", type=Finite(0), default=25, help="Budget of explorer.html in MB; 0: no page."),
     click.option(
         "--links",
         type=click.Path(path_type=Path),

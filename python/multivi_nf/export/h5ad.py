@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from multivi_nf.counts.given import SUFFIX
 from multivi_nf.export.normalise import SCALES, log_normalised
 from multivi_nf.io.files import written_whole
 
@@ -43,6 +44,7 @@ def single_modality(mosaic: MuData, modality: str) -> ad.AnnData:
         ids = data.var_names.astype(str)
         symbols = var["symbol"].astype(str) if "symbol" in var else pd.Series(ids, index=data.var_names)
         names = np.where(symbols.isin(["", "nan"]), ids, symbols)
+        var = var.rename(columns={"gene_id": f"gene_id{SUFFIX}"})
         var.insert(0, "gene_id", np.asarray(ids))
         var.index = ad.utils.make_index_unique(pd.Index(names.astype(str)))
     var.index.name = None

@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from multivi_nf.counts.given import SUFFIX
+
 if TYPE_CHECKING:
     from mudata import MuData
 
 
 def cells_table(mosaic: MuData) -> pd.DataFrame:
-    """One row a cell: `cell`, all of obs, `umap_1`, `umap_2`, `latent_1`... of the joint latent space."""
-    parts = [mosaic.obs.reset_index(drop=True)]
+    """One row a cell: `cell`, all of obs, `umap_1`, `umap_2`, `latent_1`... of the joint latent space.
+
+    A column of obs that has one of these names already is called `<name>_given`.
+    """
+    cell = pd.DataFrame({"cell": mosaic.obs_names.astype(str)})
+    places: list[pd.DataFrame] = []
     for key, prefix in (("X_umap", "umap"), ("X_multivi", "latent")):
         if key in mosaic.obsm:
             values = np.asarray(mosaic.obsm[key])
-            parts.append(pd.DataFrame(values, columns=[f"{prefix}_{k + 1}" for k in range(values.shape[1])]))
-    table = pd.concat(parts, axis=1)
-    table.insert(0, "cell", mosaic.obs_names.astype(str))
-    return table
+            places.append(pd.DataFrame(values, columns=[f"{prefix}_{k + 1}" for k in range(values.shape[1])]))
+    own = {name for part in (cell, *places) for name in part}
+    obs = mosaic.obs.rename(columns={name: f"{name}{SUFFIX}" for name in own})
+    return pd.concat([cell, obs.reset_index(drop=True), *places], axis=1)
 
 
 def clusters_table(obs: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,8 @@ from multivi_nf.regulation.units import Units, make_units
 
 ROWS = 50_000
 """Rows of a table of links read at a time."""
+NAMES = ("gene", "symbol", "peak")
+"""Columns of names: a gene may be called NA, or 7157."""
 SHOWN = 50
 """Links that the report shows."""
 OF_REPORT = ("gene", "symbol", "peak", "distance", "correlation", "z", "fdr", "imputed_correlation")
@@ -139,7 +141,7 @@ def read_called(path: Path) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     try:
         with opened(path) as handle:
-            for part in pd.read_csv(handle, sep="\t", chunksize=ROWS):
+            for part in pd.read_csv(handle, sep="\t", chunksize=ROWS, converters=dict.fromkeys(NAMES, str)):
                 parts.append(part[part["significant"].astype(bool)])
                 if len(parts[-1]) < len(part):
                     break

@@ -38,6 +38,7 @@ STYLE: dict[RcKeyType, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }
 styled = matplotlib.rc_context(STYLE)
 """Decorator of a function that draws."""

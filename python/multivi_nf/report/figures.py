@@ -176,6 +176,9 @@ def fragments(facts: Fragments, name: str) -> str | None:
 def _knee(axes: Axes, facts: Fragments) -> None:
     if facts.knee is not None:
         axes.loglog(facts.knee.rank, np.maximum(facts.knee.n_fragments, 1), color=ACCENT, lw=1.4)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axis.set_minor_formatter(matplotlib.ticker.LogFormatter())
     for threshold in {rule.threshold for rule in facts.rules if rule.rule in ("knee", "min_fragments")}:
         axes.axhline(float(str(threshold)), color=SECOND, lw=0.9, ls="--")
     axes.set_title("fragments by barcode rank")

@@ -22,6 +22,8 @@ from multivi_nf.report import facts
 
 QC_ROWS = 20_000
 """Barcodes drawn from a QC table for its histogram; the counts in the tables are of all of them."""
+NAMES = ("target", "feature", "symbol")
+"""Columns of a contrast that are names: a group or a gene may be called NA, or 7157."""
 CONTRAST_COLUMNS = ("feature", "effect", "probability", "significant")
 
 
@@ -211,7 +213,7 @@ def read_counts(path: Path, modality: str, cells: pd.Index) -> sp.csr_matrix:
 
 def read_contrast(path: Path) -> pd.DataFrame:
     """Read one table of DIFFERENTIAL and check that it is one."""
-    table = read_tsv(path)
+    table = read_tsv(path, converters=dict.fromkeys(NAMES, str))
     missing = [column for column in CONTRAST_COLUMNS if column not in table]
     if missing:
         raise InputError(
@@ -219,6 +221,8 @@ def read_contrast(path: Path) -> pd.DataFrame:
             "the page shows each contrast's effects and evidence",
             "give tables that `multivi-nf differential` wrote",
         )
+    if "symbol" in table:
+        table["symbol"] = table["symbol"].where(~table["symbol"].isin(["", "nan"]), table["feature"])
     return table
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from multivi_nf.commands import exit_code
 from multivi_nf.export.h5ad import single_modality, write_h5ad
 from multivi_nf.export.modalities import fill_modalities, tidy
 from multivi_nf.export.normalise import log_normalised
@@ -163,3 +164,20 @@ def test_r_reads_it_into_seurat(embedded, tmp_path):
     assert said[12:] == ["logical", str(int(rna.obs["has_rna"].sum()))]
     assert (tmp_path / "x.rds").stat().st_size > 1000
     assert single_modality(embedded, "rna").n_obs == rna.n_obs
+
+
+def test_names_that_are_taken_are_given_another_one(embedded, tmp_path):
+    embedded.obs["cell"], embedded.obs["umap_1"], embedded["rna"].var["gene_id"] = "mine", -7.0, "hgnc"
+    fill_modalities(embedded)
+    table = cells_table(embedded)
+    assert table.columns.is_unique and table["cell"].tolist() == embedded.obs_names.tolist()
+    assert set(table["cell_given"]) == {"mine"} and set(table["umap_1_given"]) == {-7.0}
+    np.testing.assert_array_equal(table["umap_1"], embedded.obsm["X_umap"][:, 0])
+    var = single_modality(embedded, "rna").var
+    assert var["gene_id"].tolist() == embedded["rna"].var_names.tolist() and set(var["gene_id_given"]) == {"hgnc"}
+
+
+@pytest.mark.parametrize("size", ["nan", "inf"])
+def test_a_budget_is_a_finite_number(tmp_path, capsys, size):
+    assert exit_code(["export", str(tmp_path / "m.h5mu"), "--explorer-size", size, "--output", str(tmp_path)]) == 2
+    assert "is not a finite number" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import zarr
 
 from multivi_nf.commands import exit_code
 from multivi_nf.errors import InputError
+from multivi_nf.io.tables import write_table
 from multivi_nf.regulation import find_links as finding
 from multivi_nf.regulation.find_links import Asked, find_links, gene_places, read_called, read_embedded
 from multivi_nf.regulation.find_motifs import held_motifs
@@ -112,6 +113,14 @@ def test_called_links_are_read_without_the_others(folder, tmp_path, monkeypatch)
     for name in ("cut.tsv.gz", "l.json", "nowhere"):
         with pytest.raises(InputError, match="is no table of links"):
             read_called(tmp_path / name)
+
+
+@pytest.mark.parametrize("genes", [["NA", "nan"], ["7157", "672"], ["=1+1", 'a"b']])
+def test_names_of_called_links_stay_as_they_are(tmp_path, genes):
+    table = pd.DataFrame(0.5, index=range(2), columns=list(COLUMNS)).assign(gene=genes, symbol=genes, peak=["NA", "1"])
+    write_table(table.assign(significant=True), tmp_path / "links.tsv.gz")
+    found = read_called(tmp_path / "links.tsv.gz")
+    assert found["gene"].tolist() == found["symbol"].tolist() == genes and found["peak"].tolist() == ["NA", "1"]
 
 
 def test_a_gtf_gives_the_same_pairs_as_start_sites(folder):

@@ -206,6 +206,32 @@ def test_from_a_gene_to_its_linked_peak_beside_it_and_back(mosaic, tmp_path, wid
     assert found["overflow"] <= 0
 
 
+ADDRESS = """<!doctype html>
+<iframe id=f src="e.html#left=rna:50%&right=rna:ENSG5" style="width:390px;height:900px;border:0"></iframe><script>
+f.onload = async () => {
+  const d = f.contentDocument, out = {};
+  for (let k = 0; k < 200 && !d.documentElement.dataset.ready; k++) await new Promise((r) => setTimeout(r, 20));
+  out.ready = d.documentElement.dataset.ready; out.lacking = d.getElementById('lacking').textContent;
+  out.right = f.contentWindow.location.hash;
+  out.overflow = d.documentElement.scrollWidth - d.documentElement.clientWidth;
+  const legend = d.querySelector('#left .legend');
+  out.cut = legend.scrollWidth - legend.clientWidth;
+  const pre = document.createElement('pre'); pre.id = 'out'; pre.textContent = JSON.stringify(out);
+  document.body.append(pre);
+}</script>"""
+
+
+def test_odd_addresses_and_names(mosaic, tmp_path):
+    mosaic["rna"].var["symbol"] = ["ENSG5", *[f"GENE{k}" for k in range(1, 40)]]
+    mosaic.obs["cluster"] = mosaic.obs["cluster"].cat.rename_categories({"0": "A" * 150})
+    write_explorer(mosaic, Beside({}, {}), tmp_path / "e.html")
+    (tmp_path / "drive.html").write_text(ADDRESS)
+    found = driven(tmp_path, dark=False)
+    assert found["ready"] == "yes" and found["lacking"].endswith(": 50%."), "a percent sign does not stop the page"
+    assert found["right"].endswith("right=rna%3AENSG5"), "an id means its own gene, not the one with that symbol"
+    assert found["overflow"] <= 0 and found["cut"] <= 0, "long names are broken, not cut"
+
+
 def test_places_and_codes_by_hand():
     places = scaled(np.array([[0.0, 0.0], [10.0, 5.0]]))
     np.testing.assert_array_equal(places, [[0, 49151], [65535, 16384]])

@@ -21,8 +21,9 @@ from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.palette import MISSING, colours_of
 from multivi_nf.report import figures, write_report
-from multivi_nf.report.gather import Imputed, read_counts, read_results, read_versions
+from multivi_nf.report.gather import Imputed, read_contrast, read_counts, read_results, read_versions
 from multivi_nf.report.methods import methods_text
+from multivi_nf.report.sections.contrasts import contrasts
 from multivi_nf.report.verdict import verdict
 from multivi_nf.report.verdict.space import kl_per_dimension
 from multivi_nf.report.words import options, sentence
@@ -151,6 +152,28 @@ def test_an_empty_contrast_is_named(results_folder, tmp_path):
     whole.head(0).to_csv(table.with_name("cluster_protein.tsv.gz"), sep="\t", index=False)
     write_report(tmp_path / "r", tmp_path / "r.html")
     assert "cluster_protein: not compared, since fewer than two of its groups" in (tmp_path / "r.html").read_text()
+
+
+def test_groups_and_features_called_as_gaps_or_numbers_are_shown(results_folder, tmp_path):
+    shutil.copytree(results_folder, tmp_path / "r")
+    path = next((tmp_path / "r/differential").glob("*.tsv.gz"))
+    table = pd.read_csv(path, sep="\t").head(4)
+    names = ["7157", "NA", "672", "x"]
+    table = table.assign(target=["NA", "10", "9", "None"], feature=names, symbol=["nan", "NA", "", "a$\\b$"])
+    table.to_csv(path, sep="\t", index=False)
+    read = read_contrast(path)
+    assert read["feature"].tolist() == names and read["symbol"].tolist() == ["7157", "NA", "672", "a$\\b$"]
+    results = read_results(tmp_path / "r")
+    shown = next(one for one in contrasts(results) if path.name.startswith(f"{one.name}."))
+    assert [row.cells[0] for row in shown.rows] == ["9", "10", "NA", "None"], "every group, in natural order"
+
+
+def test_a_dollar_in_a_name_is_a_dollar(results_folder):
+    names = pd.Series(["$\\frac$", "a$b$c"])
+    drawn = figures.umap(np.array([[0.0, 1], [1, 0]]), ["#000000"] * 2, "u", "map", names)
+    assert ">$\\frac$<" in drawn and ">a$b$c<" in drawn
+    of = next(iter(read_results(results_folder).fragments.values()))
+    assert "mathdefault" not in (figures.fragments(of, "f") or "")
 
 
 def test_hostile_names_are_text(results_folder, tmp_path):

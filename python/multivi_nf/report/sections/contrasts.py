@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from multivi_nf.palette import natural
 from multivi_nf.report import addresses, figures
 from multivi_nf.report.gather import Results
 from multivi_nf.report.words import number, true_in
@@ -58,7 +59,9 @@ def contrasts(results: Results) -> list[Contrast]:
 
 def _contrast(results: Results, name: str, k: int) -> Contrast:
     table = results.contrasts[name]
-    groups = [(str(t), part) for t, part in table.groupby("target", sort=True)] if "target" in table else [("", table)]
+    groups = [("", table)]
+    if "target" in table:
+        groups = sorted(table.groupby("target"), key=lambda item: natural(item[0]))
     of, largest = max(groups, key=lambda item: int(true_in(item[1]["significant"]).sum()))
     columns, rows = _rows(results, _top(groups))
     return Contrast(

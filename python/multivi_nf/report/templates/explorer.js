@@ -27,11 +27,15 @@
   const byKey = new Map();
   for (const item of meta.items) {
     item.label = item.kind === "feature" ? `${item.name} · ${item.group}` : item.name;
-    for (const word of [item.name, item.id, item.gene]) {
+    item.key = `${item.group}:${item.id}`;
+    byKey.set(item.key, item);
+  }
+  // an id means its own feature, also where another one has it as its symbol
+  for (const item of meta.items) {
+    for (const word of [item.name, item.gene]) {
       const key = `${item.group}:${word}`;
       if (word && !byKey.has(key)) byKey.set(key, item);
     }
-    item.key = `${item.group}:${item.id}`;
   }
   // a gene's linked peaks and a peak's linked genes, as measured, whichever of the two is shown and how
   const partners = new Map();
@@ -154,8 +158,9 @@
       context.lineWidth = 3;
       context.strokeStyle = getComputedStyle(root).backgroundColor;
       context.fillStyle = style.color;
-      for (const { code, name, u, v } of middles) {
+      for (const { code, name: full, u, v } of middles) {
         if (view.hidden.has(code)) continue;
+        const name = full.length > 28 ? `${full.slice(0, 27)}…` : full;
         context.strokeText(name, map.x + map.scale * u, map.y + map.scale * v);
         context.fillText(name, map.x + map.scale * u, map.y + map.scale * v);
       }
@@ -417,7 +422,8 @@
     const parts = views.filter((view) => !view.root.hidden && view.item).map((view) => `${view.root.id}=${encodeURIComponent(view.item.key)}`);
     try { history.replaceState(null, "", `#${parts.join("&")}`); } catch { /* a page that may not change its address */ }
   }
-  const asked = () => Object.fromEntries(location.hash.slice(1).split("&").map((part) => part.split("=").map(decodeURIComponent)));
+  const plain = (text) => { try { return decodeURIComponent(text); } catch { return text; } }; // written by hand: 50%
+  const asked = () => Object.fromEntries(location.hash.slice(1).split("&").map((part) => part.match(/^([^=]*)=?(.*)$/).slice(1).map(plain)));
   const setMode = (name) => {
     mode = name;
     $("pan").ariaPressed = String(name === "pan");
