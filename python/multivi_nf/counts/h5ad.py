@@ -26,15 +26,21 @@ from multivi_nf.io.hdf5 import open_hdf5, unread
 from multivi_nf.io.stores import check_store
 from multivi_nf.modalities import Modality, in_order
 
-COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis", "counts_raw", "umi_counts", "rawcounts",
-                 "count_matrix", "x_counts", "fragment_counts", "soupx_counts", "cellbender_counts")  # fmt: skip
+COUNT_LAYERS = (
+    "counts raw_counts count raw umi umis counts_raw umi_counts rawcounts count_matrix x_counts fragment_counts "
+    "soupx_counts cellbender_counts"
+).split()
 _NO_COUNTS = re.compile(
     r"splic|ambig|matur|nascent|velo|log|norm|scal|denois|imput|smooth|moment|magic|binar", re.IGNORECASE
 )
-_ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ensembl_ids", "feature_id", "id", "ensembl_gene_id",
-               "gene_stable_id", "geneid", "ensg", "accession", "featurekey")  # fmt: skip
-_NAME_COLUMNS = ("symbol", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "name", "symbols",
-                 "hgnc_symbol", "mgi_symbol", "gene_short_name", "gene", "genes")  # fmt: skip
+_ID_COLUMNS = (
+    "gene_ids gene_id ensembl_id ensembl ensembl_ids feature_id id ensembl_gene_id gene_stable_id geneid ensg "
+    "accession featurekey"
+).split()
+_NAME_COLUMNS = (
+    "symbol gene_symbols gene_symbol gene_name gene_names feature_name name symbols hgnc_symbol mgi_symbol "
+    "gene_short_name gene genes"
+).split()
 PROTEIN_OBSM = re.compile(r"protein|antibod|(^|[^a-z])(adt|prot|cite)([^a-z]|$)", re.IGNORECASE)
 _MODALITIES = {"rna": "rna", "gex": "rna", "gene expression": "rna", "atac": "atac", "peaks": "atac", "prot": "protein",
                "protein": "protein", "adt": "protein", "antibody capture": "protein"}  # fmt: skip
@@ -255,8 +261,8 @@ def _read(slots: _Slots, source: str, path: Path, cells: list[str] | None, modal
     genomes = var["genome"].astype(str).tolist() if "genome" in var else None
     if modality == "rna":
         notes += _unused_protein(slots, source)
-    return RawMatrix(matrix, list(names), ids, symbols, types, f"{source} ({place})" if "(" not in source
-                     else f"{source[:-1]}, {place})", obs, notes, genomes=genomes)  # fmt: skip
+    where = f"{source} ({place})" if "(" not in source else f"{source[:-1]}, {place})"
+    return RawMatrix(matrix, list(names), ids, symbols, types, where, obs, notes, genomes=genomes)
 
 
 def _counts(slots: _Slots, source: str) -> tuple[sparse.csr_matrix, str, list[str]]:
@@ -308,9 +314,6 @@ def _as_counts(matrix: Any, source: str) -> sparse.csr_matrix:
     if counts.nnz == 0 or counts.data.max(initial=0) == 0:
         raise InputError(f"{source}: every value is 0", "nothing was measured", "check how the file was written")
     return counts
-
-
-# --- protein beside the genes: totalVI's layout ----------------------------------------------------------------------
 
 
 def _protein_table(slots: _Slots, source: str) -> tuple[sparse.csr_matrix, str, list[str], pd.DataFrame] | None:

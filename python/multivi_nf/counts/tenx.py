@@ -182,10 +182,11 @@ def _blocks(
 
 
 _MATRIX = re.compile(r"\.mtx(\.gz)?$")
-_FEATURES = ("features.tsv", "genes.tsv", "peaks.bed", "genes.txt", "all_genes.csv", "genes.csv", "features.txt",
-             "genes.names.txt", "quants_mat_cols.txt", "proteins.txt", "features.csv")  # fmt: skip
-_BARCODES = ("barcodes.tsv", "barcodes.txt", "cell_metadata.csv", "quants_mat_rows.txt", "barcodes.csv", "cells.tsv",
-             "cells.txt")  # fmt: skip
+_FEATURES = (
+    "features.tsv genes.tsv peaks.bed genes.txt all_genes.csv genes.csv features.txt genes.names.txt "
+    "quants_mat_cols.txt proteins.txt features.csv"
+).split()
+_BARCODES = "barcodes.tsv barcodes.txt cell_metadata.csv quants_mat_rows.txt barcodes.csv cells.tsv cells.txt".split()
 
 
 def find_mtx(path: Path) -> tuple[Path, Path, Path]:
@@ -219,7 +220,7 @@ def find_mtx(path: Path) -> tuple[Path, Path, Path]:
     return matrices[0], _beside(matrices[0], "features", _FEATURES), _beside(matrices[0], "barcodes", _BARCODES)
 
 
-def _beside(matrix: Path, what: str, names: tuple[str, ...]) -> Path:
+def _beside(matrix: Path, what: str, names: list[str]) -> Path:
     """Find a list beside a matrix: of the matrix's own prefix first, then without one, then the only one there is."""
     stem = _MATRIX.sub("", matrix.name)
     prefixes = [re.sub(r"matrix$", "", stem)] if stem.endswith("matrix") else []

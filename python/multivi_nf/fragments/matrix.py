@@ -78,8 +78,14 @@ def count_peaks(
     if len(barcodes) == 0:
         raise InputError("the list of cells is empty", "there is nothing to count", "give at least one barcode")
     found = scan(
-        path, genome, barcodes=barcodes, only_these=True, peaks=peaks, strategy=strategy, quality=False,
-    )  # fmt: skip
+        path,
+        genome,
+        barcodes=barcodes,
+        only_these=True,
+        peaks=peaks,
+        strategy=strategy,
+        quality=False,
+    )
     empty = found.table["n_fragments"].to_numpy() == 0
     if empty.all():
         raise InputError(

@@ -142,7 +142,13 @@ class FragmentWriter:
         for first in range(0, len(chrom), _CHUNK):
             part = slice(first, first + _CHUNK)
             n = _lines(
-                chrom[part], start[part], end[part], barcode[part], count[part], *self._chroms, *self._barcodes,
+                chrom[part],
+                start[part],
+                end[part],
+                barcode[part],
+                count[part],
+                *self._chroms,
+                *self._barcodes,
                 self._out,
-            )  # fmt: skip
+            )
             self._handle.write(self._out[:n].tobytes())

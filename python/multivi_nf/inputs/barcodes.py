@@ -305,14 +305,16 @@ def overlap(
     # each entry: (words for the user, key of the left barcode, key of the right barcode); equal keys = same cell
     identity: Callable[[str], str | None] = lambda b: b  # noqa: E731
     tries: list[tuple[str, Callable[[str], str | None], Callable[[str], str | None]]] = [
-        ("dropping or exchanging the suffix after the barcode (such as -1)",
-         _without_suffix, _without_suffix),
+        ("dropping or exchanging the suffix after the barcode (such as -1)", _without_suffix, _without_suffix),
         ("dropping or exchanging the prefix before the barcode", _without_prefix, _without_prefix),
         ("comparing only the nucleotides (prefix and suffix dropped)", _nucleotides, _nucleotides),
-        ("the reverse complement of the nucleotides",
-         lambda b: _parts(b)[0] + _reverse_complement(_parts(b)[1]) + _parts(b)[2], identity),
+        (
+            "the reverse complement of the nucleotides",
+            lambda b: _parts(b)[0] + _reverse_complement(_parts(b)[1]) + _parts(b)[2],
+            identity,
+        ),
         ("upper case", str.upper, str.upper),
-    ]  # fmt: skip
+    ]
     if mapping is not None:
         tries.append(("the barcode map", mapping.rna, identity))
         tries.append(("the barcode map with its two columns exchanged", mapping.inverse().rna, identity))

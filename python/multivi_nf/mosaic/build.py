@@ -317,9 +317,13 @@ def variable_genes(counts: sparse.csr_matrix, n_top: int) -> tuple[pd.DataFrame,
             warnings.simplefilter("ignore")
             try:
                 table = sc.pp.highly_variable_genes(
-                    data, flavor="seurat_v3", n_top_genes=min(n_top, len(varies)), inplace=False, check_values=False,
+                    data,
+                    flavor="seurat_v3",
+                    n_top_genes=min(n_top, len(varies)),
+                    inplace=False,
+                    check_values=False,
                     span=span,
-                )  # fmt: skip
+                )
             except ValueError:  # of the loess: "svddc failed in l2fit", "reciprocal condition number"
                 continue
         if not np.isfinite(table["variances_norm"]).all():

@@ -98,8 +98,11 @@ def _known(mosaic: mudata.MuData) -> dict[str, ad.AnnData]:
         if modality is None:
             continue
         if modality in found:
-            raise InputError(f"two modalities of the MuData both mean {modality!r} (one of them is {name!r})",
-                             "which one holds the counts cannot be known", "keep one, named " + modality)  # fmt: skip
+            raise InputError(
+                f"two modalities of the MuData both mean {modality!r} (one of them is {name!r})",
+                "which one holds the counts cannot be known",
+                "keep one, named " + modality,
+            )
         found[modality] = _standard(data, modality, name)
     if "protein" not in found and "rna" in found:
         beside = _protein_beside(mosaic)
@@ -172,8 +175,9 @@ def _protein_beside(mosaic: mudata.MuData) -> ad.AnnData | None:
 
 def _open(path: Path) -> mudata.MuData:
     if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file", "there is nothing to read",
-                         "give the path of a mosaic .h5mu")  # fmt: skip
+        raise InputError(
+            f"{path} does not exist or is not a file", "there is nothing to read", "give the path of a mosaic .h5mu"
+        )
     check_hdf5(path)
     try:
         with quiet():
