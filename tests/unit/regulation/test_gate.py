@@ -82,7 +82,7 @@ CASES = {
     "no such sequence": ("fasta", None, "does not exist"),
     "an empty sequence": ("fasta", b"", "is empty"),
     "no FASTA": ("fasta", b"chr1\t900\n", "begins with"),
-    "2bit": ("fasta", b"\x43\x27\x41\x1a" + bytes(40), "begins with"),
+    "2bit": ("fasta", b"\x43\x27\x41\x1a" + bytes(40), "holds zeros"),
     "proteins": ("fasta", b">chr1\nMKLVE\n", "no nucleotides"),
     "cut": ("fasta", gzip.compress(fasta(LENGTHS))[:-30], "cannot be read to its end"),
     "one twice": ("fasta", fasta(LENGTHS) + b">chr1\nACGT\n", "more than once"),
