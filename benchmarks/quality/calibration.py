@@ -22,7 +22,7 @@ from multivi_nf.evaluation.metrics.imputation import at_true_depth
 from multivi_nf.held_out.calibrate import calibrate
 from multivi_nf.held_out.scoring import LEVELS
 from multivi_nf.imputation.impute import impute
-from multivi_nf.imputation.intervals import Mixture
+from multivi_nf.imputation.mixtures import Mixture
 
 MOST_CELLS = 600
 LEAST = 5000

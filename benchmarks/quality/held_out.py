@@ -20,7 +20,8 @@ from multivi_nf.evaluation.runs import true_expression
 from multivi_nf.held_out import scoring
 from multivi_nf.imputation.decode import RNA_SCALE
 from multivi_nf.imputation.impute import Imputer, Options
-from multivi_nf.imputation.intervals import Drawn, Mixture, protein_mixture, rna_mixture
+from multivi_nf.imputation.intervals import Drawn, protein_mixture, rna_mixture
+from multivi_nf.imputation.mixtures import Mixture
 from multivi_nf.latent.cells import Cells, tempered
 from multivi_nf.simulate import PRESETS, Truth, simulated_mosaic
 from multivi_nf.training import MultiVI

@@ -15,18 +15,10 @@ import torch
 from anndata.io import read_elem
 from scipy import sparse
 
+from multivi_nf.data.checks import check_names, check_values, narrow, panel_table
 from multivi_nf.data.insertions import counted_twice, fragments_of, note_of, samples_of
 from multivi_nf.data.minibatch import SparseRows
-from multivi_nf.data.source import (
-    Matrix,
-    Source,
-    check_names,
-    check_values,
-    counts_group,
-    narrow,
-    panel_table,
-    source_of,
-)
+from multivi_nf.data.source import Matrix, Source, counts_group, source_of
 from multivi_nf.io.hdf5 import check_hdf5, reading
 from multivi_nf.modalities import MODALITIES
 
@@ -245,8 +237,7 @@ def _stored(path: Path, atac_counts: bool) -> Source | None:
     uns = groups["protein"].get("uns", {}) if "protein" in groups else {}
     panel = read_elem(uns["panel"]) if "panel" in uns else None
     # who needs more than cells and names asks which kind a matrix is
-    named = cast("dict[str, Matrix]", matrices)
-    source = Source(obs, named, panel_table(panel, named))
+    source = Source(obs, cast("dict[str, Matrix]", matrices), panel_table(panel, matrices))
     if atac_counts and "atac" in matrices:
         atac = matrices["atac"]
         samples = samples_of(obs, source.batch, atac.cells)

@@ -15,7 +15,8 @@ from multivi_nf.calibration.entries import Curve, Direction, Levels
 from multivi_nf.held_out import scoring
 from multivi_nf.held_out.mean_error import whole_error
 from multivi_nf.held_out.prediction import Predict, Shown
-from multivi_nf.imputation.intervals import POISSON_THETA, Mixture
+from multivi_nf.imputation.intervals import POISSON_THETA
+from multivi_nf.imputation.mixtures import Mixture
 
 TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
 FACTORS = (0.05, 20.0)

@@ -12,7 +12,8 @@ from multivi_nf.data.draws import blocks, cell_keys, uniforms
 from multivi_nf.held_out.mean_error import NeighbourMeans
 from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.imputation.decode import Decoder
-from multivi_nf.imputation.intervals import Drawn, Mixture, protein_mixture, rna_mixture
+from multivi_nf.imputation.intervals import Drawn, protein_mixture, rna_mixture
+from multivi_nf.imputation.mixtures import Mixture
 from multivi_nf.latent.cells import tempered
 
 MAX_CELLS = 400

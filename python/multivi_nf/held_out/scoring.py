@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from scipy.special import gammaln
 
-from multivi_nf.imputation.intervals import LONGEST, SMALLEST_LOG, Mixture, gamma_cdf
+from multivi_nf.imputation.mixtures import LONGEST, SMALLEST_LOG, Mixture, gamma_cdf
 from multivi_nf.imputation.moments import share_out
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import torch
 
@@ -16,7 +14,7 @@ from multivi_nf.calibration.entries import Levels
 from multivi_nf.calibration.stored import patterns
 from multivi_nf.errors import InputError, option
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Decoder, Prepared, expected_background
-from multivi_nf.imputation.moments import share_out
+from multivi_nf.imputation.mixtures import Mixture, invert
 from multivi_nf.latent.cells import Cells, Codes
 
 if TYPE_CHECKING:
@@ -27,171 +25,6 @@ if TYPE_CHECKING:
 
 N_LIBRARIES = 50
 POISSON_THETA = 1e8
-HIGHEST = 1 - 1e-6
-"""No upper bound is taken beyond this quantile: sums of probabilities do not reach 1."""
-LONGEST = 20_000
-SMALLEST_LOG = -600.0
-
-
-@dataclass
-class Mixture:
-    """Count distributions of some cells and features: components with means and weights.
-
-    Attributes
-    ----------
-    mean, weight
-        (n_components, n_cells, n_features); weights sum to 1 over components. A weight of shape
-        (n_components, 1, 1) is shared.
-    zero
-        (n_cells, n_features) further probability of 0 (zero inflation, averaged over draws).
-    theta
-        (n_cells, n_features) inverse dispersion.
-    """
-
-    mean: np.ndarray
-    weight: np.ndarray
-    zero: np.ndarray
-    theta: np.ndarray
-
-    @property
-    def expected(self) -> np.ndarray:
-        """(n_cells, n_features) mean over components, before zero inflation."""
-        return (self.mean * self.weight).sum(axis=0)
-
-    def scaled(self, factor: float) -> Mixture:
-        """With a factor on the over-dispersion."""
-        return Mixture(self.mean, self.weight, self.zero, self.theta / factor)
-
-    @classmethod
-    def joined(cls, parts: list[Mixture]) -> Mixture:
-        """Cells one below the other."""
-        weight = parts[0].weight
-        if weight.shape[1] > 1:
-            weight = np.concatenate([part.weight for part in parts], axis=1)
-        zero, theta = (np.concatenate([getattr(part, name) for part in parts]) for name in ("zero", "theta"))
-        return cls(np.concatenate([part.mean for part in parts], axis=1), weight, zero, theta)
-
-    @classmethod
-    def beside(cls, parts: list[Mixture]) -> Mixture:
-        """Features side by side."""
-        names = ("mean", "weight", "zero", "theta")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def gamma_cdf(x: float, mean: float, theta: float) -> float:
-    """P(X <= x) of a count with a large mean: Wilson & Hilferty's cube root, on the gamma of equal moments."""
-    variance = mean + mean * mean / theta
-    shape = mean * mean / variance
-    z = ((max(x + 0.5, 0.0) / mean) ** (1 / 3) - (1 - 1 / (9 * shape))) * 3 * math.sqrt(shape)
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))
-
-
-@numba.njit(cache=True, nogil=True)
-def _search(mean: np.ndarray, weight: np.ndarray, theta: float, target: float) -> float:
-    """Smallest k with sum_c weight_c P(X_c <= k) >= target, by bisection over the approximation for large means."""
-    low, high = -1.0, 1.0
-    for i in range(mean.size):
-        high = max(high, mean[i])
-    high = 4 * (high + 10 * math.sqrt(high + high * high / theta)) + 10
-    while high - low > 1:
-        middle = math.floor((low + high) / 2)
-        total = 0.0
-        for i in range(mean.size):
-            total += weight[i] * gamma_cdf(middle, mean[i], theta)
-        if total >= target:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def _invert(
-    mean: np.ndarray,
-    weight: np.ndarray,
-    zero: np.ndarray,
-    theta: np.ndarray,
-    lows: np.ndarray,
-    highs: np.ndarray,
-    begin: int,
-    end: int,
-    lower: np.ndarray,
-    upper: np.ndarray,
-) -> None:
-    """Quantiles of mixtures of negative binomials for cells `begin` to `end`, by summing probabilities from 0 up."""
-    n_components, _, n_features = mean.shape
-    mass = np.empty(n_components)
-    ratio = np.empty(n_components)
-    means = np.empty(n_components)
-    weights = np.empty(n_components)
-    shared = weight.shape[1] == 1
-    for cell in range(begin, end):
-        low, high = lows[cell], highs[cell]
-        for j in range(n_features):
-            size = theta[cell, j]
-            rest = 1.0 - zero[cell, j]
-            least = 0.0
-            expected = 0.0
-            for i in range(n_components):
-                m = max(mean[i, cell, j], 1e-12)
-                w = weight[i, 0, 0] if shared else weight[i, cell, j]
-                log_zero = -size * math.log1p(m / size)
-                least = min(least, log_zero)
-                expected = max(expected, m)
-                mass[i] = w * rest * math.exp(log_zero)
-                ratio[i] = m / (m + size)
-                means[i] = m
-                weights[i] = w * rest
-            if least < SMALLEST_LOG or expected > LONGEST:
-                lower[cell, j] = _search(means, weights, size, low - zero[cell, j])
-                upper[cell, j] = _search(means, weights, size, high - zero[cell, j])
-                continue
-            total = zero[cell, j]
-            for i in range(n_components):
-                total += mass[i]
-            k = 0
-            while total < low and k < 100 * LONGEST:
-                step = (k + size) / (k + 1)
-                for i in range(n_components):
-                    mass[i] *= ratio[i] * step
-                    total += mass[i]
-                k += 1
-            lower[cell, j] = k
-            while total < high and k < 100 * LONGEST:
-                step = (k + size) / (k + 1)
-                for i in range(n_components):
-                    mass[i] *= ratio[i] * step
-                    total += mass[i]
-                k += 1
-            upper[cell, j] = k
-
-
-def invert(
-    mixture: Mixture, interval: float | np.ndarray, n_threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Central interval of the mixtures: smallest counts whose distribution function reaches (1 -+ interval) / 2.
-
-    Parameters
-    ----------
-    interval
-        Of all cells, or (n_cells,).
-
-    Returns
-    -------
-    lower, upper: (n_cells, n_features) float32. Exact sums up to means of 20,000, beyond them the approximation of
-    Wilson & Hilferty (1931).
-    """
-    shape = mixture.zero.shape
-    lower, upper = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    interval = np.broadcast_to(np.asarray(interval, float), shape[:1])
-    low, high = (1 - interval) / 2, np.minimum((1 + interval) / 2 - 1e-9, HIGHEST)
-
-    def work(begin: int, end: int) -> None:
-        _invert(mixture.mean, mixture.weight, mixture.zero, mixture.theta, low, high, begin, end, lower, upper)
-
-    share_out(work, shape[0], n_threads)
-    return lower, upper
 
 
 @dataclass

@@ -48,13 +48,14 @@ class Encoding:
 
     def __init__(self, config: ModelConfig, encoders: Modules[Encoder], sizes: Modules[SizeHead]) -> None:
         self.config, self.encoders, self.sizes = config, encoders, sizes
+        self.batch_dropout = config.batch_dropout
 
     def hidden_batches(self, batch: torch.Tensor, noise: Noise) -> torch.Tensor:
         """(n_cells,) batches, some of them unknown, so that the unknown code is trained."""
-        rate = self.config.batch_dropout
-        if noise.generator is None or not rate:
+        if noise.generator is None or not self.batch_dropout:
             return batch
-        return batch.masked_fill(torch.rand(len(batch), generator=noise.generator, device=batch.device) < rate, -1)
+        hide = torch.rand(len(batch), generator=noise.generator, device=batch.device)
+        return batch.masked_fill(hide < self.batch_dropout, -1)
 
     def rows(self, modality: str, rows: ModalityRows, minibatch: Minibatch, noise: Noise) -> Gaussian:
         """Posterior of measured rows of one modality; log1p of counts are seen, or which peaks are open."""
@@ -94,10 +95,7 @@ class ScviEncoding(Encoding):
 
     def __init__(self, config: ModelConfig, encoders: Modules[Encoder], sizes: Modules[FullSizeEncoder]) -> None:
         self.config, self.encoders, self.whole = config, encoders, sizes
-
-    def hidden_batches(self, batch: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """The batches: encoders do not see them."""
-        return batch
+        self.batch_dropout = 0.0  # encoders do not see batches
 
     def rows(self, modality: str, rows: ModalityRows, minibatch: Minibatch, noise: Noise) -> Gaussian:
         """Posterior of measured rows of one modality."""

@@ -38,6 +38,8 @@ class Observed:
         (n_rows,) weight of each row in the sum.
     part
         (n_rows,) share of each row's counts that is scored (`multivi_nf.model.thinning`); None is all.
+    generator
+        Of what the likelihood draws.
     """
 
     counts: SparseRows
@@ -46,6 +48,7 @@ class Observed:
     size: torch.Tensor | None
     weight: torch.Tensor
     part: torch.Tensor | None = None
+    generator: torch.Generator | None = None
 
     @property
     def measured_size(self) -> torch.Tensor:
@@ -74,9 +77,7 @@ class Generative(nn.Module, abc.ABC):
         """Parameters of features start..stop, see `MultiVI.tile`."""
 
     @abc.abstractmethod
-    def loss(
-        self, z: torch.Tensor, seen: Observed, generator: torch.Generator | None = None
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, z: torch.Tensor, seen: Observed) -> dict[str, torch.Tensor]:
         """Weighted sums, nats, by name: of -log p(x | z) under the modality's, and of the KLs that come with it."""
 
     def initialise(self, mean: torch.Tensor) -> None:
@@ -120,9 +121,7 @@ class Rna(Generative):
             found["dropout_logits"] = _columns(self.dropout, h, start, stop)
         return found
 
-    def loss(
-        self, z: torch.Tensor, seen: Observed, generator: torch.Generator | None = None
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, z: torch.Tensor, seen: Observed) -> dict[str, torch.Tensor]:
         """{"rna": weighted sum of -log p(x | z), nats}."""
         h = self.hidden(z, seen.codes)
         logits = self.output(h).to(z.dtype)
@@ -161,9 +160,7 @@ class Atac(Generative):
         y = _columns(self.output, h, start, stop).sigmoid()
         return {"probability": y, "region": self.region[start:stop].sigmoid()}
 
-    def loss(
-        self, z: torch.Tensor, seen: Observed, generator: torch.Generator | None = None
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, z: torch.Tensor, seen: Observed) -> dict[str, torch.Tensor]:
         """{"atac": weighted sum of -log p(x | z), nats}."""
         h = self.hidden(z, seen.codes).to(z.dtype)
         output = self.output
@@ -190,9 +187,7 @@ class AtacCounts(Generative):
         """Parameters of peaks start..stop, see `MultiVI.tile`."""
         return {"logits": _columns(self.output, h, start, stop)}
 
-    def loss(
-        self, z: torch.Tensor, seen: Observed, generator: torch.Generator | None = None
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, z: torch.Tensor, seen: Observed) -> dict[str, torch.Tensor]:
         """{"atac": weighted sum of -log p(x | z), nats}."""
         h, output = self.hidden(z, seen.codes).to(z.dtype), self.output
         value, _ = likelihoods.poisson_peaks(h, output.weight, output.bias, seen.measured_size, seen.tiled, seen.weight)
@@ -251,12 +246,10 @@ class Protein(Generative):
             "log_dispersion": self.log_dispersion[start:stop],
         }
 
-    def loss(
-        self, z: torch.Tensor, seen: Observed, generator: torch.Generator | None = None
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, z: torch.Tensor, seen: Observed) -> dict[str, torch.Tensor]:
         """{"protein": weighted sum of -log p(x | z, background), "protein_background": of KL(background || prior)}."""
         fore, mixing, mean, log_sd = self.hidden(z, seen.codes).unbind(1)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = torch.randn(mean.shape, generator=seen.generator, dtype=mean.dtype, device=mean.device)
         batch = seen.codes[0]
         panel = self.panel[batch] if self.background_prior else None
         x = seen.counts.dense().to(z.dtype)

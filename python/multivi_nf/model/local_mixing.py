@@ -185,7 +185,7 @@ class LocalMixing:
                 # who has no counterpart cannot be mixed: it must not keep the strength up for all others
                 ratio = torch.where(free, cost.detach() / content, 0.0).sum()
                 seen = torch.stack([ratio, free.sum()]).double()
-                self._note(name, weight.detach().double(), group, stratum, drawn, seen)
+                self._note(name, weight.detach().double(), (group, stratum), drawn, seen)
         return cost.mean() * share, content * share
 
     @staticmethod
@@ -200,14 +200,13 @@ class LocalMixing:
         self,
         name: str,
         weight: torch.Tensor,
-        group: torch.Tensor,
-        stratum: torch.Tensor,
+        codes: tuple[torch.Tensor, torch.Tensor],
         drawn: torch.Tensor | None,
         ratio: torch.Tensor,
     ) -> None:
         n_strata, n_groups = self.shapes[name]
         # products, not index_add: the same bytes on a GPU
-        of, inside = functional.one_hot(group, n_groups).double(), functional.one_hot(stratum, n_strata).double()
+        of, inside = (functional.one_hot(code, n).double() for code, n in zip(codes, (n_groups, n_strata)))
         table = inside.T @ of
         if drawn is None:
             expected = of.T @ weight @ inside @ (table / table.sum(1, keepdim=True).clamp(min=1))

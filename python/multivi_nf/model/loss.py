@@ -179,10 +179,11 @@ class Objective:
         seen, where = observe(self.minibatch, self.rows[modality], self.encoded[modality], tiles, view)
         if seen is None:
             return {}
+        seen.generator = self.generator
         if modality in halves:
             used = view.use[:, model.modalities.index(modality)]
             seen = model.scored(modality, seen, halves[modality], used if where is None else used[where])
-        return model.generative[modality].loss(z if where is None else z[where], seen, self.generator)
+        return model.generative[modality].loss(z if where is None else z[where], seen)
 
     def _contests(self) -> dict[str, Contest]:
         """What the adversaries are shown."""

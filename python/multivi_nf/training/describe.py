@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from multivi_nf.data.checks import CHUNK
 from multivi_nf.data.mosaic_data import category_text, continuous_column
-from multivi_nf.data.source import CHUNK, Matrix, Source
+from multivi_nf.data.source import Matrix, Source
 from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.model import ModelConfig

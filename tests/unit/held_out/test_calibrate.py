@@ -17,7 +17,7 @@ from multivi_nf.held_out.calibrate import calibrate
 from multivi_nf.held_out.fit import Fit
 from multivi_nf.held_out.prediction import Shown
 from multivi_nf.imputation.impute import impute
-from multivi_nf.imputation.intervals import Mixture
+from multivi_nf.imputation.mixtures import Mixture
 from multivi_nf.testing.models import make_model, with_split
 from multivi_nf.testing.mosaics import patterned_mosaic, with_fragments
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from multivi_nf.calibration.entries import Levels
 from multivi_nf.held_out import scoring
-from multivi_nf.imputation.intervals import Mixture, invert
+from multivi_nf.imputation.mixtures import Mixture, invert
 
 
 def make_mixture(seed: int, n: int = 12, cells: int = 3, features: int = 5, scale: float = 5.0) -> Mixture:
