@@ -63,7 +63,7 @@ def command(trained: Trained, output: Path, wanted: Wanted, chunks: Path | None,
     from multivi_nf.calibration.per_cell import support_columns
     from multivi_nf.calibration.stored import Calibration
     from multivi_nf.data.draws import write_chunks
-    from multivi_nf.export.marker_sets import name_clusters, read_marker_sets
+    from multivi_nf.export.marker_sets import name_clusters, read_marker_sets, told_unknown
     from multivi_nf.export.modalities import fill_modalities
     from multivi_nf.export.peak_genes import annotate_peaks, gene_starts
     from multivi_nf.inputs.contrasts import check_contrasts, read_contrasts
@@ -101,7 +101,10 @@ def command(trained: Trained, output: Path, wanted: Wanted, chunks: Path | None,
     )
     if sets is not None:
         named = name_clusters(annotated, sets, seed)
-        click.echo(f"{named['cell_type'].notna().sum()} of {len(named)} clusters named by their markers", err=True)
+        unknown = told_unknown(annotated, sets)
+        for line in (f"{named['cell_type'].notna().sum()} of {len(named)} clusters named by their markers", unknown):
+            if line:
+                click.echo(line, err=True)
     check_contrasts(table, annotated)
     annotate_peaks(annotated, starts, wanted.chrom_style)
     fill_modalities(annotated)

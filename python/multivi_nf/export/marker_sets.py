@@ -66,7 +66,26 @@ def read_marker_sets(path: Path) -> pd.DataFrame:
         found.append((fields["type"], fields["gene"], _SIGNS[sign]))
     if not found:
         raise InputError(f"{path} names no marker", "no cluster could be named", "give one marker a line")
-    return pd.DataFrame(found, columns=["type", "gene", "sign"]).drop_duplicates(["type", "gene"])
+    sets = pd.DataFrame(found, columns=["type", "gene", "sign"]).drop_duplicates()
+    both = sets[sets.duplicated(["type", "gene"])]
+    if len(both):
+        raise InputError(
+            f"{path}: {both['gene'].iloc[0]} stands as high (+) and as low (-) in {both['type'].iloc[0]}",
+            "it cannot mark the type by both",
+            "keep one of the two lines",
+        )
+    return sets
+
+
+def told_unknown(mosaic: MuData, sets: pd.DataFrame) -> str:
+    """Say which genes the mosaic lacks, and which types have none left; "" where all are there."""
+    lost = sets[_positions(mosaic.mod["rna"], sets["gene"]) < 0]
+    if lost.empty:
+        return ""
+    genes, types = lost["gene"].unique(), sorted(set(lost["type"]) - set(sets["type"].drop(lost.index)))
+    shown, more = ", ".join(genes[:5]), ", ..." if len(genes) > 5 else ""
+    none = f"; no cluster can be called {', '.join(types)}, none of whose genes is there" if types else ""
+    return f"{len(genes)} of {sets['gene'].nunique()} marker genes are not in the mosaic ({shown}{more}){none}"
 
 
 def name_clusters(mosaic: MuData, sets: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

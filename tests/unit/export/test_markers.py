@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse, stats
 
 from multivi_nf.errors import InputError
-from multivi_nf.export.marker_sets import name_clusters, read_marker_sets
+from multivi_nf.export.marker_sets import name_clusters, read_marker_sets, told_unknown
 from multivi_nf.export.markers import COLUMNS, Moments, against_rest, markers
 from multivi_nf.export.modalities import fill_modalities
 from multivi_nf.export.normalise import log_normalised
@@ -103,9 +103,17 @@ def test_random_sets_name_at_most_as_many_as_they_may(embedded):
         ("type,gene,sign\nB,G0,up\n", "line 2"),
         ("type,gene\n", "names no marker"),
         ("type,gene\nB,NOTHING\n", "none of the 1 marker genes"),
+        ("type,gene,sign\nB,G0,+\nB,G0,+\nB,G0,-\n", "G0 stands as high"),
     ],
 )
 def test_what_cannot_be_used_is_said(embedded, tmp_path, text, said):
     (tmp_path / "sets.csv").write_text(text)
     with pytest.raises(InputError, match=said):
         name_clusters(embedded, read_marker_sets(tmp_path / "sets.csv"))
+
+
+def test_genes_and_types_that_are_not_there_are_named(embedded):
+    sets = pd.DataFrame({"type": ["B", "B", "T", "NK"], "gene": ["g0", "LOST", "LOST", "GONE"], "sign": 1})
+    told = told_unknown(embedded, sets)
+    assert told.startswith("2 of 3 marker genes are not in the mosaic (LOST, GONE); no cluster can be called NK, T,")
+    assert told_unknown(embedded, sets.head(1)) == ""
