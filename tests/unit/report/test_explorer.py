@@ -216,6 +216,16 @@ f.onload = async () => {
   out.overflow = d.documentElement.scrollWidth - d.documentElement.clientWidth;
   const legend = d.querySelector('#left .legend');
   out.cut = legend.scrollWidth - legend.clientWidth;
+  const canvas = d.querySelector('#left canvas');
+  const press = async (key, times) => {
+    for (let k = 0; k < times; k++) canvas.dispatchEvent(new f.contentWindow.KeyboardEvent('keydown', {key}));
+    await new Promise((r) => setTimeout(r, 160));
+    const p = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    return p.filter((v, k) => k % 4 == 3 && v == 255).length;
+  };
+  out.keys = [];
+  for (const [key, times] of [['0', 1], ['ArrowRight', 30], ['ArrowLeft', 30], ['+', 40], ['0', 1]])
+    out.keys.push(await press(key, times));
   const pre = document.createElement('pre'); pre.id = 'out'; pre.textContent = JSON.stringify(out);
   document.body.append(pre);
 }</script>"""
@@ -229,6 +239,8 @@ def test_odd_addresses_and_names(mosaic, tmp_path):
     found = driven(tmp_path, dark=False)
     assert found["ready"] == "yes" and found["lacking"].endswith(": 50%."), "a percent sign does not stop the page"
     assert found["right"].endswith("right=rna%3AENSG5"), "an id means its own gene, not the one with that symbol"
+    whole, aside, back, closer, again = found["keys"]
+    assert whole == back == again > 0 == aside == closer, "keys move the map, zoom into its empty middle, show it whole"
     assert found["overflow"] <= 0 and found["cut"] <= 0, "long names are broken, not cut"
 
 

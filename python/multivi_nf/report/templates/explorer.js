@@ -314,6 +314,19 @@
       event.preventDefault();
       zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), ...place(event));
     }, { passive: false });
+    canvas.onkeydown = (event) => {
+      const moves = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }, move = moves[event.key];
+      const zooms = { "+": 1.25, "=": 1.25, "-": 0.8 }, ratio = zooms[event.key];
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (move) {
+        map.x += 60 * move[0];
+        map.y += 60 * move[1];
+        drawAll();
+      } else if (ratio) zoom(ratio, canvas.clientWidth / 2, canvas.clientHeight / 2);
+      else if (event.key === "0") $("reset").click();
+      else return;
+      event.preventDefault();
+    };
     const hover = async (event, [x, y]) => {
       const cell = nearest(view, (x - map.x) / map.scale, (y - map.y) / map.scale, 9 / map.scale), tip = $("tip");
       if (cell < 0) return void (tip.hidden = true);
