@@ -24,7 +24,7 @@ from multivi_nf.regulation.background import peak_properties
 from multivi_nf.regulation.link_tables import COLUMNS, bedpe, links_table
 from multivi_nf.regulation.pairs import WINDOW, Surroundings, match_genes, near_pairs
 from multivi_nf.regulation.possible import NotPossible, rows_of
-from multivi_nf.regulation.sequence import peak_sequences
+from multivi_nf.regulation.sequence import peak_sequences, without_bases
 from multivi_nf.regulation.units import Units, make_units
 
 ROWS = 50_000
@@ -190,6 +190,8 @@ class LinkFacts:
     units: int
     cells_imputed: int
     matched_on: list[str]
+    peaks_without_bases: int
+    missing_chromosomes: list[str]
     table: list[dict[str, object]]
     rows: str = "The first significant links"
     told: str = ""
@@ -269,6 +271,8 @@ def find_links(
         units=0 if units is None else len(units.stratum),
         cells_imputed=0 if guessed_units is None else len(guessed_units.cells),
         matched_on=matched_on,
+        peaks_without_bases=0 if sequences is None else int((~sequences.known).sum()),
+        missing_chromosomes=[] if sequences is None else list(sequences.missing[:20]),
         table=rows_of(table.loc[table["significant"], list(OF_REPORT)].head(SHOWN)),
     )
     facts.told = _told(facts, asked)
@@ -283,6 +287,7 @@ def _told(facts: LinkFacts, asked: Asked) -> str:
     return (
         f"{facts.links:,} links at FDR {asked.level:g} among {facts.pairs:,} pairs of a gene and a peak within "
         f"{asked.window:,} bp, {over}; background peaks are alike in {' and '.join(facts.matched_on)}{gc}."
+        + without_bases(facts.peaks_without_bases, facts.missing_chromosomes)
     )
 
 

@@ -21,7 +21,7 @@ from multivi_nf.regulation.find_links import Embedded
 from multivi_nf.regulation.links import FEWEST_UNITS
 from multivi_nf.regulation.motif_files import Motif
 from multivi_nf.regulation.possible import NotPossible, rows_of
-from multivi_nf.regulation.sequence import peak_sequences
+from multivi_nf.regulation.sequence import peak_sequences, without_bases
 from multivi_nf.regulation.units import centred
 
 HELD = Path("share") / "multivi-nf" / "jaspar.meme"
@@ -203,16 +203,12 @@ def shown_motifs(table: pd.DataFrame) -> pd.DataFrame:
 
 def _told(facts: MotifFacts, level: float) -> str:
     """What was done, as a sentence."""
-    lost = ""
-    if facts.peaks_without_bases:
-        shown = ", ".join(facts.missing_chromosomes[:3])
-        lost = f" {facts.peaks_without_bases:,} peaks have no bases in the FASTA" + (f" ({shown})." if shown else ".")
     few = facts.motifs_given - facts.motifs
     return (
         f"{facts.motifs:,} motifs in {facts.peaks:,} peaks, z of {facts.cells:,} cells; "
         f"{facts.significant:,} pairs of a motif and a {facts.groups} differ from background at FDR {level:g}."
         + (f" {few:,} motifs are in fewer than {science.FEWEST_PEAKS} peaks and left out." if few else "")
-        + lost
+        + without_bases(facts.peaks_without_bases, facts.missing_chromosomes)
     )
 
 

@@ -100,6 +100,12 @@ def peak_sequences(fasta: str | Path, peaks: pd.DataFrame, style: str = "auto") 
     return Sequences(bases, missing, {name: to for name, to in mapping.items() if name != to})
 
 
+def without_bases(n: int, missing: list[str]) -> str:
+    """Say how many peaks the FASTA has no bases of, as a sentence behind others; "" where there is none."""
+    shown = f" ({', '.join(missing[:3])})" if missing else ""
+    return f" {n:,} peaks have no bases in the FASTA{shown}." if n else ""
+
+
 def no_chromosome(fasta: Path, whose: str, wanted: list[str], names: list[str]) -> InputError:
     """Tell that a FASTA holds other chromosomes than those wanted."""
     return InputError(

@@ -194,6 +194,11 @@ def test_a_missing_chromosome_is_told(folder, tmp_path):
     assert run("motifs", folder / "multivi.h5mu", *given, "--facts", tmp_path / "m.json", "--output", tmp_path) == 0
     facts = json.loads((tmp_path / "m.json").read_text())
     assert facts["missing_chromosomes"] == ["chr3"] and "have no bases in the FASTA (chr3)" in facts["told"]
+    lost, given = facts["peaks_without_bases"], ("--gtf", folder / "genome/genes.gtf", *given[:2])
+    assert run("links", folder / "multivi.h5mu", *given, "--facts", tmp_path / "l.json", "--output", tmp_path) == 0
+    facts = json.loads((tmp_path / "l.json").read_text())
+    assert facts["missing_chromosomes"] == ["chr3"] and facts["peaks_without_bases"] == lost > 0
+    assert facts["told"].endswith(f" {lost:,} peaks have no bases in the FASTA (chr3).")
 
 
 @pytest.mark.parametrize(
