@@ -27,7 +27,9 @@ NAMING_COLUMNS = ("batch_column", "sample_column")
 KNOWN_COLUMNS = ("sample", *FILE_COLUMNS, "batch", *NAMING_COLUMNS)
 RESERVED = (
     "barcode",
+    "calibrated",
     "cell",
+    "cell_type_by_markers",
     "cluster",
     "has_atac",
     "has_protein",
@@ -40,6 +42,7 @@ RESERVED = (
     "obs_names",
     "out_of_support",
     "scvi_batch",
+    "support_p",
 )
 RESERVED_PREFIXES = ("rna_", "atac_", "protein_", "rna:", "atac:", "protein:", "X_")
 OWN_COLUMNS = ("sample", "batch", "modality", "has_rna", "has_atac", "has_protein")

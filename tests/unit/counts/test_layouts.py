@@ -341,7 +341,20 @@ def test_obs_keeps_its_types(tmp_path, values, want):
     assert [v if pd.notna(v) else "gap" for v in read] == [v if pd.notna(v) else "gap" for v in expected]
 
 
-@pytest.mark.parametrize("name", ["cluster", "sample", "batch", "modality", "has_rna"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cluster",
+        "sample",
+        "batch",
+        "modality",
+        "has_rna",
+        "out_of_support",
+        "support_p",
+        "calibrated",
+        "cell_type_by_markers",
+    ],
+)
 def test_names_that_clash_get_a_suffix_and_a_sentence(tmp_path, name):
     data = rna_only()
     data.obs[name] = ["x", "y"] * 12
