@@ -84,4 +84,4 @@ lint: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nf-core pipelines lint --dir .
 
 clean:
-	rm -rf .venv .nextflow .nextflow.log* work dist .pytest_cache .hypothesis .ruff_cache
+	rm -rf .venv .nextflow .nextflow.log* work dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
