@@ -181,7 +181,22 @@ def tail_share(z: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def expressed(rna: sparse.csr_matrix, units: Units) -> np.ndarray:
-    """(n_units, n_genes) ln(1 + counts per 10,000) of counts of cells; NaN for genes seen in fewer than 10 cells."""
+    """(n_units, n_genes) ln(1 + counts per 10,000) of counts of cells; NaN for genes seen in fewer than 10 cells.
+
+    Examples
+    --------
+    Twenty cells that all show the first gene, and one that shows the second:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from scipy import sparse
+    >>> from multivi_nf.regulation import make_units
+    >>> rna = sparse.csr_matrix(np.column_stack([np.full(20, 5), np.arange(20) == 7]).astype(int))
+    >>> cells = pd.Index([f"s:{i}" for i in range(20)])
+    >>> values = expressed(rna, make_units(cells, None, pd.Series("s", index=cells)))
+    >>> values.shape, round(float(values[0, 0]), 2), bool(np.isnan(values[:, 1]).all())
+    ((20, 2), 9.21, True)
+    """
     values = log_normalised(units.summed(rna), "rna").toarray()
     values[:, seen_in(rna) < FEWEST_CELLS] = np.nan
     return values

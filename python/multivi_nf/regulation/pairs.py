@@ -123,6 +123,18 @@ class Surroundings:
         Of :func:`multivi_nf.regulation.background.peak_properties`, of all peaks.
     window
         As of `pairs`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from multivi_nf.regulation import near_pairs, peak_properties
+    >>> sites = pd.DataFrame({"gene": [0], "chrom": ["chr1"], "pos": [2000], "strand": ["+"]})
+    >>> peaks = pd.DataFrame({"chrom": ["chr1", "chr2"], "start": [0, 0], "end": [500, 500]})
+    >>> alike, _ = peak_properties(np.array([30, 40]))
+    >>> around = Surroundings(near_pairs(sites, peaks), sites, peaks, alike)
+    >>> around.near(np.array([0, 1]))(0, np.array([0, 1])).tolist()  # too near to be background, and not
+    [True, False]
     """
 
     pairs: Pairs
