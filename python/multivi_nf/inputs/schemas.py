@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from multivi_nf.inputs.contrasts import Contrast
 from multivi_nf.inputs.samplesheet import Sample
+from multivi_nf.io.records import optional
 
 
 @dataclass(frozen=True)
@@ -23,5 +24,5 @@ class CheckedSheet:
     """
 
     samples: list[Sample]
-    contrasts: list[Contrast] | None
-    columns: dict[str, str]
+    contrasts: list[Contrast] | None = optional()
+    columns: dict[str, str] = optional({})

@@ -7,6 +7,7 @@
         samples: list[str]
         peak_set: Literal["given", "called"]
         reference: str | None = left_out()  # not in the file unless it has a value
+        columns: dict[str, str] = optional({})  # always in the file; missing or null when read is the default
 
     write_record(Plan(...), path)  # the keys are the fields, in their order
     plan = read_record(Plan, path)  # checked: unknown and missing keys, and values of another type, are refused by name
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     Record = TypeVar("Record", bound=DataclassInstance)
 
-_LEFT_OUT = "left_out"
+_LEFT_OUT, _OPTIONAL = "left_out", "optional"
 _PLAIN: dict[object, set[type]] = {str: {str}, int: {int}, float: {int, float}, bool: {bool}}
 
 
@@ -46,6 +47,13 @@ def left_out(default: Any = None) -> Any:
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=default.copy, metadata={_LEFT_OUT: True})
     return dataclasses.field(default=default, metadata={_LEFT_OUT: True})
+
+
+def optional(default: Any = None) -> Any:
+    """A field that always stands in the file, but may be missing or null when read: people write the file by hand."""
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=default.copy, metadata={_OPTIONAL: True})
+    return dataclasses.field(default=default, metadata={_OPTIONAL: True})
 
 
 def as_json(record: DataclassInstance) -> dict[str, object]:
@@ -90,10 +98,13 @@ def from_json(kind: type[Record], content: object, place: str | Path) -> Record:
     InputError
         A key is missing or not known, or a value is of another type: named with its place in the object.
     """
-    fields = {field.name: _LEFT_OUT not in field.metadata for field in dataclasses.fields(kind)}
-    known = check_keys(content, fields, place)
+    fields = {field.name: field.metadata for field in dataclasses.fields(kind)}
+    known = check_keys(
+        content, {name: not said.keys() & {_LEFT_OUT, _OPTIONAL} for name, said in fields.items()}, place
+    )
     hints = _hints(kind)
-    return kind(**{name: _value(hints[name], value, place, name) for name, value in known.items()})
+    given = {name: value for name, value in known.items() if not (value is None and _OPTIONAL in fields[name])}
+    return kind(**{name: _value(hints[name], value, place, name) for name, value in given.items()})
 
 
 def check_keys(content: object, known: Mapping[str, bool], place: str | Path) -> dict[str, object]:

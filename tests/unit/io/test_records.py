@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from multivi_nf.errors import InputError
-from multivi_nf.io.records import as_json, from_json, left_out, read_record, write_record
+from multivi_nf.io.records import as_json, from_json, left_out, optional, read_record, write_record
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,18 @@ def test_missing_keys_and_what_is_no_object_are_refused() -> None:
         from_json(Whole, {"cells": 3}, "here")
     with pytest.raises(InputError, match=r"\[\] stands where an object \(cells, kind"):
         from_json(Whole, [], "here")
+
+
+@dataclass(frozen=True)
+class ByHand:
+    name: str
+    columns: dict[str, str] = optional({})
+    rows: list[int] | None = optional()
+
+
+def test_what_people_may_leave_out_is_always_written() -> None:
+    assert as_json(ByHand("a")) == {"name": "a", "columns": {}, "rows": None}
+    for left in ({}, {"columns": None}, {"columns": {}, "rows": None}):
+        assert from_json(ByHand, {"name": "a"} | left, "here") == ByHand("a", {}, None)
+    with pytest.raises(InputError, match="'columns' is 3 and should be dict"):
+        from_json(ByHand, {"name": "a", "columns": 3}, "here")
