@@ -263,6 +263,7 @@ def test_nextflow_config_resolves_everywhere(nextflow: Nextflow, tmp_path: Path)
             for scope in ("timeline", "report", "trace", "dag"):  # they carry the time of the start
                 value.pop(scope)
             value["params"].pop("trace_report_suffix", None)
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", value["env"].pop("MULTIVI_NF_STARTED"))
             assert value["process"]["executor"] == EXECUTORS[executor]
             assert value[engine]["enabled"] is True
         assert last == first
