@@ -42,18 +42,20 @@ _LEFT_OUT, _OPTIONAL = "left_out", "optional"
 _PLAIN: dict[object, set[type]] = {str: {str}, int: {int}, float: {int, float}, bool: {bool}}
 
 
+def _with_default(default: Any, said: str) -> Any:
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=default.copy, metadata={said: True})
+    return dataclasses.field(default=default, metadata={said: True})
+
+
 def left_out(default: Any = None) -> Any:
     """A field that stands in the file only where its value is not the default, and may be missing when read."""
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=default.copy, metadata={_LEFT_OUT: True})
-    return dataclasses.field(default=default, metadata={_LEFT_OUT: True})
+    return _with_default(default, _LEFT_OUT)
 
 
 def optional(default: Any = None) -> Any:
     """A field that always stands in the file, but may be missing or null when read: people write the file by hand."""
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=default.copy, metadata={_OPTIONAL: True})
-    return dataclasses.field(default=default, metadata={_OPTIONAL: True})
+    return _with_default(default, _OPTIONAL)
 
 
 def as_json(record: DataclassInstance) -> dict[str, object]:
