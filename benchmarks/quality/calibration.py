@@ -9,6 +9,9 @@ probability at the cell's true number of open peaks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -23,6 +26,7 @@ from multivi_nf.held_out.calibrate import calibrate
 from multivi_nf.held_out.scoring import LEVELS
 from multivi_nf.imputation.impute import impute
 from multivi_nf.imputation.mixtures import Mixture
+from multivi_nf.training import MultiVI
 
 MOST_CELLS = 600
 LEAST = 5000
@@ -64,8 +68,9 @@ def predicted(held: HeldOut, model, modality: str, cells: pd.Index, counts: np.n
         for rows, _, mixture in distributions(model, held, modality, cells, calibration)
     ]
     found = Scores(*(np.concatenate([getattr(run, f) for run in runs]) for f in ("pit", "log_score", "crps", "mean")))
-    if (levels := calibration.levels(SOURCE[modality], modality)) is not None:
-        found.pit = levels.applied(found.pit)
+    direction = calibration.direction(SOURCE[modality], modality)
+    if direction is not None and direction.levels is not None:
+        found.pit = direction.levels.applied(found.pit)
     return found
 
 
@@ -122,8 +127,21 @@ def score_peaks(held: HeldOut, model, calibration) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
+@dataclass(frozen=True)
+class Run:
+    """A trained and calibrated model of one split, and the hidden cells that are scored."""
+
+    name: str
+    held: HeldOut
+    model: MultiVI
+    calibration: Calibration
+    modality: str
+    cells: pd.Index
+
+
+def runs(text: str) -> Iterator[Run]:
+    """What the command line asks for, one data set, split and seed after the other; `text` is told as help."""
+    arguments = parser(text)
     arguments.add_argument("--data", choices=DATA, nargs="+", default=["simulated", "snare"])
     arguments.add_argument("--split", choices=["S2", "S3"], nargs="+", default=["S2"])
     chosen = arguments.parse_args()
@@ -132,10 +150,16 @@ def main() -> None:
         held = held_out(data, kind, seed, chosen.cells)
         model = keeping(chosen.keep, f"{data}-{kind}-{seed}", held.split, seed, **read_options(chosen.set))
         calibration = calibrate(model, held.split.mosaic)
-        print(calibration.summary())
         modality = "protein" if data in CITE else "rna"
         cells = held.split.views(SOURCE[modality])
         cells = cells[np.sort(np.random.default_rng(0).permutation(len(cells))[:MOST_CELLS])]
+        yield Run(f"{data}, {kind}, seed {seed}", held, model, calibration, modality, cells)
+
+
+def main() -> None:
+    for run in runs(__doc__.splitlines()[0]):
+        held, model, calibration, modality, cells = run.held, run.model, run.calibration, run.modality, run.cells
+        print(calibration.summary())
         origin = held.split.origin[cells]
         counts = held.complete[modality][origin, held.split.mosaic[modality].var_names].X.toarray().astype(float)
         labels = None if held.labels is None else held.labels[origin].to_numpy()
@@ -146,9 +170,9 @@ def main() -> None:
             rows[when] = score_counts(found, plain, counts, labels)
             if modality == "rna" and len(held.split.views("rna")):
                 peaks[when] = score_peaks(held, model, used)
-        show(f"predicted {modality}, {data}, {kind}, seed {seed}", rows)
+        show(f"predicted {modality}, {run.name}", rows)
         if peaks:
-            show(f"imputed peaks, {data}, {kind}, seed {seed}", peaks)
+            show(f"imputed peaks, {run.name}", peaks)
 
 
 if __name__ == "__main__":

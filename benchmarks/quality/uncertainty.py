@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from benchmarks.quality.calibration import MOST_CELLS
-from benchmarks.quality.common import keeping, parser, read_options, show, threads
-from benchmarks.quality.held_out import CITE, DATA, SOURCE, HeldOut, distributions, held_out, true_means
+from benchmarks.quality.calibration import runs
+from benchmarks.quality.common import show
+from benchmarks.quality.held_out import HeldOut, distributions, true_means
 from sklearn.neighbors import NearestNeighbors
 
 from multivi_nf.benchmark.baselines import smoothed_truth
 from multivi_nf.benchmark.uncertainty import sides_with_model
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.evaluation import metrics
-from multivi_nf.held_out.calibrate import calibrate
 from multivi_nf.imputation.impute import impute
 from multivi_nf.latent.embed import embed
 
@@ -128,23 +127,12 @@ def score(model, held: HeldOut, modality: str, calibration, cells: pd.Index) -> 
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--data", choices=DATA, nargs="+", default=["simulated", "snare"])
-    arguments.add_argument("--split", choices=["S2", "S3"], nargs="+", default=["S2"])
-    chosen = arguments.parse_args()
-    threads(chosen.threads)
-    for data, kind, seed in ((d, k, s) for d in chosen.data for k in chosen.split for s in chosen.seeds):
-        held = held_out(data, kind, seed, chosen.cells)
-        model = keeping(chosen.keep, f"{data}-{kind}-{seed}", held.split, seed, **read_options(chosen.set))
-        calibration = calibrate(model, held.split.mosaic)
-        modality = "protein" if data in CITE else "rna"
-        cells = held.split.views(SOURCE[modality])
-        cells = cells[np.sort(np.random.default_rng(0).permutation(len(cells))[:MOST_CELLS])]
+    for run in runs(__doc__.splitlines()[0]):
         rows = {
-            when: score(model, held, modality, used, cells)
-            for when, used in (("before", Calibration.none()), ("after", calibration))
+            when: score(run.model, run.held, run.modality, used, run.cells)
+            for when, used in (("before", Calibration.none()), ("after", run.calibration))
         }
-        show(f"uncertainty of imputed {modality}, {data}, {kind}, seed {seed}", pd.DataFrame(rows).to_dict("index"))
+        show(f"uncertainty of imputed {run.modality}, {run.name}", pd.DataFrame(rows).to_dict("index"))
 
 
 if __name__ == "__main__":
