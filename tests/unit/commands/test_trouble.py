@@ -256,7 +256,8 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
         "from multivi_nf.io.files import written_whole\n"
         "@click.command()\ndef command():\n"
         "    with written_whole(Path('x.json')) as temporary:\n"
-        "        temporary.write_text('half'); Path('started').touch(); time.sleep(60)\n"
+        "        temporary.write_text('half'); Path('started').touch()\n"
+        "        while True: time.sleep(0.05)  # a signal just before one long sleep would be seen only after it\n"
         "steps.Steps.get_command = lambda self, ctx, name: command\nsteps.main(['merge-peaks'])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
