@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from multivi_nf.report.glossary import PLACES, WORDS, glossary
 from multivi_nf.report.terms import TERMS
 
@@ -21,3 +24,13 @@ def test_it_is_in_order_and_each_word_has_a_meaning_of_one_line():
 
 def test_places_are_of_words_that_the_report_has():
     assert set().union(*PLACES.values()) <= set(TERMS)
+
+
+def test_file_formats_of_the_results_are_explained():
+    listed = (Path(__file__).parents[3] / "docs/output.md").read_text()
+    formats = set(re.findall(r"`[^`\s]*\.([A-Za-z]\w*)`", listed))
+    everyday = {"R", "gz", "html", "json", "tsv", "txt", "yml"}
+    named = {"bw": "bigwig"}
+    words = " ".join([*glossary(), *glossary().values()]).lower()
+    assert "h5mu" in formats
+    assert [kind for kind in sorted(formats - everyday) if named.get(kind, kind) not in words] == []
