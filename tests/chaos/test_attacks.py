@@ -435,3 +435,37 @@ def test_train_output_deletes_folder(step, tmp_path) -> None:
     assert time.monotonic() - began < 5, "before the work" and told.said
     assert (project / "thesis.tex").read_text() == "precious" and (project / "m.h5mu").read_bytes() == whole
     assert len(list(project.iterdir())) == 2
+
+
+def test_output_is_a_mounted_volume(step, small_disk, tmp_path) -> None:
+    """Told before the work, a folder (docker -v DIR:/out, --output /out) as well as a file: a rename onto it fails."""
+    write_mosaic(tmp_path / "m.h5mu")
+    volume, file = small_disk("out", "20m"), tmp_path / "s.h5ad"
+    told = step("train", "m.h5mu", "--output", volume, "--max-epochs", 1, code=2)
+    assert "a mount point" in told.said and "epoch" not in told.said and list(volume.iterdir()) == []
+    step("train", "m.h5mu", "--output", volume / "result", "--max-epochs", 1, code=0)
+    (volume / "empty").touch()
+    file.touch()
+    subprocess.run(["mount", "--bind", volume / "empty", file], check=True)
+    try:
+        words = ("qc-rna", DATA / "rna_1/filtered_feature_bc_matrix.h5", "--sample", "s", "--qc", "qc")
+        told = step(*words, "--output", file, code=2)
+        assert "a mount point" in told.said and not (tmp_path / "qc").exists()
+        step(*words, "--output", tmp_path / "other.h5ad", code=0)
+    finally:
+        subprocess.run(["umount", file], check=True)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("WORLD_SIZE", "abc"), ("RANK", "x"), ("LOCAL_WORLD_SIZE", "-1"), ("WORLD_SIZE", "2")],
+)
+def test_a_place_among_processes_that_is_none(base: Path, step, monkeypatch, variable: str, value: str) -> None:
+    """What a scheduler or another program left in the environment."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("multivi_nf.training.device.memory_left", lambda: 1 << 40)
+    told = step("train", "m.h5mu", "--output", "new", "--max-epochs", 1, "--device", "cpu", code=2)
+    assert variable in told.said and "unset" in told.said and not (base / "new").exists()

@@ -139,7 +139,7 @@ _PEER_WORDS = re.compile(
 
 def _peer(error: BaseException) -> Trouble | None:
     """One of several processes that train together lost another: gloo, NCCL and their store have no class for it."""
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    together = os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
     if not (together and isinstance(error, RuntimeError) and _PEER_WORDS.search(str(error))):
         return None
     return Trouble(
@@ -190,7 +190,21 @@ _SYSTEM = {
     errno.EIO: ("the disk or its server cannot be read or written (I/O error)",
                 "a result made from it could be wrong",
                 "have the disk checked, or copy the files; then run the same again"),
-    errno.ETIMEDOUT: ("the file server does not answer", "the result is not complete", "run the same again later"),
+    **dict.fromkeys(
+        (errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EREMOTEIO,
+         errno.ECONNREFUSED, errno.ECONNABORTED, errno.ESHUTDOWN),
+        ("the file server does not answer", "the result is not complete",
+         "see that the disk is mounted (`df` of the path); then run the same again"),
+    ),
+    **dict.fromkeys(
+        (errno.EKEYEXPIRED, errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYREJECTED),
+        ("the file server knows you no longer (its key, or your ticket, has expired)", "the result is not complete",
+         "log in again (Kerberos: kinit), or ask who runs the server; then run the same again"),
+    ),
+    errno.EBUSY: ("the file or folder is in use and cannot be replaced",
+                  "the result would have to take its place", "name another place, or unmount what is there"),
+    errno.ENOLCK: ("the file server gives no locks", "two runs could write one file", "name a place on another disk"),
+    errno.ENXIO: ("the device or socket is not there", *_LOST),
     errno.ENAMETOOLONG: ("a name is too long", "the file system takes 255 bytes a name", "give a shorter one"),
     errno.EMFILE: ("too many files are open", "their number is limited (ulimit -n)", "ulimit -n 4096"),
     errno.ENFILE: ("too many files are open on this machine", "their number is limited", "run the same again later"),

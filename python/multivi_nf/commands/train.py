@@ -23,6 +23,7 @@ from multivi_nf.commands._trouble import trouble_of
 from multivi_nf.errors import InputError, Interrupted
 from multivi_nf.io.caches import isolated_environment
 from multivi_nf.io.outputs import MODEL
+from multivi_nf.io.processors import number_from_environment
 
 CHECKPOINTS = "MULTIVI_NF_CHECKPOINT_DIR"
 EXIT_FILE = "MULTIVI_NF_EXIT_FILE"
@@ -175,7 +176,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK", "")
+    return not rank.isdecimal() or int(rank) == 0  # one that is no number is told by this very process
 
 
 def _leave_with(code: int) -> None:
@@ -194,7 +196,7 @@ def _on_nodes(n_nodes: int) -> list[str]:
     SLURM's batch script, and with it this process, runs on the first node, whose rank is 0: its first process writes,
     speaks and leaves the exit code.
     """
-    allocated, srun = int(os.environ.get("SLURM_JOB_NUM_NODES", "0")), shutil.which("srun")
+    allocated, srun = number_from_environment("SLURM_JOB_NUM_NODES", 0), shutil.which("srun")
     if not allocated or srun is None:
         raise InputError(
             f"--n-nodes is {n_nodes}, "

@@ -195,4 +195,4 @@ def share_out(work: Callable[[int, int], None], n_cells: int, n_threads: int | N
 def default_threads() -> int:
     """Threads that torch would use, which follow OMP_NUM_THREADS and the cores this process may run on."""
     named = os.environ.get("OMP_NUM_THREADS", "")
-    return int(named) if named.isdigit() and int(named) > 0 else len(os.sched_getaffinity(0))
+    return int(named) if named.isdecimal() and int(named) > 0 else len(os.sched_getaffinity(0))

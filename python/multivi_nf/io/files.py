@@ -66,7 +66,8 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     InputError
-        A file stands where a folder is written or the reverse, the name is a link or a device; or the disk is full.
+        A file stands where a folder is written or the reverse, the name is a link, a device or a mount point; or the
+        disk is full.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def _tail(name: str) -> str:
 
 
 def _refuse_kind(final: Path, folder: bool) -> None:
-    """Refuse to replace what can be no result of ours: a link, a device, a file by a folder or the reverse."""
+    """Refuse to replace what can be no result of ours: a link, a device, a mount, a file by a folder or the reverse."""
     wrong = not_replaceable(final, folder)
     if wrong:
         raise InputError(
@@ -196,11 +197,23 @@ def not_replaceable(path: Path, folder: bool) -> str:
         return f"a symbolic link to {path.readlink()}"
     if not path.exists():
         return ""
+    if _is_mount(path):
+        return "a mount point, which cannot be renamed (a volume of a container, a disk)"
     if path.is_dir():
         return "" if folder else "a folder, and a file is to be written"
     if not path.is_file():
         return "neither a file nor a folder"
     return "a file, and a folder is to be written" if folder else ""
+
+
+def _is_mount(path: Path) -> bool:
+    """Whether a disk, or a volume of a container, also of the same disk and also a single file, is mounted there."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return path.is_mount()
+    place = re.sub(rb"[\x20\t\n\\]", lambda found: b"\\%03o" % found[0][0], os.fsencode(path.resolve()))
+    return any(line.split(b" ")[4:5] == [place] for line in lines)
 
 
 def _remove(path: Path) -> None:

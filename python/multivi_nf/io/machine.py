@@ -7,6 +7,8 @@ import re
 
 PASSING = (
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM,
+    errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EREMOTEIO, errno.ECONNREFUSED,
+    errno.ECONNABORTED, errno.ESHUTDOWN, errno.EKEYEXPIRED, errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYREJECTED,
 )  # fmt: skip
 """What may be otherwise when the same is run again, with the same files."""
 

@@ -144,9 +144,15 @@ def _check_place(path: Path, option: str, *, folder: bool) -> None:
         raise InputError(
             f"{option} {path} is {wrong}",
             "what stands there would be lost",
-            f"give another name with {option}" + (", or the link's target itself" if "link" in wrong else ""),
+            f"give another name with {option}" + _instead(path, wrong),
         )
     _check_parent(where.parent, path, option)
+
+
+def _instead(path: Path, wrong: str) -> str:
+    if "link" in wrong:
+        return ", or the link's target itself"
+    return f", for instance one below it: {path / 'result'}" if "mount" in wrong and path.is_dir() else ""
 
 
 def _check_length(path: Path, option: str) -> None:

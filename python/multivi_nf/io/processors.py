@@ -5,7 +5,27 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from multivi_nf.errors import InputError
+
 _CGROUPS = Path("/sys/fs/cgroup")
+
+
+def number_from_environment(name: str, otherwise: int) -> int:
+    """Give a whole number, not below 0, that torchrun or a scheduler tells by an environment variable.
+
+    Raises
+    ------
+    InputError
+        It is set to something else.
+    """
+    text = os.environ.get(name, "")
+    if text.strip() and not (text.strip().isascii() and text.strip().isdigit()):
+        raise InputError(
+            f"the environment variable {name} is {text!r}",
+            "it is not a whole number, and tells this process its place among those that train together",
+            f"start by torchrun, which sets it, or `unset {name}` where one process trains alone",
+        )
+    return int(text) if text.strip() else otherwise
 
 
 def threads_given() -> int:
@@ -15,7 +35,7 @@ def threads_given() -> int:
     as containers and Kubernetes set it.
     """
     named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdigit() and int(named) > 0:
+    if named.isdecimal() and int(named) > 0:
         return int(named)
     return max(1, min(len(os.sched_getaffinity(0)), _quota()))
 

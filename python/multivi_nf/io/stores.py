@@ -87,6 +87,7 @@ def _check_metadata(store: Path, file: Path) -> None:
     if content.get("storage_transformers") or (file.name != ".zattrs" and set(_REFERENCES) & set(content)):
         raise _leads_out(store, f"{where} takes chunks from elsewhere")
     _check_chunks(store, where, content)
+    _check_codecs(store, where, content)
     if _is_blosc(content):
         _check_lengths(store, file)
     for key, part in _consolidated(content).items():
@@ -96,6 +97,7 @@ def _check_metadata(store: Path, file: Path) -> None:
             if part.get("storage_transformers"):
                 raise _leads_out(store, f"{where} takes chunks of {key!r} from elsewhere")
             _check_chunks(store, where, part)
+            _check_codecs(store, where, part)
 
 
 def _consolidated(content: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +124,22 @@ def _check_chunks(store: Path, where: Path, content: dict[str, Any]) -> None:
             "reading one value would fill the memory",
             "write the store with smaller chunks",
         )
+
+
+def _check_codecs(store: Path, where: Path, content: dict[str, Any]) -> None:
+    """Refuse pickled values: to unpack them is to run what their writer chose, which numcodecs may be set to allow."""
+    codecs = [content.get("compressor")]
+    for name in ("filters", "codecs"):
+        held = content.get(name)
+        codecs += held if isinstance(held, list) else []
+    for codec in codecs:
+        named = str(codec.get("id") or codec.get("name")) if isinstance(codec, dict) else ""
+        if named.rpartition(".")[2].lower() == "pickle":
+            raise InputError(
+                f"{store}: {where} says that values are pickled",
+                "reading them would run whatever program their writer put there; nothing was read",
+                "ask for a store of plain numbers and text, as anndata writes it",
+            )
 
 
 def _is_blosc(content: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 
 from multivi_nf.errors import InputError, option
-from multivi_nf.io.processors import memory_left
+from multivi_nf.io.processors import memory_left, number_from_environment
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -43,7 +43,7 @@ def choose_device(device: str, say: Callable[[str], None]) -> torch.device:
             how = option("device", "auto")
             say(f"NO GPU FOUND: running on the processor with {torch.get_num_threads()} threads ({how})")
         return torch.device("cpu")
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    rank = number_from_environment("LOCAL_RANK", 0)
     if rank >= n:
         raise InputError(
             f"process {rank + 1} of this machine has no GPU: there are {n}",
@@ -72,7 +72,7 @@ def allocations_within_limits(device: torch.device) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     if left is not None:
         words = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        most = int(words["VmData"].split()[0]) * 1024 + left // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        most = int(words["VmData"].split()[0]) * 1024 + left // max(1, number_from_environment("LOCAL_WORLD_SIZE", 1))
         lower = [most, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
         resource.setrlimit(resource.RLIMIT_DATA, (min(lower), before[1]))
     try:
@@ -96,12 +96,19 @@ class World:
     @classmethod
     def join(cls, device: torch.device) -> World:
         """Join the processes that `torchrun` started."""
-        size = int(os.environ.get("WORLD_SIZE", "1"))
+        size = number_from_environment("WORLD_SIZE", 1)
         if size == 1 or "RANK" not in os.environ:
             return cls()
         if not distributed.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            distributed.init_process_group(backend, timeout=timedelta(hours=2))
+            try:
+                distributed.init_process_group(backend, timeout=timedelta(hours=2))
+            except ValueError as error:  # MASTER_ADDR or MASTER_PORT is not set, or not what it should be
+                raise InputError(
+                    f"WORLD_SIZE is {size}, but the processes cannot meet ({error})",
+                    "a process that trained alone would write a model that others believe to be theirs too",
+                    "start by torchrun, which sets all that is needed, or `unset WORLD_SIZE RANK` to train alone",
+                ) from error
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property

@@ -20,6 +20,7 @@ from mudata import MuData
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import Source, digest, fingerprint, source_of
 from multivi_nf.errors import InputError
+from multivi_nf.io.processors import number_from_environment
 from multivi_nf.training.checkpoint.run import INTERVAL, Keeping, Vault
 from multivi_nf.training.checkpoint.store import Identity
 from multivi_nf.training.counterparts import counterparts
@@ -108,7 +109,7 @@ def train(
     ['calibration', 'train', 'validation']
     """
     source = source_of(mosaic, atac_counts="atac" in model.config.counted)
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = number_from_environment("RANK", 0) == 0
     reporter = Reporter(
         quiet=quiet or not first, notice=None if checkpoint_dir is None else Path(checkpoint_dir) / NOTICE
     )

@@ -14,6 +14,7 @@ import pytest
 from multivi_nf.errors import InputError
 from multivi_nf.io import files, processes
 from multivi_nf.io.files import DiskFull, written_whole
+from multivi_nf.io.outputs import check_folder
 
 WRITER = """
 import os, signal, sys
@@ -138,3 +139,22 @@ def test_the_longest_name_that_there_is_can_be_written(tmp_path):
     with written_whole(tmp_path / name) as temporary:
         temporary.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_mount_point_is_known_before_the_work(monkeypatch, tmp_path):
+    """Nothing can be renamed to it (EBUSY): a volume of a container, a disk, a single file that is mounted."""
+    assert "a mount point" in files.not_replaceable(Path("/proc"), True)
+    assert files.not_replaceable(Path("/proc/self"), True).startswith("a symbolic link")
+    place = tmp_path / "a volume"
+    place.mkdir()
+    assert files.not_replaceable(place, True) == ""
+    table = f"29 1 0:26 / {str(place).replace(' ', chr(92) + '040')} rw - tmpfs tmpfs rw\n".encode()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: table)
+    assert "a mount point" in files.not_replaceable(place, True)
+    with pytest.raises(InputError, match=r"a mount point.*\n.*\n.*a volume/result"):
+        check_folder(place, None)
+    entered = False
+    with pytest.raises(InputError, match="a mount point"), written_whole(place) as temporary:
+        temporary.mkdir()
+        entered = True
+    assert entered and list(tmp_path.iterdir()) == [place]

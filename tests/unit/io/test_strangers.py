@@ -193,6 +193,20 @@ def test_a_store_that_leads_out_is_refused(tmp_path, secret, way):
         check_store(path)
 
 
+@pytest.mark.parametrize("codec", [{"id": "pickle", "protocol": 4}, {"name": "numcodecs.Pickle"}])
+@pytest.mark.parametrize("place", ["filters", "codecs", "compressor", "consolidated"])
+def test_pickled_values_are_refused_before_they_are_read(tmp_path, codec, place):
+    """numcodecs refuses them by itself unless a variable of the environment allows them."""
+    path = a_store(tmp_path / "x.zarr")
+    check_store(path)
+    if place == "consolidated":
+        edited(path, "zarr.json", consolidated_metadata={"metadata": {"X": {"filters": [{"id": "delta"}, codec]}}})
+    else:
+        edited(path, "X/zarr.json", **{place: codec if place == "compressor" else [{"id": "vlen-utf8"}, codec]})
+    with pytest.raises(InputError, match="values are pickled"):
+        check_store(path)
+
+
 @pytest.mark.parametrize("form", [2, 3])
 @pytest.mark.parametrize("kept", [0, 7, 20])
 def test_a_cut_chunk_of_blosc_is_refused(tmp_path, form, kept):
