@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -75,6 +76,30 @@ class InputError(Exception):
         error = cls(f"{len(problems)} problems were found", problems[0].why, "mend all of them, then run again")
         error.several = tuple(one for problem in problems for one in problem.problems)
         return error
+
+
+class Damaged(InputError):
+    """A file does not hold, or no longer holds, what it was written with.
+
+    Parameters
+    ----------
+    path
+        The file, or the store it is in; a task of the pipeline names the task that wrote it.
+    how
+        What follows its name in the message.
+    why, remedy
+        As :class:`InputError`'s.
+    """
+
+    def __init__(
+        self,
+        path: os.PathLike[str],
+        how: str,
+        why: str = "the file is damaged, most often cut while copying",
+        remedy: str = "copy or download it again; compare its checksum",
+    ) -> None:
+        super().__init__(f"{path}{'' if how.startswith((':', ',')) else ' '}{how}", why, remedy)
+        self.path = path
 
 
 class Interrupted(Exception):

@@ -19,6 +19,7 @@ from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.limits import read_tsv
 from multivi_nf.io.records import read_record
+from multivi_nf.io.tables import write_table
 from multivi_nf.report.environment import environment, template
 
 SHOWN = {
@@ -121,7 +122,7 @@ def write_page(
     page = environment().from_string(template("benchmark.html.j2")).render(vars(_shown(table, panels, dataset)))
     with written_whole(output) as place:
         place.mkdir()
-        table.to_csv(place / "scores.tsv", sep="\t", index=False)
+        write_table(table, place / "scores.tsv", gaps="", digits=None)
         (place / "benchmark.html").write_text(page, encoding="utf-8")
 
 

@@ -36,6 +36,7 @@ from multivi_nf.inputs.labels import label_text, unlabelled
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.limits import read_tsv
+from multivi_nf.io.tables import write_table
 from multivi_nf.modalities import MODALITIES
 
 METHODS = {
@@ -268,7 +269,7 @@ def write_plan(mosaic: mudata.MuData, column: str | None, wanted: Wanted, folder
             lacking = [m for m in wanted.methods if experiment in METHODS[m] and m not in SETS_OF_RUNS]
             rows += [(experiment, "", "", m, "", why) for m in lacking]
         plan = pd.DataFrame(rows, columns=COLUMNS)
-        plan.to_csv(place / "plan.tsv", sep="\t", index=False)
+        write_table(plan, place / "plan.tsv", gaps="", digits=None)
     return plan
 
 

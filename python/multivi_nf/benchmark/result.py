@@ -16,6 +16,7 @@ import pandas as pd
 
 from multivi_nf.benchmark.scoring import Views
 from multivi_nf.io.limits import read_object
+from multivi_nf.io.tables import write_table
 
 
 @dataclass
@@ -76,7 +77,7 @@ def write_result(result: Result, folder: Path) -> None:
         np.savez_compressed(folder / f"imputed_{modality}.npz", **stored)
     for name, table in (("effects", result.effects), ("edges", result.edges)):
         if table is not None:
-            table.to_csv(folder / f"{name}.tsv", sep="\t", index=False)
+            write_table(table, folder / f"{name}.tsv", gaps="", digits=None)
     (folder / "run.json").write_text(json.dumps(result.about, indent=1, sort_keys=True) + "\n")
 
 

@@ -21,6 +21,7 @@ from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.limits import read_object
 from multivi_nf.io.records import as_json
+from multivi_nf.io.tables import write_table
 from multivi_nf.mosaic.read import read_mosaic
 
 COLUMNS = (
@@ -99,7 +100,7 @@ def scored(folder: Path, result_folder: Path, complete: Path, dataset: str, outp
     told = Panel(about, Identity(task.experiment, task.name, task.seed, task.target), drawn)
     with written_whole(output) as place:
         place.mkdir()
-        table.assign(**same)[list(COLUMNS)].to_csv(place / "scores.tsv", sep="\t", index=False)
+        write_table(table.assign(**same)[list(COLUMNS)], place / "scores.tsv", gaps="", digits=None)
         (place / "panel.json").write_text(json.dumps(as_json(told), default=str) + "\n")
 
 

@@ -16,6 +16,7 @@ from multivi_nf.benchmark.splits import Split
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.limits import read_object, read_tsv
+from multivi_nf.io.tables import write_table
 from multivi_nf.modalities import in_order
 
 LABEL = "label"
@@ -97,7 +98,7 @@ def write_task(task: Task, folder: Path) -> None:
         table[LABEL] = task.labels
         if task.target is not None:
             task.split.mosaic.obs[LABEL] = task.labels.reindex(task.split.mosaic.obs_names).to_numpy()
-    table.to_csv(folder / "cells.tsv", sep="\t", index_label="name")
+    write_table(table.rename_axis("name"), folder / "cells.tsv", index=True, gaps="", digits=None)
     for modality, cells in task.hidden.items():
         (folder / "hidden").mkdir(exist_ok=True)
         (folder / "hidden" / f"{modality}.txt").write_text("".join(f"{cell}\n" for cell in cells))

@@ -13,7 +13,7 @@ import numpy as np
 from multivi_nf.calibration.effects import ImputedEffects
 from multivi_nf.calibration.entries import Content, Direction
 from multivi_nf.calibration.support import Support
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 from multivi_nf.io.outputs import check_file
@@ -250,8 +250,8 @@ class Calibration:
 
 
 def _unusable(path: Path, how: str, why: str = "error bars would silently go without their calibration") -> InputError:
-    return InputError(
-        f"{path} cannot be used: {how}", why, "copy the whole folder again, or run `multivi-nf calibrate` again"
+    return Damaged(
+        path, f"cannot be used: {how}", why, "copy the whole folder again, or run `multivi-nf calibrate` again"
     )
 
 

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged
 from multivi_nf.io.files import written_whole
 from multivi_nf.reduction import log_levelled, principal, unit_rows
 
@@ -268,8 +268,9 @@ class Support:
                 raise ValueError(msg)
             return cls._of(parts)
         except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError) as problem:
-            raise InputError(
-                f"{path} cannot be used: {problem}",
+            raise Damaged(
+                path,
+                f"cannot be used: {problem}",
                 "cells that no pair resembles would pass for supported ones",
                 "copy the whole folder again, or run `multivi-nf calibrate` again",
             ) from problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import stat
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from multivi_nf.errors import InputError, told_to_a_shell
-from multivi_nf.io.outputs import Kind, check_apart, check_file, check_folder
+from multivi_nf.io.outputs import Kind, check_apart, check_file, check_folder, check_place, marked
 
 
 class OutputFile(click.Path):
@@ -39,14 +40,15 @@ class OutputFolder(click.Path):
 
 
 class OutputPlace(click.Path):
-    """A folder that the step writes some files into, beside what is there."""
+    """A folder that the step writes some files into, beside what is there; `kind`: their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
         super().__init__(path_type=Path)
+        self.kind = kind
 
     def look(self, path: Path, option: str) -> None:
-        """Refuse a place that cannot be written."""
-        check_file(path / ".probe", "", option)
+        """Refuse a place that cannot be written, or where the step's files would replace others."""
+        check_place(path, self.kind, option)
 
 
 class Step(click.Command):
@@ -59,13 +61,16 @@ class Step(click.Command):
             _refuse_pipe(
                 path, parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
             )
-        for parameter, path in _paths(self, ctx, outputs=True):
-            option = parameter.opts[0]
-            if isinstance(parameter.type, OutputFile | OutputFolder | OutputPlace):
-                parameter.type.look(path, option)
-            if not isinstance(parameter.type, OutputPlace):
-                check_apart(path, inputs, option)
-        with told_to_a_shell():
+        with contextlib.ExitStack() as places:
+            for parameter, path in _paths(self, ctx, outputs=True):
+                option = parameter.opts[0]
+                if isinstance(parameter.type, OutputFile | OutputFolder | OutputPlace):
+                    parameter.type.look(path, option)
+                if isinstance(parameter.type, OutputPlace):
+                    places.enter_context(marked(path, parameter.type.kind))
+                else:
+                    check_apart(path, inputs, option)
+            places.enter_context(told_to_a_shell())
             return super().invoke(ctx)
 
 

@@ -10,6 +10,7 @@ import click
 
 from multivi_nf.commands._groups import Decorator, grouped
 from multivi_nf.commands._outputs import OutputFile, OutputPlace
+from multivi_nf.io.outputs import files_of
 
 if TYPE_CHECKING:
     from multivi_nf.qc.checked import Checked
@@ -91,7 +92,10 @@ def result_options(modality: str) -> Decorator:
         *HASHTAGS,
         click.option("--output", type=OutputFile("hdf5"), required=True, help="Kept cells (.h5ad)."),
         click.option(
-            "--qc", type=OutputPlace(), required=True, help=f"Folder for {modality}.tsv.gz and {modality}.json."
+            "--qc",
+            type=OutputPlace(files_of(f"qc-{modality}", rf"{modality}\.(tsv\.gz|json)")),
+            required=True,
+            help=f"Folder for {modality}.tsv.gz and {modality}.json.",
         ),
     )
 

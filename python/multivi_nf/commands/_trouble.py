@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.io.files import is_full
 from multivi_nf.io.machine import chain, errno_of, is_passing
 
@@ -30,27 +30,25 @@ class Trouble(InputError):
         self.code = code
 
 
-_DAMAGE = re.compile(
-    r"damaged|truncated|\bcut\b|cannot be (read|used|opened)|is no |is not (a|an|JSON|the one)\b|missing"
-)
-
-
 def with_origin(error: InputError) -> InputError:
     """Name the folder of the task that wrote a damaged file, in a task of Nextflow.
 
     A machine that goes down may cut what it had written; `-resume` takes such a result from its cache every time, until
     the folder of the task that wrote it is gone.
     """
+    return InputError.all_of([_with_origin(one) for one in error.problems])
+
+
+def _with_origin(error: InputError) -> InputError:
     task = Path.cwd()
-    if not (task / ".command.sh").is_file() or not _DAMAGE.search(str(error)):
+    if not isinstance(error, Damaged) or not (task / ".command.sh").is_file():
         return error
-    staged = [path for path in [*task.iterdir(), *task.glob("*/*")] if path.is_symlink() and path.name in str(error)]
-    origins = {folder for path in staged for folder in path.resolve().parents if (folder / ".command.sh").is_file()}
-    if not origins:
+    above = (folder for folder in Path(error.path).resolve().parents if folder != task)
+    origin = next((folder for folder in above if (folder / ".command.sh").is_file()), None)
+    if origin is None:
         return error
-    folders = " and ".join(sorted(map(str, origins)))
-    hint = f"; if the machine went down while it was written, delete the work folder {folders} and run with -resume"
-    return InputError.all_of([Trouble(one.what, one.why, one.remedy + hint, one.code) for one in error.problems])
+    hint = f"; if the machine went down while it was written, delete the work folder {origin} and run with -resume"
+    return InputError(error.what, error.why, error.remedy + hint)
 
 
 _MEMORY_WORDS = re.compile(

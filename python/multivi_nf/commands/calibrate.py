@@ -9,14 +9,14 @@ import click
 from multivi_nf.commands._inference import Trained, trained_options
 from multivi_nf.commands._numbers import SEED, Whole
 from multivi_nf.commands._outputs import OutputPlace, Step
-from multivi_nf.io.outputs import check_file
+from multivi_nf.io.outputs import CALIBRATION, check_file, check_place
 
 
 @click.command(cls=Step)
 @trained_options
 @click.option(
     "--output",
-    type=OutputPlace(),
+    type=OutputPlace(CALIBRATION),
     help="Folder for calibration.json and the arrays beside it.  [default: MODEL]",
 )
 @click.option("--samples", type=Whole(min=8), default=40, help="Posterior draws per cell.")
@@ -30,7 +30,8 @@ def command(trained: Trained, output: Path | None, samples: int, seed: int) -> N
     from multivi_nf.held_out.calibrate import calibrate
 
     place = output or trained.model
-    check_file(place / "calibration.json", "json", "--output")
+    check_place(place, CALIBRATION)
+    check_file(place / "calibration.json", "json")
     cells = trained.load()
     calibration = calibrate(cells.model, cells, n_samples=samples, seed=seed)
     calibration.save(place)

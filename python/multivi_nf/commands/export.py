@@ -10,6 +10,9 @@ import click
 from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputPlace, Step
+from multivi_nf.io.outputs import files_of
+
+FILES = files_of("export", r"cells\.tsv\.gz|clusters\.tsv|explorer\.html|markers/\w+\.tsv\.gz|h5ad/\w+\.h5ad")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Explorer:
 @click.command(cls=Step)
 @click.argument("embedding", type=click.Path(path_type=Path))
 @click.argument("imputed", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--output", type=OutputPlace(), required=True, help="Folder to write to.")
+@click.option("--output", type=OutputPlace(FILES), required=True, help="Folder to write to.")
 @click.option(
     "--h5ad",
     type=click.Choice(["auto", "true", "false"]),

@@ -10,6 +10,9 @@ from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._numbers import Whole
 from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
 from multivi_nf.commands._regulation import FACTS_OPTION, Reads, source_options
+from multivi_nf.io.outputs import files_of
+
+FILES = files_of("group-peaks", r"[^/]+\.bed")
 
 
 @click.command(cls=Step)
@@ -23,7 +26,7 @@ from multivi_nf.commands._regulation import FACTS_OPTION, Reads, source_options
 @click.option("--width", type=Whole(), default=501, help="Width of every peak, odd.")
 @click.option("--workers", type=Whole(min=1), default=1, help="Groups called at a time.")
 @click.option("--merged", type=OutputFile("bed"), required=True, help="BED of the consensus and all new peaks.")
-@click.option("--output", type=OutputPlace(), required=True, help="Folder for <group>.bed.")
+@click.option("--output", type=OutputPlace(FILES), required=True, help="Folder for <group>.bed.")
 def command(
     embedding: Path,
     reads: Reads,

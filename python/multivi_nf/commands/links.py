@@ -14,11 +14,14 @@ from multivi_nf.commands._numbers import SEED, Whole
 from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
 from multivi_nf.commands._regulation import FACTS, LEVEL, STYLE
 from multivi_nf.inputs.chromosomes import SIZES
+from multivi_nf.io.outputs import files_of
 
 if TYPE_CHECKING:
     from multivi_nf.regulation.find_links import Asked
 
 _FILE = click.Path(path_type=Path)
+
+FILES = files_of("links", r"links\.(tsv\.gz|bedpe)")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ class Sources:
     click.option("--seed", type=SEED, default=0, help="Seed of metacells and of the background."),
 )
 @click.option("--facts", type=OutputFile("json"), help=FACTS)
-@click.option("--output", type=OutputPlace(), required=True, help="Folder for links.tsv.gz and links.bedpe.")
+@click.option(
+    "--output",
+    type=OutputPlace(FILES),
+    required=True,
+    help="Folder for links.tsv.gz and links.bedpe.",
+)
 def command(embedding: Path, sources: Sources, asked: Asked, facts: Path | None, output: Path) -> None:
     """Correlate genes and the peaks near them over the paired cells of EMBEDDING (multivi.h5mu of `embed`)."""
     from multivi_nf.io.records import as_json

@@ -13,11 +13,14 @@ from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._numbers import SEED, Whole
 from multivi_nf.commands._outputs import OutputFile, OutputPlace, Step
 from multivi_nf.commands._regulation import FACTS, LEVEL, STYLE
+from multivi_nf.io.outputs import files_of
 
 if TYPE_CHECKING:
     from multivi_nf.regulation.find_motifs import Asked
 
 _FILE = click.Path(path_type=Path)
+
+FILES = files_of("motifs", r"motifs\.(h5ad|tsv\.gz)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,12 @@ class Sources:
     click.option("--seed", type=SEED, default=0, help="Seed of the background."),
 )
 @click.option("--facts", type=OutputFile("json"), help=FACTS)
-@click.option("--output", type=OutputPlace(), required=True, help="Folder for motifs.h5ad and motifs.tsv.gz.")
+@click.option(
+    "--output",
+    type=OutputPlace(FILES),
+    required=True,
+    help="Folder for motifs.h5ad and motifs.tsv.gz.",
+)
 def command(embedding: Path, sources: Sources, asked: Asked, facts: Path | None, output: Path) -> None:
     """Compute chromVAR's deviations of motifs for the cells with ATAC of EMBEDDING (multivi.h5mu of `embed`)."""
     from multivi_nf.io.files import written_whole

@@ -10,6 +10,9 @@ from multivi_nf.commands._fragments import Assembly, genome_options, say
 from multivi_nf.commands._numbers import Whole
 from multivi_nf.commands._outputs import OutputPlace, Step
 from multivi_nf.commands._regulation import FACTS_OPTION, Reads, source_options
+from multivi_nf.io.outputs import files_of
+
+FILES = files_of("tracks", r"[^/]+\.bw")
 
 
 @click.command(cls=Step)
@@ -19,7 +22,7 @@ from multivi_nf.commands._regulation import FACTS_OPTION, Reads, source_options
 @genome_options
 @click.option("--groups", default="cluster", help="Column of obs: a track for each of its values.")
 @click.option("--bin-size", type=Whole(min=1), default=10, help="bp of a step.")
-@click.option("--output", type=OutputPlace(), required=True, help="Folder for <group>.bw.")
+@click.option("--output", type=OutputPlace(FILES), required=True, help="Folder for <group>.bw.")
 def command(
     embedding: Path,
     reads: Reads,

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from multivi_nf.counts.feature_types import kinds_of
 from multivi_nf.counts.matrix import RawMatrix, listed_rows, looks_raw, raw_refused, strings, whole_numbers
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.inputs.barcodes import check_barcodes
 from multivi_nf.inputs.cell_table import read_cell_table
 from multivi_nf.inputs.text import read_text
@@ -81,7 +81,7 @@ def _read_group(group: h5py.Group, layout: str, path: Path, modality: str, cells
     needed = ["barcodes", "data", "indices", "indptr", "shape"]
     missing = [name for name in needed if name not in group]
     if missing:
-        raise InputError(f"{path}: {group.name} lacks {', '.join(missing)}", _WHAT_10X, "write the file again")
+        raise Damaged(path, f": {group.name} lacks {', '.join(missing)}", _WHAT_10X, "write the file again")
     barcodes = strings(group["barcodes"][:], f"{path}, barcodes")
     if layout == "v3":
         features = group["features"]
@@ -345,10 +345,10 @@ def _mtx_header(path: Path) -> tuple[tuple[int, int], int]:
         )
     n_rows, n_columns, stored = map(int, fields)
     if stored * 6 > path.stat().st_size * (1032 if gzipped else 1) + 6:
-        raise InputError(
-            f"{path}: {stored} values are declared in a file of {path.stat().st_size} bytes",
+        raise Damaged(
+            path,
+            f": {stored} values are declared in a file of {path.stat().st_size} bytes",
             "the file is cut or forged; reading on would give half a matrix",
-            "copy or download it again; compare its checksum",
         )
     return (n_rows, n_columns), stored
 

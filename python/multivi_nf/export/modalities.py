@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged
 from multivi_nf.palette import colours_of, natural
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def fill_modalities(mosaic: MuData) -> MuData:
     return mosaic
 
 
-def check_embedded(mosaic: MuData, path: object) -> None:
+def check_embedded(mosaic: MuData, path: Path) -> None:
     """Refuse a mosaic without map or clusters, as `mosaic` writes it.
 
     Raises
@@ -50,8 +51,9 @@ def check_embedded(mosaic: MuData, path: object) -> None:
     missing = [] if "X_umap" in mosaic.obsm else ["obsm['X_umap']"]
     missing += [] if "cluster" in mosaic.obs else ["obs['cluster']"]
     if missing:
-        raise InputError(
-            f"{path} has no {' and no '.join(missing)}",
+        raise Damaged(
+            path,
+            f"has no {' and no '.join(missing)}",
             "map and clusters are what is exported",
             "give the multivi.h5mu that `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` writes",
         )
@@ -60,8 +62,9 @@ def check_embedded(mosaic: MuData, path: object) -> None:
     plain = [key for key in ("X_umap", "X_multivi") if key in mosaic.obsm and not _is_numbers(mosaic.obsm[key])]
     if doubled or plain:
         wrong = [*(f"{what} that occur twice" for what in doubled), *(f"no numbers in obsm[{k!r}]" for k in plain)]
-        raise InputError(
-            f"{path} holds {' and '.join(wrong)}",
+        raise Damaged(
+            path,
+            f"holds {' and '.join(wrong)}",
             "it was damaged or changed since EMBED wrote it",
             "copy it again, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` again",
         )

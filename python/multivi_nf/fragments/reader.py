@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from isal import igzip, isal_zlib
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.fragments.byte_scan import PADDING
 from multivi_nf.io.limits import NoHole
 
@@ -72,8 +72,9 @@ def check_complete(path: Path) -> None:
         with path.open("rb") as handle:
             handle.seek(max(size - len(BGZF_END), 0))
             if handle.read() != BGZF_END:
-                raise InputError(
-                    f"the fragments file {path} is cut: its {size} bytes do not end with the BGZF end marker",
+                raise Damaged(
+                    path,
+                    f"is cut: its {size} bytes do not end with the BGZF end marker",
                     "the fragments after the cut are lost and every reader would silently take the rest as the whole",
                     "copy it again from where it was made and compare size and checksum; if you are sure that it is "
                     "whole, `gunzip -c FILE | bgzip > NEW` writes it anew with a marker",
@@ -83,8 +84,9 @@ def check_complete(path: Path) -> None:
 def damaged(path: Path, offset: int, error: Exception) -> InputError:
     """Say that compressed data could not be read, and where."""
     what = "ends in the middle of its compressed data" if isinstance(error, EOFError) else f"is damaged ({error})"
-    return InputError(
-        f"the fragments file {path} {what}, near byte {offset} of {path.stat().st_size}",
+    return Damaged(
+        path,
+        f"{what}, near byte {offset} of {path.stat().st_size}",
         "the fragments after that place are lost",
         "copy it again from where it was made and compare size and checksum",
     )

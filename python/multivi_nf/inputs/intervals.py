@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.inputs.chromosomes import FEW, wrong_assembly
 from multivi_nf.io.limits import DAMAGED, opened
 
@@ -42,10 +42,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if text.strip() and not text.startswith(("#", "track", "browser")):
                     yield number, text
     except (*DAMAGED, UnicodeError) as error:
-        raise InputError(
-            f"{path} cannot be read as text: {error}",
-            "the file is damaged or not what it is named as",
-            "copy or download it again; compare its checksum",
+        raise Damaged(
+            path, f"cannot be read as text: {error}", "the file is damaged or not what it is named as"
         ) from error
 
 

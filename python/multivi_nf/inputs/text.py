@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.io.limits import read_bytes
 from multivi_nf.io.text import decoded
 
@@ -19,9 +19,5 @@ def read_text(path: Path) -> list[str]:
     try:
         raw = read_bytes(path)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read to its end: {error}",
-            "the file is damaged, most often cut while copying",
-            "copy or download it again; compare its checksum",
-        ) from error
+        raise Damaged(path, f"cannot be read to its end: {error}") from error
     return decoded(raw, path).splitlines()

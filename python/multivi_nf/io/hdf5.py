@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 from h5py import h5l
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 
 _DEFLATE_LIMIT = 1100
 """Deflate cannot compress better than 1032:1; anything beyond is declared, not stored."""
@@ -37,10 +37,8 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be opened as HDF5: {error}",
-            "it is damaged, most often cut while copying",
-            "copy or download it again; compare its checksum",
+        raise Damaged(
+            path, f"cannot be opened as HDF5: {error}", "it is damaged, most often cut while copying"
         ) from error
     try:
         _check_objects(file, path)
@@ -90,13 +88,14 @@ def check_hdf5(path: Path) -> None:
 
 def _check_head(path: Path) -> None:
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes)", "there are no counts in it", "check how it was written")
+        raise Damaged(path, "is empty (0 bytes)", "there are no counts in it", "check how it was written")
     with path.open("rb") as handle:
         head = handle.read(2048)
     # mudata writes 512 bytes of text before the HDF5 signature
     if not any(head[offset : offset + 8] == b"\x89HDF\r\n\x1a\n" for offset in (0, 512, 1024)):
-        raise InputError(
-            f"{path} is not an HDF5 file (it starts with {head[:8]!r})",
+        raise Damaged(
+            path,
+            f"is not an HDF5 file (it starts with {head[:8]!r})",
             "its name says .h5, .h5ad or .h5mu",
             "give a 10x .h5, an AnnData .h5ad, a MuData .h5mu or a folder with matrix.mtx",
         )
@@ -162,8 +161,9 @@ def _check_objects(file: h5py.File, path: Path) -> None:
         # zstd and others pack what repeats more tightly than deflate ever can
         most = limit * 100 if foreign else limit
         if item.size and item.size * item.dtype.itemsize > most:
-            raise InputError(
-                f"{path}: dataset {name!r} declares {item.shape} values of {item.dtype} in a file of "
+            raise Damaged(
+                path,
+                f": dataset {name!r} declares {item.shape} values of {item.dtype} in a file of "
                 f"{path.stat().st_size} bytes",
                 "that much cannot be stored in it; reading it would only fill the memory",
                 "the file is damaged or forged; write it again",
@@ -290,8 +290,9 @@ def unread(path: Path, error: Exception) -> InputError:
     if by_bytes or isinstance(error, (EOFError, zlib.error)):
         return damaged(path, error)
     cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return InputError(
-        f"{path} is laid out in a way that is not understood here ({cause})",
+    return Damaged(
+        path,
+        f"is laid out in a way that is not understood here ({cause})",
         "no byte of it is known to be damaged, but its counts and names could not be read",
         "open it with the program that wrote it, or with anndata.read_h5ad, and write it again (write_h5ad); R: "
         "anndataR::write_h5ad or an mtx folder by DropletUtils::write10xCounts",
@@ -300,8 +301,4 @@ def unread(path: Path, error: Exception) -> InputError:
 
 def damaged(path: Path, error: Exception) -> InputError:
     """Word that bytes of a file are missing or changed."""
-    return InputError(
-        f"{path} cannot be read to its end: {error}",
-        "the file is damaged, most often cut while copying",
-        "copy or download it again; compare its checksum",
-    )
+    return Damaged(path, f"cannot be read to its end: {error}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,8 +235,9 @@ def read_tsv(path: Path, **how: Any) -> pd.DataFrame:
 
 
 def _damaged(path: Path, how: str) -> InputError:
-    return InputError(
-        f"{path} is {how}",
+    return Damaged(
+        path,
+        f"is {how}",
         "it was cut, or something else wrote it; what it tells cannot be used",
         "copy it again, or run the step that writes it again",
     )

@@ -6,6 +6,7 @@ it. A file is replaced only by one of its own kind. Links, devices and the folde
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -108,6 +109,62 @@ def check_file(path: Path, form: str = "", option: str = "--output") -> None:
             "the file that is there would be lost",
             f"give another name with {option}, or remove the file if it is not needed",
         )
+
+
+def check_place(path: Path, kind: Kind, option: str = "--output") -> None:
+    """Refuse a folder to write some files into where one of their names is held by what the step did not write.
+
+    Raises
+    ------
+    InputError
+        Names the path and what is in the way.
+    """
+    check_file(path / ".probe", "", option)
+    held = [] if not path.is_dir() or kind.proof(path) else sorted([*path.glob("*"), *path.glob("*/*")])
+    for inside in held:
+        name = str(inside.relative_to(path))
+        if kind.names.fullmatch(name) and not _listed(inside):
+            raise InputError(
+                f"{option} {path} holds {name!r}, which `{kind.step}` did not write",
+                "the step writes a file of this name, and the one that is there would be lost",
+                f"give a folder of its own, for instance {option} {path / kind.step}",
+            )
+
+
+def _listed(path: Path) -> bool:
+    """Whether the manifest of a run of the pipeline has a file as its own."""
+    for above in list(path.absolute().parents)[:3]:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            start = f"{path.absolute().relative_to(above)}\t"
+            if any(line.startswith(start) for line in (above / "manifest.tsv").read_text().splitlines()):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def marked(path: Path, kind: Kind) -> Iterator[None]:
+    """Leave in a folder the mark by which :func:`check_place` knows a step's files again, if the block writes any."""
+    if kind.proof(path):
+        yield
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    mark = path / _mark(kind.step)
+    mark.write_text(json.dumps({"step": kind.step}) + "\n")
+    try:
+        yield
+    finally:
+        names = (str(inside.relative_to(path)) for inside in [*path.glob("*"), *path.glob("*/*")])
+        if not any(map(kind.names.fullmatch, names)):
+            mark.unlink(missing_ok=True)
+
+
+def _mark(step: str) -> str:
+    return f".multivi-nf.{step}.json"
+
+
+def files_of(step: str, names: str) -> Kind:
+    """Files that a step writes into a folder, beside what is there: its name, and what matches theirs."""
+    return Kind(step, lambda folder: (folder / _mark(step)).is_file(), re.compile(names))
 
 
 def check_apart(output: Path, inputs: Iterable[Path], option: str = "--output") -> None:
@@ -262,6 +319,11 @@ MODEL = Kind(
     re.compile(
         r"config\.json|weights\.safetensors|(features|history|split)\.tsv|calibration\.json|(support|rates)\.safetensors"
     ),
+)
+CALIBRATION = Kind(
+    "calibrate",
+    lambda folder: MODEL.proof(folder) or (folder / _mark("calibrate")).is_file(),
+    re.compile(r"calibration\.json|(support|rates)\.safetensors"),
 )
 FRAGMENTS = Kind(
     "qc-fragments",

@@ -5,59 +5,67 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SECONDS_BETWEEN_LINES = 30
 _LARGE = 1 << 28
 
 
 @contextmanager
+def bar(
+    what: str, total: int, *, done: int = 0, of_bytes: bool = False, console: Console | None = None
+) -> Iterator[Callable[..., None]]:
+    """Show a bar on a terminal; give a function to call with how much is done and, if anything, a word beside it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    counted = DownloadColumn() if of_bytes else MofNCompleteColumn()
+    words = TextColumn("{task.description}"), TextColumn("{task.fields[told]}")
+    layout = words[0], BarColumn(), counted, words[1], TimeRemainingColumn()
+    with Progress(*layout, console=console or Console(stderr=True), transient=of_bytes) as shown:
+        task = shown.add_task(what, total=total, completed=done, told="")
+        yield lambda n, told="": shown.update(task, completed=n, told=told)
+
+
+@contextmanager
 def progress(what: str, total: int, unit: str = "cells") -> Iterator[Callable[[int], None]]:
     """Give a function to call with the number of units done since the last call."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda n: bar.advance(task, n)
-        return
     done, last = 0, time.monotonic()
 
-    def advance(n: int) -> None:
-        nonlocal done, last
-        done += n
+    def say(n: int) -> None:
+        nonlocal last
         if time.monotonic() - last > SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            print(f"{what}: {done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
+            print(f"{what}: {n:,} of {total:,} {unit}", file=sys.stderr, flush=True)
 
-    yield advance
+    with bar(what, total) if sys.stderr.isatty() else nullcontext(say) as show:
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            show(done)
+
+        yield advance
 
 
 @contextmanager
 def bytes_read(path: Path, on_progress: Callable[[int], None] | None = None) -> Iterator[Callable[[int], None]]:
     """Give a function to call with the number of bytes read so far; a given `on_progress` is handed through."""
-    size = path.stat().st_size if path.is_file() else 0
-    if on_progress is not None:
-        yield on_progress
-    elif sys.stderr.isatty():
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    size, said = path.stat().st_size if path.is_file() else 0, 0
 
-        layout = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-        with Progress(*layout, transient=True) as progress:
-            task = progress.add_task(path.name, total=size)
-            yield lambda n: progress.update(task, completed=n)
-    elif size >= _LARGE:
-        said = 0
+    def say(n: int) -> None:
+        nonlocal said
+        if size >= _LARGE and 10 * n // size > said:
+            said = 10 * n // size
+            print(f"{path.name}: {10 * said} % of {size / 1e6:.0f} MB read", file=sys.stderr)
 
-        def say(n: int) -> None:
-            nonlocal said
-            if 10 * n // size > said:
-                said = 10 * n // size
-                print(f"{path.name}: {10 * said} % of {size / 1e6:.0f} MB read", file=sys.stderr)
-
-        yield say
+    if on_progress is None and sys.stderr.isatty():
+        with bar(path.name, size, of_bytes=True) as show:
+            yield show
     else:
-        yield lambda n: None
+        yield on_progress or say

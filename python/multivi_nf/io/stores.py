@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.io.hdf5 import damaged, reading
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def check_store(path: Path) -> None:
             "give the folder of the store",
         )
     if not any((path / name).is_file() for name in _METADATA):
-        raise InputError(
-            f"{path} is no zarr store (no zarr.json, no .zgroup)",
+        raise Damaged(
+            path,
+            "is no zarr store (no zarr.json, no .zgroup)",
             "there is nothing to read",
             "give the folder of a store",
         )
@@ -79,11 +80,9 @@ def _check_metadata(store: Path, file: Path) -> None:
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{store}: {where} is not JSON ({error})", "the store cannot be read", "copy the store again"
-        ) from error
+        raise _unread(store, f"{where} is not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise InputError(f"{store}: {where} is not a JSON object", "the store cannot be read", "copy the store again")
+        raise _unread(store, f"{where} is not a JSON object")
     if content.get("storage_transformers") or (file.name != ".zattrs" and set(_REFERENCES) & set(content)):
         raise _leads_out(store, f"{where} takes chunks from elsewhere")
     _check_chunks(store, where, content)
@@ -116,7 +115,7 @@ def _check_chunks(store: Path, where: Path, content: dict[str, Any]) -> None:
     size = 1
     for n in shape:
         if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-            raise InputError(f"{store}: {where} has the chunk shape {shape}", "it is none", "copy the store again")
+            raise _unread(store, f"{where} has the chunk shape {shape}", "it is none")
         size *= n
     if size > _LARGEST_CHUNK:
         raise InputError(
@@ -163,6 +162,10 @@ def _check_lengths(store: Path, metadata: Path) -> None:
         if len(head) < _BLOSC_HEAD or declared != size:
             where = chunk.relative_to(store)
             raise damaged(store, ValueError(f"{where} has {size:,} bytes and should have {declared:,}"))
+
+
+def _unread(store: Path, what: str, why: str = "the store cannot be read") -> InputError:
+    return Damaged(store, f": {what}", why, "copy the store again")
 
 
 def _leads_out(store: Path, what: str) -> InputError:

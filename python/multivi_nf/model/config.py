@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +36,9 @@ _RANGES: tuple[tuple[tuple[str, ...], float, float, str], ...] = (
 
 _BY_FORMULAS: Any = None
 """Where nothing is given the formulas say how much."""
+
+_LATER = {"left_out": True}
+"""Not in a file unless it is set (`multivi_nf.io.records`): folders of earlier versions do not have it."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,14 @@ class ModelConfig:
     cross_reconstruction: float = 0.5
     batch_integration: float = _BY_FORMULAS
     modality_integration: float = _BY_FORMULAS
-    kl_warmup: int = 50
+    kl_warmup: float = 50
     deep_injection: bool = False
     batch_dropout: float = 0.1
     compat: str = "none"
-    atac_likelihood: str = "bernoulli"
-    labels: str | None = None
-    label_names: tuple[str, ...] = ()
-    labels_weight: float = 0.0
+    atac_likelihood: str = field(default="bernoulli", metadata=_LATER)
+    labels: str | None = field(default=None, metadata=_LATER)
+    label_names: tuple[str, ...] = field(default=(), metadata=_LATER)
+    labels_weight: float = field(default=0.0, metadata=_LATER)
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
@@ -210,30 +211,6 @@ class ModelConfig:
             problems.append(_problem("panel", "of another shape", f"give {shape[0]} batches x {shape[1]} proteins"))
         return problems
 
-    def to_json(self) -> str:
-        """JSON text, keys sorted, that `from_json` reads back to an equal configuration.
-
-        Options that came later are left out where they are as before them: the text of such a model stays the same.
-        """
-        values = dataclasses.asdict(self)
-        for name, default in _LATER.items():
-            if values[name] == default:
-                del values[name]
-        return json.dumps(values, indent=1, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelConfig:
-        """Read `to_json`'s text; an unknown key is refused by name."""
-        values: dict[str, Any] = json.loads(text)
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise InputError(
-                f"the model's configuration has unknown entries: {', '.join(unknown)}",
-                "it was written by another version, and ignoring entries would build another model",
-                "train the model again, or use the version that wrote it",
-            )
-        return cls(**values)
-
     @property
     def guided(self) -> bool:
         """Whether known labels guide training."""
@@ -243,10 +220,6 @@ class ModelConfig:
     def counted(self) -> tuple[str, ...]:
         """Modalities of which counts are read; of the others only what is open (0/1)."""
         return tuple(m for m in self.modalities if m != "atac" or self.atac_likelihood != "bernoulli")
-
-
-_LATER = {"atac_likelihood": "bernoulli", "labels": None, "label_names": (), "labels_weight": 0.0}
-"""Options that model folders of earlier versions lack, and what these models are."""
 
 
 def _problem(name: str, value: Any, remedy: str) -> InputError:

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from multivi_nf.counts.features import is_ensembl, species_of
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.inputs.genome import built_in_genes
 from multivi_nf.io.limits import read_tsv
 from multivi_nf.mosaic.names import Aliases, met_by_spelling, protein_keys, symbol_keys
@@ -389,12 +389,13 @@ def read_reference(model: Path) -> pd.DataFrame:
     path = Path(model) / "features.tsv"
     if not path.is_file():
         raise InputError(
-            f"{model} has no features.tsv", "the genes, peaks and proteins of the model are not known",
+            f"{model} has no features.tsv",
+            "the genes, peaks and proteins of the model are not known",
             "give the folder model/ of a finished run",
-        )  # fmt: skip
+        )
     table = read_tsv(path, dtype=str, keep_default_na=False)
     missing = [c for c in ("modality", "feature") if c not in table]
     if missing:
-        raise InputError(f"{path} lacks the column(s) {', '.join(missing)}", "it is no list of features",
-                         "give the folder model/ of a finished run")  # fmt: skip
+        what = f"lacks the column(s) {', '.join(missing)}"
+        raise Damaged(path, what, "it is no list of features", "give the folder model/ of a finished run")
     return table

@@ -16,7 +16,7 @@ from multivi_nf.counts.features import is_hashtag, is_isotype, is_no_feature
 from multivi_nf.counts.given import tidy
 from multivi_nf.counts.h5ad import COUNT_LAYERS, PROTEIN_OBSM, modality_named
 from multivi_nf.counts.matrix import check_structure, whole_numbers
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5, reading_hdf5
@@ -183,8 +183,9 @@ def _open(path: Path) -> mudata.MuData:
         with quiet():
             mosaic = read_h5mu(path)
     except Exception as error:  # anndata, mudata and h5py raise many kinds on damaged files; the cause is kept
-        raise InputError(
-            f"{path} cannot be read as .h5mu: {error}",
+        raise Damaged(
+            path,
+            f"cannot be read as .h5mu: {error}",
             "cells and counts are taken from it",
             "give a MuData file (mudata.MuData.write); for single matrices write a samplesheet and run the pipeline",
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged
 from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs.chromosomes import harmonise
@@ -147,8 +147,9 @@ def read_called(path: Path) -> pd.DataFrame:
                     break
         return pd.concat(parts)[list(COLUMNS)]
     except (*DAMAGED, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} is no table of links ({type(error).__name__}: {error})",
+        raise Damaged(
+            path,
+            f"is no table of links ({type(error).__name__}: {error})",
             "which peak belongs to which gene is read from it",
             "give links.tsv.gz as `multivi-nf links` writes it",
         ) from error

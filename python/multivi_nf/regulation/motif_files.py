@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.io.limits import DAMAGED, opened
 
 PSEUDOCOUNT = 0.8
@@ -67,10 +67,8 @@ def read_motifs(path: str | Path) -> list[Motif]:
         with opened(path, most_bytes=MOST_BYTES) as source:
             lines = source.read().decode("utf-8-sig", "backslashreplace").splitlines()
     except DAMAGED as error:
-        raise InputError(
-            f"{path} cannot be read as text: {error}",
-            "the file is damaged or not what it is named as",
-            "copy or download it again; compare its checksum",
+        raise Damaged(
+            path, f"cannot be read as text: {error}", "the file is damaged or not what it is named as"
         ) from error
     meme = any(line.startswith("MEME version") for line in lines) or any(
         line.startswith("letter-probability matrix") for line in lines

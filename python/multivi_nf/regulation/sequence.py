@@ -13,7 +13,7 @@ import pandas as pd
 from isal import igzip
 from isal.igzip_lib import IsalError
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.inputs.chromosomes import harmonise, wrong_assembly
 from multivi_nf.io.limits import DAMAGED, is_gzip
 
@@ -198,10 +198,8 @@ def _parts(fasta: Path) -> Iterator[tuple[str, bytes]]:
                     raise _no_fasta(fasta, f"begins with {piece[:20]!r} where a FASTA begins with >")
                 yield name, piece
     except _DAMAGED as error:
-        raise InputError(
-            f"{fasta} cannot be read to its end: {error}",
-            "bases of peaks behind that place are missing",
-            "copy or download it again; compare its checksum",
+        raise Damaged(
+            fasta, f"cannot be read to its end: {error}", "bases of peaks behind that place are missing"
         ) from error
     if name is None:
         raise _no_fasta(fasta, "is empty")

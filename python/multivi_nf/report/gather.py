@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 from multivi_nf.export.markers import array_of
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5, open_hdf5, reading
@@ -216,8 +216,9 @@ def read_contrast(path: Path) -> pd.DataFrame:
     table = read_tsv(path, converters=dict.fromkeys(NAMES, str))
     missing = [column for column in CONTRAST_COLUMNS if column not in table]
     if missing:
-        raise InputError(
-            f"{path} has no column {', '.join(missing)}",
+        raise Damaged(
+            path,
+            f"has no column {', '.join(missing)}",
             "the page shows each contrast's effects and evidence",
             "give tables that `multivi-nf differential` wrote",
         )

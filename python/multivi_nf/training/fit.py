@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -21,6 +20,7 @@ from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.source import Source, digest, fingerprint, source_of
 from multivi_nf.errors import InputError
 from multivi_nf.io.processors import number_from_environment
+from multivi_nf.io.records import as_json
 from multivi_nf.training.checkpoint.run import INTERVAL, Keeping, Vault
 from multivi_nf.training.checkpoint.store import Identity
 from multivi_nf.training.counterparts import counterparts
@@ -121,7 +121,7 @@ def train(
         data.counterparts = torch.from_numpy(found)
     settings = settings_for(
         int((roles == "train").sum()),
-        kl_warmup=model.config.kl_warmup,
+        kl_warmup=int(model.config.kl_warmup),
         max_epochs=max_epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -194,7 +194,7 @@ class Training:
         parts = fingerprint(self.data.source, covariates)
         parts["split"] = digest(self.roles)
         parts["initial weights"] = digest(*(t.detach().cpu().numpy() for t in self.model.state_dict().values()))
-        return {"data": parts, "model": json.loads(config.to_json()), "training": self.settings.to_dict()}
+        return {"data": parts, "model": as_json(config), "training": self.settings.to_dict()}
 
 
 def chosen_roles(source: Source, split: pd.DataFrame | None, seed: int) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
-from multivi_nf.io.files import written_whole
+from multivi_nf.io.tables import write_table
 
 FIRST = ("epoch", "train_loss", "validation_loss")
 LAST = ("learning_rate", "kl_weight", "alignment_weight", "best", "seconds")
@@ -57,9 +57,6 @@ class History:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write `history.tsv`."""
-        text = io.StringIO()
         frame = self.to_frame()
         frame["seconds"] = frame["seconds"].astype(float).round(3)
-        frame.to_csv(text, sep="\t", index=False, float_format="%.9g", lineterminator="\n")
-        with written_whole(path) as temporary:
-            temporary.write_text(text.getvalue())
+        write_table(frame, Path(path), gaps="", digits=9)

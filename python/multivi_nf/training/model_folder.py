@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save
 
 from multivi_nf import __version__, model
 from multivi_nf.data.source import Source, digest, source_of
-from multivi_nf.errors import InputError, option
+from multivi_nf.errors import Damaged, InputError, option
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.limits import LARGEST_JSON, read_bytes
 from multivi_nf.io.outputs import MODEL, check_folder
 from multivi_nf.io.records import as_json, from_json, left_out
 from multivi_nf.io.seals import SEAL, file_digest, is_intact, sealed
+from multivi_nf.io.tables import write_table
 from multivi_nf.model import ModelConfig
 from multivi_nf.training.describe import config_of
 from multivi_nf.training.history import History
@@ -151,7 +152,7 @@ class MultiVI(model.MultiVI):
         content = Content(
             schema=SCHEMA,
             multivi_nf=__version__,
-            model=json.loads(self.config.to_json()),
+            model=as_json(self.config),
             features=_features_digest(self.features),
             training=self.training_settings,
             weights=weights_digest(self),
@@ -162,11 +163,11 @@ class MultiVI(model.MultiVI):
             temporary.mkdir()
             # not save_file, which makes files that only their owner reads
             (temporary / "weights.safetensors").write_bytes(save(weights))
-            _write_table(self.features, temporary / "features.tsv")
+            write_table(self.features, temporary / "features.tsv", gaps="", digits=None)
             if self.history is not None:
                 self.history.write(temporary / "history.tsv")
             if self.split is not None:
-                _write_table(self.split, temporary / "split.tsv")
+                write_table(self.split, temporary / "split.tsv", gaps="", digits=None)
             # not of history.tsv: its seconds are no result
             content.files = {name: file_digest(temporary / name) for name in TABLES if (temporary / name).is_file()}
             text = json.dumps(sealed(as_json(content)), indent=1, sort_keys=True)
@@ -227,10 +228,6 @@ def _features_digest(features: pd.DataFrame) -> str:
     return digest(features["modality"].to_numpy(dtype=object), features["feature"].to_numpy(dtype=object))
 
 
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, sep="\t", index=False, lineterminator="\n")
-
-
 def _present(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise InputError(
@@ -242,8 +239,9 @@ def _present(folder: Path, name: str) -> Path:
 
 
 def _damaged(path: Path, how: str) -> InputError:
-    return InputError(
-        f"{path} is damaged: {how}",
+    return Damaged(
+        path,
+        f"is damaged: {how}",
         "a model read in part, or put together from several, gives wrong values without a sign",
         "copy the model folder again, or train the model again",
     )
@@ -280,10 +278,10 @@ def _read_config(folder: Path) -> Content:
 def _model_config(folder: Path, content: Content) -> ModelConfig:
     path = folder / "config.json"
     try:
-        return ModelConfig.from_json(json.dumps(content.model))
+        return from_json(ModelConfig, content.model, "the model")
     except InputError as error:
-        raise InputError(f"{path}: {error.what}", error.why, error.remedy) from error
-    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise Damaged(path, f": {error.what}", error.why, error.remedy) from error
+    except (TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, f"the model's entries cannot be used ({error})") from error
 
 

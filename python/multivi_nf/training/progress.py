@@ -5,20 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from multivi_nf.io.files import written_whole
+from multivi_nf.io.progress import bar
 from multivi_nf.training.history import LAST, Row
 
 NOTICE = "progress.txt"
@@ -42,8 +35,8 @@ class Reporter:
         self._notice = None if quiet else notice
         self._noticed = float("-inf")
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = contextlib.ExitStack()
+        self._show: Callable[..., None] | None = None
         self._started = time.monotonic()
         self._done = 0
 
@@ -55,19 +48,8 @@ class Reporter:
     def start(self, n_epochs: int, done: int) -> None:
         """Begin `n_epochs`, of which `done` are done already."""
         self._started, self._done = time.monotonic(), done
-        if self.quiet or not self._console.is_terminal:
-            return
-        self._bar = Progress(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
-        self._bar.start()
-        self._task = self._bar.add_task("train", total=n_epochs, completed=done, loss="")
+        if not self.quiet and self._console.is_terminal:
+            self._show = self._bar.enter_context(bar("epoch", n_epochs, done=done, console=self._console))
 
     def epoch(self, row: Row, n_epochs: int) -> None:
         """Tell one epoch's losses."""
@@ -79,8 +61,8 @@ class Reporter:
         left = (time.monotonic() - self._started) / max(row["epoch"] - self._done, 1) * (n_epochs - row["epoch"])
         loss = f"validation loss {row['validation_loss']:.2f}"
         self._note(f"epoch {row['epoch']} of {n_epochs}, {loss}, at most {_span(left)} left")
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=row["epoch"], loss=losses)
+        if self._show is not None:
+            self._show(row["epoch"], losses)
             return
         self.say(f"epoch {row['epoch']}/{n_epochs}  {losses}  {row['seconds']:.1f} s  at most {_span(left)} left")
 
@@ -96,9 +78,8 @@ class Reporter:
         if self._notice is not None:
             with contextlib.suppress(OSError):
                 self._notice.unlink(missing_ok=True)
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._bar.close()
+        self._show = None
 
 
 _OWN = {"epoch", "train_loss", "validation_loss", "gradient_norm", *LAST}

@@ -18,7 +18,7 @@ import torch
 
 import multivi_nf.commands as steps
 from multivi_nf.commands._trouble import trouble_of
-from multivi_nf.errors import InputError
+from multivi_nf.errors import Damaged, InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -87,11 +87,13 @@ def test_the_folder_of_the_task_that_wrote_a_damaged_file_is_named(failing, caps
         folder.mkdir(parents=True)
     (task / "model").symlink_to(writer / "model")
     monkeypatch.chdir(task)
+    weights = Path("model/weights.safetensors")
     for error, there, named in (
-        (InputError("model/weights.safetensors is damaged: cut", "b", "copy it again"), True, True),
-        (InputError("model/weights.safetensors is damaged: cut", "b", "copy it again"), False, False),
-        (InputError("cells.txt is damaged", "b", "copy it again"), True, False),
-        (InputError("model has no batch b1", "b", "name another"), True, False),
+        (Damaged(weights, "is damaged: cut"), True, True),
+        (InputError.all_of([InputError("a", "b", "c"), Damaged(weights, "is damaged: cut")]), True, True),
+        (Damaged(weights, "is damaged: cut"), False, False),
+        (Damaged(task / "own.h5ad", "is damaged"), True, False),
+        (InputError("model/weights.safetensors is missing", "b", "name another"), True, False),
     ):
         for folder in (writer, task):
             (folder / ".command.sh").touch() if there else (folder / ".command.sh").unlink(missing_ok=True)

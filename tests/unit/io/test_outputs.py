@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ from multivi_nf.io.outputs import (
     STORE,
     check_file,
     check_folder,
+    marked,
     note,
 )
 
@@ -246,3 +248,60 @@ def test_an_input_is_never_replaced(tmp_path, monkeypatch, capsys):
             main(words.split())
         assert left.value.code == 2 and "would take the place of the input" in capsys.readouterr().err
     assert content(tmp_path) == before
+
+
+PLACES = {
+    "export": ("export M --output OUT", "cells.tsv.gz", "markers/rna.tsv.gz", "h5ad/rna.h5ad", "explorer.html"),
+    "links": ("links M --output OUT", "links.tsv.gz", "links.bedpe"),
+    "motifs": ("motifs M --output OUT", "motifs.h5ad", "motifs.tsv.gz"),
+    "tracks": ("tracks M --fragments s=M --output OUT", "T.bw"),
+    "group-peaks": ("group-peaks M --fragments s=M --merged merged.bed --output OUT", "T.bed"),
+    "calibrate": ("calibrate M MODEL --output OUT", "calibration.json", "support.safetensors"),
+    "qc-rna": ("qc-rna M --sample s --output s.h5ad --qc OUT", "rna.tsv.gz", "rna.json"),
+    "qc-atac": ("qc-atac M --sample s --output s.h5ad --qc OUT", "atac.tsv.gz"),
+    "qc-protein": ("qc-protein M --sample s --output s.h5ad --qc OUT", "protein.json"),
+}
+
+
+def test_every_step_that_writes_beside_what_is_there_is_tried():
+    beside = {step for step in STEPS if any(isinstance(p.type, OutputPlace) for p in command_of(step).params)}
+    assert beside == PLACES.keys()
+
+
+@pytest.mark.parametrize("step", PLACES)
+def test_a_users_file_of_a_results_name_survives(tmp_path, monkeypatch, capsys, step):
+    """Exit 2 before anything is read; a mark of the step, or a run's manifest, says that the file is a result."""
+    monkeypatch.chdir(tmp_path)
+    words, *names = PLACES[step]
+    Path("m.h5mu").write_text("no mosaic")
+    (kind,) = {p.type.kind for p in command_of(step).params if isinstance(p.type, OutputPlace)}
+
+    def told(folder: str) -> str:
+        arguments = words.replace("M ", "m.h5mu ").replace("=M", "=m.h5mu").replace("MODEL", "model")
+        with pytest.raises(SystemExit) as left:
+            main(arguments.replace("OUT", folder).split())
+        assert left.value.code == 2
+        return capsys.readouterr().err
+
+    for name in names:
+        place = Path("mine") / name
+        place.parent.mkdir(parents=True)
+        place.write_text("precious")
+        (Path("mine") / "thesis.tex").write_text("precious")
+        before = content(tmp_path)
+        assert f"mine holds {name!r}, which `{step}` did not write" in told("mine")
+        assert content(tmp_path) == before
+        (Path("mine") / "manifest.tsv").write_text(f"path\tsize\tsha256\tstep\nx/{name}\t8\t0\tX\n")
+        assert "did not write" in told("mine")
+        (Path("mine") / "manifest.tsv").write_text(f"path\tsize\tsha256\tstep\n{name}\t8\t0\tX\n")
+        assert "did not write" not in told("mine")
+        with pytest.raises(KeyError), marked(Path("own"), kind):
+            assert {path.name for path in Path("own").iterdir()} == {f".multivi-nf.{step}.json"}
+            (Path("own") / name).parent.mkdir(exist_ok=True)
+            (Path("own") / name).write_text("a half")
+            raise KeyError
+        assert "did not write" not in told("own"), "what a killed run left"
+        shutil.rmtree("mine")
+        shutil.rmtree("own")
+    told("new")
+    assert not Path("new").exists() or content(Path("new")) == {}, "a step that wrote nothing leaves no mark"

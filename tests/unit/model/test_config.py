@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from multivi_nf.errors import InputError
+from multivi_nf.io.records import as_json, from_json
 from multivi_nf.model import ModelConfig
 from multivi_nf.model.config import CHOICES
 
@@ -17,8 +16,8 @@ def test_json_gives_an_equal_configuration(config):
         panel=[[True] * 6, [True, False] * 3, [False] * 6],
         fusion="mopoe",
     )
-    assert ModelConfig.from_json(first.to_json()) == first
-    assert ModelConfig.from_json(first.to_json()).panel[1] == (True, False) * 3
+    assert from_json(ModelConfig, as_json(first), "it") == first
+    assert from_json(ModelConfig, as_json(first), "it").panel[1] == (True, False) * 3
 
 
 def test_modalities_come_in_the_one_order():
@@ -59,6 +58,8 @@ def test_all_problems_are_told_at_once(config):
 
 
 def test_an_entry_of_another_version_is_refused_by_name(config):
-    values = json.loads(config().to_json()) | {"colour": "red"}
+    values = as_json(config())
     with pytest.raises(InputError, match="colour"):
-        ModelConfig.from_json(json.dumps(values))
+        from_json(ModelConfig, values | {"colour": "red"}, "it")
+    with pytest.raises(InputError, match="n_hidden"):
+        from_json(ModelConfig, {name: value for name, value in values.items() if name != "n_hidden"}, "it")

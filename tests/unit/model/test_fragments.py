@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from scipy import stats
 
 from multivi_nf.data.minibatch import Minibatch, ModalityRows
 from multivi_nf.errors import InputError
+from multivi_nf.io.records import as_json, from_json
 from multivi_nf.model import ModelConfig
 from multivi_nf.model.encoding import Noise
 
@@ -86,10 +86,10 @@ def test_a_step_moves_every_parameter_of_the_fragments(model, minibatch):
 
 def test_folders_of_before_are_bernoulli_and_defaults_read_as_before(config):
     plain = config()
-    assert "atac_likelihood" not in json.loads(plain.to_json())
-    assert ModelConfig.from_json(plain.to_json()) == plain and plain.atac_likelihood == "bernoulli"
+    assert "atac_likelihood" not in as_json(plain)
+    assert from_json(ModelConfig, as_json(plain), "it") == plain and plain.atac_likelihood == "bernoulli"
     fragments = config(atac_likelihood="poisson")
-    assert ModelConfig.from_json(fragments.to_json()) == fragments and fragments != plain
+    assert from_json(ModelConfig, as_json(fragments), "it") == fragments and fragments != plain
     assert plain.counted == ("rna", "protein") and fragments.counted == ("rna", "atac", "protein")
 
 

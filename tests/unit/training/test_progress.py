@@ -37,3 +37,16 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path):
     quiet.start(2, 0)
     quiet.epoch(row(1), 2)
     assert not (tmp_path / NOTICE).exists()
+
+
+def test_on_a_terminal_a_bar_with_the_losses(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    reporter = Reporter()
+    reporter.start(4, 1)
+    reporter.epoch(row(3), 4)
+    reporter.say("a line above it")
+    reporter.stop()
+    told = capsys.readouterr().err
+    assert "epoch" in told and "3/4" in told and "validation 8.25" in told and "a line above it" in told
+    assert "at most" not in told, "lines of epochs are for logs"
