@@ -147,6 +147,7 @@ def marked(path: Path, kind: Kind) -> Iterator[None]:
     if kind.proof(path):
         yield
         return
+    made = not path.is_dir()
     path.mkdir(parents=True, exist_ok=True)
     mark = path / _mark(kind.step)
     mark.write_text(json.dumps({"step": kind.step}) + "\n")
@@ -156,6 +157,8 @@ def marked(path: Path, kind: Kind) -> Iterator[None]:
         names = (str(inside.relative_to(path)) for inside in [*path.glob("*"), *path.glob("*/*")])
         if not any(map(kind.names.fullmatch, names)):
             mark.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.rmdir() if made else None
 
 
 def _mark(step: str) -> str:

@@ -113,6 +113,7 @@ def test_the_command_writes_all_and_refuses_a_mosaic_without_map(embedded, tmp_p
     embedded.write_h5mu(tmp_path / "m.h5mu")
     main(["export", str(tmp_path / "m.h5mu"), "--output", str(tmp_path / "out"), "--title", "x", "--h5ad", "false"])
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert found.pop(0) == ".multivi-nf.export.json"
     assert found == ["cells.tsv.gz", "clusters.tsv", "explorer.html", "markers/atac.tsv.gz", "markers/rna.tsv.gz"]
     del embedded.obsm["X_umap"]
     embedded.write_h5mu(tmp_path / "n.h5mu")
