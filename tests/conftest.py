@@ -10,7 +10,21 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+APART = [REPOSITORY / "tests" / folder for folder in ("chaos", "deploy", "pipeline")]
 DEPLOYMENT = [REPOSITORY / "tests" / folder for folder in ("deploy", "chaos")]
+FIRST = (
+    "local_run",
+    "run",
+    "finished",
+    "first",
+    "two_nodes",
+    "test_a_moment_of_every_step",
+    "kept",
+    "images",
+    "resolved",
+)
+"""Fixtures that cost a run of the pipeline and the like, and one long test: what belongs to each stays in one process,
+and starts before all else. (`local_run` makes the images, so what else needs them waits the least if it comes late.)"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,11 +32,29 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("tests.deploy.fixtures")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of deployment, which `make test` leaves out."""
+    """Mark the tests of deployment, which `make test` leaves out, and say which tests stay together; longest first."""
     for item in items:
         if any(folder in item.path.parents for folder in DEPLOYMENT):
             item.add_marker(pytest.mark.deploy)
+    groups = {item: group(item) for item in items}
+    for item, name in groups.items():
+        if name:
+            item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
+
+
+def group(item: pytest.Item) -> str:
+    """What a test shares with others, so that one worker of `-n 2 --dist loadgroup` runs them all; empty if nothing.
+
+    Tests of one file share its fixtures. Where Nextflow is started they are long and share little: there only those
+    of a costly fixture stay together.
+    """
+    if not any(folder in item.path.parents for folder in APART):
+        return item.nodeid.partition("::")[0]
+    shared = {item.name, *getattr(item, "fixturenames", ())}
+    return next((name for name in FIRST if name in shared), "")
 
 
 def skip_or_fail(reason: str) -> None:

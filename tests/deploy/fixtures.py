@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -95,17 +96,22 @@ def resolve(
 
 
 @pytest.fixture(scope="session")
-def images(version: str, container_environment: dict[str, str]) -> dict[str, str]:
+def images(
+    version: str, container_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """Build the images of the pipeline, and Seurat's (seconds where nothing changed), and give their names."""
     need("podman")
     names = ("cpu", "macs3", "cuda", "seurat")
-    started = subprocess.run(
-        [REPOSITORY / "tools/images.sh", "build", *names],
-        env=os.environ | container_environment | {"CONTAINER_ENGINE": "podman"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # One worker of xdist builds, the other waits and finds them there
+    with (tmp_path_factory.getbasetemp().parent / "images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        started = subprocess.run(
+            [REPOSITORY / "tools/images.sh", "build", *names],
+            env=os.environ | container_environment | {"CONTAINER_ENGINE": "podman"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert started.returncode == 0, started.stderr[-4000:]
     return {image: f"localhost/multivi-nf-{image}:{version}" for image in names}
 
