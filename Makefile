@@ -54,7 +54,7 @@ macs3:
 # The paper's five experiments on a small simulated mosaic, with every Python method (and Seurat where R has it)
 benchmark: setup
 	@$(PYTHON) tools/setup.py peers
-	@$(BIN)/python tools/run.py --workflow benchmark --outdir results_benchmark
+	@$(BIN)/python tools/run.py --workflow benchmark --outdir results_benchmark $(BENCHMARK)
 
 motifs:
 	@$(PYTHON) tools/setup.py motifs

@@ -75,7 +75,8 @@ def benchmark(mosaic: Path, outdir: Path, given: argparse.Namespace) -> None:
         *(BIN / "nextflow", "run", CLONE, "--workflow", "benchmark", "--input", labelled(mosaic), "--outdir", outdir),
         *("--chrom_sizes", genome / "chrom.sizes", "--gtf", genome / "genes.gtf", "--peak_source", "samples"),
         *("--labels", "cell_type", "--seeds", "0", "--unpaired_rates", "25,75", "--most_types", "1"),
-        *("--methods", given.methods),
+        *("--methods", given.methods, "-c", CLONE / "conf" / "benchmark_small.config"),
+        *(["-resume"] if given.resume else []),
     )
     print(f"\nrun: the page is {outdir / 'benchmark' / 'benchmark.html'}", flush=True)
 
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--preset", default="default")
     parser.add_argument("--workflow", choices=["reprocess", "benchmark"], default="reprocess")
     parser.add_argument("--methods", default=METHODS, help="of the benchmark")
+    parser.add_argument("--resume", action="store_true", help="the benchmark goes on where the last run was stopped")
     given = parser.parse_args()
     started = time.monotonic()
     outdir = given.outdir.absolute()

@@ -17,7 +17,7 @@ process PEER {
     script:
     """
     ${threads(task.cpus)}
-    export NUMBA_CACHE_DIR="\$PWD/.numba" MPLCONFIGDIR="\$PWD/.matplotlib"
+    export NUMBA_CACHE_DIR="\${NUMBA_CACHE_DIR:-\$PWD/.numba}" MPLCONFIGDIR="\${MPLCONFIGDIR:-\$PWD/.matplotlib}"
     peers-python -I ${program} ${quoted(run.method)} task result ${quoted(run.variant)}
     """
 

@@ -13,6 +13,7 @@ from multivi_nf.benchmark.scoring import Hidden
 from multivi_nf.benchmark.task import Task
 from multivi_nf.benchmark.uncertainty import curve
 from multivi_nf.io.records import left_out
+from multivi_nf.latent.annotate import kept_compilations
 
 MOST_POINTS = 1500
 
@@ -83,7 +84,8 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 
 def _map(task: Task, result: Result) -> Drawn:
-    from umap import UMAP
+    with kept_compilations():  # else 10 s of every map go into compiling
+        from umap import UMAP
 
     joint = whole_views(task, result.views).joint
     joint = joint.iloc[_drawn(len(joint))]
