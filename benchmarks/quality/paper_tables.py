@@ -82,7 +82,7 @@ def _ahead(means: pd.DataFrame, shown: list[tuple[str, str, str]]) -> str:
         before = values[(values < values[OURS]) if better == "lower" else (values > values[OURS])]
         names = ordered(name for name in before.index if not name.startswith(f"{OURS}:"))
         if names:
-            said.append(f"in {words} {_list(names)}")
+            said.append(f"in {words} {in_words(names)}")
     return f"Ahead of ours: {'; '.join(said)}." if said else "None of these is ahead of ours in any column."
 
 
@@ -92,10 +92,11 @@ def _missing(rows: pd.DataFrame) -> str:
     names = [
         m for m, of in METHODS.items() if experiment in of and m not in SETS_OF_RUNS and m not in set(rows["method"])
     ]
-    return f"Not computed yet: {_list(names)}." if names else ""
+    return f"Not computed yet: {in_words(names)}." if names else ""
 
 
-def _list(names: list[str]) -> str:
+def in_words(names: list[str]) -> str:
+    """`a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from multivi_nf.benchmark.panels import Panel
 from multivi_nf.benchmark.plan import ABLATION, CONTROLS, METHODS, SETS_OF_RUNS
@@ -44,6 +47,15 @@ def sign_of(method: str) -> str:
     return SIGNS[(place + place // len(COLOURS)) % len(SIGNS)]
 
 
+def badge(method: str) -> str:
+    """Its marker in its colour, an SVG for the legend: eight colours serve fourteen methods, the sign tells apart."""
+    mark = MarkerStyle(sign_of(method))
+    path = mark.get_path().transformed(mark.get_transform())
+    points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in np.asarray(path.to_polygons(closed_only=True)[0]))
+    shape = f'<polygon fill="{colour_of_method(method)}" points="{points}"/>'
+    return f'<svg class="sign" viewBox="-0.6 -0.6 1.2 1.2" aria-hidden="true">{shape}</svg>'
+
+
 def _of_method(method: str) -> dict[str, Any]:
     """How its points are drawn."""
     return {"color": colour_of_method(method), "marker": sign_of(method), "markersize": 4}
@@ -60,9 +72,13 @@ def metric(rows: pd.DataFrame, name: str, title: str, better: str, key: str) -> 
             _curves(axes, of.assign(rate=rates))
         else:
             _dots(axes, of)
-        chance = rows.loc[rows["metric"] == f"{name}{SHUFFLED}", "value"].dropna()
-        if len(chance):  # of all methods' results, with pairs, cells or labels shuffled
-            (axes.axhline if curves else axes.axvline)(chance.mean(), color=INK, linewidth=1.3, linestyle=(0, (1, 1.5)))
+        chance = rows[rows["metric"] == f"{name}{SHUFFLED}"].dropna(subset=["value"])
+        dotted: dict[str, Any] = {"color": INK, "linewidth": 1.3, "linestyle": (0, (1, 1.5))}
+        if len(chance) and curves:  # of all methods' results, with pairs, cells or labels shuffled
+            means = chance.assign(rate=chance["split"].map(_rate)).groupby("rate")["value"].mean()
+            axes.plot(means.index, means, **dotted)
+        elif len(chance):
+            axes.axvline(chance["value"].mean(), **dotted)
         axes.set_title(f"{title} ({'low' if better == 'lower' else 'high'} is better)", loc="left")
     return svg(figure, key, f"{title} of every method")
 
@@ -96,6 +112,9 @@ def _dots(axes: Axes, of: pd.DataFrame) -> None:
                 axes.plot([values.min(), values.max()], [y + shift] * 2, color=colour_of_method(method), linewidth=1)
         axes.plot(means.reindex(splits), y + np.asarray(offset), linestyle="none", **_of_method(method))
     axes.set_yticks(range(len(methods)), methods[::-1])
+    axes.set_ylim(-0.5, len(methods) - 0.5)
+    if len(splits) > 1:
+        axes.set_xlabel(textwrap.fill(f"each from below: {'; '.join(splits)}", 70), fontsize=7)
     axes.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
 
 
@@ -112,7 +131,8 @@ def _by_method(drawn: list[Panel]) -> list[Panel]:
 
 def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
     figure, axes = panels_of(n, 4, 2.3, 2.2)
-    figure.suptitle(title, x=0.02, ha="left", fontsize=9)
+    figure.tight_layout(w_pad=2, h_pad=1.5)  # panels' own titles and ticks keep clear of each other
+    figure.text(0.02, 1 + 0.1 / figure.get_figheight(), title, ha="left", va="bottom", fontsize=9)
     return figure, axes
 
 
@@ -185,5 +205,8 @@ def cost(scored: pd.DataFrame) -> str:
                 one.plot(values, y, linestyle="none", **_of_method(method))
             one.set_yticks(range(len(methods)), methods[::-1])
             one.set_xscale("log")
+            one.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            one.xaxis.set_minor_locator(NullLocator())
+            one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             one.set_title(title, loc="left")
     return svg(figure, "cost", "CPU seconds and peak memory of every method")

@@ -172,7 +172,7 @@ class Shown:
     version: str
     experiments: list[Experiment]
     cost: Markup
-    legend: list[tuple[str, str]]
+    legend: list[tuple[str, Markup]]
     failed: list[dict[str, object]]
     settings: list[dict[str, str]]
 
@@ -187,7 +187,7 @@ def _shown(table: pd.DataFrame, panels: list[Panel], dataset: str) -> Shown:
         version=__version__,
         experiments=[_experiment(k, scored, panels) for k in sorted(scored["experiment"].unique())],
         cost=Markup(figures.cost(scored)),
-        legend=[(name, figures.colour_of_method(name)) for name in methods],
+        legend=[(name, Markup(figures.badge(name))) for name in methods],
         failed=failed[["experiment", "method", "split", "note"]].to_dict("records"),
         settings=_settings(panels),
     )

@@ -124,11 +124,11 @@ run <- function() {
     }
     return(save(z))
   }
-  both <- intersect(colnames(rna), colnames(atac)); if (length(both) < 50) stop(paste("it builds on pairs, and there are", length(both)))
+  both <- intersect(colnames(rna), colnames(atac)); if (length(both) < 35) stop(paste("it builds on pairs, and there are", length(both)))
   s <- RunPCA(prepare(rna[, both]), npcs = n, verbose = FALSE)
   s[["lsi"]] <- CreateDimReducObject(lsi(atac[, both]), key = "LSI_", assay = "RNA")
   k <- min(20, length(both) %/% 5)
-  s <- FindMultiModalNeighbors(s, reduction.list = list("pca", "lsi"), dims.list = list(seq_len(n), seq_len(ncol(s[["lsi"]]))), k.nn = k, knn.range = min(200, length(both) - 1), verbose = FALSE)
+  s <- FindMultiModalNeighbors(s, reduction.list = list("pca", "lsi"), dims.list = list(seq_len(n), seq_len(ncol(s[["lsi"]]))), k.nn = k, knn.range = min(200, length(both) - 2), verbose = FALSE)
   s <- RunSPCA(s, assay = "RNA", graph = "wsnn", npcs = n, verbose = FALSE)
   z <- Embeddings(s, "spca")
   only <- setdiff(colnames(rna), both)
