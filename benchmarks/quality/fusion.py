@@ -26,7 +26,7 @@ from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.evaluation.metrics import fit_dispersion, pairing
 from multivi_nf.evaluation.metrics.imputation import at_true_depth
 from multivi_nf.evaluation.metrics.neighbours import nearest
-from multivi_nf.latent.cells import draw, posteriors
+from multivi_nf.latent.cells import Cells, draw
 from multivi_nf.latent.embed import embed
 from multivi_nf.model.config import CHOICES
 from multivi_nf.simulate import PRESETS, simulated_mosaic
@@ -93,11 +93,11 @@ def decoded(model: MultiVI, modality: str, z: torch.Tensor, batch: torch.Tensor,
 @torch.inference_mode()
 def view(model: MultiVI, data: MosaicData, shown: str, counts: dict[str, np.ndarray]):
     """Positions of the queries by one modality, and the log score of each modality's counts given that posterior."""
-    hide = [m for m in BOTH if m != shown]
+    cells = Cells(model, data)
     place, scores = [], {m: [] for m in BOTH}
     for part in blocks(data.n_cells):
         minibatch = data.minibatch(np.arange(part.start, part.stop))
-        joint, _ = posteriors(model.eval(), minibatch, hide)
+        joint = cells.encoded(minibatch, (shown,)).joint
         noise = normals(cell_keys(data.cells[part], 0, "fusion"), range(DRAWS), model.config.n_latent)
         z = draw(joint, torch.from_numpy(noise))
         place.append(joint.mean.numpy())

@@ -22,7 +22,7 @@ from multivi_nf.imputation.decode import RNA_SCALE
 from multivi_nf.imputation.impute import Imputer, Options
 from multivi_nf.imputation.intervals import Drawn, protein_mixture, rna_mixture
 from multivi_nf.imputation.mixtures import Mixture
-from multivi_nf.latent.cells import Cells, tempered
+from multivi_nf.latent.cells import Cells, samples, tempered
 from multivi_nf.simulate import PRESETS, Truth, simulated_mosaic
 from multivi_nf.training import MultiVI
 
@@ -166,7 +166,7 @@ def distributions(
     imputer = Imputer(Cells(model, held.split.mosaic), modality, options, calibration)
     for block in imputer.cells.blocks(imputer.index):
         warm = torch.as_tensor(imputer.assessment.temperature[block.at], dtype=torch.float32)
-        z = imputer.cells.samples(tempered(block.joint, warm), imputer.keys[block.at], n_samples)
+        z = samples(tempered(block.joint, warm), imputer.keys[block.at], n_samples)
         for part in blocks(z.shape[1], 32):
             rows = slice(block.at.start + part.start, block.at.start + part.stop)
             drawn = Drawn(imputer.decoder, z[:, part], block.codes.rows(part), rows)

@@ -14,7 +14,7 @@ from multivi_nf.comparison.engine import Engine, Mode
 from multivi_nf.comparison.group_means import GroupMeans, Sampling
 from multivi_nf.comparison.tables import Replicates, Tables
 from multivi_nf.errors import InputError
-from multivi_nf.imputation.decode import Decoder, median_depth
+from multivi_nf.imputation.decode import Decoder
 from multivi_nf.inputs.contrasts import CELLS, Contrast
 from multivi_nf.latent.cells import Cells
 
@@ -102,7 +102,7 @@ def differential(
     data = joined.data
     contrast = Contrast(f"{groupby}_{target}_{reference}", modality, groupby, target, reference, cells)
     _check(contrast, mode, model)
-    depth = median_depth(joined, calibration.atac_depth) if modality == "atac" else 1.0
+    depth = joined.median_depth(calibration.atac_depth) if modality == "atac" else 1.0
     decoder = Decoder(model, modality, None, depth)
     names = model.features[model.features["modality"] == modality]
     tables = {}

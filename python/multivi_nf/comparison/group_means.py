@@ -34,7 +34,7 @@ from multivi_nf.data.draws import blocks, cell_keys, uniforms
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.imputation.decode import RNA_SCALE, Decoder
 from multivi_nf.imputation.teachers import Teachers
-from multivi_nf.latent.cells import Block, Cells, Codes
+from multivi_nf.latent.cells import Block, Cells, Codes, samples
 
 N_HALVES = 3
 NEIGHBOURS = 15
@@ -81,133 +81,22 @@ class GroupMeans:
         Support, and errors of imputed effects.
     how
         Samples and scales.
+
+    Attributes
+    ----------
+    parts
+        Name of a group to its measured and its unmeasured cells.
+    middle
+        A few cells of the whole mosaic, whose mean is what imputed values are drawn to; None: nothing asks for it.
     """
 
     def __init__(
         self, cells: Cells, decoder: Decoder, groups: list[Group], calibration: Calibration, how: Sampling
     ) -> None:
-        self.decoder, self.calibration, self.how = decoder, calibration, how
-        self.cells = cells.staged(np.concatenate([group.cells for group in groups]))
+        self.decoder, self.how = decoder, how
         self.own, self.scale = (Decoder(cells.model, decoder.modality, "own", decoder.depth) for _ in range(2))
-        self._untaught: list[tuple[Part, np.ndarray]] = []
-        self._latent: list[tuple[Part, np.ndarray]] = []
-        self.parts = {
-            group.name: [
-                self._part(group, rows, measured)
-                for measured, rows in ((True, group.measured), (False, ~group.measured))
-                if rows.any()
-            ]
-            for group in groups
-        }
-        self._correct()
-        imputed = any(part.worth for parts in self.parts.values() for part in parts)
-        anyone = np.ones(MIDDLE_CELLS, bool)[: cells.data.n_cells]
-        self.middle = self._part(self._anyone(), anyone, False) if imputed else None
-        self._teach()
-
-    # ------------------------------------------------------------------------------------------------ cells
-
-    def _anyone(self) -> Group:
-        """A few cells of the whole mosaic: their mean is the middle that imputed values are drawn to."""
-        keys = cell_keys(self.cells.names, self.how.seed, "middle")
-        cells = np.sort(np.argsort(keys, kind="stable")[:MIDDLE_CELLS])
-        nobody = np.zeros(len(cells), bool)
-        return Group("", cells, cells, nobody, np.full(len(cells), ""), frozenset(), n_measured=LEAST_MEASURED)
-
-    def _part(self, group: Group, rows: np.ndarray, measured: bool) -> Part:
-        names, seed, modality = self.cells.names, self.how.seed, self.decoder.modality
-        index = group.cells[rows]
-        # in random order, so that the first ones may have a pair of samples more than the others
-        order = np.argsort(cell_keys(names[index], seed, "samples"), kind="stable")
-        index, replicate = index[order], group.replicate[rows][order]
-        halves = uniforms(cell_keys(names[index], seed, "halves"), 0, N_HALVES).T < 0.5
-        table = np.concatenate([np.ones((1, len(index))), halves]).astype(np.float32)
-        code = np.searchsorted(sorted(set(replicate)), replicate)
-        own = Tallied.none(len(table), code.max() + 1, self.decoder.n_features) if measured else None
-
-        def tally(block: Block) -> None:
-            if own is not None:
-                counts = as_csr(block.minibatch.modalities[modality].counts, np.float32)
-                own.add(counts, self._sizes(block), table[:, block.at], code[block.at])
-
-        z, latent, codes = self._encode(index, -(-self.how.n_samples // 2) / len(group.cells), tally)
-        if own is not None:
-            own.panel = self.cells.data.in_panel(index, modality)
-        data, known = self.cells.data, self.calibration
-        worth = [] if measured else known.imputed_effects(data, index, modality, self.how.kind)
-        outside = float(known.assess(data, index, modality).outside.mean())
-        apart = 1.0 if group.n_measured < LEAST_MEASURED and not measured else outside
-        part = Part(group.name, group.share, z, codes, replicate, table, own, worth, outside, apart)
-        part.mixed = bool(group.measured.any())
-        if not measured:
-            (self._latent if worth else self._untaught).append((part, latent))
-        return part
-
-    def _encode(
-        self, index: np.ndarray, pairs: float, tally: Callable[[Block], None]
-    ) -> tuple[list[torch.Tensor], np.ndarray, Codes]:
-        """Samples, latent means and covariates of cells; `pairs` of samples a cell, on average."""
-        # no temperature here: it corrects single cells, and would shrink contrasts of means (their error is `extra`)
-        keys, n_pairs = cell_keys(self.cells.names[index], self.how.seed, "posterior"), max(1, math.ceil(pairs))
-        z, latent, codes = [], [], []
-        for block in self.cells.blocks(index):
-            z.append(self.cells.samples(block.joint, keys[block.at], 2 * n_pairs, antithetic=True))
-            latent.append(block.mean)
-            codes.append(block.codes)
-            tally(block)
-        n = len(index)
-        last = math.ceil((pairs - n_pairs + 1) * n - 1e-6) if n_pairs > 1 else n
-        samples = [s[: n if k < 2 * (n_pairs - 1) else last] for k, s in enumerate(torch.cat(z, dim=1))]
-        return samples, np.concatenate(latent), Codes.joined(codes)
-
-    def _sizes(self, block: Block) -> np.ndarray:
-        """Sizes of the measured cells of a block."""
-        modality, model = self.decoder.modality, self.cells.model
-        if modality == "protein":
-            return np.ones(block.minibatch.modalities[modality].counts.n_rows)
-        scale = RNA_SCALE if modality == "rna" else self.decoder.depth
-        return (model.level(modality, block.encoded[modality]) / scale).double().cpu().numpy()
-
-    # ------------------------------------------------------------------------------------------------ neighbours
-
-    @cached_property
-    def teachers(self) -> Teachers:
-        """Measured cells that others may be like."""
-        known = np.flatnonzero(self.cells.has[self.decoder.modality])
-        return Teachers(self.cells, self.own, known, self.how.seed)
-
-    def _correct(self) -> None:
-        """Let the counts of measured neighbours correct imputed means, where calibration found that they do."""
-        parts = [(part, latent) for part, latent in self._latent if part.averaged("lag") > 0]
-        if parts and len(self.teachers.index):
-            found = self.teachers.residuals([latent for _, latent in parts])
-            for (part, _), residual, variance in zip(parts, *found, strict=True):
-                part.taught = neighbours_say(residual, variance, part.averaged("lag"))
-        self._latent.clear()
-
-    def _teach(self) -> None:
-        """Give unmeasured parts the measured cells nearest to them, weighted by how often they are a neighbour.
-
-        Counts of these cells are read once for all parts, and again to be summed when their weights are known.
-        """
-        untaught, self._untaught = self._untaught, []
-        if not untaught or not len(self.teachers.index):
-            return
-        index, cells, modality = self.teachers.index, self.teachers.cells, self.decoder.modality
-        size = np.concatenate([self._sizes(block) for block in cells.blocks(index)])
-        panel = cells.data.in_panel(index, modality)
-        taught = []
-        for part, latent in untaught:
-            weight = self.teachers.weights(latent, NEIGHBOURS)
-            used = weight > 0
-            sums = (np.zeros(self.decoder.n_features) for _ in range(3))
-            part.teachers = Taught(size[used], None if panel is None else panel[used], weight[used], *sums)
-            taught.append((part.teachers, weight))
-        for at in blocks(len(index)):
-            counts = as_csr(cells.data.minibatch(index[at]).modalities[modality].counts, np.float32)
-            for one, weight in taught:
-                near = np.flatnonzero(weight[at])
-                one.add(counts[near], weight[at][near], size[at][near])
+        staged = cells.staged(np.concatenate([group.cells for group in groups]))
+        self.parts, self.middle = _Reading(staged, self.own, calibration, how).of(groups)
 
     def support(self, design: Design, pair: tuple[str, str]) -> GroupSupport:
         """Shares of cells out of support or never measured, of the side where they are larger."""
@@ -239,10 +128,138 @@ class GroupMeans:
 
     def _scales(self, part: Part) -> Scales:
         """Decoders of a part's means and counts; a batch that never measured the modality has no own one."""
-        model, decoder, batch = self.cells.model, self.decoder, part.codes.batch
-        cells = torch.as_tensor([*model.config.batch_cells[decoder.modality], 0], device=batch.device)
+        decoder, config, batch = self.decoder, self.decoder.config, part.codes.batch
+        cells = torch.as_tensor([*config.batch_cells[decoder.modality], 0], device=batch.device)
         if self.how.own_batches and bool((cells[batch] > 0).all()):
             return Scales(self.scale, self.own, decoder.modality != "protein")
-        plain = not (decoder.modality == "protein" or model.config.categorical or model.config.continuous)
+        plain = not (decoder.modality == "protein" or config.categorical or config.continuous)
         one = len(decoder.batches) == 1 and bool((batch == decoder.batches[0]).all())
         return Scales(decoder, self.own, plain and one)
+
+
+class _Reading:
+    """Encodes the cells of groups, block by block, and reads their counts: all that is asked of model and mosaic."""
+
+    def __init__(self, cells: Cells, own: Decoder, calibration: Calibration, how: Sampling) -> None:
+        self.cells, self.own, self.calibration, self.how = cells, own, calibration, how
+        self._untaught: list[tuple[Part, np.ndarray]] = []
+        self._latent: list[tuple[Part, np.ndarray]] = []
+
+    def of(self, groups: list[Group]) -> tuple[dict[str, list[Part]], Part | None]:
+        """Parts of all groups, and the middle of the mosaic where imputed values are drawn to it."""
+        parts = {
+            group.name: [
+                self._part(group, rows, measured)
+                for measured, rows in ((True, group.measured), (False, ~group.measured))
+                if rows.any()
+            ]
+            for group in groups
+        }
+        self._correct()
+        imputed = any(part.worth for group in parts.values() for part in group)
+        anyone = np.ones(MIDDLE_CELLS, bool)[: self.cells.data.n_cells]
+        middle = self._part(self._anyone(), anyone, False) if imputed else None
+        self._teach()
+        return parts, middle
+
+    def _anyone(self) -> Group:
+        """A few cells of the whole mosaic: their mean is the middle that imputed values are drawn to."""
+        keys = cell_keys(self.cells.data.cells, self.how.seed, "middle")
+        cells = np.sort(np.argsort(keys, kind="stable")[:MIDDLE_CELLS])
+        nobody = np.zeros(len(cells), bool)
+        return Group("", cells, cells, nobody, np.full(len(cells), ""), frozenset(), n_measured=LEAST_MEASURED)
+
+    def _part(self, group: Group, rows: np.ndarray, measured: bool) -> Part:
+        names, seed, modality = self.cells.data.cells, self.how.seed, self.own.modality
+        index = group.cells[rows]
+        # in random order, so that the first ones may have a pair of samples more than the others
+        order = np.argsort(cell_keys(names[index], seed, "samples"), kind="stable")
+        index, replicate = index[order], group.replicate[rows][order]
+        halves = uniforms(cell_keys(names[index], seed, "halves"), 0, N_HALVES).T < 0.5
+        table = np.concatenate([np.ones((1, len(index))), halves]).astype(np.float32)
+        code = np.searchsorted(sorted(set(replicate)), replicate)
+        own = Tallied.none(len(table), code.max() + 1, self.own.n_features) if measured else None
+
+        def tally(block: Block) -> None:
+            if own is not None:
+                counts = as_csr(block.minibatch.modalities[modality].counts, np.float32)
+                own.add(counts, self._sizes(block), table[:, block.at], code[block.at])
+
+        z, latent, codes = self._encode(index, -(-self.how.n_samples // 2) / len(group.cells), tally)
+        if own is not None:
+            own.panel = self.cells.data.in_panel(index, modality)
+        data, known = self.cells.data, self.calibration
+        worth = [] if measured else known.imputed_effects(data, index, modality, self.how.kind)
+        outside = float(known.assess(data, index, modality).outside.mean())
+        apart = 1.0 if group.n_measured < LEAST_MEASURED and not measured else outside
+        part = Part(group.name, group.share, z, codes, replicate, table, own, worth, outside, apart)
+        part.mixed = bool(group.measured.any())
+        if not measured:
+            (self._latent if worth else self._untaught).append((part, latent))
+        return part
+
+    def _encode(
+        self, index: np.ndarray, pairs: float, tally: Callable[[Block], None]
+    ) -> tuple[list[torch.Tensor], np.ndarray, Codes]:
+        """Samples, latent means and covariates of cells; `pairs` of samples a cell, on average."""
+        # no temperature here: it corrects single cells, and would shrink contrasts of means (their error is `extra`)
+        keys, n_pairs = cell_keys(self.cells.data.cells[index], self.how.seed, "posterior"), max(1, math.ceil(pairs))
+        z, latent, codes = [], [], []
+        for block in self.cells.blocks(index):
+            z.append(samples(block.joint, keys[block.at], 2 * n_pairs, antithetic=True))
+            latent.append(block.mean)
+            codes.append(block.codes)
+            tally(block)
+        n = len(index)
+        last = math.ceil((pairs - n_pairs + 1) * n - 1e-6) if n_pairs > 1 else n
+        drawn = [s[: n if k < 2 * (n_pairs - 1) else last] for k, s in enumerate(torch.cat(z, dim=1))]
+        return drawn, np.concatenate(latent), Codes.joined(codes)
+
+    def _sizes(self, block: Block) -> np.ndarray:
+        """Sizes of the measured cells of a block."""
+        modality = self.own.modality
+        if modality == "protein":
+            return np.ones(block.minibatch.modalities[modality].counts.n_rows)
+        scale = RNA_SCALE if modality == "rna" else self.own.depth
+        return (block.levels[modality] / scale).double().cpu().numpy()
+
+    # ------------------------------------------------------------------------------------------------ neighbours
+
+    @cached_property
+    def teachers(self) -> Teachers:
+        """Measured cells that others may be like."""
+        known = np.flatnonzero(self.cells.has[self.own.modality])
+        return Teachers(self.cells, self.own, known, self.how.seed)
+
+    def _correct(self) -> None:
+        """Let the counts of measured neighbours correct imputed means, where calibration found that they do."""
+        parts = [(part, latent) for part, latent in self._latent if part.averaged("lag") > 0]
+        if parts and len(self.teachers.index):
+            found = self.teachers.residuals([latent for _, latent in parts])
+            for (part, _), residual, variance in zip(parts, *found, strict=True):
+                part.taught = neighbours_say(residual, variance, part.averaged("lag"))
+        self._latent.clear()
+
+    def _teach(self) -> None:
+        """Give unmeasured parts the measured cells nearest to them, weighted by how often they are a neighbour.
+
+        Counts of these cells are read once for all parts, and again to be summed when their weights are known.
+        """
+        untaught, self._untaught = self._untaught, []
+        if not untaught or not len(self.teachers.index):
+            return
+        index, cells, modality = self.teachers.index, self.teachers.cells, self.own.modality
+        size = np.concatenate([self._sizes(block) for block in cells.blocks(index)])
+        panel = cells.data.in_panel(index, modality)
+        taught = []
+        for part, latent in untaught:
+            weight = self.teachers.weights(latent, NEIGHBOURS)
+            used = weight > 0
+            sums = (np.zeros(self.own.n_features) for _ in range(3))
+            part.teachers = Taught(size[used], None if panel is None else panel[used], weight[used], *sums)
+            taught.append((part.teachers, weight))
+        for at in blocks(len(index)):
+            counts = as_csr(cells.data.minibatch(index[at]).modalities[modality].counts, np.float32)
+            for one, weight in taught:
+                near = np.flatnonzero(weight[at])
+                one.add(counts[near], weight[at][near], size[at][near])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -123,9 +123,9 @@ class Minibatch:
         """The same cells with other counts."""
         return Minibatch(self.batch, modalities, self.categorical, self.continuous)
 
-    def without(self, hidden: Iterable[str]) -> Minibatch:
-        """The same cells as if some modalities had not been measured."""
-        return self.of({m: rows for m, rows in self.modalities.items() if m not in set(hidden)})
+    def only(self, shown: Collection[str]) -> Minibatch:
+        """The same cells as if only some modalities had been measured."""
+        return self.of({m: rows for m, rows in self.modalities.items() if m in shown})
 
 
 def placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -24,7 +24,6 @@ from multivi_nf.held_out.fit import Fit
 from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.held_out.pairs import HeldOut, role_cells
 from multivi_nf.held_out.prediction import Prediction
-from multivi_nf.imputation.decode import median_depth
 from multivi_nf.io.progress import progress
 from multivi_nf.latent.cells import Cells
 from multivi_nf.training.model_folder import weights_digest
@@ -86,11 +85,11 @@ def _calibrated(cells: Cells, n_samples: int, seed: int) -> Calibration:
     model, has = cells.model, cells.has
     held = HeldOut(cells, _held_out(cells), None, seed)
     if "atac" in model.modalities and has["atac"].any():
-        held.depth = median_depth(cells)
+        held.depth = cells.median_depth()
     paired = held.index[sum(has[m][held.index].astype(int) for m in model.modalities) > 1]
     found = Calibration(
         n_pairs=len(paired),
-        batches=sorted(set(cells.batches[paired])),
+        batches=sorted(set(cells.data.source.batch[paired].astype(str))),
         atac_depth=held.depth,
         weights=weights_digest(model),
     )
@@ -133,18 +132,18 @@ def _rates(held: HeldOut) -> np.ndarray:
     Batches weigh as in the reference mixture; half a count on each peak, so that none has a rate of 0.
     """
     cells, model = held.cells, held.cells.model
-    chosen, weights = model.reference_weights("atac")
+    chosen, weights = model.config.reference_weights("atac")
     batch, known = cells.data.batch.cpu().numpy(), held.known("atac")
     total = np.zeros(model.config.n_features["atac"])
     for one, weight in zip(chosen.tolist(), weights.double().cpu().numpy()):
         index = known[batch[known] == one]
-        index = index[np.argsort(cell_keys(cells.names[index], 0, "rates"))[:RATE_CELLS]]
+        index = index[np.argsort(cell_keys(cells.data.cells[index], 0, "rates"))[:RATE_CELLS]]
         seen, size = np.full(len(total), 0.5), 1e-12
-        for block in cells.staged(index).blocks(index, cells.others("atac")):
+        for block in cells.staged(index).blocks(index, ("atac",)):
             counts = block.minibatch.modalities["atac"].counts
             values = None if counts.values is None else counts.values.cpu().numpy()
             seen += np.bincount(counts.indices.cpu().numpy(), values, minlength=len(total))
-            size += float(model.level("atac", block.encoded["atac"]).double().sum()) / held.level
+            size += float(block.levels["atac"].double().sum()) / held.level
         total += weight * (seen / size if model.counts_peaks else np.minimum(seen / size, 1))
     return total
 
@@ -162,7 +161,7 @@ def _wanted(has: dict[str, np.ndarray], sources: tuple[str, ...], target: str) -
 
 
 def _notes(found: Calibration, cells: Cells) -> list[str]:
-    others = sorted(set(cells.batches) - set(found.batches))
+    others = sorted(set(cells.data.source.batch.astype(str)) - set(found.batches))
     notes = []
     if not found.calibrated:
         notes.append(

@@ -22,7 +22,7 @@ from multivi_nf.held_out.pairs import HeldOut, halved
 from multivi_nf.imputation.decode import TILE, Decoder
 from multivi_nf.imputation.intervals import protein_expectation
 from multivi_nf.imputation.teachers import Teachers, knows
-from multivi_nf.latent.cells import Codes
+from multivi_nf.latent.cells import Codes, samples
 
 MOST_CELLS, LEAST_DECODED, ELEMENTS = 2000, 400, 40_000_000
 """Cells that are decoded: so many that matrices of all features keep to 160 MB, but at least 400."""
@@ -52,14 +52,14 @@ class Groups:
         self.held, self.model, self.seed = held, held.cells.model, held.seed
         self.target, self.sources = target, sources
         pairs = held.measured(*sources, target)
-        order = np.argsort(cell_keys(held.cells.names[pairs], held.seed, "effects"), kind="stable")
+        order = np.argsort(cell_keys(held.cells.data.cells[pairs], held.seed, "effects"), kind="stable")
         self.decoder = Decoder(self.model, target, "own", held.level)
         most = min(MOST_CELLS, max(LEAST_DECODED, ELEMENTS // self.decoder.n_features))
         self.index = pairs[order[:most]]
         cells = held.cells.staged(self.index)
         random = np.random.default_rng([held.seed, 16])
         self.half = np.arange(len(self.index)) % 2
-        self.blocks = list(cells.blocks(self.index, cells.others(*sources)))
+        self.blocks = list(cells.blocks(self.index, sources))
         own, counts = [], []
         for block in self.blocks:
             first, second = halved(block.minibatch.modalities[target], random)
@@ -73,7 +73,7 @@ class Groups:
         self.panel = cells.data.in_panel(self.index, target)
         if self.panel is not None:
             self.counts, self.whole = self.counts * self.panel, self.whole * self.panel
-        self.batch = np.unique(cells.batches[self.index], return_inverse=True)[1]
+        self.batch = np.unique(cells.data.source.batch[self.index].astype(str), return_inverse=True)[1]
         self.decoded = self._decoded()
 
     @cached_property
@@ -110,11 +110,11 @@ class Groups:
 
     def _decoded(self) -> np.ndarray:
         """(n_cells, n_features) expected counts over antithetic draws, each cell under its own batch."""
-        keys = cell_keys(self.held.cells.names[self.index], self.seed, "posterior")
+        keys = cell_keys(self.held.cells.data.cells[self.index], self.seed, "posterior")
         out = []
         for block in self.blocks:
-            samples = self.held.cells.samples(block.joint, keys[block.at], DRAWS, antithetic=True)
-            out.append(reduce(np.add, [self._values(z, block.codes) / DRAWS for z in samples]))
+            drawn = samples(block.joint, keys[block.at], DRAWS, antithetic=True)
+            out.append(reduce(np.add, [self._values(z, block.codes) / DRAWS for z in drawn]))
         expected = np.concatenate(out) * self.size[:, None].astype(np.float32)
         return expected if self.panel is None else expected * self.panel
 
@@ -166,7 +166,7 @@ class Groups:
         from sklearn.neighbors import NearestNeighbors
 
         known = self.held.known(self.target)
-        keys = cell_keys(self.held.cells.names[known], self.seed, "teachers")
+        keys = cell_keys(self.held.cells.data.cells[known], self.seed, "teachers")
         known = known[np.argsort(keys, kind="stable")[:TEACHERS]]
         if len(known) < 3 * LEFT_OUT * NEIGHBOURS:
             return None
@@ -225,7 +225,7 @@ class Groups:
             index = np.flatnonzero(only & (split == part))
             if len(index) < LEAST_GAIN:
                 return 1.0
-            keys = cell_keys(cells.names[index], self.seed, "gain")
+            keys = cell_keys(cells.data.cells[index], self.seed, "gain")
             index = index[np.argsort(keys, kind="stable")[:GAIN_CELLS]]
             spread.append(float(cells.staged(index).means(index).var(axis=0).sum()))
         return float(np.clip(np.sqrt(spread[0] / max(spread[1], 1e-12)), 1.0, LARGEST_GAIN))

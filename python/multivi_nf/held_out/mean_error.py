@@ -53,7 +53,7 @@ class NeighbourMeans:
         from sklearn.neighbors import NearestNeighbors
 
         target, known = decoder.modality, held.known(decoder.modality)
-        keys = cell_keys(held.cells.names[known], held.seed, "library")
+        keys = cell_keys(held.cells.data.cells[known], held.seed, "library")
         known = known[np.argsort(keys, kind="stable")[:LIBRARY]]
         if target == "protein" or len(known) < 10 * NEIGHBOURS:
             return None
@@ -86,7 +86,7 @@ def _to_reference(
     cells: Cells, index: np.ndarray, decoder: Decoder, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batch of each cell, and (n_batches, n_features) decoded means under the reference mixture over those under it."""
-    names, batch = np.unique(cells.batches[index], return_inverse=True)
+    names, batch = np.unique(cells.data.source.batch[index].astype(str), return_inverse=True)
     own = Decoder(cells.model, decoder.modality, "own", decoder.depth)
     ratio = np.ones((len(names), len(positions)))
     for i in range(len(names)):

@@ -59,13 +59,12 @@ class HeldOut:
         if target == "rna":
             return rows.dense().sum(1).double().cpu().numpy() / RNA_SCALE
         if target == "atac":
-            own = self.cells.encoded(minibatch, self.cells.others("atac"))[1]["atac"]
-            return self.cells.model.level("atac", own).double().cpu().numpy() / self.level
+            return self.cells.encoded(minibatch, ("atac",)).levels["atac"].double().cpu().numpy() / self.level
         return np.ones(rows.n_rows)
 
     def alone(self, minibatch: Minibatch, target: str, rows: ModalityRows) -> np.ndarray:
         """(n_cells, n_latent) mean of the posterior from one modality's rows alone."""
-        return self.cells.encoded(minibatch.of({target: rows}))[0].mean.cpu().numpy()
+        return self.cells.encoded(minibatch.of({target: rows})).mean
 
 
 def role_cells(cells: Cells, role: str) -> np.ndarray:

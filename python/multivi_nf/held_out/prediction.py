@@ -14,7 +14,7 @@ from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.imputation.decode import Decoder
 from multivi_nf.imputation.intervals import Drawn, protein_mixture, rna_mixture
 from multivi_nf.imputation.mixtures import Mixture
-from multivi_nf.latent.cells import tempered
+from multivi_nf.latent.cells import samples, tempered
 
 MAX_CELLS = 400
 MAX_FEATURES = 500
@@ -89,11 +89,11 @@ class Prediction:
     ) -> None:
         self.cells, self.n_samples = held.cells, n_samples
         self.pairs = held.measured(*sources, target)
-        keys = cell_keys(self.cells.names[self.pairs], held.seed, "calibration")
+        keys = cell_keys(self.cells.data.cells[self.pairs], held.seed, "calibration")
         index = np.sort(self.pairs[np.argsort(keys)[:MAX_CELLS]])
         self.decoder = Decoder(self.cells.model, target, None, held.level)
-        self.keys = cell_keys(self.cells.names[index], held.seed, "posterior")
-        self.blocks = list(self.cells.blocks(index, self.cells.others(*sources)))
+        self.keys = cell_keys(self.cells.data.cells[index], held.seed, "posterior")
+        self.blocks = list(self.cells.blocks(index, sources))
         dense = np.concatenate([b.minibatch.modalities[target].counts.dense().cpu().numpy() for b in self.blocks])
         positions = _spread_features(dense)
         panel = self.cells.data.in_panel(index, target)
@@ -104,8 +104,8 @@ class Prediction:
             np.concatenate([held.sizes(block.minibatch, target) for block in self.blocks]),
             np.ones((len(dense), len(positions)), bool) if panel is None else panel[:, positions],
             np.concatenate([block.mean for block in self.blocks]),
-            folds(self.cells.batches[index]),
-            uniforms(cell_keys(self.cells.names[index], held.seed, "pit"), 0, len(positions)),
+            folds(self.cells.data.source.batch[index].astype(str)),
+            uniforms(cell_keys(self.cells.data.cells[index], held.seed, "pit"), 0, len(positions)),
             rates[positions] if rates is not None and target == "atac" else None,
             NeighbourMeans.of(held, index, self.decoder, positions),
             self.decoder.is_probability,
@@ -117,8 +117,8 @@ class Prediction:
         step = max(1, _ELEMENTS // (self.n_samples * max(self.decoder.n_features, 1)))
         for block in self.blocks:
             n = block.minibatch.n_cells
-            warm = tempered(block.joint, torch.full((n,), temperature, device=self.cells.device))
-            z = self.cells.samples(warm, self.keys[block.at], self.n_samples)
+            warm = tempered(block.joint, torch.full((n,), temperature, device=block.joint.mean.device))
+            z = samples(warm, self.keys[block.at], self.n_samples)
             for rows in blocks(n, step):
                 at = slice(block.at.start + rows.start, block.at.start + rows.stop)
                 value, mixture = self._decoded(Drawn(self.decoder, z[:, rows], block.codes.rows(rows), at))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from multivi_nf.errors import InputError, option
-from multivi_nf.latent.cells import Cells, Codes
+from multivi_nf.latent.cells import Codes
 
 if TYPE_CHECKING:
     from multivi_nf.data.mosaic_data import MosaicData
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 RNA_SCALE = 1e4
 TILE = 2048
 """Features decoded together; fixed, so that a value does not depend on which features were asked for."""
-DEPTH_CELLS = 4096
 
 
 @dataclass
@@ -75,14 +74,15 @@ class Decoder:
                 "what was never seen in training cannot be computed",
                 f"choose among {', '.join(model.modalities)}, or train on a mosaic that holds {modality}",
             )
-        self.model, self.modality, self.depth = model, modality, depth
+        self.config, self.generative = model.config, model.generative[modality]
+        self.modality, self.depth = modality, depth
         self.n_features = model.config.n_features[modality]
         self.is_softmax = modality == "rna" or (modality == "atac" and model.counts_peaks)
         self.is_probability = modality == "atac" and not model.counts_peaks
         self.own = batch == "own"
         device = next(model.parameters()).device
         if batch is None or self.own:
-            chosen, weights = model.reference_weights(modality)
+            chosen, weights = model.config.reference_weights(modality)
             self.batches, self.weights = chosen.tolist(), weights.to(device)
         else:
             self.batches = [self._trained_batch(batch)]
@@ -98,7 +98,7 @@ class Decoder:
         return "counts per 10,000" if self.modality == "rna" else "expected foreground count"
 
     def _trained_batch(self, name: str) -> int:
-        config = self.model.config
+        config = self.config
         cells = config.batch_cells[self.modality]
         trained = [b for b, n in zip(config.batches, cells) if n]
         if name not in trained:
@@ -112,7 +112,7 @@ class Decoder:
 
     def check_own(self, data: MosaicData, index: np.ndarray) -> None:
         """Refuse `--batch own` where the own batch of a cell never measured the modality."""
-        cells = np.asarray([*self.model.config.batch_cells[self.modality], 0])
+        cells = np.asarray([*self.config.batch_cells[self.modality], 0])
         untrained = cells[data.batch.cpu().numpy()[index]] == 0
         if untrained.any():
             names = sorted(set(data.source.batch[index][untrained]))
@@ -129,12 +129,12 @@ class Decoder:
         """Refuse proteins that no batch of the mixture has in its panel."""
         if self.modality != "protein" or self.own:
             return
-        if self.model.config.panel is None:
+        if self.config.panel is None:
             return
-        panel = np.asarray(self.model.config.panel)[np.ix_(self.batches, positions)].any(axis=0)
+        panel = np.asarray(self.config.panel)[np.ix_(self.batches, positions)].any(axis=0)
         if not panel.all():
             missing = names[positions[~panel]]
-            where = ", ".join(self.model.config.batches[b] for b in self.batches)
+            where = ", ".join(self.config.batches[b] for b in self.batches)
             raise InputError(
                 f"proteins outside the panel of {where}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
                 "their parameters were never trained in this batch",
@@ -150,7 +150,7 @@ class Decoder:
             rows = codes.batch if batch is None else torch.full_like(codes.batch, batch)
             covariates = (codes.categorical, codes.continuous) if self.own else (None, None)
             index.append(rows)
-            hidden.append(self.model.hidden(self.modality, z, rows, *covariates))
+            hidden.append(self.generative.hidden(z, (rows, *covariates)))
         normaliser = []
         if self.is_softmax and normalise:
             for h, rows in zip(hidden, index):
@@ -164,7 +164,7 @@ class Decoder:
     def raw(self, h: torch.Tensor, batch: torch.Tensor, start: int, stop: int | None = None) -> dict[str, torch.Tensor]:
         """The model's own parameters of a tile of features."""
         stop = min(start + TILE, self.n_features) if stop is None else stop
-        return self.model.tile(self.modality, h, start, stop, batch)
+        return self.generative.tile(h, start, stop, batch)
 
     def profile(self, z: torch.Tensor, codes: Codes) -> torch.Tensor:
         """(n_rows, n_genes) rna means in one pass; the caller keeps rows x genes small."""
@@ -218,26 +218,3 @@ def expected_background(raw: dict[str, torch.Tensor]) -> torch.Tensor:
 def foreground(raw: dict[str, torch.Tensor]) -> torch.Tensor:
     """(1 - pi) alpha E[beta]: expected count with the background removed (totalVI, Gayoso et al. 2021)."""
     return (1 - raw["mixing"]) * raw["foreground"] * expected_background(raw)
-
-
-@torch.inference_mode()
-def median_depth(cells: Cells, stored: float | None = None) -> float:
-    """d~, or l~: median depth of the measured cells (at most 4,096, evenly spaced in the mosaic's order).
-
-    Parameters
-    ----------
-    stored
-        The training mosaic's, from calibration.json; it is preferred, so that scales of several mosaics agree.
-    """
-    if stored is not None:
-        return stored
-    measured = np.flatnonzero(cells.has["atac"])
-    if not measured.size:
-        raise InputError(
-            "the mosaic holds no cell with ATAC, so that the depth at which accessibility is told is not known",
-            "accessibility is told at the median depth of measured cells",
-            "run `multivi-nf calibrate` on the training mosaic, which stores that depth with the model",
-        )
-    chosen = measured[np.unique(np.linspace(0, measured.size - 1, min(measured.size, DEPTH_CELLS)).astype(int))]
-    found = [cells.model.level("atac", block.encoded["atac"]) for block in cells.blocks(chosen, cells.others("atac"))]
-    return float(np.median(torch.cat(found).cpu().numpy()))

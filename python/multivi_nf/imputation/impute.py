@@ -23,14 +23,14 @@ from multivi_nf.calibration.per_cell import nullable
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.data.draws import BLOCK, blocks, cell_keys
 from multivi_nf.errors import InputError
-from multivi_nf.imputation.decode import TILE, Decoder, median_depth
+from multivi_nf.imputation.decode import TILE, Decoder
 from multivi_nf.imputation.features import choose_features
 from multivi_nf.imputation.intervals import Drawn, Predictive
 from multivi_nf.imputation.moments import TINY, check_interval, moments, towards, with_mean_error
 from multivi_nf.imputation.store import Store, new_store
 from multivi_nf.io.outputs import STORE, check_folder
 from multivi_nf.io.progress import progress
-from multivi_nf.latent.cells import Block, Cells, tempered
+from multivi_nf.latent.cells import Block, Cells, samples, tempered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ class Imputer:
         self.cells, self.modality, self.options, model = cells, modality, options, cells.model
         self.index = _cell_index(cells, options.cells)
         scaled = modality == "atac" and "atac" in model.modalities
-        depth = median_depth(cells, calibration.atac_depth) if scaled else 1.0
+        depth = cells.median_depth(calibration.atac_depth) if scaled else 1.0
         self.decoder = Decoder(model, modality, options.batch, depth)
         if self.decoder.own:
             self.decoder.check_own(cells.data, self.index)
@@ -101,10 +101,10 @@ class Imputer:
         self.decoder.check_panel(self.positions, names)
         self.predictive = None
         if options.predictive:
-            self.predictive = Predictive.make(cells, modality, self.index, options.library, calibration)
+            self.predictive = Predictive.make(cells.data, self.decoder, self.index, options.library, calibration)
         self.assessment = calibration.assess(cells.data, self.index, modality)
         self.rates = calibration.rates
-        self.keys = cell_keys(cells.names[self.index], options.seed, "posterior")
+        self.keys = cell_keys(cells.data.cells[self.index], options.seed, "posterior")
         self.layers = ["X", "sd", "lower", "upper"]
         self.layers += ["predicted_lower", "predicted_upper"] if self.predictive else []
         self.obs, self.uns = self._obs(), self._uns()
@@ -133,8 +133,8 @@ class Imputer:
     def block(self, block: Block) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
         """The same of one block of the cells that were asked for."""
         temperature = torch.as_tensor(self.assessment.temperature[block.at], dtype=torch.float32)
-        joint = tempered(block.joint, temperature.to(self.cells.device))
-        z = self.cells.samples(joint, self.keys[block.at], self.options.n_samples)
+        joint = tempered(block.joint, temperature.to(block.joint.mean.device))
+        z = samples(joint, self.keys[block.at], self.options.n_samples)
         for run in blocks(z.shape[1], self.cells_a_run):
             out = {name: np.empty((run.stop - run.start, len(self.positions)), np.float32) for name in self.layers}
             for part in blocks(run.stop - run.start, self._cells_decoded):

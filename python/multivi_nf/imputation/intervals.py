@@ -15,7 +15,7 @@ from multivi_nf.calibration.stored import patterns
 from multivi_nf.errors import InputError, option
 from multivi_nf.imputation.decode import RNA_SCALE, TILE, Decoder, Prepared, expected_background
 from multivi_nf.imputation.mixtures import Mixture, invert
-from multivi_nf.latent.cells import Cells, Codes
+from multivi_nf.latent.cells import Codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,9 +121,15 @@ class Predictive:
 
     @classmethod
     def make(
-        cls, cells: Cells, modality: str, index: np.ndarray, library: pd.Series | None, calibration: Calibration
+        cls,
+        data: MosaicData,
+        decoder: Decoder,
+        index: np.ndarray,
+        library: pd.Series | None,
+        calibration: Calibration,
     ) -> Predictive:
         """Collect libraries: those given, else the cell's own where it was measured, else the reference's."""
+        modality = decoder.modality
         if modality == "atac":
             raise InputError(
                 f"{option('predictive')} was asked for atac",
@@ -131,7 +137,7 @@ class Predictive:
                 "read the imputed value (probability, or expected fragments); it is the prediction",
             )
         factor, levels = np.ones(len(index)), []
-        for sources, rows in patterns(cells.data, index).items():
+        for sources, rows in patterns(data, index).items():
             entry = None if modality in sources.split("+") else calibration.direction(sources, modality)
             if entry is not None:
                 factor[rows] = 1.0 if entry.dispersion_factor is None else entry.dispersion_factor
@@ -139,14 +145,13 @@ class Predictive:
                     levels.append((rows, entry.levels))
         own, reference = np.full(len(index), np.nan), np.empty(0)
         if modality == "rna":
-            totals = cell_totals(cells.data)
+            totals = cell_totals(data)
             own = totals[index]
-            known = np.flatnonzero(
-                np.isin(cells.data.batch.cpu().numpy(), [b for b, _ in cells.model.reference_mixture("rna")])
-            )
+            mixture = [b for b, _ in decoder.config.reference_mixture("rna")]
+            known = np.flatnonzero(np.isin(data.batch.cpu().numpy(), mixture))
             reference = totals[known][totals[known] > 0]
             if library is not None:
-                given = library.reindex(cells.names[index]).to_numpy(float)
+                given = library.reindex(data.cells[index]).to_numpy(float)
                 own = np.where(np.isnan(given), own, given)
             if np.isnan(own).any() and not reference.size:
                 raise InputError(
@@ -224,7 +229,6 @@ def rna_mixture(drawn: Drawn, draws: np.ndarray, columns: np.ndarray, sizes: np.
 def rna_dispersion(drawn: Drawn, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inverse dispersion (1 or n_cells, n_columns), its geometric mean over the mixture, and mean zero inflation."""
     decoder, z, n_draws, n_cells = drawn.decoder, drawn.flat, drawn.n_draws, drawn.n_cells
-    model = decoder.model
     at = torch.as_tensor(columns, device=z.device)
     zero = np.zeros((n_cells, len(columns)))
     prepared = decoder.prepare(z, drawn.codes, normalise=False)
@@ -232,9 +236,9 @@ def rna_dispersion(drawn: Drawn, columns: np.ndarray) -> tuple[np.ndarray, np.nd
     drop: torch.Tensor | None = None
     for i, (h, rows) in enumerate(zip(prepared.hidden, prepared.batches)):
         weight = 1.0 if decoder.own else float(decoder.weights[i, 0])
-        inflated = model.config.rna_likelihood == "zinb"
+        inflated = decoder.config.rna_likelihood == "zinb"
         needed = len(z) if inflated else n_cells
-        raw = model.tile("rna", h[:needed], 0, decoder.n_features, rows[:needed])
+        raw = decoder.raw(h[:needed], rows[:needed], 0, decoder.n_features)
         if "log_dispersion" in raw:
             value = raw["log_dispersion"][..., at]
             value = (value if value.dim() == 1 else value[:n_cells]) * weight

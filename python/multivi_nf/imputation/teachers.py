@@ -42,8 +42,8 @@ class Teachers:
     """
 
     def __init__(self, cells: Cells, decoder: Decoder, known: np.ndarray, seed: int) -> None:
-        self.decoder, self.target = decoder, decoder.modality
-        keys = cell_keys(cells.names[known], seed, "subsample")
+        self.decoder = decoder
+        keys = cell_keys(cells.data.cells[known], seed, "subsample")
         self.index = np.sort(known[np.argsort(keys, kind="stable")[:MOST]])
         self.cells = cells.staged(self.index)
 
@@ -76,7 +76,7 @@ class Teachers:
         used = np.flatnonzero(weight.sum(0) > 0)
         observed, expected, squared = np.zeros((3, len(groups), self.decoder.n_features))
         for block in self.cells.blocks(self.index[used]):
-            counts, means = self._shown(block)
+            counts, means = _shown(self.decoder, block)
             some = weight[:, used[block.at]]
             observed += some @ counts
             expected += some @ means
@@ -86,14 +86,14 @@ class Teachers:
         top, bottom = (row * factor + 0.5 for row in (observed, expected))
         return np.log(top / bottom), 1 / bottom
 
-    def _shown(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """(n_cells, n_features) counts, and those that are expected under the cells' own batches."""
-        counts = block.minibatch.modalities[self.target].counts.dense().double().cpu().numpy()
-        means = self.decoder.values(block.joint.mean, block.codes).double().numpy()
-        if self.target == "rna":
-            return counts, means * (counts.sum(1) / RNA_SCALE)[:, None]
-        size = self.cells.model.level("atac", block.encoded["atac"]).double().cpu().numpy() / self.decoder.depth
-        return counts, means * size[:, None]
+
+def _shown(decoder: Decoder, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """(n_cells, n_features) counts, and those that are expected under the cells' own batches."""
+    counts = block.minibatch.modalities[decoder.modality].counts.dense().double().cpu().numpy()
+    means = decoder.values(block.joint.mean, block.codes).double().numpy()
+    if decoder.modality == "rna":
+        return counts, means * (counts.sum(1) / RNA_SCALE)[:, None]
+    return counts, means * (block.levels["atac"].double().cpu().numpy() / decoder.depth)[:, None]
 
 
 def knows(target: str) -> bool:

@@ -6,9 +6,8 @@ Cells are encoded in blocks of fixed size, so that their values do not depend on
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from multivi_nf.data.draws import blocks, normals
 from multivi_nf.data.minibatch import Minibatch
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.data.stored import stored_source
+from multivi_nf.errors import InputError
 from multivi_nf.model.fusion import Gaussian, Joint
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from multivi_nf.data.source import Source
     from multivi_nf.training import MultiVI
+
+DEPTH_CELLS = 4096
 
 
 @dataclass
@@ -76,12 +78,15 @@ class Block:
         All that was measured of them, hidden modalities too.
     joint, encoded
         Their joint posterior, and each modality's own.
+    levels
+        Modality to library (counts) or depth in (0, 1) of the cells that measured it.
     """
 
     at: slice
     minibatch: Minibatch
     joint: Joint
     encoded: dict[str, Gaussian]
+    levels: dict[str, torch.Tensor]
 
     @property
     def codes(self) -> Codes:
@@ -112,53 +117,50 @@ class Cells:
 
     def __init__(self, model: MultiVI, mosaic: Cells | MosaicData | MuData | Source | str | os.PathLike[str]) -> None:
         self.model = model.eval()
-        self.device = device_of(model)
         self.data: MosaicData = mosaic.data if isinstance(mosaic, Cells) else cells_of(model, mosaic)
         self.has = self.data.has
-
-    @cached_property
-    def names(self) -> np.ndarray:
-        """(n_cells,) names."""
-        return self.data.cells.to_numpy()
-
-    @cached_property
-    def batches(self) -> np.ndarray:
-        """(n_cells,) names of their batches."""
-        return self.data.source.batch.astype(str)
 
     def staged(self, index: np.ndarray) -> Cells:
         """The same, those of `index` ready to be read block by block in any order."""
         return Cells(self.model, self.data.staged(index))
 
-    def others(self, *kept: str) -> list[str]:
-        """The model's modalities but these."""
-        return [m for m in self.model.modalities if m not in kept]
+    def encoded(self, minibatch: Minibatch, shown: Collection[str] | None = None, at: slice = slice(None)) -> Block:
+        """Encode a minibatch, as if only the modalities in `shown` had been measured; None: all that were."""
+        seen = minibatch if shown is None else minibatch.only(shown)
+        encoded = self.model.encode(seen)
+        levels = {m: self.model.level(m, q) for m, q in encoded.items() if q.size is not None}
+        return Block(at, minibatch, self.model.fuse(seen, encoded), encoded, levels)
 
-    def encoded(self, minibatch: Minibatch, hide: Iterable[str] = ()) -> tuple[Joint, dict[str, Gaussian]]:
-        """Joint posterior of a minibatch and each modality's own, as if those in `hide` had not been measured."""
-        return posteriors(self.model, minibatch, hide)
-
-    def blocks(self, index: np.ndarray, hide: Iterable[str] = ()) -> Iterator[Block]:
+    def blocks(self, index: np.ndarray, shown: Collection[str] | None = None) -> Iterator[Block]:
         """Encode cells, block by block."""
-        for at in blocks(len(index)):
-            minibatch = self.data.minibatch(index[at])
-            yield Block(at, minibatch, *self.encoded(minibatch, hide))
+        return (self.encoded(self.data.minibatch(index[at]), shown, at) for at in blocks(len(index)))
 
-    def means(self, index: np.ndarray, hide: Iterable[str] = ()) -> np.ndarray:
+    def means(self, index: np.ndarray) -> np.ndarray:
         """(n, n_latent) means of their joint posteriors."""
         empty = np.zeros((0, self.model.config.n_latent), np.float32)
-        return np.concatenate([empty, *(block.mean for block in self.blocks(index, hide))])
+        return np.concatenate([empty, *(block.mean for block in self.blocks(index))])
 
-    def samples(self, joint: Joint, keys: np.ndarray, n_draws: int, *, antithetic: bool = False) -> torch.Tensor:
-        """(n_draws, n_cells, n_latent) posterior samples, by the cells' keys; antithetic ones come in pairs."""
-        n = n_draws // 2 if antithetic else n_draws
-        noise = torch.from_numpy(normals(keys, range(n), self.model.config.n_latent)).to(self.device)
-        return draw(joint, torch.stack([noise, -noise], dim=1).flatten(0, 1) if antithetic else noise)
+    @torch.inference_mode()
+    def median_depth(self, stored: float | None = None) -> float:
+        """d~, or l~: median depth of the measured cells (at most 4,096, evenly spaced in the mosaic's order).
 
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the model's weights are."""
-    return next(model.parameters()).device
+        Parameters
+        ----------
+        stored
+            The training mosaic's, from calibration.json; it is preferred, so that scales of several mosaics agree.
+        """
+        if stored is not None:
+            return stored
+        measured = np.flatnonzero(self.data.has["atac"])
+        if not measured.size:
+            raise InputError(
+                "the mosaic holds no cell with ATAC, so that the depth at which accessibility is told is not known",
+                "accessibility is told at the median depth of measured cells",
+                "run `multivi-nf calibrate` on the training mosaic, which stores that depth with the model",
+            )
+        chosen = measured[np.unique(np.linspace(0, measured.size - 1, min(measured.size, DEPTH_CELLS)).astype(int))]
+        found = [block.levels["atac"] for block in self.blocks(chosen, ("atac",))]
+        return float(np.median(torch.cat(found).cpu().numpy()))
 
 
 def cells_of(model: MultiVI, mosaic: MuData | MosaicData | Source | str | os.PathLike[str]) -> MosaicData:
@@ -166,15 +168,15 @@ def cells_of(model: MultiVI, mosaic: MuData | MosaicData | Source | str | os.Pat
     if isinstance(mosaic, str | os.PathLike):
         mosaic = stored_source(mosaic, atac_counts="atac" in model.config.counted)
     data = mosaic if isinstance(mosaic, MosaicData) else MosaicData(mosaic, model)
-    device = device_of(model)
+    device = next(model.parameters()).device
     return data if data.device == device else data.to(device)
 
 
-def posteriors(model: MultiVI, minibatch: Minibatch, hide: Iterable[str] = ()) -> tuple[Joint, dict[str, Gaussian]]:
-    """Joint posterior of a minibatch and each modality's own, as if those in `hide` had not been measured."""
-    minibatch = minibatch.without(hide)
-    encoded = model.encode(minibatch)
-    return model.fuse(minibatch, encoded), encoded
+def samples(joint: Joint, keys: np.ndarray, n_draws: int, *, antithetic: bool = False) -> torch.Tensor:
+    """(n_draws, n_cells, n_latent) posterior samples, by the cells' keys; antithetic ones come in pairs."""
+    n = n_draws // 2 if antithetic else n_draws
+    noise = torch.from_numpy(normals(keys, range(n), joint.mean.shape[1])).to(joint.mean.device)
+    return draw(joint, torch.stack([noise, -noise], dim=1).flatten(0, 1) if antithetic else noise)
 
 
 def tempered(joint: Joint, temperature: torch.Tensor) -> Joint:

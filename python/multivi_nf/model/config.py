@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from multivi_nf.errors import InputError, option
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.model.formulas import FORMULAS, OURS, Formulas
@@ -23,6 +25,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Every option that is a choice, with its choices."""
 
+N_REFERENCE_BATCHES = 8
+"""At most so many batches make up the mixture that a modality is decoded under."""
 
 _WEIGHTS = ("alignment_weight", "adversary_weight", "batch_integration", "modality_integration")
 _RANGES: tuple[tuple[tuple[str, ...], float, float, str], ...] = (
@@ -220,6 +224,53 @@ class ModelConfig:
     def counted(self) -> tuple[str, ...]:
         """Modalities of which counts are read; of the others only what is open (0/1)."""
         return tuple(m for m in self.modalities if m != "atac" or self.atac_likelihood != "bernoulli")
+
+    @property
+    def integrates_batches(self) -> bool:
+        """Whether there are batches to bring together, and this is asked for."""
+        return self.batch_integration > 0 and len(self.batches) > 1
+
+    @property
+    def leading(self) -> int:
+        """Index of the modality that most batches measured, the first of them on ties."""
+        measured = [sum(n > 0 for n in self.batch_cells[m]) for m in self.modalities]
+        return measured.index(max(measured))
+
+    @property
+    def leader(self) -> int | None:
+        """The modality that the others are aligned to: `leading` where batches are brought together, else None.
+
+        What batches share must not be dragged towards what each has of its own.
+        """
+        return self.leading if self.integrates_batches and len(self.modalities) > 1 else None
+
+    def reference_mixture(self, modality: str) -> list[tuple[int, float]]:
+        """The batches to decode a modality under: the 8 largest that measured it, weighted by their cells."""
+        cells = self.batch_cells[modality]
+        order = sorted((i for i, n in enumerate(cells) if n), key=lambda i: (-cells[i], i))[:N_REFERENCE_BATCHES]
+        total = sum(cells[i] for i in order)
+        return [(i, cells[i] / total) for i in order]
+
+    def reference_weights(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """`reference_mixture` by feature: (n_ref,) batches and (n_ref, n_features) weights that sum to 1 over batches.
+
+        A protein counts only the batches that have it in their panel; where none of the 8 largest has, the largest
+        that has is added (its weight is 0 for the others). Of a protein in no panel all weights are 0.
+        """
+        chosen = [i for i, _ in self.reference_mixture(modality)]
+        cells = torch.tensor(self.batch_cells[modality], dtype=torch.get_default_dtype())
+        use = torch.ones(len(cells), self.n_features[modality])
+        if modality == "protein" and self.panel is not None:
+            n_large, panel = len(chosen), torch.tensor(self.panel, dtype=use.dtype)
+            use = panel.clone()
+            for protein in (panel[chosen].sum(0) == 0).nonzero().squeeze(1).tolist():
+                largest = int((cells * panel[:, protein]).argmax())
+                if cells[largest] * panel[largest, protein] > 0 and largest not in chosen:
+                    chosen.append(largest)
+            served = panel[chosen[:n_large]].sum(0) > 0
+            use[chosen[n_large:]] *= (~served).to(use.dtype)
+        mass = cells[chosen].unsqueeze(1) * use[chosen]
+        return torch.tensor(chosen), mass / mass.sum(0).clamp(min=1e-12)
 
 
 def _problem(name: str, value: Any, remedy: str) -> InputError:

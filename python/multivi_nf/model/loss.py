@@ -144,7 +144,7 @@ class Objective:
         """All parts and their sum; `mixing`: running sums of the local mixing penalties, None leaves these out."""
         model, config = self.model, self.model.config
         parts = self._elbos()
-        aligned = alignment(self.posteriors, self.samples, config.alignment, model.formulas, model.leader)
+        aligned = alignment(self.posteriors, self.samples, config.alignment, model.formulas, config.leader)
         parts["alignment"] = self.per_cell * aligned
         pull = None
         if mixing is not None:
@@ -229,7 +229,7 @@ def comparisons(model: Network) -> dict[str, tuple[int, int]]:
     """What `mixing_terms` compares for this model: name to numbers of strata and groups; {} is nothing."""
     found: dict[str, tuple[int, int]] = {}
     several, n_batches = len(model.modalities) > 1, len(model.config.batches)
-    if model.integrates_batches:
+    if model.config.integrates_batches:
         found |= dict.fromkeys(("joint", "leading") if several else ("joint",), (1, n_batches))
     if model.config.modality_integration > 0 and several:
         found["measured"] = (n_batches, 1 << len(model.modalities))
@@ -256,8 +256,8 @@ def mixing_terms(
     if "joint" in mixing.shapes:
         costs["joint"] = mixing.charge("joint", mean, minibatch.batch, counterparts=minibatch.counterparts, note=note)
     if "leading" in mixing.shapes:
-        rows = present[:, model.leading].nonzero().squeeze(1)
-        own = posteriors.mean[rows, model.leading]
+        rows = present[:, config.leading].nonzero().squeeze(1)
+        own = posteriors.mean[rows, config.leading]
         theirs = None if minibatch.counterparts is None else minibatch.counterparts[rows]
         costs["leading"] = mixing.charge("leading", own, minibatch.batch[rows], counterparts=theirs, note=note)
     if "measured" in mixing.shapes:

@@ -18,9 +18,6 @@ from multivi_nf.model.generative import Generative, Observed, Protein, generativ
 from multivi_nf.model.networks import CodeTable, Encoder, FullSizeEncoder, Modules, SizeHead
 from multivi_nf.model.thinning import Halves, scored
 
-N_REFERENCE_BATCHES = 8
-"""At most so many batches make up the mixture that a modality is decoded under."""
-
 
 class Network(nn.Module):
     """A model without its objective.
@@ -109,25 +106,6 @@ class Network(nn.Module):
                 log_total = means[m].sum().clamp(min=1).log()
                 head.start_at(log_total, level=None if self._is_open(m) else log_total)
 
-    @property
-    def integrates_batches(self) -> bool:
-        """Whether there are batches to bring together, and this is asked for."""
-        return self.config.batch_integration > 0 and len(self.config.batches) > 1
-
-    @property
-    def leading(self) -> int:
-        """Index of the modality that most batches measured, the first of them on ties."""
-        measured = [sum(n > 0 for n in self.config.batch_cells[m]) for m in self.modalities]
-        return measured.index(max(measured))
-
-    @property
-    def leader(self) -> int | None:
-        """The modality that the others are aligned to: `leading` where batches are brought together, else None.
-
-        What batches share must not be dragged towards what each has of its own.
-        """
-        return self.leading if self.integrates_batches and len(self.modalities) > 1 else None
-
     # ------------------------------------------------------------------ encoding
 
     def measured(self, minibatch: Minibatch) -> dict[str, ModalityRows]:
@@ -199,11 +177,11 @@ class Network(nn.Module):
 
     def depth(self, minibatch: Minibatch) -> torch.Tensor:
         """(n_atac_rows,) depth d_c in (0, 1), or fragments l_c, of the cells with ATAC, in the order of their rows."""
-        return self.level("atac", self.encode(_only(minibatch, "atac"))["atac"])
+        return self.level("atac", self.encode(minibatch.only(("atac",)))["atac"])
 
     def library(self, minibatch: Minibatch) -> torch.Tensor:
         """(n_rna_rows,) library l_c of the cells with RNA, counts: observed or encoded, as configured."""
-        return self.level("rna", self.encode(_only(minibatch, "rna"))["rna"])
+        return self.level("rna", self.encode(minibatch.only(("rna",)))["rna"])
 
     # ------------------------------------------------------------------ decoding
 
@@ -225,7 +203,7 @@ class Network(nn.Module):
             (n_rows, n_latent).
         batch_index
             (n_rows,) batch to decode under; -1, and batches that never trained this modality, mean the average of
-            the trained batches' codes, weighted by cells. See `reference_mixture`.
+            the trained batches' codes, weighted by cells. See `ModelConfig.reference_mixture`.
         categorical, continuous
             Further covariates of the rows; None is unknown (-1) and 0.
 
@@ -251,36 +229,3 @@ class Network(nn.Module):
             ``mixing`` (probability of background), ``panel`` (bool), all (n, width), ``log_dispersion`` (width,).
         """
         return self.generative[modality].tile(h, start, stop, batch_index)
-
-    def reference_mixture(self, modality: str) -> list[tuple[int, float]]:
-        """The batches to decode a modality under: the 8 largest that measured it, weighted by their cells."""
-        cells = self.config.batch_cells[modality]
-        order = sorted((i for i, n in enumerate(cells) if n), key=lambda i: (-cells[i], i))[:N_REFERENCE_BATCHES]
-        total = sum(cells[i] for i in order)
-        return [(i, cells[i] / total) for i in order]
-
-    def reference_weights(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """`reference_mixture` by feature: (n_ref,) batches and (n_ref, n_features) weights that sum to 1 over batches.
-
-        A protein counts only the batches that have it in their panel; where none of the 8 largest has, the largest
-        that has is added (its weight is 0 for the others). Of a protein in no panel all weights are 0.
-        """
-        chosen = [i for i, _ in self.reference_mixture(modality)]
-        cells = torch.tensor(self.config.batch_cells[modality], dtype=torch.get_default_dtype())
-        use = torch.ones(len(cells), self.config.n_features[modality])
-        if modality == "protein":
-            known = cast("Protein", self.generative["protein"]).panel
-            n_large, panel = len(chosen), known[:-1].cpu().to(use.dtype)
-            use = panel.clone()
-            for protein in (panel[chosen].sum(0) == 0).nonzero().squeeze(1).tolist():
-                largest = int((cells * panel[:, protein]).argmax())
-                if cells[largest] * panel[largest, protein] > 0 and largest not in chosen:
-                    chosen.append(largest)
-            served = panel[chosen[:n_large]].sum(0) > 0
-            use[chosen[n_large:]] *= (~served).to(use.dtype)
-        mass = cells[chosen].unsqueeze(1) * use[chosen]
-        return torch.tensor(chosen), mass / mass.sum(0).clamp(min=1e-12)
-
-
-def _only(minibatch: Minibatch, modality: str) -> Minibatch:
-    return minibatch.of({modality: minibatch.modalities[modality]})

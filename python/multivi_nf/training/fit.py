@@ -116,7 +116,7 @@ def train(
     place = choose_device(device, reporter.say)
     data = MosaicData(source, model)
     roles = chosen_roles(source, split, seed)
-    if model.integrates_batches:
+    if model.config.integrates_batches:
         found = counterparts(data.source, model.config.batches, among=roles == "train", seed=seed)
         data.counterparts = torch.from_numpy(found)
     settings = settings_for(

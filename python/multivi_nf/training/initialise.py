@@ -32,7 +32,7 @@ def initialise(model: MultiVI, source: Source, seed: int = 0) -> None:
     for m in means:
         seen = seen_by_encoder(source.matrices[m])
         if model.formulas.tuned:
-            batch = batch_of(source, m) if model.integrates_batches else None
+            batch = batch_of(source, m) if model.config.integrates_batches else None
             start = first_layer(source.matrices[m], model.config.n_hidden, seed=seed, batch=batch, seen=seen)
             if start is not None:
                 model.encoders[m].start_at(*map(torch.from_numpy, start))

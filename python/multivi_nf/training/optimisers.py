@@ -86,7 +86,7 @@ class Optimisers:
 def _grouping(model: MultiVI, settings: Settings) -> Callable[[str, torch.nn.Parameter], tuple[float, float]]:
     """Weight decay of a parameter, and its pace: the factor on the learning rate."""
     ours = model.formulas.tuned
-    codes = {name for name in model.batch_tables() if name.startswith(PROTEIN) and model.integrates_batches}
+    codes = {name for name in model.batch_tables() if name.startswith(PROTEIN) and model.config.integrates_batches}
 
     def group(name: str, parameter: torch.nn.Parameter) -> tuple[float, float]:
         if DISPERSION.match(name):

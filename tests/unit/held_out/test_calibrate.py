@@ -63,7 +63,7 @@ def test_fragments_are_drawn_to_their_peaks_rates_by_the_log_score_of_counts(fra
     held = set(model.split.loc[model.split["split"] == "calibration", "cell"])
     free, batch = ~mosaic["atac"].obs_names.isin(held), mosaic.obs.loc[mosaic["atac"].obs_names, "batch"].to_numpy()
     rates = 0
-    for i, weight in model.reference_mixture("atac"):
+    for i, weight in model.config.reference_mixture("atac"):
         own = counts[free & (batch == model.config.batches[i])]
         rates = rates + weight * found.atac_depth * (own.sum(0) + 0.5) / own.sum()
     np.testing.assert_allclose(found.rates, rates, rtol=1e-4)

@@ -32,7 +32,7 @@ def brute_force(model, mosaic, modality: str, n_samples: int, seed: int) -> np.n
     encoded = model.encode(minibatch)
     joint = model.fuse(minibatch, encoded)
     noise = torch.from_numpy(normals(cell_keys(data.cells, seed, "posterior"), range(n_samples), model.config.n_latent))
-    batches, weights = model.reference_weights(modality)
+    batches, weights = model.config.reference_weights(modality)
     n = model.config.n_features[modality]
     draws = []
     for eps in noise:

@@ -9,7 +9,7 @@ import torch
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.imputation.decode import Decoder
 from multivi_nf.imputation.teachers import NEIGHBOURS, Teachers, knows
-from multivi_nf.latent.cells import Cells, Codes, posteriors
+from multivi_nf.latent.cells import Cells, Codes
 from multivi_nf.testing.models import make_model, with_split
 from multivi_nf.testing.mosaics import patterned_mosaic
 
@@ -32,7 +32,8 @@ def test_residuals_are_those_of_weighted_sums(shown, target, depth):
         places = [teachers.places[:30], teachers.places[50:52]]
         residual, variance = teachers.residuals(places)
         minibatch = data.minibatch(teachers.index)
-        joint, encoded = posteriors(model, minibatch)
+        block = Cells(model, data).encoded(minibatch)
+        joint, encoded = block.joint, block.encoded
         decoder = Decoder(model, target, "own", depth)
         codes = Codes(minibatch.batch, minibatch.categorical, minibatch.continuous)
         counts = minibatch.modalities[target].counts.dense().double().numpy()

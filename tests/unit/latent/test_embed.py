@@ -72,10 +72,11 @@ def test_temperature_scales_variance_up_to_the_prior():
 def test_every_fusion_draws_from_its_posterior(fusion):
     mosaic = patterned_mosaic(n=24)
     model = make_model(mosaic, fusion=fusion)
-    from multivi_nf.latent.cells import cells_of, posteriors
+    from multivi_nf.latent.cells import Cells
 
     with torch.inference_mode():
-        joint, _ = posteriors(model, cells_of(model, mosaic).minibatch(np.arange(24)))
+        cells = Cells(model, mosaic)
+        joint = cells.encoded(cells.data.minibatch(np.arange(24))).joint
         noise = torch.randn(4000, 24, 5, generator=torch.Generator().manual_seed(0))
         z = draw(joint, noise)
     np.testing.assert_allclose(z.mean(0), joint.mean, atol=0.1)

@@ -252,14 +252,14 @@ def test_one_batch_has_nothing_to_integrate(model, config):
     cells = dict.fromkeys(("rna", "atac", "protein"), (30,))
     made = model(batches=("a",), batch_cells=cells)
     assert comparisons(made) == {"measured": (1, 8)}
-    assert made.leader is None and not made.integrates_batches
+    assert made.config.leader is None and not made.config.integrates_batches
 
 
 def test_the_modality_that_most_batches_measured_leads(model):
-    assert model().leader == 0
+    assert model().config.leader == 0
     cells = {"rna": (20, 0, 0), "atac": (20, 10, 5), "protein": (0, 10, 5)}
-    assert model(batch_cells=cells).leader == 1
-    assert model(batch_integration=0).leader is None
+    assert model(batch_cells=cells).config.leader == 1
+    assert model(batch_integration=0).config.leader is None
 
 
 def test_the_strength_is_a_share_of_the_reconstruction(model, minibatch, generator):

@@ -197,7 +197,7 @@ def test_tiles_of_features_side_by_side_are_all_features(model):
 def test_the_reference_mixture_is_the_eight_largest_by_cells():
     cells = (5, 0, 9, 9, 1, 2, 3, 4, 6, 7, 8)
     config = ModelConfig({"rna": 3}, tuple("abcdefghijk"), {"rna": cells}, n_hidden=4, n_latent=2)
-    mixture = MultiVI(config).reference_mixture("rna")
+    mixture = config.reference_mixture("rna")
     assert [b for b, _ in mixture] == [2, 3, 10, 9, 8, 0, 7, 6]
     assert [w for _, w in mixture] == [n / 51 for n in (9, 9, 8, 7, 6, 5, 4, 3)]
 
@@ -206,7 +206,7 @@ def test_a_protein_is_decoded_under_batches_that_have_it():
     cells = tuple(range(20, 9, -1))
     panel = [[True, b < 2, b == 10] for b in range(11)]
     config = ModelConfig({"protein": 3}, tuple("abcdefghijk"), {"protein": cells}, panel=panel, n_hidden=4, n_latent=2)
-    batches, weights = MultiVI(config).reference_weights("protein")
+    batches, weights = config.reference_weights("protein")
     assert batches.tolist() == [*range(8), 10]
     assert torch.allclose(weights.sum(0), torch.ones(3))
     assert torch.allclose(weights[:8, 0], torch.tensor(cells[:8]) / sum(cells[:8]))
