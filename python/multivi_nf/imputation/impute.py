@@ -310,8 +310,7 @@ def impute_to_zarr(imputer: Imputer, output: Path, dtype: str = "float32") -> No
         f"at most {_size(n_bytes)} on disk{said}",
         file=sys.stderr,
     )
-    advice = "impute fewer features (--features), with --dtype float16, or to a disk with more space"
-    with new_store(output, n_bytes, advice) as path:
+    with new_store(output, n_bytes) as path:
         table = ad.AnnData(obs=imputer.obs, var=imputer.var, uns=imputer.uns)
         store = Store(path, table, layers, dtype, imputer.cells_a_run)
         with progress(f"impute {imputer.modality}", n_cells) as advance:

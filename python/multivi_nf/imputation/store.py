@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 
 from multivi_nf.data.draws import BLOCK
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.io.files import DiskFull, written_whole
 from multivi_nf.io.hdf5 import reading, reading_hdf5
 from multivi_nf.io.outputs import STORE, check_folder
@@ -86,7 +86,7 @@ class Store:
 
 
 @contextmanager
-def new_store(path: Path, n_bytes: int, advice: str) -> Iterator[Path]:
+def new_store(path: Path, n_bytes: int) -> Iterator[Path]:
     """Temporary folder that becomes `path` when it is complete.
 
     Raises
@@ -96,6 +96,8 @@ def new_store(path: Path, n_bytes: int, advice: str) -> Iterator[Path]:
         writing (nothing stays).
     """
     check_folder(path, STORE)
+    fewer = f"impute fewer features ({option('features')}), with {option('dtype', 'float16')}"
+    advice = f"free space, {fewer}, or give a disk with more"
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if n_bytes > free:
@@ -150,9 +152,7 @@ def gather(chunks: list[Path], output: Path, embedding: Path | None = None, zarr
     layers, first = parts[0].layers, parts[0].matrix("X")
     dtype, rows = str(first.dtype), first.chunks[0]
     n_bytes = len(obs) * len(var) * len(layers) * np.dtype(dtype).itemsize
-    with new_store(
-        output, n_bytes, "free space, or impute fewer features (--features) or with --dtype float16"
-    ) as path:
+    with new_store(output, n_bytes) as path:
         obs, obsm, colours = _embedded(obs, embedding) if embedding is not None else (obs, {}, {})
         table = ad.AnnData(obs=obs, var=var, uns=uns | colours, obsm=obsm)
         store = Store(path, table, layers, dtype, rows, zarr_format)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.io import processes
 from multivi_nf.io.hdf5_writes import errors_kept
 
@@ -187,7 +187,9 @@ def _refuse_kind(final: Path, folder: bool) -> None:
     wrong = not_replaceable(final, folder)
     if wrong:
         raise InputError(
-            f"{final} is {wrong}", "what stands there would be lost", "give another --output, or move it away"
+            f"{final} is {wrong}",
+            "what stands there would be lost",
+            f"give another {option('output')}, or move it away",
         )
 
 
@@ -298,8 +300,8 @@ def _full(final: Path, temporary: Path, error: Exception) -> InputError:
     return DiskFull(
         f"the disk filled up while {final} was written: {written:,} bytes were written, {free:,} are free ({reason})",
         "half a result looks like a whole one; what was written has been removed",
-        f"free space in {final.parent.absolute()} (or raise the quota), or give an --output on another disk; then run "
-        "the same again",
+        f"free space in {final.parent.absolute()} (or raise the quota), or give an {option('output')} on another disk; "
+        "then run the same again",
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from multivi_nf.errors import InputError
+from multivi_nf.errors import option as named
 from multivi_nf.io.files import LONGEST_NAME, is_half, not_replaceable
 
 LONGEST_PATH = 4095
@@ -52,7 +53,7 @@ class Kind:
         return ""
 
 
-def check_folder(path: Path, kind: Kind | None, option: str = "--output") -> None:
+def check_folder(path: Path, kind: Kind | None, option: str = "") -> None:
     """Refuse a folder that cannot be written, or whose content is not this step's own.
 
     Parameters
@@ -69,6 +70,7 @@ def check_folder(path: Path, kind: Kind | None, option: str = "--output") -> Non
     InputError
         Names the path and what is in the way.
     """
+    option = option or named("output")
     _check_place(path, option, folder=True)
     if kind is None or not path.is_dir():
         return
@@ -85,7 +87,7 @@ def check_folder(path: Path, kind: Kind | None, option: str = "--output") -> Non
         )
 
 
-def check_file(path: Path, form: str = "", option: str = "--output") -> None:
+def check_file(path: Path, form: str = "", option: str = "") -> None:
     """Refuse a file that cannot be written, or a file of another kind that stands there.
 
     Parameters
@@ -102,6 +104,7 @@ def check_file(path: Path, form: str = "", option: str = "--output") -> None:
     InputError
         Names the path and what is in the way.
     """
+    option = option or named("output")
     _check_place(path, option, folder=False)
     if form and path.is_file() and not _has_form(path, form):
         raise InputError(
@@ -111,7 +114,7 @@ def check_file(path: Path, form: str = "", option: str = "--output") -> None:
         )
 
 
-def check_place(path: Path, kind: Kind, option: str = "--output") -> None:
+def check_place(path: Path, kind: Kind, option: str = "") -> None:
     """Refuse a folder to write some files into where one of their names is held by what the step did not write.
 
     Raises
@@ -119,6 +122,7 @@ def check_place(path: Path, kind: Kind, option: str = "--output") -> None:
     InputError
         Names the path and what is in the way.
     """
+    option = option or named("output")
     check_file(path / ".probe", "", option)
     held = [] if not path.is_dir() or kind.proof(path) else sorted([*path.glob("*"), *path.glob("*/*")])
     for inside in held:
@@ -170,8 +174,9 @@ def files_of(step: str, names: str) -> Kind:
     return Kind(step, lambda folder: (folder / _mark(step)).is_file(), re.compile(names))
 
 
-def check_apart(output: Path, inputs: Iterable[Path], option: str = "--output") -> None:
+def check_apart(output: Path, inputs: Iterable[Path], option: str = "") -> None:
     """Refuse an output that is an input, or a folder that holds one."""
+    option = option or named("output")
     for given in inputs:
         try:
             inside = given.resolve() == output.resolve() or output.resolve() in given.resolve().parents

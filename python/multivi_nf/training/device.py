@@ -48,7 +48,7 @@ def choose_device(device: str, say: Callable[[str], None]) -> torch.device:
         raise InputError(
             f"process {rank + 1} of this machine has no GPU: there are {n}",
             "each process of a distributed training needs its own",
-            f"give --n-devices {n}",
+            f"start no more than there are GPUs: {option('n_devices', n)}",
         )
     torch.cuda.set_device(rank)
     torch.set_float32_matmul_precision("high")

@@ -97,7 +97,8 @@ class Vault:
             self._owner = Owner(self.folder, say).acquire(lambda: bool(stop()))
             store.sweep(self.folder)
             if not resume and store.read_info(self.folder) is not None:
-                say(f"a checkpoint of the same run is in {self.folder}; starting anew, since --resume was not given")
+                how = option("resume", True)
+                say(f"a checkpoint of the same run is in {self.folder}; starting anew, since {how} was not given")
                 store.remove(self.folder)
                 make_writable(self.folder)
         world.barrier()
@@ -192,7 +193,7 @@ class Vault:
                 self.say(
                     f"WARNING: checkpoints cannot be written to {self.folder}: {str(error).splitlines()[0]}. "
                     "Training goes on; if it is stopped it starts again from the last checkpoint. Free space there, or "
-                    "name another folder with --checkpoint-dir next time"
+                    f"name another folder with {option('checkpoint_dir')} next time"
                 )
             return False
         return True
