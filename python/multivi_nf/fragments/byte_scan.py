@@ -14,6 +14,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+Arrays: TypeAlias = tuple[np.ndarray, ...]
 Num: TypeAlias = Any
 """A number in compiled code: numba takes the type that it is given, and mixes them as C does."""
 

@@ -343,8 +343,8 @@ class _Matrix:
         indices = np.empty(starts[-1], np.int32)
         data = np.empty(starts[-1], np.int32)
         cursor = starts[:-1].copy()
-        for i, (cells, peaks, counts) in enumerate(self.full):
-            k.fill_rows(cells, peaks, counts, cursor, indices, data)
+        for i, entries in enumerate(self.full):
+            k.fill_rows(tuple(entries), cursor, indices, data)
             self.full[i] = []  # given back as it is used: the peak of memory is one matrix and the entries
         if starts[-1] < 2**31:
             starts = starts.astype(np.int32)

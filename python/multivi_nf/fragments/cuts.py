@@ -46,9 +46,10 @@ class CutSites:
 
 @njit(cache=True, nogil=True)
 def _sites(
-    chrom: np.ndarray, position: np.ndarray, barcode: np.ndarray, groups: np.ndarray, group: Num, out: np.ndarray
+    chrom: np.ndarray, fragments: tuple[np.ndarray, np.ndarray], groups: np.ndarray, group: Num, out: np.ndarray
 ) -> tuple[Num, Num, Num]:
     """Write the cut sites of a group's fragments; bytes used, fragments, windows that hold both sites of one."""
+    position, barcode = fragments
     at, taken, together = 0, 0, 0
     for i in range(barcode.shape[0]):
         if groups[barcode[i]] != group:
@@ -115,7 +116,7 @@ def write_cut_sites(inputs: Sequence[tuple[Path, Mapping[str, str] | None]], gen
                     needed = 2 * len(batch.barcode) * (len(raw) + 24)
                     out = out if len(out) >= needed else np.empty(needed, np.uint8)
                     for g in present:
-                        n, taken, both = _sites(raw, batch.position, batch.barcode, group_of, g, out)
+                        n, taken, both = _sites(raw, (batch.position, batch.barcode), group_of, g, out)
                         handles[g].write(out[:n].data)
                         fragments[names[g]] += taken
                         together[names[g]] += both

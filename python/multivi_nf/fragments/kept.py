@@ -23,7 +23,7 @@ from isal import isal_zlib
 from numba import njit
 
 from multivi_nf.errors import InputError
-from multivi_nf.fragments.byte_scan import Num
+from multivi_nf.fragments.byte_scan import Arrays, Num
 from multivi_nf.fragments.names import check_barcodes
 from multivi_nf.fragments.stream import Asked, Batch, Facts, FragmentStream
 from multivi_nf.inputs.chromosomes import harmonise
@@ -40,10 +40,9 @@ _REMEDY = "run `multivi-nf qc-fragments` again, or give the fragments file itsel
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _encode(
-    position: np.ndarray, barcode: np.ndarray, count: np.ndarray, limit: Num, words: np.ndarray, wide: np.ndarray
-) -> tuple[Num, Num]:
+def _encode(fragments: Arrays, limit: Num, words: np.ndarray, wide: np.ndarray) -> tuple[Num, Num]:
     """Write the fragments of barcodes below `limit`: how many, and how many of them stand in the list."""
+    position, barcode, count = fragments
     n = m = np.int64(0)
     before = np.int64(0)
     for i in range(barcode.shape[0]):
@@ -70,10 +69,9 @@ def _encode(
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _decode(
-    words: np.ndarray, wide: np.ndarray, rows: np.ndarray, position: np.ndarray, barcode: np.ndarray, count: np.ndarray
-) -> Num:
+def _decode(words: np.ndarray, wide: np.ndarray, rows: np.ndarray, out: Arrays) -> Num:
     """Write the fragments of wanted barcodes (`rows` >= 0) under their new numbers; how many, −1 for a wrong number."""
+    position, barcode, count = out
     n = m = np.int64(0)
     start = np.int64(0)
     for i in range(words.shape[0]):
@@ -146,7 +144,7 @@ class KeptWriter:
         if len(self._words) < size:
             self._words, self._wide = np.empty(size, np.uint64), np.zeros((size, _WIDE), np.int64)
         limit = self._limit or 1 << 62
-        n, m = _encode(batch.position, batch.barcode, batch.count, limit, self._words, self._wide)
+        n, m = _encode((batch.position, batch.barcode, batch.count), limit, self._words, self._wide)
         if n:
             raw = self._words[:n].data.cast("B"), self._wide[:m].reshape(-1).data.cast("B")
             checksum = isal_zlib.crc32(raw[1], isal_zlib.crc32(raw[0]))
@@ -249,7 +247,7 @@ class KeptFragments:
                 if len(raw) != 8 * n + 8 * _WIDE * m or isal_zlib.crc32(raw) != checksum:
                     raise self._damaged(f"is damaged, before byte {handle.tell()}")
                 words, wide = np.frombuffer(raw, "<u8", n), np.frombuffer(raw, "<i8", _WIDE * m, 8 * n)
-                found = _decode(words, wide.reshape(m, _WIDE), self._rows, position, barcode, count)
+                found = _decode(words, wide.reshape(m, _WIDE), self._rows, (position, barcode, count))
                 if found < 0:
                     raise self._damaged("names barcodes that it does not have")
                 if self._on_progress is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from multivi_nf.fragments.byte_scan import Num, prefetch
+from multivi_nf.fragments.byte_scan import Arrays, Num, prefetch
 
 # Columns of the table of sums: one row of 64 bytes a barcode, so that a fragment touches one place in memory. Seen as
 # int32 it has ten sums and what the search for overlaps remembers; seen as int64 its last column is the sum of reads.
@@ -245,10 +245,9 @@ def add_peaks(
 
 
 @njit(cache=True, nogil=True)
-def fill_rows(
-    cells: np.ndarray, peaks: np.ndarray, counts: np.ndarray, cursor: np.ndarray, indices: np.ndarray, data: np.ndarray
-) -> None:
+def fill_rows(entries: Arrays, cursor: np.ndarray, indices: np.ndarray, data: np.ndarray) -> None:
     """Put entries into their rows; `cursor` (int64, n_cells) is where each row's next entry goes."""
+    cells, peaks, counts = entries
     for i in range(cells.shape[0]):
         at = cursor[cells[i]]
         indices[at], data[at] = peaks[i], counts[i]

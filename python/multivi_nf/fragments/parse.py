@@ -483,7 +483,7 @@ class BarcodeTable:
         self.pool = np.zeros(max(2 * n, words), np.uint64)
         if len(known):
             text = np.frombuffer(bytearray("\n".join([*known, ""]).encode("ascii") + bytes(8)), np.uint8)
-            add_all(text, len(known), self.pool, self.slots, self.places, self.used)
+            add_all(text, len(known), (self.pool, self.slots, self.places, self.used))
 
     def grow(self) -> None:
         """Double every part of the table."""
@@ -505,10 +505,9 @@ class BarcodeTable:
 
 
 @njit(cache=True, nogil=True)
-def add_all(
-    text: np.ndarray, n: Num, pool: np.ndarray, slots: np.ndarray, places: np.ndarray, used: np.ndarray
-) -> None:
+def add_all(text: np.ndarray, n: Num, table: tuple[np.ndarray, ...]) -> None:
     """Add `n` different newline-ended barcodes to a table that has room for them."""
+    pool, slots, places, used = table
     at = 0
     for _ in range(n):
         key, end, tail = _hash(text, at)

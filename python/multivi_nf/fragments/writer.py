@@ -13,7 +13,7 @@ import numpy as np
 import pysam
 from numba import njit
 
-from multivi_nf.fragments.byte_scan import Num
+from multivi_nf.fragments.byte_scan import Arrays, Num
 from multivi_nf.io.bgzf import bgzf_writer
 from multivi_nf.io.files import written_whole
 
@@ -47,18 +47,10 @@ def _copy(source: np.ndarray, first: Num, last: np.ndarray, out: np.ndarray, at:
 
 
 @njit(cache=True)
-def _lines(
-    chrom: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-    barcode: np.ndarray,
-    count: np.ndarray,
-    chroms: np.ndarray,
-    chrom_at: np.ndarray,
-    barcodes: np.ndarray,
-    barcode_at: np.ndarray,
-    out: np.ndarray,
-) -> Num:
+def _lines(fragments: Arrays, chromosomes: Arrays, names: Arrays, out: np.ndarray) -> Num:
+    chrom, start, end, barcode, count = fragments
+    chroms, chrom_at = chromosomes
+    barcodes, barcode_at = names
     at = 0
     for i in range(chrom.shape[0]):
         at = _copy(chroms, chrom_at[chrom[i]], chrom_at[chrom[i] + 1], out, at)
@@ -141,14 +133,6 @@ class FragmentWriter:
             self._out = np.empty(self._longest * _CHUNK, np.uint8)
         for first in range(0, len(chrom), _CHUNK):
             part = slice(first, first + _CHUNK)
-            n = _lines(
-                chrom[part],
-                start[part],
-                end[part],
-                barcode[part],
-                count[part],
-                *self._chroms,
-                *self._barcodes,
-                self._out,
-            )
+            own = chrom[part], start[part], end[part], barcode[part], count[part]
+            n = _lines(own, self._chroms, self._barcodes, self._out)
             self._handle.write(self._out[:n].tobytes())

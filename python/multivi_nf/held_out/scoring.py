@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numba
 import numpy as np
 from scipy.special import gammaln
 
-from multivi_nf.imputation.mixtures import LONGEST, SMALLEST_LOG, Mixture, gamma_cdf
+from multivi_nf.imputation.mixtures import LONGEST, SMALLEST_LOG, Arrays, Mixture, components, gamma_cdf
 from multivi_nf.imputation.moments import share_out
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 @numba.njit(cache=True, nogil=True)
-def _log_probability(
-    mean: np.ndarray,
-    weight: np.ndarray,
-    zero: np.ndarray,
-    theta: np.ndarray,
-    x: np.ndarray,
-    begin: int,
-    end: int,
-    out: np.ndarray,
-) -> None:
+def _log_probability(mixture: Arrays, x: np.ndarray, begin: int, end: int, out: np.ndarray) -> None:
     """Log of the mixture's probability of the counts x, for cells `begin` to `end`."""
+    mean, weight, zero, theta = mixture
     n_components, _, n_features = mean.shape
     shared = weight.shape[1] == 1
     for cell in range(begin, end):
@@ -59,54 +52,43 @@ def _log_probability(
 
 def log_score(mixture: Mixture, x: np.ndarray) -> np.ndarray:
     """(n_cells, n_features) log probability of counts x, nats."""
-    out = np.empty(x.shape)
-    counts = np.ascontiguousarray(x, dtype=np.float64)
-    args = (mixture.mean, mixture.weight, mixture.zero, np.ascontiguousarray(mixture.theta), counts)
-    share_out(lambda begin, end: _log_probability(*args, begin, end, out), len(x), None)
-    return out
+    return _shared_out(_log_probability, mixture, x)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def _below(
-    mean: np.ndarray,
-    weight: np.ndarray,
-    zero: np.ndarray,
-    theta: np.ndarray,
-    x: np.ndarray,
-    begin: int,
-    end: int,
-    out: np.ndarray,
-) -> None:
+def _below(mixture: Arrays, x: np.ndarray, begin: int, end: int, out: np.ndarray) -> None:
     """P(X <= x - 1) of the mixture; for large means and counts by the approximation that bounds are taken from."""
-    n_components, _, n_features = mean.shape
-    shared = weight.shape[1] == 1
-    mass, ratio = np.empty(n_components), np.empty(n_components)
+    zero, theta = mixture[2], mixture[3]
+    n = mixture[0].shape[0]
+    held = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    mass, ratio, means, weights = held
     for cell in range(begin, end):
-        for j in range(n_features):
-            size, rest, count = theta[cell, j], 1.0 - zero[cell, j], x[cell, j]
+        for j in range(x.shape[1]):
+            size, count = theta[cell, j], x[cell, j]
             if count < 1:
                 out[cell, j] = 0.0
                 continue
-            total, least, largest = zero[cell, j], 0.0, count
-            for i in range(n_components):
-                m = max(mean[i, cell, j], 1e-12)
-                w = weight[i, 0, 0] if shared else weight[i, cell, j]
-                log_zero = -size * math.log1p(m / size)
-                least, largest = min(least, log_zero), max(largest, m)
-                mass[i] = w * rest * math.exp(log_zero)
-                ratio[i] = m / (m + size)
-            if least < SMALLEST_LOG or largest > LONGEST:
-                for i in range(n_components):
-                    w = weight[i, 0, 0] if shared else weight[i, cell, j]
-                    total += w * rest * gamma_cdf(count - 1, max(mean[i, cell, j], 1e-12), size)
+            total = zero[cell, j]
+            least, largest = components(mixture, cell, j, held)
+            if least < SMALLEST_LOG or max(largest, count) > LONGEST:
+                for i in range(n):
+                    total += weights[i] * gamma_cdf(count - 1, means[i], size)
                 out[cell, j] = total
                 continue
             for k in range(int(count)):
                 step = (k + size) / (k + 1)
-                for i in range(n_components):
+                for i in range(n):
                     total += mass[i]
                     mass[i] *= ratio[i] * step
             out[cell, j] = total
+
+
+def _shared_out(kernel: Callable[..., None], mixture: Mixture, x: np.ndarray) -> np.ndarray:
+    """What a kernel writes for the counts x of a mixture."""
+    out, counts = np.empty(x.shape), np.ascontiguousarray(x, dtype=np.float64)
+    args = (mixture.mean, mixture.weight, mixture.zero, np.ascontiguousarray(mixture.theta))
+    share_out(lambda begin, end: kernel(args, counts, begin, end, out), len(x), None)
+    return out
 
 
 def pit(mixture: Mixture, x: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -114,10 +96,7 @@ def pit(mixture: Mixture, x: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
     Czado, Gneiting & Held, Biometrics 2009. `uniform` is V, of the shape of x.
     """
-    below = np.empty(x.shape)
-    counts = np.ascontiguousarray(x, dtype=np.float64)
-    args = (mixture.mean, mixture.weight, mixture.zero, np.ascontiguousarray(mixture.theta), counts)
-    share_out(lambda begin, end: _below(*args, begin, end, below), len(x), None)
+    below = _shared_out(_below, mixture, x)
     return np.clip(below + uniform * np.exp(log_score(mixture, x)), 0, 1)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from multivi_nf.imputation.moments import share_out
 
+Arrays = tuple[np.ndarray, ...]
+
 HIGHEST = 1 - 1e-6
 """No upper bound is taken beyond this quantile: sums of probabilities do not reach 1."""
 LONGEST = 20_000
@@ -40,6 +42,11 @@ class Mixture:
     def expected(self) -> np.ndarray:
         """(n_cells, n_features) mean over components, before zero inflation."""
         return (self.mean * self.weight).sum(axis=0)
+
+    @property
+    def arrays(self) -> Arrays:
+        """Means, weights, inflation, theta: as kernels take them."""
+        return self.mean, self.weight, self.zero, self.theta
 
     def scaled(self, factor: float) -> Mixture:
         """With a factor on the over-dispersion."""
@@ -90,63 +97,67 @@ def _search(mean: np.ndarray, weight: np.ndarray, theta: float, target: float) -
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
-def _invert(
-    mean: np.ndarray,
-    weight: np.ndarray,
-    zero: np.ndarray,
-    theta: np.ndarray,
-    lows: np.ndarray,
-    highs: np.ndarray,
-    begin: int,
-    end: int,
-    lower: np.ndarray,
-    upper: np.ndarray,
-) -> None:
+def components(mixture: Arrays, cell: int, j: int, held: Arrays) -> tuple[float, float]:
+    """Write a mixture's components into `held`, each a value a component: least log P(0), and largest mean, of them.
+
+    Parameters
+    ----------
+    mixture
+        :attr:`Mixture.arrays`.
+    held
+        P(0), the factor from one probability to the next, the mean and the weight, all without the inflation.
+    """
+    mean, weight, zero, theta = mixture
+    mass, ratio, means, weights = held
+    size, rest, shared = theta[cell, j], 1.0 - zero[cell, j], weight.shape[1] == 1
+    least, largest = 0.0, 0.0
+    for i in range(mass.size):
+        m = max(mean[i, cell, j], 1e-12)
+        w = weight[i, 0, 0] if shared else weight[i, cell, j]
+        log_zero = -size * math.log1p(m / size)
+        least, largest = min(least, log_zero), max(largest, m)
+        mass[i] = w * rest * math.exp(log_zero)
+        ratio[i] = m / (m + size)
+        means[i] = m
+        weights[i] = w * rest
+    return least, largest
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+def _climb(total: float, k: int, goal: float, size: float, held: Arrays) -> tuple[float, int]:
+    """Sum probabilities from the count k on until they reach a goal: the sum, and the count."""
+    mass, ratio = held[0], held[1]
+    while total < goal and k < 100 * LONGEST:
+        step = (k + size) / (k + 1)
+        for i in range(mass.size):
+            mass[i] *= ratio[i] * step
+            total += mass[i]
+        k += 1
+    return total, k
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+def _invert(mixture: Arrays, goals: Arrays, begin: int, end: int, out: Arrays) -> None:
     """Quantiles of mixtures of negative binomials for cells `begin` to `end`, by summing probabilities from 0 up."""
-    n_components, _, n_features = mean.shape
-    mass = np.empty(n_components)
-    ratio = np.empty(n_components)
-    means = np.empty(n_components)
-    weights = np.empty(n_components)
-    shared = weight.shape[1] == 1
+    zero, theta = mixture[2], mixture[3]
+    lower, upper = out
+    n = mixture[0].shape[0]
+    held = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for cell in range(begin, end):
-        low, high = lows[cell], highs[cell]
-        for j in range(n_features):
+        low, high = goals[0][cell], goals[1][cell]
+        for j in range(zero.shape[1]):
             size = theta[cell, j]
-            rest = 1.0 - zero[cell, j]
-            least = 0.0
-            expected = 0.0
-            for i in range(n_components):
-                m = max(mean[i, cell, j], 1e-12)
-                w = weight[i, 0, 0] if shared else weight[i, cell, j]
-                log_zero = -size * math.log1p(m / size)
-                least = min(least, log_zero)
-                expected = max(expected, m)
-                mass[i] = w * rest * math.exp(log_zero)
-                ratio[i] = m / (m + size)
-                means[i] = m
-                weights[i] = w * rest
-            if least < SMALLEST_LOG or expected > LONGEST:
-                lower[cell, j] = _search(means, weights, size, low - zero[cell, j])
-                upper[cell, j] = _search(means, weights, size, high - zero[cell, j])
+            least, largest = components(mixture, cell, j, held)
+            if least < SMALLEST_LOG or largest > LONGEST:
+                lower[cell, j] = _search(held[2], held[3], size, low - zero[cell, j])
+                upper[cell, j] = _search(held[2], held[3], size, high - zero[cell, j])
                 continue
             total = zero[cell, j]
-            for i in range(n_components):
-                total += mass[i]
-            k = 0
-            while total < low and k < 100 * LONGEST:
-                step = (k + size) / (k + 1)
-                for i in range(n_components):
-                    mass[i] *= ratio[i] * step
-                    total += mass[i]
-                k += 1
+            for i in range(n):
+                total += held[0][i]
+            total, k = _climb(total, 0, low, size, held)
             lower[cell, j] = k
-            while total < high and k < 100 * LONGEST:
-                step = (k + size) / (k + 1)
-                for i in range(n_components):
-                    mass[i] *= ratio[i] * step
-                    total += mass[i]
-                k += 1
+            total, k = _climb(total, k, high, size, held)
             upper[cell, j] = k
 
 
@@ -170,8 +181,6 @@ def invert(
     interval = np.broadcast_to(np.asarray(interval, float), shape[:1])
     low, high = (1 - interval) / 2, np.minimum((1 + interval) / 2 - 1e-9, HIGHEST)
 
-    def work(begin: int, end: int) -> None:
-        _invert(mixture.mean, mixture.weight, mixture.zero, mixture.theta, low, high, begin, end, lower, upper)
-
-    share_out(work, shape[0], n_threads)
+    arrays = mixture.arrays
+    share_out(lambda begin, end: _invert(arrays, (low, high), begin, end, (lower, upper)), shape[0], n_threads)
     return lower, upper

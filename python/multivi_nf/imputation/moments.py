@@ -45,73 +45,59 @@ def check_interval(n_samples: int, interval: float) -> None:
 
 
 @numba.njit(cache=True, fastmath={"contract", "nsz", "nnan", "ninf"}, nogil=True)
+def _keep(kept: np.ndarray, value: np.ndarray) -> None:
+    """Take the values of a draw, which change, into the smallest ones so far, by column in their order."""
+    for i in range(kept.shape[0] - 1):
+        for j in range(_COLUMNS):
+            a = kept[i, j]
+            b = value[j]
+            kept[i, j] = min(a, b)
+            value[j] = max(a, b)
+
+
+@numba.njit(cache=True, fastmath={"contract", "nsz", "nnan", "ninf"}, nogil=True)
 def _summarise(
-    p: np.ndarray,
-    begin: int,
-    end: int,
-    mean: np.ndarray,
-    sd: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    rank: int,
-    share: np.float32,
-    bounds: bool,
+    p: np.ndarray, begin: int, end: int, out: tuple[np.ndarray, ...], bounds: tuple[bool, int, np.float32]
 ) -> None:
-    """Cells `begin` to `end`. p: (n_draws, n_cells, n_features).
+    """Cells `begin` to `end`. p: (n_draws, n_cells, n_features); bounds: whether any, their rank, the share after it.
 
     The inner loops run over a constant number of columns, without which they are not vectorised (20 times slower).
     """
+    mean, sd, lower, upper = out
+    bounded, rank, share = bounds
     n_draws, _, n_features = p.shape
-    keep = rank + 1 if bounds else 0
-    low = np.empty((keep + 1, _COLUMNS), np.float32)
-    high = np.empty((keep + 1, _COLUMNS), np.float32)
-    below = np.zeros(_COLUMNS, np.float32)
-    above = np.zeros(_COLUMNS, np.float32)
+    low = np.empty((rank + 2 if bounded else 1, _COLUMNS), np.float32)
+    high = np.empty_like(low)  # of the values with their sign turned
+    below, above = np.zeros(_COLUMNS, np.float32), np.zeros(_COLUMNS, np.float32)
     first = np.zeros(_COLUMNS, np.float32)
-    total = np.empty(_COLUMNS, np.float32)
-    square = np.empty(_COLUMNS, np.float32)
+    total, square = np.empty(_COLUMNS, np.float32), np.empty(_COLUMNS, np.float32)
     for cell in range(begin, end):
         for start in range(0, n_features, _COLUMNS):
             width = min(_COLUMNS, n_features - start)
-            for j in range(width):
-                first[j] = p[0, cell, start + j]
-            for j in range(_COLUMNS):
-                total[j] = 0.0
-                square[j] = 0.0
-            low[:] = np.float32(3.0e38)
-            high[:] = np.float32(-3.0e38)
+            first[:width] = p[0, cell, start : start + width]
+            total[:], square[:] = 0.0, 0.0
+            low[:], high[:] = np.float32(3.0e38), np.float32(3.0e38)
             for s in range(n_draws):
                 if width == _COLUMNS:
                     for j in range(_COLUMNS):
                         below[j] = p[s, cell, start + j]
                 else:
-                    for j in range(width):
-                        below[j] = p[s, cell, start + j]
+                    below[:width] = p[s, cell, start : start + width]
                 for j in range(_COLUMNS):
                     # sums around the first draw: no cancellation where the spread is small beside the mean
                     d = below[j] - first[j]
-                    above[j] = below[j]
+                    above[j] = -below[j]
                     total[j] += d
                     square[j] += d * d
-                for i in range(keep):
-                    for j in range(_COLUMNS):
-                        a = low[i, j]
-                        b = below[j]
-                        low[i, j] = min(a, b)
-                        below[j] = max(a, b)
-                for i in range(keep):
-                    for j in range(_COLUMNS):
-                        a = high[i, j]
-                        b = above[j]
-                        high[i, j] = max(a, b)
-                        above[j] = min(a, b)
+                _keep(low, below)
+                _keep(high, above)
             for j in range(width):
                 shift = total[j] / n_draws
                 mean[cell, start + j] = first[j] + shift
                 sd[cell, start + j] = np.sqrt(max(square[j] - total[j] * shift, 0.0) / max(n_draws - 1, 1))
-                if bounds:
+                if bounded:
                     lower[cell, start + j] = low[rank - 1, j] + share * (low[rank, j] - low[rank - 1, j])
-                    upper[cell, start + j] = high[rank - 1, j] + share * (high[rank, j] - high[rank - 1, j])
+                    upper[cell, start + j] = -(high[rank - 1, j] + share * (high[rank, j] - high[rank - 1, j]))
 
 
 def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = None) -> Moments:
@@ -139,10 +125,8 @@ def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = N
     lower, upper = (np.empty(shape, np.float32), np.empty(shape, np.float32)) if interval is not None else (mean, mean)
     few = interval is not None and rank < _FEW and rank < n_draws
 
-    def work(begin: int, end: int) -> None:
-        _summarise(draws, begin, end, mean, sd, lower, upper, max(rank, 1), np.float32(share), few)
-
-    share_out(work, n_cells, n_threads)
+    out, bounds = (mean, sd, lower, upper), (few, max(rank, 1), np.float32(share))
+    share_out(lambda begin, end: _summarise(draws, begin, end, out, bounds), n_cells, n_threads)
     if interval is not None and not few:
         # many draws lie beyond the bounds: a sort is then quicker than keeping them in order
         ordered = np.sort(draws, axis=0)
