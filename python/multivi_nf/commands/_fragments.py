@@ -61,6 +61,33 @@ genome_options = grouped(
 """Add --genome, --chrom-sizes, --tss, --gtf, --blacklist, --chrom-style and --mito-contig: `assembly`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The cells of a sample, where a list names them."""
+
+    sample: str = ""
+    barcodes: Path | None = None
+    rna: Path | None = None
+    barcode_map: Path | None = None
+
+    def read(self) -> list[str]:
+        """Their barcodes as the fragments have them; none without a list."""
+        from multivi_nf.fragments.cells import to_atac
+        from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
+
+        cells: list[str] = []
+        if self.barcodes is not None:
+            cells = read_barcodes(self.barcodes)
+        elif self.rna is not None:
+            from multivi_nf.counts.read import read_counts
+
+            cells = read_counts(self.rna, "rna").obs_names.tolist()
+        if cells and self.barcode_map is not None:
+            cells, n_translated = to_atac(cells, read_barcode_map(self.barcode_map))
+            say(f"{n_translated} of {len(cells)} listed barcodes were translated by {self.barcode_map.name}")
+        return cells
+
+
 def say(line: str) -> None:
     """Tell the user something on stderr."""
     click.echo(line, err=True)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from multivi_nf.commands._fragments import Assembly, genome_options, say, tell_renamed
+from multivi_nf.commands._fragments import Assembly, Listed, genome_options, say, tell_renamed
+from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._outputs import OutputFile, Step
 
 _FILE = click.Path(path_type=Path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked(Listed):
+    """Cells and peaks."""
+
+    peaks: Path
+
+
 @click.command(cls=Step)
 @click.argument("fragments", type=_FILE)
-@click.option("--peaks", type=_FILE, required=True, help="BED of peaks: the columns, in this order.")
-@click.option("--barcodes", type=_FILE, required=True, help="The cells, one barcode a line: the rows, in this order.")
-@click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode; translates a list of RNA barcodes.")
+@grouped(
+    "asked",
+    Asked,
+    click.option("--peaks", type=_FILE, required=True, help="BED of peaks: the columns, in this order."),
+    click.option(
+        "--barcodes", type=_FILE, required=True, help="The cells, one barcode a line: the rows, in this order."
+    ),
+    click.option("--barcode-map", type=_FILE, help="ATAC barcode, RNA barcode; translates a list of RNA barcodes."),
+)
 @genome_options
 @click.option(
     "--strategy",
@@ -25,15 +40,7 @@ _FILE = click.Path(path_type=Path)
     help="fragment: once per overlapped peak; insertion: each cut site in the peak; pic: once if a cut site is in it.",
 )
 @click.option("--output", type=OutputFile("hdf5"), required=True, help="h5ad to write.")
-def command(
-    fragments: Path,
-    peaks: Path,
-    barcodes: Path,
-    barcode_map: Path | None,
-    strategy: str,
-    output: Path,
-    assembly: Assembly,
-) -> None:
+def command(fragments: Path, asked: Asked, strategy: str, output: Path, assembly: Assembly) -> None:
     """Count FRAGMENTS of the given cells in peaks; also gives the fraction of fragments in peaks.
 
     FRAGMENTS is the fragments file, or the file that `qc-fragments --kept` wrote of it. 10x fragments are already
@@ -41,19 +48,13 @@ def command(
     """
     import json
 
-    from multivi_nf.fragments.cells import to_atac
     from multivi_nf.fragments.checks import outside_text
     from multivi_nf.fragments.matrix import count_peaks
-    from multivi_nf.inputs.barcodes import read_barcode_map, read_barcodes
     from multivi_nf.inputs.intervals import read_bed
     from multivi_nf.io.files import written_whole
 
     genome = assembly.load()
-    cells = read_barcodes(barcodes)
-    if barcode_map is not None:
-        cells, n_translated = to_atac(cells, read_barcode_map(barcode_map))
-        say(f"{n_translated} of {len(cells)} listed barcodes were translated by {barcode_map.name}")
-    counted = count_peaks(fragments, read_bed(peaks), cells, genome, strategy=strategy)
+    counted = count_peaks(fragments, read_bed(asked.peaks), asked.read(), genome, strategy=strategy)
     facts = json.loads(counted.uns["multivi_nf"])
     tell_renamed(facts["renamed_chromosomes"]["fragments"], "fragments")
     tell_renamed(facts["renamed_chromosomes"]["peaks"], "peaks")

@@ -105,7 +105,8 @@ def run_controls(
             what, why = "FOSCTTM of held-out pairs", "pairs shuffled"
             rows.append(Control(what, f"{one}, {other}", found, why, "lower", len(cells)))
             for source, target in ((one, other), (other, one)):
-                found = {name: _skill(each, mosaic, source, target, cells, seed) for name, each in models.items()}
+                way = source, target
+                found = {name: _skill(each, mosaic, way, cells, seed) for name, each in models.items()}
                 what = f"rank correlation of {target} imputed from {source}"
                 rows.append(Control(what, target, found, why, "higher", len(cells)))
     else:
@@ -189,8 +190,9 @@ def _foscttm(model: MultiVI, mosaic: mudata.MuData, one: str, other: str, cells:
     return float(np.average(found, weights=sizes)) if found else float("nan")
 
 
-def _skill(model: MultiVI, mosaic: mudata.MuData, source: str, target: str, cells: pd.Index, seed: int) -> float:
+def _skill(model: MultiVI, mosaic: mudata.MuData, way: tuple[str, str], cells: pd.Index, seed: int) -> float:
     """Mean over features of the rank correlation of imputed and measured values; chance is 0."""
+    source, target = way
     from multivi_nf.imputation.impute import impute
 
     counts = mosaic.mod[target][cells].X

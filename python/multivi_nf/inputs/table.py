@@ -60,22 +60,7 @@ def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
         raise InputError(f"{kind} {path} is no CSV: {error}", "rows could not be read", "save it as CSV") from error
     header = lines[0][1]
     table = Table(path, header, [], separator=separator)
-    for column in required:
-        if column not in header:
-            close = difflib.get_close_matches(column, [name.lower() for name in header], 1, 0.75)
-            spelled = next((name for name in header if close and name.lower() == close[0]), None)
-            table.problems.append(
-                InputError(
-                    f"{path.name}, line 1: column {column!r} is missing (found: {', '.join(filter(None, header))})",
-                    f"each row needs its {column}",
-                    f"rename {spelled!r} to {column!r}" if spelled else f"add a column {column!r}",
-                )
-            )
-    for name, n in Counter(header).items():
-        if n > 1:
-            table.add(1, name, f"occurs {n} times", "which one is meant cannot be known", "keep one of them")
-        if not name:
-            table.add(1, name, "a column has no name", "its values could not be used", "name it or remove it")
+    _check_header(table, required)
     for line, values in lines[1:]:
         if len(values) != len(header):
             table.add(
@@ -92,3 +77,20 @@ def read_table(path: Path, required: Sequence[str], kind: str) -> Table:
             InputError(f"{path.name} has a header and no row", "there is nothing to work on", "add one row each")
         )
     return table
+
+
+def _check_header(table: Table, required: Sequence[str]) -> None:
+    """Note columns that are missing, come twice or have no name."""
+    for column in required:
+        if column not in table.header:
+            close = difflib.get_close_matches(column, [name.lower() for name in table.header], 1, 0.75)
+            spelled = next((name for name in table.header if close and name.lower() == close[0]), None)
+            found, place = ", ".join(filter(None, table.header)), f"{table.path.name}, line 1"
+            what = f"{place}: column {column!r} is missing (found: {found})"
+            remedy = f"rename {spelled!r} to {column!r}" if spelled else f"add a column {column!r}"
+            table.problems.append(InputError(what, f"each row needs its {column}", remedy))
+    for name, n in Counter(table.header).items():
+        if n > 1:
+            table.add(1, name, f"occurs {n} times", "which one is meant cannot be known", "keep one of them")
+        if not name:
+            table.add(1, name, "a column has no name", "its values could not be used", "name it or remove it")

@@ -135,11 +135,10 @@ def _value(hint: object, value: object, place: str | Path, key: str) -> object:
         others = [one for one in inner if one is not type(None)]
         alike = [one for one in others if (typing.get_origin(one) in (list, tuple)) == isinstance(value, list)]
         return _value((alike or others)[0], value, place, key)
-    if origin in (list, tuple) and isinstance(value, list):
-        several = origin is list or inner[-1] is ...
-        if several or len(inner) == len(value):
-            items = _items(inner[:1] * len(value) if several else inner, value, place, key)
-            return items if origin is list else tuple(items)
+    kinds = _kinds(origin, inner, value)
+    if kinds is not None and isinstance(value, list):
+        items = _items(kinds, value, place, key)
+        return items if origin is list else tuple(items)
     if origin is dict and isinstance(value, dict):
         return {name: _value(inner[1], item, place, f"{key}.{name}") for name, item in value.items()}
     if origin is Literal and value in inner:
@@ -154,6 +153,15 @@ def _value(hint: object, value: object, place: str | Path, key: str) -> object:
         return value
     wanted = "one of " + ", ".join(map(repr, inner)) if origin is Literal else getattr(hint, "__name__", str(hint))
     raise _refused(place, f"{key!r} is {_told(value)} and should be {wanted}")
+
+
+def _kinds(origin: object, inner: tuple[object, ...], value: object) -> tuple[object, ...] | None:
+    """Types of a JSON list's items where a list, or a tuple of so many, is meant; else None."""
+    if origin not in (list, tuple) or not isinstance(value, list):
+        return None
+    if origin is list or inner[-1] is ...:
+        return inner[:1] * len(value)
+    return inner if len(inner) == len(value) else None
 
 
 def _items(kinds: tuple[object, ...], values: list[object], place: str | Path, key: str) -> list[object]:

@@ -29,6 +29,40 @@ def same_chrom(name: str) -> str:
     return "M" if bare.upper() in ("M", "MT") else bare
 
 
+def fields_of(line: bytes) -> list[bytes]:
+    """Split a line into its columns, the first of which is a name."""
+    fields = (line[:-1] if line.endswith(b"\r") else line).split(b"\t")
+    if not 4 <= len(fields) <= 6:
+        raise Refused(f"{len(fields)} columns")
+    if any(b"\r" in field for field in fields):
+        raise Refused("carriage return")
+    if not PRINTABLE.fullmatch(fields[0]):
+        raise Refused("chromosome")
+    return fields
+
+
+def target_of(chrom: str, chrom_sizes: dict[str, int]) -> str | None:
+    """Give the genome's name of a chromosome: the same, else one that differs in style only."""
+    alike = (name for name in chrom_sizes if same_chrom(name) == same_chrom(chrom))
+    return chrom if chrom in chrom_sizes else next(alike, None)
+
+
+def check_order(order: list[str], chrom_sizes: dict[str, int]) -> None:
+    """Refuse two names that mean one chromosome."""
+    mapped = [t for t in (next((n for n in chrom_sizes if same_chrom(n) == same_chrom(c)), None) for c in order) if t]
+    if len(set(mapped)) < len(mapped):
+        raise Refused("two names of one chromosome")
+
+
+def check_whole(placed: int, outside: int) -> None:
+    """Refuse a file of which nothing, or too little, is at a place."""
+    total = placed + outside
+    if not placed:
+        raise Refused("nothing on the genome")
+    if outside > total / 1000 and (outside >= 10 or outside > total / 10):
+        raise Refused("at no place")
+
+
 def read(text: bytes, chrom_sizes: dict[str, int]) -> list[Row]:
     """List (genome's chromosome, start, end, barcode, count) of legal text; raise Refused for any other.
 
@@ -42,16 +76,10 @@ def read(text: bytes, chrom_sizes: dict[str, int]) -> list[Row]:
     for line in lines:
         if line.startswith(b"#") or line in (b"", b"\r"):
             continue
-        fields = (line[:-1] if line.endswith(b"\r") else line).split(b"\t")
-        if not 4 <= len(fields) <= 6:
-            raise Refused(f"{len(fields)} columns")
+        fields = fields_of(line)
         if n_columns not in (None, len(fields)):
             raise Refused("columns change")
         n_columns = len(fields)
-        if any(b"\r" in field for field in fields):
-            raise Refused("carriage return")
-        if not PRINTABLE.fullmatch(fields[0]):
-            raise Refused("chromosome")
         chrom = fields[0].decode()
         before = re.fullmatch(rb"-[0-9]{1,10}", fields[1]) is not None
         start = -1 if before else number(fields[1], 0)
@@ -61,9 +89,7 @@ def read(text: bytes, chrom_sizes: dict[str, int]) -> list[Row]:
             if chrom in order:
                 raise Refused("chromosome comes back")
             order.append(chrom)
-        target = chrom if chrom in chrom_sizes else None
-        if target is None:
-            target = next((name for name in chrom_sizes if same_chrom(name) == same_chrom(chrom)), None)
+        target = target_of(chrom, chrom_sizes)
         nowhere = before or end <= start or (target is not None and end > chrom_sizes[target])
         if fields[3] == b"" or ((target is not None or nowhere) and not PRINTABLE.fullmatch(fields[3])):
             raise Refused("barcode")
@@ -72,15 +98,8 @@ def read(text: bytes, chrom_sizes: dict[str, int]) -> list[Row]:
             outside += 1
             continue
         rows.append((target, start, end, fields[3].decode("latin-1"), count))
-    targets = [next((n for n in chrom_sizes if n == c), None) or c for c in order]
-    mapped = [t for t in (next((n for n in chrom_sizes if same_chrom(n) == same_chrom(t)), None) for t in targets) if t]
-    if len(set(mapped)) < len(mapped):
-        raise Refused("two names of one chromosome")
-    total = len(rows) + outside
-    if not seen_any or not rows:
-        raise Refused("nothing on the genome")
-    if outside > total / 1000 and (outside >= 10 or outside > total / 10):
-        raise Refused("at no place")
+    check_order(order, chrom_sizes)
+    check_whole(len(rows) if seen_any else 0, outside)
     return [(target, *row[1:]) for row in rows if (target := row[0]) is not None]
 
 
