@@ -1,26 +1,30 @@
 """Contrasts between donors, every donor its own batch: slope, FDR and recall against a pseudobulk negative binomial.
 
-    python -m benchmarks.quality.between_batches [--donors 3 5] [--seeds 0 1 2] [--output TABLE]
+    python -m benchmarks.quality.between_batches [--modality rna protein] [--donors 3 5] [--seeds 0 1 2] [--keep DIR]
     python -m benchmarks.quality.between_batches --kang     # control against interferon-beta, one batch a side
 
 Simulated: two conditions of 3 or 5 donors, two cell types, genes of log-normal means, donors that differ by a log-
 normal factor a gene (s.d. 0.15) and in depth, cells negative binomial (dispersion 0.3); a tenth of the genes is
 changed in one condition by a factor of s.d. 0.8 (natural logarithm). Observed FDR is the share of called genes that
 were not changed; recall at equal observed FDR takes each method's largest list with an observed FDR of at most 0.05
-by its own order.
+by its own order. Proteins (100 beside 300 genes): log-normal means, one type in two stains a protein tenfold, cells
+negative binomial; a fifth is changed. What differs is the amount a cell, and the pseudobulk test's offset is the
+logarithm of cells. A row a modality, number of donors and seed is written to `benchmarks/results/between_batches.tsv`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 import mudata as md
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from benchmarks.places import DATA
+from benchmarks.places import DATA, RESULTS
 from benchmarks.quality.common import threads
 from benchmarks.quality.null_power import pseudobulk_test
 from scipy import io, sparse
@@ -29,36 +33,79 @@ from multivi_nf.comparison.compare import differential
 from multivi_nf.comparison.pseudobulk import false_discovery_rate
 from multivi_nf.training import MultiVI, train
 
+TABLE = RESULTS / "between_batches.tsv"
 DONOR_SD, EFFECT_SD, CHANGED, DISPERSION = 0.15, 0.8, 0.1, 0.3
+GENES, PROTEINS, CHANGED_PROTEINS = 300, 100, 0.2
 
 
-def simulate(donors: int, cells: int, genes: int, seed: int) -> tuple[md.MuData, np.ndarray, np.ndarray]:
-    """Mosaic of `donors` a side, `cells` each; natural log fold changes that were put in; donors' sums (rows)."""
+@dataclass
+class Made:
+    """A mosaic of donors and what is true of one modality of it.
+
+    Attributes
+    ----------
+    effect
+        (n_features,) natural log fold changes that were put in.
+    bulks
+        (2 donors, n_features) sums of each donor's counts, targets first.
+    size
+        (2 donors,) offsets of the pseudobulk test: counts, or cells.
+    shift
+        What all log fold changes of shares have in common, since libraries are composed of all genes.
+    """
+
+    mosaic: md.MuData
+    effect: np.ndarray
+    bulks: np.ndarray
+    size: np.ndarray
+    shift: float
+
+
+def simulate(donors: int, cells: int, genes: int, seed: int, proteins: int = 0) -> Made:
+    """`donors` a side, `cells` each. With proteins the truth is that of proteins, and no gene is changed."""
     rng = np.random.default_rng(seed)
     mean = rng.lognormal(0, 1.2, genes)
     types = np.stack([mean * rng.lognormal(0, 0.5, genes) for _ in range(2)])
-    effect = np.where(rng.random(genes) < CHANGED, rng.normal(0, EFFECT_SD, genes), 0.0)
-    counts, obs = [], []
+    effect = np.where(rng.random(genes) < CHANGED, rng.normal(0, EFFECT_SD, genes), 0.0) * (proteins == 0)
+    stained = rng.lognormal(1.5, 1, proteins) * 10.0 ** rng.integers(2, size=(2, proteins))
+    change = np.where(rng.random(proteins) < CHANGED_PROTEINS, rng.normal(0, EFFECT_SD, proteins), 0.0)
+    counts, amounts, obs = [], [], []
     for donor in range(2 * donors):
         target = donor < donors
         profile = types * rng.lognormal(0, DONOR_SD, genes) * np.exp(effect * target)
         kind = rng.integers(2, size=cells)
         rate = profile[kind] / profile[kind].sum(1, keepdims=True)
         depth = rng.lognormal(np.log(1500) + rng.normal(0, 0.3), 0.4, (cells, 1))
-        counts.append(rng.poisson(rate * depth * rng.gamma(1 / DISPERSION, DISPERSION, (cells, genes))))
+        counts.append(_negative_binomial(rng, rate * depth))
+        amount = stained[kind] * rng.lognormal(0, DONOR_SD, proteins) * np.exp(change * target)
+        amounts.append(_negative_binomial(rng, amount * rng.lognormal(0, 0.3, (cells, 1))))
         obs.append(pd.DataFrame({"batch": f"d{donor}", "condition": "AB"[not target], "type": kind.astype(str)}))
-    values, table = np.concatenate(counts), pd.concat(obs, ignore_index=True)
+    table = pd.concat(obs, ignore_index=True)
     table.index = [f"{b}:c{i}" for i, b in enumerate(table["batch"])]
-    rna = AnnData(
-        sparse.csr_matrix(values.astype(np.int32)),
-        pd.DataFrame(index=table.index),
-        pd.DataFrame(index=[f"g{i}" for i in range(genes)]),
-    )
+    parts = {"rna": _part(np.concatenate(counts), table, "g")}
+    if proteins:
+        parts["protein"] = _part(np.concatenate(amounts), table, "p")
     with md.set_options(pull_on_update=False):
-        mosaic = md.MuData({"rna": rna})
+        mosaic = md.MuData(parts)
     for column in table:
         mosaic.obs[column] = table[column].to_numpy()
-    return mosaic, effect, np.stack([one.sum(0) for one in counts])
+    if proteins:
+        bulks = np.stack([one.sum(0) for one in amounts])
+        return Made(mosaic, change, bulks, np.full(2 * donors, float(cells)), 0.0)
+    bulks = np.stack([one.sum(0) for one in counts])
+    target, reference = bulks[:donors].sum(0), bulks[donors:].sum(0)
+    same = effect == 0
+    shift = np.log(target[same].sum() / target.sum()) - np.log(reference[same].sum() / reference.sum())
+    return Made(mosaic, effect, bulks, bulks.sum(1).astype(float), float(shift))
+
+
+def _negative_binomial(rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:
+    return rng.poisson(mean * rng.gamma(1 / DISPERSION, DISPERSION, mean.shape))
+
+
+def _part(values: np.ndarray, table: pd.DataFrame, letter: str) -> AnnData:
+    names = pd.DataFrame(index=[f"{letter}{i}" for i in range(values.shape[1])])
+    return AnnData(sparse.csr_matrix(values.astype(np.int32)), pd.DataFrame(index=table.index), names)
 
 
 def at_equal_fdr(order: np.ndarray, changed: np.ndarray, level: float = 0.05) -> float:
@@ -73,37 +120,34 @@ def called(significant: np.ndarray, changed: np.ndarray) -> tuple[float, float]:
     return float((~changed[significant]).mean()) if significant.any() else 0.0, float(significant[changed].mean())
 
 
-def row(donors: int, cells: int, genes: int, seed: int, epochs: int) -> dict[str, float]:
-    mosaic, effect, bulks = simulate(donors, cells, genes, seed)
-    model = MultiVI.from_mosaic(mosaic, seed=seed, n_latent=10, n_hidden=64)
-    train(model, mosaic, seed=seed, quiet=True, max_epochs=epochs)
-    table = differential(model, mosaic, "rna", groupby="condition", target="A", reference="B", seed=seed)
+def row(made: Made, model: MultiVI, modality: str, donors: int, seed: int) -> dict[str, object]:
+    """Ours and the pseudobulk test on one mosaic."""
+    table = differential(model, made.mosaic, modality, groupby="condition", target="A", reference="B", seed=seed)
     rank = {name: i for i, name in enumerate(table["feature"])}
-    table = table.set_index("feature").loc[[f"g{i}" for i in range(genes)]]
-    # libraries are composed of all genes: the truth is that of shares
-    shift = np.log(bulks[:donors].sum(0)[effect == 0].sum() / bulks[:donors].sum()) - np.log(
-        bulks[donors:].sum(0)[effect == 0].sum() / bulks[donors:].sum()
-    )
-    truth, changed = (effect + shift) / np.log(2), effect != 0
-    sides = [{str(i): bulks[i] for i in range(2 * donors) if (i < donors) == one} for one in (True, False)]
-    p = pseudobulk_test(*sides, np.arange(genes), blocked=False)
-    ours = called(table["significant"].to_numpy(bool), changed)
-    theirs = called(false_discovery_rate(p) <= 0.05, changed)
+    table = table.set_index("feature").loc[made.mosaic[modality].var_names]
+    truth, changed = (made.effect + made.shift) / np.log(2), made.effect != 0
+    sides = [{str(i): made.bulks[i] for i in range(2 * donors) if (i < donors) == one} for one in (True, False)]
+    p = pseudobulk_test(*sides, np.arange(len(table)), blocked=False, size=made.size)
+    tests = {"": table["significant"], "_of_replicates": table["replicate_fdr"] <= 0.05}
+    tests["_nb"] = false_discovery_rate(p) <= 0.05
     inside = (table["effect_lower"] <= truth) & (truth <= table["effect_upper"])
-    return {
+    found = {
+        "modality": modality,
         "donors": donors,
         "seed": seed,
         "slope": np.polyfit(truth[changed], table["effect"][changed], 1)[0],
         "coverage": inside.mean(),
         "coverage_of_changed": inside[changed].mean(),
         "confounded": bool(table["confounded"].any()),
-        "fdr": ours[0],
-        "recall": ours[1],
-        "fdr_nb": theirs[0],
-        "recall_nb": theirs[1],
-        "recall_at_equal_fdr": at_equal_fdr(np.argsort([rank[g] for g in table.index]), changed),
-        "recall_at_equal_fdr_nb": at_equal_fdr(np.argsort(p, kind="stable"), changed),
     }
+    for name, calls in tests.items():
+        found[f"fdr{name}"], found[f"recall{name}"] = called(np.asarray(calls, bool), changed)
+    orders = {"": [rank[g] for g in table.index], "_of_replicates": table["replicate_p"], "_nb": p}
+    for name, order in orders.items():
+        found[f"recall_at_equal_fdr{name}"] = at_equal_fdr(np.argsort(order, kind="stable"), changed)
+    for name, one in {"": table["replicate_p"].to_numpy(), "_nb": p}.items():
+        found[f"null_p_below_0.05{name}"] = (one[~changed] < 0.05).mean()
+    return found
 
 
 def kang() -> md.MuData:
@@ -159,19 +203,36 @@ def main() -> None:
     arguments.add_argument("--genes", type=int, default=1000)
     arguments.add_argument("--epochs", type=int, default=30)
     arguments.add_argument("--kang", action="store_true")
-    arguments.add_argument("--output", type=Path, help="table to write")
+    arguments.add_argument("--modality", nargs="+", choices=["rna", "protein"], default=["rna", "protein"])
+    arguments.add_argument("--keep", type=Path, help="folder of trained models")
     chosen = arguments.parse_args()
     threads(1)
     if chosen.kang:
         show_kang(chosen.epochs)
         return
-    rows = []
-    for donors in chosen.donors:
-        for seed in chosen.seeds:
-            rows.append(row(donors, chosen.cells, chosen.genes, seed, chosen.epochs))
-            print({k: round(float(v), 3) for k, v in rows[-1].items()}, flush=True)
-    if chosen.output:
-        pd.DataFrame(rows).to_csv(chosen.output, sep="\t", index=False, float_format="%.4g")
+    for modality, donors, seed in itertools.product(chosen.modality, chosen.donors, chosen.seeds):
+        protein = modality == "protein"
+        made = simulate(donors, chosen.cells, GENES if protein else chosen.genes, seed, PROTEINS * protein)
+        model = _trained(chosen.keep, f"between-{modality}-{donors}-{seed}", made.mosaic, seed, chosen.epochs)
+        found = row(made, model, modality, donors, seed)
+        print({k: v if isinstance(v, str) else round(float(v), 3) for k, v in found.items()}, flush=True)
+        known = pd.read_csv(TABLE, sep="\t") if TABLE.is_file() else pd.DataFrame(columns=list(found))
+        again = (known[["modality", "donors", "seed"]] == [modality, donors, seed]).all(axis=1)
+        rows = pd.concat([known[~again].astype(object), pd.DataFrame([found], dtype=object)], ignore_index=True)
+        rows = rows.sort_values(["modality", "donors", "seed"], ascending=[False, True, True])
+        rows.to_csv(TABLE, sep="\t", index=False, float_format="%.4g")
+
+
+def _trained(folder: Path | None, name: str, mosaic: md.MuData, seed: int, epochs: int) -> MultiVI:
+    place = folder / name if folder else None
+    if place is not None and (place / "config.json").is_file():
+        return MultiVI.load(place)
+    model = MultiVI.from_mosaic(mosaic, seed=seed, n_latent=10, n_hidden=64)
+    train(model, mosaic, seed=seed, quiet=True, max_epochs=epochs)
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+        model.save(place)
+    return model
 
 
 if __name__ == "__main__":

@@ -98,14 +98,16 @@ def thinned(
     return out, chosen
 
 
-def pseudobulk_test(one: dict, other: dict, columns: np.ndarray, blocked: bool) -> np.ndarray:
-    """P of the side in a negative-binomial GLM of each feature, offset log library, libraries as blocks.
+def pseudobulk_test(
+    one: dict, other: dict, columns: np.ndarray, blocked: bool, size: np.ndarray | None = None
+) -> np.ndarray:
+    """P of the side in a negative-binomial GLM of each feature, offset log library (or `size`), libraries as blocks.
 
     One dispersion for all features (the median of their moments beyond a Poisson fit): a feature has too few
     pseudobulks for one of its own.
     """
     counts = np.stack([*one.values(), *other.values()])
-    offset = np.log(counts.sum(1))
+    offset = np.log(counts.sum(1) if size is None else size)
     side = np.repeat([1.0, 0.0], [len(one), len(other)])
     blocks = (
         pd.get_dummies([*one, *other], drop_first=True, dtype=float).to_numpy() if blocked else np.empty((len(side), 0))

@@ -15,6 +15,8 @@ MOST_RICH = 2048
 MOST_FREEDOM = 1e6
 OUTLYING = 0.05
 """False discovery rate at which a feature varies too much for the common prior."""
+LEVEL = 0.05
+"""What the p-value of a feature must be able to fall below."""
 UPPER = 0.5 + 0.5 * (np.arange(500) + 0.5) / 500
 """Levels that stand for the upper half of a distribution."""
 
@@ -25,8 +27,9 @@ def quasi_likelihood_test(
     """Two-sided p-values of the difference between two sides, each block at a level of its own.
 
     One negative-binomial dispersion for all features, by the median of Pearson's statistic; a factor on each feature's
-    variance by its own statistic, moderated over features and never below 1; F-test of the difference of deviances
-    (Lund et al., Stat Appl Genet Mol Biol 2012, QLShrink). Unlike logarithms of rates, deviances keep their meaning
+    variance by its own statistic, moderated over features and no smaller than leaves the variance of Poisson counts
+    (the bound of Lun, Chen & Smyth, Methods Mol Biol 2016); F-test of the difference of deviances (Lund et al., Stat
+    Appl Genet Mol Biol 2012, QLShrink). Unlike logarithms of rates, deviances keep their meaning
     where a replicate has a handful of counts. Below two they exceed their chi-squared distribution, and the score
     statistic stands in for them (docs/decisions/differential.md).
 
@@ -45,7 +48,8 @@ def quasi_likelihood_test(
     Returns
     -------
     np.ndarray
-        (n_features,); 1 for a feature without a count or, in blocks, with counts in one block only.
+        (n_features,); 1 for a feature without a count, with so few that no p-value could be below 0.05 or, in blocks,
+        with counts in one block only.
     """
     p = np.ones(counts.shape[1])
     # a replicate without any count says nothing, nor does a block that is left with one side
@@ -65,7 +69,7 @@ def quasi_likelihood_test(
         return p
     rich = _rich(counts[:, seen])
     dispersion = _common_dispersion(counts[:, seen[rich][:: -(-len(rich) // MOST_RICH)]], fit)
-    difference, factor = (np.empty(len(seen)) for _ in range(2))
+    difference, factor, most = (np.empty(len(seen)) for _ in range(3))
     for start in range(0, len(seen), FEATURES_AT_ONCE):
         part = slice(start, start + FEATURES_AT_ONCE)
         y = counts[:, seen[part]]
@@ -73,12 +77,16 @@ def quasi_likelihood_test(
         lower = np.maximum(_deviance(y, bare, dispersion) - _deviance(y, full, dispersion), 0)
         difference[part] = np.where(y.mean(axis=0) >= RICH, lower, fit.score(y, bare, dispersion))
         factor[part] = _pearson(y, full, dispersion) / fit.freedom
+        most[part] = fit.largest_score(y)
     prior_freedom, prior = variance_prior(factor[rich], fit.freedom)
     # features that vary more than the prior can explain speak for themselves (as Phipson et al. 2016)
     tail = stats.f.sf(factor / max(prior, 1.0), fit.freedom, prior_freedom)
     trust = np.where(stats.false_discovery_control(tail) < OUTLYING, 0.0, prior_freedom)
-    factor = np.maximum(moderated(factor, fit.freedom, trust, prior), 1)
-    p[seen] = stats.f.sf(difference / factor, 1, trust + fit.freedom)
+    poisson = 1 / (1 + dispersion * counts[:, seen].mean(axis=0))
+    factor = np.maximum(moderated(factor, fit.freedom, trust, prior), poisson)
+    # three counts are not evidence however they fall (Tarone, Biometrics 1990)
+    testable = stats.f.sf(most / factor, 1, trust + fit.freedom) <= LEVEL
+    p[seen[testable]] = stats.f.sf(difference / factor, 1, trust + fit.freedom)[testable]
     return p
 
 
@@ -160,6 +168,15 @@ class _Fit:
         score = self.side @ ((counts - bare) / (1 + dispersion * bare))
         total, shared = self.blocks @ weight, self.blocks @ (weight * self.side[:, None])
         return score**2 / np.maximum((shared * (1 - shared / np.maximum(total, 1e-12))).sum(axis=0), 1e-12)
+
+    def largest_score(self, counts: np.ndarray) -> np.ndarray:
+        """(n_features,) score statistic of Poisson counts, had all of them fallen on the side where that is rarer."""
+        size = np.exp(self.offset)
+        share = ((self.blocks @ (self.side * size)) / (self.blocks @ size))[:, None]
+        total = self.blocks @ counts
+        information = (total * share * (1 - share)).sum(axis=0)
+        away = np.maximum((total * share).sum(axis=0), (total * (1 - share)).sum(axis=0))
+        return away**2 / np.maximum(information, 1e-12)
 
     def _mean(self, effect: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Means, kept above 0 where a block has no count and its maximum lies there."""

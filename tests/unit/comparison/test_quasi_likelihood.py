@@ -52,6 +52,31 @@ def test_null_p_values_where_most_replicates_have_no_count(design):
     assert (p < 0.001).mean() < 0.0015
 
 
+@pytest.mark.parametrize(("design", "held_at_common"), [("blocked", 0.0165), ("independent", 0.024)])
+def test_steady_features_are_not_held_at_the_common_dispersion(design, held_at_common):
+    # half of the features have next to no dispersion; a factor that is never below 1 would let the rest speak for them
+    rng = np.random.default_rng(4)
+    p = quasi_likelihood_test(drawn(rng, np.full(4000, 100.0), np.tile([0.01, 0.2], 2000)), SIDE, BLOCKS[design])
+    assert held_at_common + 0.005 < (p[::2] < 0.05).mean() < 0.05
+
+
+@pytest.mark.parametrize("design", BLOCKS)
+def test_counts_too_few_to_tell_have_a_p_value_of_one(design):
+    # of two sides of one size, 3 against 0 counts has a score of 3 and p = 0.083, 4 against 0 a score of 4, p = 0.046
+    rng = np.random.default_rng(7)
+    counts = drawn(rng, np.full(2000, 0.5), 0.01)
+    sides = np.ones(16)
+    counts[:, :4] = 0
+    for j, n in enumerate((1, 2, 3, 5)):
+        counts[np.arange(n), j] = 1
+    p = quasi_likelihood_test(counts, SIDE, BLOCKS[design], size=sides)
+    assert p[:3].tolist() == [1, 1, 1]
+    assert p[3] < 0.05
+    total = counts.sum(axis=0)
+    assert (p[total <= 3] == 1).all()
+    assert (p[total >= 8] < 1).mean() > 0.8
+
+
 def test_score_is_pearsons_statistic_of_two_rates():
     counts = np.array([[3.0], [1.0]])
     fit = _Fit(np.array([1.0, 0.0]), np.ones((1, 2)), np.log([10.0, 30.0]))
