@@ -1,7 +1,7 @@
 """Labels for unlabelled cells from labelled ones near them, with probabilities checked on labels that were hidden.
 
-Votes of the 15 nearest labelled cells become probabilities by two numbers, a power and a share of the labels'
-frequencies, fitted where the truth is known: labelled cells of batches (or of folds) whose labels are hidden, seen
+Votes of the 15 nearest labelled cells choose a label; its probability is a line in the logit of its share of votes
+(Platt 1999), fitted where the truth is known: labelled cells of batches (or of folds) whose labels are hidden, seen
 through the modalities that the unlabelled cells show. A cell gets no label where this cannot be checked, where it does
 no better than the labels' frequencies, out of support, or among cells of which none has a label.
 """
@@ -17,6 +17,7 @@ import pandas as pd
 
 from multivi_nf.data.draws import cell_keys
 from multivi_nf.errors import InputError, option
+from multivi_nf.latent.label_probabilities import Line, reliability_of, scores
 from multivi_nf.modalities import MODALITIES
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ FOLDS = 5
 LEAST_CHECKED = 30
 """Cells of known label below which probabilities are not fitted."""
 MOST_CHECKED = 4000
-POWERS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-PRIOR_SHARES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4)
-BINS, BIN_CELLS = 10, 100
-"""Most bins of a reliability curve, and cells that each should have."""
 ALONE = (30, 200)
 """Least and most neighbours of any kind among which labelled cells are looked for."""
 EXPECTED_LABELLED = 10
@@ -128,6 +125,27 @@ def transfer_labels(
     return found
 
 
+@dataclass
+class _Fit:
+    """What cells of known label say of one kind of cells.
+
+    Attributes
+    ----------
+    line
+        From votes to probabilities.
+    record
+        For the report.
+    """
+
+    line: Line
+    record: dict[str, Any]
+
+    @property
+    def is_chance(self) -> bool:
+        """Labels are no better than their frequencies."""
+        return bool(self.record["brier"] >= self.record["brier_prior"])
+
+
 class _Transfer:
     """One column's labelled cells, and the unlabelled ones by what they show."""
 
@@ -156,21 +174,21 @@ class _Transfer:
         for kind in np.unique(self.shown[~self.known]):
             cells = np.flatnonzero(~self.known & (self.shown == kind))
             fit = self._fit(kind)
-            if fit is None or fit["brier"] >= fit["brier_prior"]:
+            if fit is not None:
+                record["checked"][str(kind)] = fit.record
+            if fit is None or fit.is_chance:
                 why = "not checked" if fit is None else "at chance"
                 lost[why] = lost.get(why, 0) + len(cells)
                 record["notes"].append(_why_not(str(kind), fit))
-            if fit is not None:
-                record["checked"][str(kind)] = {k: v for k, v in fit.items() if k not in ("power", "share")}
-            if fit is None or fit["brier"] >= fit["brier_prior"]:
                 continue
             for reason, gone in (("out of support", self.outside), ("no labelled cell like them", strange)):
                 n = int(gone[cells].sum())
                 if n:
                     lost[reason] = lost.get(reason, 0) + n
                 cells = cells[~gone[cells]]
-            p = self._sharpened(self._votes(self.latent[cells], self.known), fit["power"], fit["share"])
-            found.label[cells], found.probability[cells] = self.names[p.argmax(axis=1)], p.max(axis=1)
+            votes = self._votes(self.latent[cells], self.known)
+            found.label[cells] = self.names[votes.argmax(axis=1)]
+            found.probability[cells] = fit.line.right(votes)
             record["n_transferred"] += len(cells)
 
     # ------------------------------------------------------------------------------------------------ votes
@@ -192,10 +210,6 @@ class _Transfer:
             np.add.at(votes, (np.arange(len(places))[:, None], self.code[rows[index]]), weight)
         return votes / votes.sum(axis=1, keepdims=True)
 
-    def _sharpened(self, votes: np.ndarray, power: float, share: float) -> np.ndarray:
-        p = votes**power
-        return (1 - share) * p / p.sum(axis=1, keepdims=True) + share * self.prior
-
     def _without_labelled(self) -> np.ndarray:
         """(n_cells,) fewer than a tenth of the labelled cells expected among a cell's neighbours of any kind."""
         from sklearn.neighbors import NearestNeighbors
@@ -210,35 +224,25 @@ class _Transfer:
 
     # ------------------------------------------------------------------------------------------------ checking
 
-    def _fit(self, kind: str) -> dict[str, Any] | None:
-        """Power and share of one kind of cells, and scores on cells that took no part in fitting them."""
+    def _fit(self, kind: str) -> _Fit | None:
+        """How votes become probabilities in one kind of cells, and scores on cells that took no part in fitting it."""
         votes, truth, cells = self._checked(kind)
         if len(truth) < LEAST_CHECKED:
             return None
-        key = self.key[cells]
-        odd = key % np.uint64(2) == 1
+        odd = self.key[cells] % np.uint64(2) == 1
+        hit = votes.argmax(axis=1) == truth
         p = np.empty_like(votes)
         for mine in (odd, ~odd):
-            p[mine] = self._sharpened(votes[mine], *self._best(votes[~mine], truth[~mine]))
-        power, share = self._best(votes, truth)
-        hit, top = p.argmax(axis=1) == truth, p.max(axis=1)
+            p[mine] = Line.fit(votes[~mine].max(axis=1), hit[~mine]).probabilities(votes[mine])
         one_hot = np.eye(len(self.names))[truth]
-        reliability, ece = _reliability(top, hit)
+        curve, ece = reliability_of(p[np.arange(len(p)), votes.argmax(axis=1)], hit)
         batches = {}
         if self._by_batch(np.sort(cells)):
             batch = self.batch[cells]
             names, sizes = np.unique(batch, return_counts=True)
-            batches = {str(b): _scores(p[batch == b], one_hot[batch == b]) for b in names[sizes >= LEAST_CHECKED]}
-        return {
-            **_scores(p, one_hot), "ece": ece, "reliability": reliability, "power": power, "share": share,
-            "batches": batches,
-        }  # fmt: skip
-
-    def _best(self, votes: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-        def loss(power: float, share: float) -> float:
-            return -float(np.log(self._sharpened(votes, power, share)[np.arange(len(truth)), truth] + 1e-12).mean())
-
-        return min(((p, s) for p in POWERS for s in PRIOR_SHARES), key=lambda pair: loss(*pair))
+            batches = {str(b): scores(p[batch == b], one_hot[batch == b]) for b in names[sizes >= LEAST_CHECKED]}
+        record: dict[str, Any] = {**scores(p, one_hot), "ece": ece, "reliability": curve, "batches": batches}
+        return _Fit(Line.fit(votes.max(axis=1), hit), record)
 
     def _checked(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Votes on cells of known label as if they had none and showed only `kind`; their labels and positions."""
@@ -304,23 +308,13 @@ class _Transfer:
             yield cells[fold == k]
 
 
-def _scores(p: np.ndarray, one_hot: np.ndarray) -> dict[str, float]:
-    """Brier score of probabilities and of the labels' own frequencies, and the share of right labels."""
-    own = one_hot.mean(axis=0)
-    right = p.argmax(axis=1) == one_hot.argmax(axis=1)
-    return {
-        "n": len(p), "brier": float(((p - one_hot) ** 2).sum(axis=1).mean()),
-        "brier_prior": float(((own - one_hot) ** 2).sum(axis=1).mean()), "accuracy": float(right.mean()),
-    }  # fmt: skip
-
-
 def _shown(obs: pd.DataFrame) -> np.ndarray:
     """(n_cells,) "rna", "rna+atac", ...; "" where the table does not say."""
     has = {m: obs[f"has_{m}"].astype(bool).to_numpy() for m in MODALITIES if f"has_{m}" in obs}
     return np.array(["+".join(m for m in has if has[m][i]) for i in range(len(obs))], dtype=object)
 
 
-def _why_not(kind: str, fit: dict[str, Any] | None) -> str:
+def _why_not(kind: str, fit: _Fit | None) -> str:
     seen = f"cells with {kind} only" if kind else "unlabelled cells"
     if fit is None:
         return (
@@ -328,15 +322,6 @@ def _why_not(kind: str, fit: dict[str, Any] | None) -> str:
             "nothing tells whether labels reach them; pairs would"
         )
     return (
-        f"{seen} got no label: on {fit['n']:,} cells of known label their transfer is no better than the labels' "
-        f"frequencies (Brier score {fit['brier']:.2f}, frequencies {fit['brier_prior']:.2f})"
+        f"{seen} got no label: on {fit.record['n']:,} cells of known label their transfer is no better than the "
+        f"labels' frequencies (Brier score {fit.record['brier']:.2f}, frequencies {fit.record['brier_prior']:.2f})"
     )
-
-
-def _reliability(top: np.ndarray, hit: np.ndarray) -> tuple[list[list[float]], float]:
-    """(mean probability, share right, cells) of bins of equal size, and the expected calibration error."""
-    # a bin of few cells is off by chance: of 30 by 7 % on average
-    n_bins = int(np.clip(len(top) // BIN_CELLS, 3, BINS))
-    rows = [part for part in np.array_split(np.argsort(top, kind="stable"), n_bins) if len(part)]
-    bins = [[float(top[part].mean()), float(hit[part].mean()), len(part)] for part in rows]
-    return bins, float(sum(abs(p - right) * n for p, right, n in bins) / len(top))

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from multivi_nf.errors import InputError
+from multivi_nf.latent.label_probabilities import Line
 from multivi_nf.latent.label_transfer import transfer_labels
 
 
@@ -131,6 +132,22 @@ def test_labels_are_checked_between_batches_where_several_have_them():
         latent, table(np.where(np.arange(900) % 2 == 0, truth, None), batch=np.repeat("x", 900)), "type"
     )
     assert found.record["checked"][""]["accuracy"] < fine.record["checked"][""]["accuracy"] - 0.2
+
+
+def test_a_line_in_the_logit_recovers_probabilities():
+    rng = np.random.default_rng(13)
+    share = rng.uniform(0.2, 0.99, 20_000)
+    true = 1 / (1 + np.exp(-(-0.5 + 0.6 * np.log(share / (1 - share)))))
+    line = Line.fit(share, rng.random(20_000) < true)
+    assert (line.level, line.slope) == (pytest.approx(-0.5, abs=0.05), pytest.approx(0.6, abs=0.05))
+    p = line.probabilities(np.array([[0.5, 0.3, 0.2]]))
+    assert p[0, 0] == pytest.approx(1 / (1 + np.exp(0.5)), abs=0.02)
+    assert p.sum() == pytest.approx(1) and p[0, 1] / p[0, 2] == pytest.approx(1.5)
+
+
+def test_thirty_right_labels_are_not_certainty():
+    line = Line.fit(np.linspace(0.6, 0.9, 30), np.ones(30, bool))
+    assert 0.9 < line.probabilities(np.array([[0.9, 0.1]])).max() < 0.995
 
 
 def test_a_column_without_labels_is_refused_and_one_without_gaps_told():
