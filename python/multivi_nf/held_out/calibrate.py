@@ -17,12 +17,10 @@ import torch
 from multivi_nf.calibration.entries import Direction
 from multivi_nf.calibration.stored import MINIMUM_PAIRS, Calibration
 from multivi_nf.calibration.support import Support
-from multivi_nf.data.draws import cell_keys
 from multivi_nf.data.threads import one_thread
-from multivi_nf.errors import InputError
 from multivi_nf.held_out.fit import Fit
 from multivi_nf.held_out.group_effects import Groups
-from multivi_nf.held_out.pairs import HeldOut, role_cells
+from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.held_out.prediction import Prediction
 from multivi_nf.io.progress import progress
 from multivi_nf.latent.cells import Cells
@@ -34,9 +32,8 @@ if TYPE_CHECKING:
     from multivi_nf.data.mosaic_data import MosaicData
     from multivi_nf.training import MultiVI
 
-RATE_CELLS = 5000
 
-
+@one_thread()
 @torch.inference_mode()
 def calibrate(
     model: MultiVI,
@@ -77,75 +74,28 @@ def calibrate(
     >>> imputed.uns["calibrated"]
     False
     """
-    with one_thread():
-        return _calibrated(Cells(model, mosaic), n_samples, seed)
-
-
-def _calibrated(cells: Cells, n_samples: int, seed: int) -> Calibration:
-    model, has = cells.model, cells.has
-    held = HeldOut(cells, _held_out(cells), None, seed)
-    if "atac" in model.modalities and has["atac"].any():
-        held.depth = cells.median_depth()
+    cells, weights = Cells(model, mosaic), weights_digest(model)
+    held, has, batch = HeldOut.of(cells, seed), cells.has, cells.data.source.batch.astype(str)
+    pairs = {(s, t): len(held.measured(*s, t)) for s, t in _directions(model.modalities)}
     paired = held.index[sum(has[m][held.index].astype(int) for m in model.modalities) > 1]
-    found = Calibration(
-        n_pairs=len(paired),
-        batches=sorted(set(cells.data.source.batch[paired].astype(str))),
-        atac_depth=held.depth,
-        weights=weights_digest(model),
-    )
-    rates = _rates(held) if held.depth is not None and len(paired) else None
-    directions = list(_directions(model.modalities))
-    with progress("calibrate", len(directions), "directions") as advance:
-        for sources, target in directions:
-            n_cells, name = len(held.measured(*sources, target)), f"{'+'.join(sources)}->{target}"
+    found = Calibration(n_pairs=len(paired), batches=sorted(set(batch[paired])), atac_depth=held.depth, weights=weights)
+    # groups are of all pairs that trained nothing: validation only chose the epoch to keep
+    watched, rates = held.watched(), held.rates() if held.depth is not None and len(paired) else None
+    with progress("calibrate", len(pairs), "directions") as advance:
+        for (sources, target), n_cells in pairs.items():
+            name = f"{'+'.join(sources)}->{target}"
             if n_cells >= MINIMUM_PAIRS:
                 prediction = Prediction(held, sources, target, n_samples, rates)
                 found.directions[name] = Fit(prediction.shown, prediction).fitted(n_cells)
-                # on all pairs that trained nothing: validation only chose the epoch to keep
-                watched = role_cells(cells, "validation")
-                groups = Groups(held.among(watched[watched >= 0]), sources, target)
-                found.directions[name].effects = groups.fit()
+                found.directions[name].effects = Groups(watched, sources, target).fit()
             elif any(_wanted({m: has[m] for m in model.modalities}, sources, target)):
                 found.directions[name] = Direction(calibrated=False, n_cells=n_cells)
             advance(1)
     found.calibrated = any(entry.calibrated for entry in found.directions.values())
-    found.notes = _notes(found, cells)
+    found.notes = _notes(found, set(batch))
     found.support = Support.fit(model.modalities, cells.data, held.index, seed) if len(paired) else None
     found.rates = rates if any(entry.shrinkage for entry in found.directions.values()) else None
     return found
-
-
-def _held_out(cells: Cells) -> np.ndarray:
-    index = role_cells(cells, "calibration")
-    if len(index) and (index < 0).mean() > 0.5:
-        raise InputError(
-            f"{int((index < 0).sum())} of the {len(index)} calibration cells of split.tsv are not in the mosaic",
-            "calibration needs the very cells that training set apart",
-            "give the mosaic that the model was trained on",
-        )
-    return np.sort(index[index >= 0])
-
-
-def _rates(held: HeldOut) -> np.ndarray:
-    """(n_peaks,) share of measured cells in which a peak is seen open (fragments in it), at d~; without held-out cells.
-
-    Batches weigh as in the reference mixture; half a count on each peak, so that none has a rate of 0.
-    """
-    cells, model = held.cells, held.cells.model
-    chosen, weights = model.config.reference_weights("atac")
-    batch, known = cells.data.batch.cpu().numpy(), held.known("atac")
-    total = np.zeros(model.config.n_features["atac"])
-    for one, weight in zip(chosen.tolist(), weights.double().cpu().numpy()):
-        index = known[batch[known] == one]
-        index = index[np.argsort(cell_keys(cells.data.cells[index], 0, "rates"))[:RATE_CELLS]]
-        seen, size = np.full(len(total), 0.5), 1e-12
-        for block in cells.staged(index).blocks(index, ("atac",)):
-            counts = block.minibatch.modalities["atac"].counts
-            values = None if counts.values is None else counts.values.cpu().numpy()
-            seen += np.bincount(counts.indices.cpu().numpy(), values, minlength=len(total))
-            size += float(block.levels["atac"].double().sum()) / held.level
-        total += weight * (seen / size if model.counts_peaks else np.minimum(seen / size, 1))
-    return total
 
 
 def _directions(modalities: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -160,8 +110,8 @@ def _wanted(has: dict[str, np.ndarray], sources: tuple[str, ...], target: str) -
     return np.all([has[m] == (m in sources) for m in has], axis=0) & ~has[target]
 
 
-def _notes(found: Calibration, cells: Cells) -> list[str]:
-    others = sorted(set(cells.data.source.batch.astype(str)) - set(found.batches))
+def _notes(found: Calibration, batches: set[str]) -> list[str]:
+    others = sorted(batches - set(found.batches))
     notes = []
     if not found.calibrated:
         notes.append(

@@ -227,7 +227,8 @@ class Groups:
                 return 1.0
             keys = cell_keys(cells.data.cells[index], self.seed, "gain")
             index = index[np.argsort(keys, kind="stable")[:GAIN_CELLS]]
-            spread.append(float(cells.staged(index).means(index).var(axis=0).sum()))
+            means = np.concatenate([block.mean for block in cells.staged(index).blocks(index)])
+            spread.append(float(means.var(axis=0).sum()))
         return float(np.clip(np.sqrt(spread[0] / max(spread[1], 1e-12)), 1.0, LARGEST_GAIN))
 
 

@@ -13,18 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from multivi_nf.calibration.entries import Curve
-from multivi_nf.data.draws import blocks, cell_keys
-from multivi_nf.held_out.pairs import HeldOut, halved
-from multivi_nf.imputation.decode import Decoder
-from multivi_nf.latent.cells import Cells
+from multivi_nf.held_out.pairs import Library
 
 NEIGHBOURS = 5
 """Cells of each of the two sets."""
-LIBRARY = 4000
-RATIO_CELLS = 256
 KNOTS = 10
 
 
@@ -45,59 +39,20 @@ class NeighbourMeans:
     size: float
 
     @classmethod
-    def of(cls, held: HeldOut, index: np.ndarray, decoder: Decoder, positions: np.ndarray) -> NeighbourMeans | None:
-        """Those of some held-out cells and features.
-
-        None with too few measured cells, or of proteins, whose background is no part of the imputed value.
-        """
+    def of(cls, library: Library) -> NeighbourMeans:
+        """Those of the held-out cells of a library."""
         from sklearn.neighbors import NearestNeighbors
 
-        target, known = decoder.modality, held.known(decoder.modality)
-        keys = cell_keys(held.cells.data.cells[known], held.seed, "library")
-        known = known[np.argsort(keys, kind="stable")[:LIBRARY]]
-        if target == "protein" or len(known) < 10 * NEIGHBOURS:
-            return None
-        random, data = np.random.default_rng([held.seed, 3]), held.cells.data.staged(np.concatenate([known, index]))
-        places, parts, sizes = [], [], []
-        for block in blocks(len(known)):
-            minibatch = data.minibatch(known[block])
-            first, second = halved(minibatch.modalities[target], random)
-            places.append(held.alone(minibatch, target, first))
-            parts.append(second[:, positions])
-            sizes.append(held.sizes(minibatch, target) / 2)
-        place, size, counts = np.concatenate(places), np.concatenate(sizes), sparse.vstack(parts).tocsr()
-        mine = []
-        for block in blocks(len(index)):
-            minibatch = data.minibatch(index[block])
-            mine.append(held.alone(minibatch, target, halved(minibatch.modalities[target], random)[0]))
-        near = NearestNeighbors(n_neighbors=2 * NEIGHBOURS).fit(place)
-        chosen = near.kneighbors(np.concatenate(mine), return_distance=False)
-        batch, ratio = _to_reference(held.cells.staged(known), known, decoder, positions)
+        near = NearestNeighbors(n_neighbors=2 * NEIGHBOURS).fit(library.place)
+        chosen = near.kneighbors(library.held, return_distance=False)
+        counts, ratio = library.counts, library.ratio
         means = []
         for some in (chosen[:, ::2], chosen[:, 1::2]):
-            total = np.zeros((len(index), len(positions)))
+            total = np.zeros((len(chosen), counts.shape[1]))
             for each in some.T:
-                total += counts[each].toarray() * ratio[batch[each]]
-            means.append(total / np.maximum(size[some].sum(1), 1e-12)[:, None])
-        return cls(means[0], means[1], float(NEIGHBOURS * size.mean()))
-
-
-def _to_reference(
-    cells: Cells, index: np.ndarray, decoder: Decoder, positions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Batch of each cell, and (n_batches, n_features) decoded means under the reference mixture over those under it."""
-    names, batch = np.unique(cells.data.source.batch[index].astype(str), return_inverse=True)
-    own = Decoder(cells.model, decoder.modality, "own", decoder.depth)
-    ratio = np.ones((len(names), len(positions)))
-    for i in range(len(names)):
-        means = []
-        for one in (decoder, own):
-            total = np.zeros(decoder.n_features)
-            for block in cells.blocks(index[np.flatnonzero(batch == i)[:RATIO_CELLS]]):
-                total += one.values(block.joint.mean, block.codes).double().numpy().sum(0)
-            means.append(total[positions])
-        ratio[i] = means[0] / np.maximum(means[1], 1e-12)
-    return batch, np.clip(ratio, 0.1, 10)
+                total += counts[each].toarray() * ratio[library.batch[each]]
+            means.append(total / np.maximum(library.size[some].sum(1), 1e-12)[:, None])
+        return cls(means[0], means[1], float(NEIGHBOURS * library.size.mean()))
 
 
 def whole_error(value: np.ndarray, spread: np.ndarray, means: NeighbourMeans) -> Curve:

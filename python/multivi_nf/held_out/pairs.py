@@ -8,11 +8,41 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.data.minibatch import Minibatch, ModalityRows, SparseRows
 from multivi_nf.errors import InputError
-from multivi_nf.imputation.decode import RNA_SCALE
+from multivi_nf.imputation.decode import RNA_SCALE, Decoder
 from multivi_nf.latent.cells import Cells
+
+RATE_CELLS, LIBRARY, RATIO_CELLS = 5000, 4000, 256
+LEAST_KNOWN = 50
+"""Measured cells that make a library."""
+
+
+@dataclass
+class Library:
+    """Measured cells, and held-out ones, in the latent space of half of the target's counts.
+
+    Attributes
+    ----------
+    place, held
+        (n, n_latent) of the measured cells, and of the held-out ones.
+    counts
+        (n, n_features) the other half of the measured cells' counts.
+    size
+        (n,) what turns a decoded value into such a count.
+    batch, ratio
+        (n,) batch of the measured cells, and (n_batches, n_features) decoded means under the reference mixture over
+        those under it.
+    """
+
+    place: np.ndarray
+    held: np.ndarray
+    counts: sparse.csr_matrix
+    size: np.ndarray
+    batch: np.ndarray
+    ratio: np.ndarray
 
 
 @dataclass
@@ -36,14 +66,28 @@ class HeldOut:
     depth: float | None
     seed: int
 
+    @classmethod
+    def of(cls, cells: Cells, seed: int) -> HeldOut:
+        """The pairs that training set apart for calibration; refused where most of them are not here."""
+        index = role_cells(cells, "calibration")
+        if len(index) and (index < 0).mean() > 0.5:
+            raise InputError(
+                f"{int((index < 0).sum())} of the {len(index)} calibration cells of split.tsv are not in the mosaic",
+                "calibration needs the very cells that training set apart",
+                "give the mosaic that the model was trained on",
+            )
+        sees_atac = "atac" in cells.model.modalities and cells.has["atac"].any()
+        return cls(cells, np.sort(index[index >= 0]), cells.median_depth() if sees_atac else None, seed)
+
     @property
     def level(self) -> float:
         """d~, for a decoder."""
         return self.depth or 1.0
 
-    def among(self, more: np.ndarray) -> HeldOut:
-        """With further cells."""
-        return replace(self, index=np.union1d(self.index, more))
+    def watched(self) -> HeldOut:
+        """With the cells by which training only chose the epoch to keep."""
+        more = role_cells(self.cells, "validation")
+        return replace(self, index=np.union1d(self.index, more[more >= 0]))
 
     def measured(self, *modalities: str) -> np.ndarray:
         """Held-out cells with all of some modalities."""
@@ -65,6 +109,69 @@ class HeldOut:
     def alone(self, minibatch: Minibatch, target: str, rows: ModalityRows) -> np.ndarray:
         """(n_cells, n_latent) mean of the posterior from one modality's rows alone."""
         return self.cells.encoded(minibatch.of({target: rows})).mean
+
+    def rates(self) -> np.ndarray:
+        """(n_peaks,) share of measured cells in which a peak is seen open (fragments in it), at d~; none held out.
+
+        Batches weigh as in the reference mixture; half a count on each peak, so that none has a rate of 0.
+        """
+        cells, config, known = self.cells, self.cells.model.config, self.known("atac")
+        chosen, weights = config.reference_weights("atac")
+        batch = cells.data.batch.cpu().numpy()
+        total = np.zeros(config.n_features["atac"])
+        for one, weight in zip(chosen.tolist(), weights.double().numpy()):
+            index = known[batch[known] == one]
+            index = index[np.argsort(cell_keys(cells.data.cells[index], 0, "rates"))[:RATE_CELLS]]
+            seen, size = np.full(len(total), 0.5), 1e-12
+            for block in cells.staged(index).blocks(index, ("atac",)):
+                counts = block.minibatch.modalities["atac"].counts
+                values = None if counts.values is None else counts.values.cpu().numpy()
+                seen += np.bincount(counts.indices.cpu().numpy(), values, minlength=len(total))
+                size += float(block.levels["atac"].double().sum()) / self.level
+            total += weight * (seen / size if cells.model.counts_peaks else np.minimum(seen / size, 1))
+        return total
+
+    def library(self, index: np.ndarray, decoder: Decoder, positions: np.ndarray) -> Library | None:
+        """Measured cells beside the held-out ones at `index`, by features at `positions`.
+
+        None with too few measured cells, or of proteins, whose background is no part of the imputed value.
+        """
+        target, known = decoder.modality, self.known(decoder.modality)
+        keys = cell_keys(self.cells.data.cells[known], self.seed, "library")
+        known = known[np.argsort(keys, kind="stable")[:LIBRARY]]
+        if target == "protein" or len(known) < LEAST_KNOWN:
+            return None
+        random, data = np.random.default_rng([self.seed, 3]), self.cells.data.staged(np.concatenate([known, index]))
+        places, parts, sizes, mine = [], [], [], []
+        for at in blocks(len(known)):
+            minibatch = data.minibatch(known[at])
+            first, second = halved(minibatch.modalities[target], random)
+            places.append(self.alone(minibatch, target, first))
+            parts.append(second[:, positions])
+            sizes.append(self.sizes(minibatch, target) / 2)
+        for at in blocks(len(index)):
+            minibatch = data.minibatch(index[at])
+            mine.append(self.alone(minibatch, target, halved(minibatch.modalities[target], random)[0]))
+        counts, batches = sparse.vstack(parts).tocsr(), self._to_reference(known, decoder, positions)
+        return Library(np.concatenate(places), np.concatenate(mine), counts, np.concatenate(sizes), *batches)
+
+    def _to_reference(
+        self, index: np.ndarray, decoder: Decoder, positions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Batch of cells, and (n_batches, n_features) decoded means under the reference mixture over those under it."""
+        cells = self.cells.staged(index)
+        names, batch = np.unique(cells.data.source.batch[index].astype(str), return_inverse=True)
+        own = Decoder(cells.model, decoder.modality, "own", decoder.depth)
+        ratio = np.ones((len(names), len(positions)))
+        for i in range(len(names)):
+            means = []
+            for one in (decoder, own):
+                total = np.zeros(decoder.n_features)
+                for block in cells.blocks(index[np.flatnonzero(batch == i)[:RATIO_CELLS]]):
+                    total += one.values(block.joint.mean, block.codes).double().numpy().sum(0)
+                means.append(total[positions])
+            ratio[i] = means[0] / np.maximum(means[1], 1e-12)
+        return batch, np.clip(ratio, 0.1, 10)
 
 
 def role_cells(cells: Cells, role: str) -> np.ndarray:

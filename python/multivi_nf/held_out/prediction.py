@@ -87,16 +87,17 @@ class Prediction:
     def __init__(
         self, held: HeldOut, sources: tuple[str, ...], target: str, n_samples: int, rates: np.ndarray | None
     ) -> None:
-        self.cells, self.n_samples = held.cells, n_samples
-        self.pairs = held.measured(*sources, target)
-        keys = cell_keys(self.cells.data.cells[self.pairs], held.seed, "calibration")
-        index = np.sort(self.pairs[np.argsort(keys)[:MAX_CELLS]])
-        self.decoder = Decoder(self.cells.model, target, None, held.level)
-        self.keys = cell_keys(self.cells.data.cells[index], held.seed, "posterior")
-        self.blocks = list(self.cells.blocks(index, sources))
+        cells, self.n_samples = held.cells, n_samples
+        pairs = held.measured(*sources, target)
+        keys = cell_keys(cells.data.cells[pairs], held.seed, "calibration")
+        index = np.sort(pairs[np.argsort(keys)[:MAX_CELLS]])
+        self.decoder = Decoder(cells.model, target, None, held.level)
+        self.keys = cell_keys(cells.data.cells[index], held.seed, "posterior")
+        self.blocks = list(cells.blocks(index, sources))
         dense = np.concatenate([b.minibatch.modalities[target].counts.dense().cpu().numpy() for b in self.blocks])
         positions = _spread_features(dense)
-        panel = self.cells.data.in_panel(index, target)
+        library = held.library(index, self.decoder, positions)
+        panel = cells.data.in_panel(index, target)
         self.shown = Shown(
             target,
             positions,
@@ -104,10 +105,10 @@ class Prediction:
             np.concatenate([held.sizes(block.minibatch, target) for block in self.blocks]),
             np.ones((len(dense), len(positions)), bool) if panel is None else panel[:, positions],
             np.concatenate([block.mean for block in self.blocks]),
-            folds(self.cells.data.source.batch[index].astype(str)),
-            uniforms(cell_keys(self.cells.data.cells[index], held.seed, "pit"), 0, len(positions)),
+            folds(cells.data.source.batch[index].astype(str)),
+            uniforms(cell_keys(cells.data.cells[index], held.seed, "pit"), 0, len(positions)),
             rates[positions] if rates is not None and target == "atac" else None,
-            NeighbourMeans.of(held, index, self.decoder, positions),
+            None if library is None else NeighbourMeans.of(library),
             self.decoder.is_probability,
         )
 

@@ -50,7 +50,7 @@ class Teachers:
     @cached_property
     def places(self) -> np.ndarray:
         """(n_cells, n_latent) means of their joint posterior."""
-        return self.cells.means(self.index)
+        return np.concatenate([block.mean for block in self.cells.blocks(self.index)])
 
     def weights(self, places: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
         """(n_cells,) how often each is among the nearest of some places, as shares."""

@@ -135,11 +135,6 @@ class Cells:
         """Encode cells, block by block."""
         return (self.encoded(self.data.minibatch(index[at]), shown, at) for at in blocks(len(index)))
 
-    def means(self, index: np.ndarray) -> np.ndarray:
-        """(n, n_latent) means of their joint posteriors."""
-        empty = np.zeros((0, self.model.config.n_latent), np.float32)
-        return np.concatenate([empty, *(block.mean for block in self.blocks(index))])
-
     @torch.inference_mode()
     def median_depth(self, stored: float | None = None) -> float:
         """d~, or l~: median depth of the measured cells (at most 4,096, evenly spaced in the mosaic's order).

@@ -76,7 +76,7 @@ def test_neighbours_are_of_the_users_scale_and_never_held_out(paired, target):
     model, data, held = paired
     positions = np.arange(20)
     apart, decoder = HeldOut(Cells(model, data), held, 0.5, 0), Decoder(model, target, None, 0.5)
-    found = NeighbourMeans.of(apart, held, decoder, positions)
+    found = NeighbourMeans.of(apart.library(held, decoder, positions))
     one = found.one
     assert one.shape == found.other.shape == (len(held), 20) and found.size > 0
     counts = data.minibatch(np.flatnonzero(data.has[target])).modalities[target].counts.dense().numpy()
@@ -84,10 +84,10 @@ def test_neighbours_are_of_the_users_scale_and_never_held_out(paired, target):
     assert np.corrcoef(one.mean(0), level)[0, 1] > 0.9
     if target == "rna":
         assert one.mean() == pytest.approx(level.mean(), rel=0.3), "counts per 10,000"
-    np.testing.assert_array_equal(one, NeighbourMeans.of(apart, held, decoder, positions).one)
+    np.testing.assert_array_equal(one, NeighbourMeans.of(apart.library(held, decoder, positions)).one)
     everyone = np.arange(data.n_cells)
     apart.index = everyone
-    assert NeighbourMeans.of(apart, held, decoder, positions) is None, "nobody is left"
+    assert apart.library(held, decoder, positions) is None, "nobody is left"
 
 
 def test_coverage_after_comes_from_batches_that_taught_no_levels():
