@@ -61,6 +61,7 @@ class Step(click.Command):
             _refuse_pipe(
                 path, parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
             )
+        _refuse_same([(parameter.opts[0], path) for parameter, path in _paths(self, ctx, outputs=True)])
         with contextlib.ExitStack() as places:
             for parameter, path in _paths(self, ctx, outputs=True):
                 option = parameter.opts[0]
@@ -72,6 +73,17 @@ class Step(click.Command):
                     check_apart(path, inputs, option)
             places.enter_context(told_to_a_shell())
             return super().invoke(ctx)
+
+
+def _refuse_same(outputs: list[tuple[str, Path]]) -> None:
+    """Refuse two results under one name: the second would fail, or take the place of the first, after the work."""
+    for (one, path), (other, beside) in itertools.combinations(outputs, 2):
+        if path.resolve() == beside.resolve():
+            raise InputError(
+                f"{one} and {other} are both {path}",
+                "one result would take the place of the other",
+                f"give another name with {other}",
+            )
 
 
 def _refuse_pipe(path: Path, option: str) -> None:

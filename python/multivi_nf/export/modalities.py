@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from multivi_nf.errors import Damaged
+from multivi_nf.errors import Damaged, InputError
+from multivi_nf.modalities import MODALITIES
 from multivi_nf.palette import colours_of, natural
 
 if TYPE_CHECKING:
@@ -56,6 +57,13 @@ def check_embedded(mosaic: MuData, path: Path) -> None:
             f"has no {' and no '.join(missing)}",
             "map and clusters are what is exported",
             "give the multivi.h5mu that `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` writes",
+        )
+    strange = [name for name in mosaic.mod if name not in MODALITIES]
+    if strange:
+        raise InputError(
+            f"{path} holds the modality {strange[0]!r}, which no step of multivi-nf writes",
+            "it is not known what its values are, so they cannot be summed up or drawn",
+            f"leave it out of the file that is exported (del mdata.mod[{strange[0]!r}])",
         )
     names = [("cells", mosaic.obs_names), *((f"names of {m}", data.var_names) for m, data in mosaic.mod.items())]
     doubled = [what for what, index in names if not index.is_unique]

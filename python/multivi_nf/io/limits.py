@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -154,12 +155,24 @@ def opened(
 ) -> Iterator[io.BufferedReader]:
     """Open a plain or gzip text file as bytes within limits, see :class:`Guarded`."""
     path = Path(path)
+    _check_regular(path)
     with path.open("rb") as file:
         packed = is_gzip(path)
         whole = io.BufferedReader(NoHole(file, str(path)), BLOCK)
         source: Source = gzip.GzipFile(fileobj=whole) if packed else file
         guarded = Guarded(source, str(path), longest_line=longest_line, most_bytes=most_bytes, most_lines=most_lines)
         yield io.BufferedReader(guarded, BLOCK)
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse a pipe or a device, which would be waited for, or read, for ever; a shell's `<(...)` is what it is."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or str(path).startswith(("/dev/fd/", "/proc/"))):
+        raise InputError(
+            f"{path} is neither a file nor a folder but a pipe, a socket or a device",
+            "files are read more than once, from any place in them",
+            "write its content to a file and give that",
+        )
 
 
 def read_bytes(path: Path, *, longest_line: int | None = LONGEST_LINE, most_bytes: int = LARGEST_TABLE) -> bytes:
@@ -232,6 +245,24 @@ def read_tsv(path: Path, **how: Any) -> pd.DataFrame:
         return pd.read_csv(io.BytesIO(raw), **{"sep": "\t"} | how)
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(path, f"no table ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+
+
+def check_columns(table: pd.DataFrame, path: Path, needed: Iterable[str] = (), numbers: Iterable[str] = ()) -> None:
+    """Refuse a table that lacks a needed column, or in which one of `numbers` is there and holds text.
+
+    Raises
+    ------
+    InputError
+        Names the file and the column.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    lacking = [column for column in needed if column not in table]
+    if lacking:
+        raise _damaged(path, f"no table of this step: it has no column {', '.join(lacking)}")
+    for column in numbers:
+        if column in table and not is_numeric_dtype(table[column]):
+            raise _damaged(path, f"no table of this step: its column {column!r} holds text where numbers are meant")
 
 
 def _damaged(path: Path, how: str) -> InputError:

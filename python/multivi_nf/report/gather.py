@@ -15,7 +15,7 @@ from multivi_nf.errors import Damaged, InputError
 from multivi_nf.export.markers import array_of
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.io.hdf5 import check_hdf5, open_hdf5, reading
-from multivi_nf.io.limits import object_in, read_bytes, read_object, read_tsv
+from multivi_nf.io.limits import check_columns, object_in, read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store, open_store
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.report import facts
@@ -25,6 +25,12 @@ QC_ROWS = 20_000
 NAMES = ("target", "feature", "symbol")
 """Columns of a contrast that are names: a group or a gene may be called NA, or 7157."""
 CONTRAST_COLUMNS = ("feature", "effect", "probability", "significant")
+CONTROLS = ("measure", "result", "short_run", "chance", "control", "better", "cells")
+CONTRAST_NUMBERS = (
+    "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change", "delta",
+    "probability", "fdr", "replicate_p", "replicate_fdr", "significant", "n_target", "n_reference",
+    "replicates_target", "replicates_reference", "bayes_factor",
+)  # fmt: skip
 
 
 @dataclass
@@ -196,6 +202,7 @@ def read_results(outdir: Path) -> Results:
     ]
     if (outdir / "controls.tsv").is_file():
         results.controls = read_tsv(outdir / "controls.tsv")
+        check_columns(results.controls, outdir / "controls.tsv", CONTROLS)
     _read_pipeline_info(results, outdir)
     return results
 
@@ -222,6 +229,7 @@ def read_contrast(path: Path) -> pd.DataFrame:
             "the page shows each contrast's effects and evidence",
             "give tables that `multivi-nf differential` wrote",
         )
+    check_columns(table, path, numbers=CONTRAST_NUMBERS)
     if "symbol" in table:
         table["symbol"] = table["symbol"].where(~table["symbol"].isin(["", "nan"]), table["feature"])
     return table
@@ -242,6 +250,7 @@ def _read_qc(folder: Path) -> list[SampleQC]:
             summary, table = sample / f"{modality}.json", sample / f"{modality}.tsv.gz"
             if summary.is_file():
                 barcodes = read_tsv(table, low_memory=False) if table.is_file() else pd.DataFrame()
+                check_columns(barcodes, table, ("removed_by",) if len(barcodes.columns) else ())
                 if len(barcodes) > QC_ROWS:
                     barcodes = barcodes.sample(QC_ROWS, random_state=0).sort_index()
                 told = facts.shown(facts.Summary, read_object(summary))
@@ -252,10 +261,13 @@ def _read_qc(folder: Path) -> list[SampleQC]:
 def _read_model(results: Results, folder: Path) -> None:
     if (folder / "history.tsv").is_file():
         results.history = read_tsv(folder / "history.tsv")
+        losses = ("epoch", "train_loss", "validation_loss")
+        check_columns(results.history, folder / "history.tsv", losses, results.history.columns)
     if (folder / "config.json").is_file():
         results.model = facts.shown(facts.Model, read_object(folder / "config.json"))
     if (folder / "split.tsv").is_file():
         results.split = read_tsv(folder / "split.tsv")
+        check_columns(results.split, folder / "split.tsv", ("cell", "split"))
     if (folder / "calibration.json").is_file():
         results.calibration = facts.shown(facts.Calibration, read_object(folder / "calibration.json"))
 

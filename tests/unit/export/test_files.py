@@ -182,3 +182,12 @@ def test_names_that_are_taken_are_given_another_one(embedded, tmp_path):
 def test_a_budget_is_a_finite_number(tmp_path, capsys, size):
     assert exit_code(["export", str(tmp_path / "m.h5mu"), "--explorer-size", size, "--output", str(tmp_path)]) == 2
     assert "is not a finite number" in capsys.readouterr().err
+
+
+def test_a_modality_of_strangers_is_refused_before_anything_is_written(embedded, tmp_path, capsys):
+    """Someone added their own to multivi.h5mu; its name need not even be fit for a file."""
+    embedded.mod["..\\else"] = embedded.mod["rna"].copy()
+    embedded.write_h5mu(tmp_path / "m.h5mu")
+    assert exit_code(["export", str(tmp_path / "m.h5mu"), "--output", str(tmp_path / "out")]) == 2
+    assert "no step of multivi-nf writes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

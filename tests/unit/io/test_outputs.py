@@ -305,3 +305,20 @@ def test_a_users_file_of_a_results_name_survives(tmp_path, monkeypatch, capsys, 
         shutil.rmtree("own")
     told("new")
     assert not Path("new").exists() or content(Path("new")) == {}, "a step that wrote nothing leaves no mark"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "qc-rna m.h5 --sample s --output new/x --qc new/../new/x",
+        "embed m.h5mu model --output x --chunks ./x",
+        "check-inputs m.json --samples m.json --output x --peaks-output x",
+    ],
+)
+def test_two_results_under_one_name_are_refused_before_the_work(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(words.split())
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and "are both" in said and "What to do:" in said, said
+    assert list(tmp_path.iterdir()) == []

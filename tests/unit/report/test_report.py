@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -465,3 +466,45 @@ def test_terms_in_a_sentence_are_explained_and_options_hold_together():
 def test_percentages_and_directions_are_written_one_way_and_hold_together():
     said = options("95 % intervals cover 8.9% in atac->rna (rna+atac->protein)")
     assert said.replace("\N{NO-BREAK SPACE}", "_") == "95_% intervals cover 8.9_% in atac_→_rna (rna+atac_→_protein)"
+
+
+def changed(path: Path, change) -> Path:
+    change(pd.read_csv(path, sep="\t")).to_csv(path, sep="\t", index=False)
+    return path
+
+
+TABLES = {
+    "contrast, header twice": (
+        "differential/*.tsv.gz",
+        lambda table: pd.concat([table.columns.to_frame().T, table]),
+        r"column '.*' holds text",
+    ),
+    "history of words": ("model/history.tsv", lambda table: table.assign(train_loss="low"), "'train_loss' holds text"),
+    "history without losses": ("model/history.tsv", lambda table: table[["epoch"]], "no column train_loss"),
+    "split of one column": ("model/split.tsv", lambda table: table[["cell"]], "no column split"),
+    "QC of other columns": ("qc/*/*.tsv.gz", lambda table: table.rename(columns={"removed_by": "x"}), "no column rem"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_another_kind_are_refused_by_name(results_folder, tmp_path, name):
+    """As whoever sends a folder of results may have changed them; every one of the kind is tried."""
+    (results_folder / "model/split.tsv").write_text("cell\tsplit\ns:a\ttrain\n")
+    pattern, change, said = TABLES[name]
+    found = sorted(results_folder.glob(pattern))
+    assert found, pattern
+    for path in found:
+        whole = path.read_bytes()
+        changed(path, change)
+        with pytest.raises(InputError, match=f"{path.name} is no table of this step: .*{said}"):
+            write_report(results_folder, tmp_path / "r.html")
+        path.write_bytes(whole)
+    write_report(results_folder, tmp_path / "r.html")
+
+
+def test_a_pipe_among_the_results_is_refused_and_not_waited_for(results_folder, tmp_path):
+    path = next(results_folder.glob("differential/*.tsv.gz"))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="neither a file nor a folder but a pipe"):
+        write_report(results_folder, tmp_path / "r.html")
