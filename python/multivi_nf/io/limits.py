@@ -261,7 +261,7 @@ def check_columns(table: pd.DataFrame, path: Path, needed: Iterable[str] = (), n
     if lacking:
         raise _damaged(path, f"no table of this step: it has no column {', '.join(lacking)}")
     for column in numbers:
-        if column in table and not is_numeric_dtype(table[column]):
+        if column in table and len(table) and not is_numeric_dtype(table[column]):
             raise _damaged(path, f"no table of this step: its column {column!r} holds text where numbers are meant")
 
 
