@@ -21,6 +21,9 @@ SCALARS = "scalars"
 """A field of this name holds all numbers, texts and truth values of its object."""
 
 
+_PLAIN: dict[type, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int, float), float: (int, float)}
+
+
 def shown(kind: type[Facts], content: object) -> Facts:
     """Take the fields of a dataclass out of a JSON object, also of the objects in it."""
     given = {}
@@ -56,6 +59,8 @@ def _fitting(hint: object, value: object) -> object:
         return None
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return shown(hint, value) if isinstance(value, dict) else None
+    if isinstance(hint, type) and hint in _PLAIN:
+        return value if type(value) in _PLAIN[hint] else None
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import anndata as ad
@@ -21,6 +23,7 @@ from multivi_nf.commands import exit_code
 from multivi_nf.errors import InputError
 from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.palette import MISSING, colours_of
+from multivi_nf.report import facts as told_facts
 from multivi_nf.report import figures, write_report
 from multivi_nf.report.gather import Imputed, read_contrast, read_counts, read_results, read_versions
 from multivi_nf.report.methods import methods_text
@@ -508,3 +511,22 @@ def test_a_pipe_among_the_results_is_refused_and_not_waited_for(results_folder, 
     os.mkfifo(path)
     with pytest.raises(InputError, match="neither a file nor a folder but a pipe"):
         write_report(results_folder, tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("kind", [one for one in vars(told_facts).values() if dataclasses.is_dataclass(one)])
+def test_a_fact_of_another_kind_is_none(kind):
+    """Whoever wrote a JSON file of the results may have put anything anywhere: a page shows what fits, or a dash."""
+    hints = typing.get_type_hints(kind)
+    others = {str: [1, ["a"], {}], bool: ["x", 1, []], int: ["x", True, ["a", 1], {}], float: ["x", True, [], {"a": 1}]}
+    plain = {name: [t for t in (hint, *typing.get_args(hint)) if t in others] for name, hint in hints.items()}
+    tried = 0
+    for name, kinds in plain.items():
+        if typing.get_origin(hints[name]) not in (list, dict):
+            for wrong in others[kinds[0]] if kinds else ():
+                found = getattr(told_facts.shown(kind, {name: wrong}), name)
+                assert repr(found) == repr(getattr(kind(), name)), (name, wrong)
+                tried += 1
+    assert tried or not any(plain.values()) or kind is told_facts.Knee
+    for hint, right in ((int, 3), (float, 2.5), (str, "x"), (bool, True)):
+        name = next((n for n, kinds in plain.items() if kinds == [hint] and hints[n] is hint), None)
+        assert name is None or getattr(told_facts.shown(kind, {name: right}), name) == right
