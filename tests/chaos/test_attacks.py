@@ -430,9 +430,8 @@ def test_train_output_deletes_folder(step, tmp_path) -> None:
     (project / "thesis.tex").write_text("precious")
     write_mosaic(project / "m.h5mu")
     whole = (project / "m.h5mu").read_bytes()
-    began = time.monotonic()
     told = step("train", "project/m.h5mu", "--output", "project", "--max-epochs", 1, code=2)
-    assert time.monotonic() - began < 5, "before the work" and told.said
+    assert "epoch 1/" not in told.said, "before the work"
     assert (project / "thesis.tex").read_text() == "precious" and (project / "m.h5mu").read_bytes() == whole
     assert len(list(project.iterdir())) == 2
 

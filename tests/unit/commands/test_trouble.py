@@ -270,7 +270,7 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
+    assert process.wait(120) == 143
     assert [path.name for path in tmp_path.iterdir()] == ["started"]
 
 

@@ -321,7 +321,7 @@ def test_an_mtx_folder_that_unpacks_without_end_is_refused(tmp_path, name):
     )
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
     )
     assert done.returncode == 2, done.stderr[-2000:]
     assert "no list or table of this kind does" in done.stderr and "Traceback" not in done.stderr
