@@ -192,7 +192,7 @@ class FragmentStream:
                     continue
                 if code in _PLACES and self._leave_out(text, state, code, size):
                     continue
-                if n:
+                if n and code != p.DONE:  # a batch goes on past the text's end: how text is cut depends on the threads
                     yield Batch(chrom, position[:n], barcode[:n], count[:n])
                     state[p.N_OUT] = 0
                 if code == p.NEW_CHROM:
@@ -200,6 +200,8 @@ class FragmentStream:
                     name, chrom, size = self._open_chrom(text, state)
                 elif code >= p.FIRST_ERROR:
                     raise self._refusal(text, state, code, size)
+        if n := int(state[p.N_OUT]):
+            yield Batch(chrom, position[:n], barcode[:n], count[:n])
         self._close(state)
         self.facts.lines = int(state[p.N_LINES])
         self.facts.columns = int(state[p.N_COLUMNS])

@@ -18,8 +18,10 @@ from multivi_nf.fragments import kept
 from multivi_nf.fragments.count import scan
 from multivi_nf.fragments.cuts import write_cut_sites
 from multivi_nf.fragments.kept import KeptFragments, is_kept, open_fragments
+from multivi_nf.fragments.reader import BLOCK
 from multivi_nf.fragments.stream import Asked, FragmentStream
 from multivi_nf.inputs.genome import Genome
+from multivi_nf.testing.fragments_fuzz import bgzf
 
 SIZES = {"chr2": 900_000_000, "chr1": 500_000, "chrM": 16000}
 GENOME = Genome(SIZES, "chrM", None, None, {})
@@ -57,6 +59,17 @@ def keep(tmp_path, barcodes=(), **options):
     path = fragments(tmp_path / "f.tsv", **options)
     scan(path, GENOME, barcodes=barcodes, kept=tmp_path / "f.kept")
     return path, tmp_path / "f.kept"
+
+
+def test_the_bytes_do_not_depend_on_the_threads(tmp_path):
+    text = fragments(tmp_path / "f.tsv", n=70_000, odd=False).read_bytes()
+    assert text.index(b"\nchr2") < BLOCK - 100_000 < BLOCK < text.index(b"\nchrM"), "text is cut where fragments are"
+    (tmp_path / "f.tsv.gz").write_bytes(bgzf(text, 60_000))
+    found = []
+    for threads in (1, 3):
+        scan(tmp_path / "f.tsv.gz", GENOME, kept=tmp_path / str(threads), threads=threads)
+        found.append((tmp_path / str(threads)).read_bytes())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
