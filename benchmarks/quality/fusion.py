@@ -25,10 +25,10 @@ from multivi_nf.data.draws import blocks, cell_keys, normals
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.evaluation.metrics import fit_dispersion, pairing
 from multivi_nf.evaluation.metrics.imputation import at_true_depth
-from multivi_nf.evaluation.metrics.neighbours import nearest
 from multivi_nf.latent.cells import Cells, draw
 from multivi_nf.latent.embed import embed
 from multivi_nf.model.config import CHOICES
+from multivi_nf.reduction import nearest
 from multivi_nf.simulate import PRESETS, simulated_mosaic
 from multivi_nf.training import MultiVI
 

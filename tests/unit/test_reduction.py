@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
-from multivi_nf.reduction import log_levelled, principal, unit_rows
+from multivi_nf.reduction import log_levelled, nearest, principal, unit_rows
 
 COUNTS = sparse.csr_matrix(np.array([[1.0, 3.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]]))
 
@@ -32,3 +36,35 @@ def test_leading_directions_are_those_of_the_decomposition() -> None:
 
 def test_rows_of_length_one_and_rows_of_nothing() -> None:
     np.testing.assert_allclose(unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]])
+
+
+def test_nearest_is_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    points, queries = rng.normal(size=(30, 4)), rng.normal(size=(19, 4))
+    table = np.linalg.norm(queries[:, None] - points[None], axis=2)
+    found, distances = nearest(queries, points, 5)
+    np.testing.assert_array_equal(found, np.argsort(table, axis=1)[:, :5])
+    np.testing.assert_allclose(distances, np.sort(table, axis=1)[:, :5], atol=1e-10)
+    own, _ = nearest(points, points, 40, same=True)
+    assert own.shape == (30, 29)
+    assert not (own == np.arange(30)[:, None]).any()
+    assert nearest(queries[:0], points, 5)[0].shape == (0, 5) and nearest(points, points[:1], 5)[1].shape == (30, 1)
+
+
+def test_the_same_bytes_on_any_number_of_threads() -> None:
+    """Places of whole numbers: many are equally near. Sums of many numbers differ in their last bit by their order."""
+    code = """if True:
+        import hashlib, numpy as np
+        from multivi_nf.reduction import grouped, nearest, principal
+        rng = np.random.default_rng(0)
+        points, dense = rng.integers(0, 3, (2500, 20)).astype(float), rng.normal(size=(2500, 300))
+        found = [*nearest(points, points, 30, same=True), *nearest(points[:500], points, 30), *principal(dense, 10)]
+        found.append(grouped(dense, 8, starts=2).cluster_centers_)
+        print([hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest() for x in found])
+    """
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    one, four = (
+        subprocess.run([sys.executable, "-c", code], env=os.environ | dict.fromkeys(names, n), capture_output=True)
+        for n in ("1", "4")
+    )
+    assert one.stdout and one.stdout == four.stdout, (one.stderr, four.stderr)

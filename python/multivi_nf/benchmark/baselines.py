@@ -16,8 +16,8 @@ from sklearn.linear_model import Ridge, RidgeCV
 
 from multivi_nf.benchmark.splits import Split
 from multivi_nf.evaluation.metrics.imputation import feature_spearman
-from multivi_nf.evaluation.metrics.neighbours import nearest
 from multivi_nf.evaluation.spaces import Lsi, Pca, neighbour_mean
+from multivi_nf.reduction import nearest
 
 
 def shares(counts: sp.spmatrix) -> sp.csr_matrix:

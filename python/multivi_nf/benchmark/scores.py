@@ -23,7 +23,7 @@ from multivi_nf.benchmark.uncertainty import ranked, sure_and_wrong
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.controls import cyclic_shuffle
 from multivi_nf.evaluation.metrics.clustering import RESOLUTIONS
-from multivi_nf.evaluation.metrics.neighbours import nearest
+from multivi_nf.reduction import nearest
 
 NEIGHBOURS = 15
 OTHER = {"rna": "atac", "atac": "rna"}

@@ -20,7 +20,7 @@ from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.errors import Damaged
 from multivi_nf.io.files import written_whole
-from multivi_nf.reduction import log_levelled, principal, unit_rows
+from multivi_nf.reduction import log_levelled, nearest, principal, unit_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,15 +161,12 @@ class Support:
         types without pairs have no match, and are left out while they are the smaller half. Two estimates from halves
         of the cells tell how much of the offset is noise, by which it is shrunk towards none (James & Stein 1961).
         """
-        from sklearn.neighbors import NearestNeighbors
-
         placed = self.views[source].place(data, _some(data, cells, SHIFT_CELLS, seed))
-        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(reference.paired))).fit(reference.paired)
         estimates = []
         for part in (placed[::2], placed[1::2]) if len(placed) > 1 else (placed, placed):
             shift = np.zeros(placed.shape[1])
             for _ in range(ROUNDS):
-                distance, index = near.kneighbors(part - shift)
+                index, distance = nearest(part - shift, reference.paired, NEIGHBOURS)
                 best = np.argsort(distance.mean(axis=1), kind="stable")[: max(len(part) // 2, 1)]
                 shift = np.median(part[best] - reference.paired[index[best]].mean(axis=1), axis=0)
             estimates.append(shift)
@@ -302,14 +299,11 @@ def _some(data: MosaicData, cells: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 def _mean_distance(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """(n,) mean Euclidean distance to the nearest 15 other cells; a cell itself (distance 0) is left out."""
-    from sklearn.neighbors import NearestNeighbors
-
     if not len(x):
         return np.zeros(0)
-    k = min(NEIGHBOURS + 1, len(reference))
-    distance = NearestNeighbors(n_neighbors=k).fit(reference).kneighbors(x)[0]
+    distance = nearest(x, reference, NEIGHBOURS + 1)[1]
     same = distance[:, 0] < 1e-5
-    return np.where(same, distance[:, 1:].mean(axis=1), distance[:, : max(k - 1, 1)].mean(axis=1))
+    return np.where(same, distance[:, 1:].mean(axis=1), distance[:, : max(distance.shape[1] - 1, 1)].mean(axis=1))
 
 
 def _tail(value: np.ndarray, held: np.ndarray) -> np.ndarray:

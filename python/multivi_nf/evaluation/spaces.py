@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from multivi_nf.evaluation.metrics.neighbours import nearest
-from multivi_nf.reduction import log_levelled, principal
+from multivi_nf.reduction import log_levelled, nearest, principal
 
 
 def log_cp10k(counts: sp.spmatrix) -> sp.csr_matrix:

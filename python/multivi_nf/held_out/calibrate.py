@@ -17,11 +17,11 @@ import torch
 from multivi_nf.calibration.entries import Direction
 from multivi_nf.calibration.stored import MINIMUM_PAIRS, Calibration
 from multivi_nf.calibration.support import Support
-from multivi_nf.data.threads import one_thread
 from multivi_nf.held_out.fit import Fit
 from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.held_out.prediction import Prediction
+from multivi_nf.io.processors import threads_at_most
 from multivi_nf.io.progress import progress
 from multivi_nf.latent.cells import Cells
 from multivi_nf.training.model_folder import weights_digest
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from multivi_nf.training import MultiVI
 
 
-@one_thread()
+@threads_at_most(1)
 @torch.inference_mode()
 def calibrate(
     model: MultiVI,

@@ -17,6 +17,7 @@ from multivi_nf.held_out.mean_error import whole_error
 from multivi_nf.held_out.prediction import Predict, Shown
 from multivi_nf.imputation.intervals import POISSON_THETA
 from multivi_nf.imputation.mixtures import Mixture
+from multivi_nf.reduction import nearest
 
 TEMPERATURES = tuple(2.0**i for i in range(-3, 8))
 FACTORS = (0.05, 20.0)
@@ -153,17 +154,14 @@ class Fit:
         their products, over that of the products of their expected counts, is the variance of the relative error of
         both. Features are weighted by the precision of that ratio, scale^2 / var: `shared` by scale / var.
         """
-        from sklearn.neighbors import NearestNeighbors
-
         shown = self.shown
         value = self._own(draws.mean(axis=0), self.shrinkage)
         # 0, as the counts, where nothing was measured
         expected = value * shown.size[:, None] if mixture is None else mixture.expected * shown.known
         residual = shown.counts - expected
-        n_near = min(NEAR, len(shown.counts) - 1)
-        near = NearestNeighbors(n_neighbors=n_near).fit(shown.latent).kneighbors(return_distance=False)
+        near, _ = nearest(shown.latent, shown.latent, NEAR, same=True)
         shared, scale = (
-            sum((one * one[near[:, k]]).sum(axis=0, dtype=np.float64) for k in range(n_near))
+            sum((one * one[near[:, k]]).sum(axis=0, dtype=np.float64) for k in range(near.shape[1]))
             for one in (residual, expected)
         )
         mean = expected.mean(axis=0, dtype=np.float64) + 1e-6

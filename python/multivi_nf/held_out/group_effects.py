@@ -23,6 +23,7 @@ from multivi_nf.imputation.decode import TILE, Decoder
 from multivi_nf.imputation.intervals import protein_expectation
 from multivi_nf.imputation.teachers import Teachers, knows
 from multivi_nf.latent.cells import Codes, samples
+from multivi_nf.reduction import grouped, nearest
 
 MOST_CELLS, LEAST_DECODED, ELEMENTS = 2000, 400, 40_000_000
 """Cells that are decoded: so many that matrices of all features keep to 160 MB, but at least 400."""
@@ -129,10 +130,8 @@ class Groups:
         return torch.cat([protein_expectation(raw) for raw in raws], dim=1).cpu().numpy()
 
     def _grouped(self, place: np.ndarray) -> np.ndarray:
-        from sklearn.cluster import KMeans
-
         n = int(np.clip(len(place) // CELLS_A_GROUP, *GROUPS))
-        return KMeans(n, n_init=3, random_state=0).fit_predict(place)
+        return grouped(place, n, starts=3).labels_
 
     @staticmethod
     def _kept(label: np.ndarray) -> list[int]:
@@ -162,9 +161,6 @@ class Groups:
 
     def _neighbours(self) -> tuple[Compared, Compared] | None:
         """Groups as their measured neighbours predict them: any, and those that lie in other groups."""
-        from sklearn.cluster import KMeans
-        from sklearn.neighbors import NearestNeighbors
-
         known = self.held.known(self.target)
         keys = cell_keys(self.held.cells.data.cells[known], self.seed, "teachers")
         known = known[np.argsort(keys, kind="stable")[:TEACHERS]]
@@ -178,7 +174,7 @@ class Groups:
             counts.append(_profiles(rows.counts))
         place, profile = np.concatenate(places), sparse.vstack(counts).tocsr()
         average = np.asarray(profile.mean(axis=0), np.float32).ravel()
-        groups = KMeans(LEFT_OUT, n_init=3, random_state=0).fit(place)
+        groups = grouped(place, LEFT_OUT, starts=3)
         label = groups.predict(self.own.astype(place.dtype))
         predictions = []
         for apart in (False, True):
@@ -186,8 +182,7 @@ class Groups:
             for group in np.unique(label):
                 mine = np.flatnonzero(label == group)
                 use = np.flatnonzero(groups.labels_ != group) if apart else np.arange(len(place))
-                near = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(place[use])
-                index = near.kneighbors(self.source[mine], return_distance=False)
+                index, _ = nearest(self.source[mine], place[use], NEIGHBOURS)
                 weight = np.bincount(index.ravel(), minlength=len(use)).astype(np.float32)
                 mean = weight @ profile[use] + NEIGHBOURS * average  # no profile has zeros
                 expected[mine] = mean / mean.sum() * self.size[mine, None]

@@ -16,6 +16,7 @@ import numpy as np
 
 from multivi_nf.calibration.entries import Curve
 from multivi_nf.held_out.pairs import Library
+from multivi_nf.reduction import nearest
 
 NEIGHBOURS = 5
 """Cells of each of the two sets."""
@@ -41,10 +42,7 @@ class NeighbourMeans:
     @classmethod
     def of(cls, library: Library) -> NeighbourMeans:
         """Those of the held-out cells of a library."""
-        from sklearn.neighbors import NearestNeighbors
-
-        near = NearestNeighbors(n_neighbors=2 * NEIGHBOURS).fit(library.place)
-        chosen = near.kneighbors(library.held, return_distance=False)
+        chosen, _ = nearest(library.held, library.place, 2 * NEIGHBOURS)
         counts, ratio = library.counts, library.ratio
         means = []
         for some in (chosen[:, ::2], chosen[:, 1::2]):

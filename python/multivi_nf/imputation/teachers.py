@@ -14,6 +14,7 @@ import numpy as np
 from multivi_nf.data.draws import cell_keys
 from multivi_nf.imputation.decode import RNA_SCALE, Decoder
 from multivi_nf.latent.cells import Block, Cells
+from multivi_nf.reduction import nearest
 
 MOST = 5000
 NEIGHBOURS = 50
@@ -54,10 +55,8 @@ class Teachers:
 
     def weights(self, places: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
         """(n_cells,) how often each is among the nearest of some places, as shares."""
-        from sklearn.neighbors import NearestNeighbors
-
-        near = NearestNeighbors(n_neighbors=min(neighbours, len(self.places))).fit(self.places)
-        counts = np.bincount(near.kneighbors(places, return_distance=False).ravel(), minlength=len(self.places))
+        near, _ = nearest(places, self.places, neighbours)
+        counts = np.bincount(near.ravel(), minlength=len(self.places))
         return counts / max(counts.sum(), 1)
 
     def residuals(self, groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

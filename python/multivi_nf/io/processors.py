@@ -1,8 +1,11 @@
-"""How many threads a step may use: what it was given, never more than it can run on."""
+"""How many threads a step may use: what it was given, never more than it can run on, and one where bytes ask for it."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from multivi_nf.errors import InputError
@@ -38,6 +41,25 @@ def threads_given() -> int:
     if named.isdecimal() and int(named) > 0:
         return int(named)
     return max(1, min(len(os.sched_getaffinity(0)), _quota()))
+
+
+@contextmanager
+def threads_at_most(n: int) -> Iterator[None]:
+    """Let libraries of linear algebra, OpenMP, numba and torch use `n` threads at most; those imported before only.
+
+    With one they add in one order, so that the same input gives the same bytes on every machine.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    with ExitStack() as stack:
+        for name in ("numba", "torch"):
+            if library := sys.modules.get(name):
+                before = library.get_num_threads()
+                library.set_num_threads(min(n, before))
+                stack.callback(library.set_num_threads, before)
+        pools = ThreadpoolController()
+        stack.enter_context(pools.limit(limits=min([n, *(pool["num_threads"] for pool in pools.info())])))
+        yield
 
 
 def _quota(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:

@@ -19,6 +19,7 @@ from multivi_nf.data.draws import cell_keys
 from multivi_nf.errors import InputError, option
 from multivi_nf.latent.label_probabilities import Line, reliability_of, scores
 from multivi_nf.modalities import MODALITIES
+from multivi_nf.reduction import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -198,13 +199,10 @@ class _Transfer:
 
         s is the distance to the third of them; one vote is spread by the labels' frequencies.
         """
-        from sklearn.neighbors import NearestNeighbors
-
         votes = np.tile(self.prior, (len(places), 1))
         rows = np.flatnonzero(among)
         if len(places):
-            near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows))).fit(self.latent[rows])
-            distance, index = near.kneighbors(places)
+            index, distance = nearest(places, self.latent[rows], NEIGHBOURS)
             scale = np.maximum(distance[:, min(2, distance.shape[1] - 1)], 1e-6)[:, None]
             weight = np.exp(-0.5 * (distance / scale) ** 2)
             np.add.at(votes, (np.arange(len(places))[:, None], self.code[rows[index]]), weight)
@@ -212,14 +210,12 @@ class _Transfer:
 
     def _without_labelled(self) -> np.ndarray:
         """(n_cells,) fewer than a tenth of the labelled cells expected among a cell's neighbours of any kind."""
-        from sklearn.neighbors import NearestNeighbors
-
         share = self.known.mean()
         k = int(np.clip(np.ceil(EXPECTED_LABELLED / share), *ALONE))
         k = min(k, len(self.latent) // 4)
         if k * share < EXPECTED_LABELLED / 2:
             return np.zeros(len(self.latent), bool)
-        index = NearestNeighbors(n_neighbors=k).fit(self.latent).kneighbors(return_distance=False)
+        index, _ = nearest(self.latent, self.latent, k, same=True)
         return self.known[index].mean(axis=1) < 0.1 * share
 
     # ------------------------------------------------------------------------------------------------ checking

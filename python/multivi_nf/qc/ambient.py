@@ -16,7 +16,7 @@ from scipy import sparse, special
 
 from multivi_nf.qc.checked import Checked
 from multivi_nf.qc.summary import AmbientShare
-from multivi_nf.reduction import log_levelled, principal
+from multivi_nf.reduction import grouped, log_levelled, principal
 
 HIGH = 0.2
 """Ambient share above which the user is warned: a fifth of the counts would be no cell's own."""
@@ -184,8 +184,6 @@ def _piled(choose: np.ndarray, seen: np.ndarray, expected: list[np.ndarray]) -> 
 
 def _groups(counts: sparse.csr_matrix, seed: int) -> np.ndarray:
     """Group cells by what they express: k-means on the leading directions of log-normalised counts."""
-    from sklearn.cluster import KMeans
-
     n = counts.shape[0]
     total = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
     scaled = log_levelled(counts.astype(np.float64), np.median(total), total=total)
@@ -195,9 +193,7 @@ def _groups(counts: sparse.csr_matrix, seed: int) -> np.ndarray:
         return np.zeros(n, np.int64)
     scaled = scaled[:, detected]
     centred = scaled.toarray() - np.asarray(scaled.mean(axis=0)) if n * len(detected) < 2e7 else scaled
-    found = KMeans(number, n_init=3, random_state=seed).fit_predict(
-        principal(centred, _COMPONENTS, seed=seed, rounds=4)[0]
-    )
+    found = grouped(principal(centred, _COMPONENTS, seed=seed, rounds=4)[0], number, starts=3, seed=seed).labels_
     sizes = np.bincount(found)
     return np.unique(found, return_inverse=True)[1].astype(np.int64) if (sizes > 0).sum() > 1 else np.zeros(n, np.int64)
 

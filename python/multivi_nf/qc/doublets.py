@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from multivi_nf.reduction import log_levelled, principal, unit_rows
+from multivi_nf.io.processors import threads_at_most
+from multivi_nf.reduction import log_levelled, nearest, principal, unit_rows
 
 LEAST_CELLS = 100
 """Fewest cells to score; among fewer, neighbourhoods of simulated doublets are the whole sample."""
@@ -99,7 +100,7 @@ def score_rna(counts: sparse.csr_matrix, seed: int) -> Doublets:
     # scrublet keeps only the variable genes of these, of a panel of a few dozen fewer than it has components
     for components in (_COMPONENTS, _COMPONENTS // 2, _FEWEST_COMPONENTS):
         data = ad.AnnData(counts[:, detected].astype(np.float32))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), threads_at_most(1):
             warnings.simplefilter("ignore")
             try:
                 sc.pp.scrublet(
@@ -141,8 +142,6 @@ def doublet_share(counts: sparse.csr_matrix, seed: int) -> float:
     -------
     NaN with fewer than 100 cells or too few genes.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     rng = np.random.default_rng([seed, 17])
     if counts.shape[0] > _MOST_CELLS:
         counts = counts[np.sort(rng.choice(counts.shape[0], _MOST_CELLS, replace=False))]
@@ -161,8 +160,8 @@ def doublet_share(counts: sparse.csr_matrix, seed: int) -> float:
         if (~between).sum() < LEAST_CELLS // 2:
             break
         single = np.log(depth[rows][~between])
-        near = NearestNeighbors(n_neighbors=_AROUND).fit(cells[~between])
-        around = [np.median(single[near.kneighbors(x, return_distance=False)], axis=1) for x in (cells, sums[unlike])]
+        near = (nearest(x, cells[~between], _AROUND)[0] for x in (cells, sums[unlike]))
+        around = [np.median(single[index], axis=1) for index in near]
         expected = float(np.median(np.log(depth[pairs].sum(axis=0)[unlike]) - around[1]))
         excess = np.log(depth[rows]) - around[0]
         deeper, shallower = between & (excess > expected / 2), between & (excess < -expected / 2)
@@ -233,18 +232,10 @@ def _tf_idf(binary: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
 
 def _scrublet_score(cells: np.ndarray, doublets: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Scrublet's likelihood of being a doublet for cells and for simulated doublets (Wolock et al. 2019)."""
-    from sklearn.neighbors import NearestNeighbors
-
     n, ratio = len(cells), len(doublets) / len(cells)
     rate = max(rate, 0.01)
-    neighbours = int(round(0.5 * np.sqrt(n)) * (1 + ratio))
     both = np.vstack([cells, doublets])
-    index = NearestNeighbors(n_neighbors=min(neighbours + 1, len(both)), algorithm="brute", n_jobs=1).fit(both)
-    near = index.kneighbors(both, return_distance=False)
-    rows = np.arange(len(both))[:, None]
-    own = near == rows
-    own[~own.any(axis=1), -1] = True  # ties may push a row out of its own list: the furthest is dropped instead
-    near = near[~own].reshape(len(both), -1)
+    near, _ = nearest(both, both, int(round(0.5 * np.sqrt(n)) * (1 + ratio)), same=True)
     q = ((near >= n).sum(axis=1) + 1) / (near.shape[1] + 2)
     likelihood = q * rate / ratio / (1 - rate - q * (1 - rate - rate / ratio))
     return likelihood[:n], likelihood[n:]

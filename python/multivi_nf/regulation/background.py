@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from multivi_nf.errors import InputError
+from multivi_nf.reduction import nearest
 
 JITTER = 1e-6
 """Standard deviations by which peaks that are the same in everything are told apart, so that none is preferred."""
 SHARE = 0.05
 """At most this share of all peaks counts as alike: a peak that is compared with everything is compared with nothing."""
 FEWEST = 20
-BLOCK = 50_000
 
 
 def peak_properties(
@@ -86,15 +85,7 @@ def matched_peaks(properties: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     n = int(min(n, max(FEWEST, SHARE * total), total - 1))
     space = whitened(properties)
     space += np.random.default_rng(seed).normal(0.0, JITTER, space.shape)
-    tree = cKDTree(space)
-    found = np.empty((total, n), dtype=np.int32)
-    for start in range(0, total, BLOCK):
-        near = tree.query(space[start : start + BLOCK], k=n + 1)[1]
-        # the peak itself is nearest; it is taken out wherever it stands
-        own = near == np.arange(start, start + len(near))[:, None]
-        own[~own.any(axis=1), -1] = True
-        found[start : start + BLOCK] = near[~own].reshape(len(near), n)
-    return found
+    return nearest(space, space, n, same=True)[0].astype(np.int32)
 
 
 def whitened(values: np.ndarray) -> np.ndarray:

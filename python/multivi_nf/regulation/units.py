@@ -9,6 +9,8 @@ import pandas as pd
 from scipy import sparse
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from multivi_nf.io.processors import threads_at_most
+
 SINGLE = 2_000
 """Cells up to which each stands for itself."""
 MOST = 1_000
@@ -90,7 +92,8 @@ def make_units(cells: pd.Index, latent: np.ndarray | None, strata: pd.Series, se
         rows = np.flatnonzero(codes == code)
         n = max(1, min(len(rows), round(MOST * len(rows) / len(cells))))
         method = KMeans if len(rows) <= EXACT else MiniBatchKMeans
-        found = method(n, n_init=1, max_iter=20, random_state=seed).fit_predict(np.asarray(latent[rows], np.float64))
+        with threads_at_most(1):  # sums in one order
+            found = method(n, n_init=1, max_iter=20, random_state=seed).fit_predict(np.asarray(latent[rows], float))
         found = np.unique(found, return_inverse=True)[1]
         unit[rows] = found + len(stratum)
         stratum += [code] * (found.max() + 1)

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.stats import rankdata
 
-from multivi_nf.reduction import log_levelled, principal, unit_rows
+from multivi_nf.reduction import grouped, log_levelled, principal, unit_rows
 from multivi_nf.report.measures import LEAST_CELLS
 
 COMPONENTS = 20
@@ -85,9 +85,7 @@ class _Kind:
 
 
 def _kinds(values: np.ndarray, space: np.ndarray, cells: np.ndarray, name: str) -> list[_Kind]:
-    from sklearn.cluster import KMeans
-
-    label = KMeans(int(np.clip(len(cells) // 50, 2, 10)), n_init=2, random_state=0).fit_predict(space[cells])
+    label = grouped(space[cells], int(np.clip(len(cells) // 50, 2, 10)), starts=2).labels_
     out = []
     for value in np.unique(label):
         mine = cells[label == value]

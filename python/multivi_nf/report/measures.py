@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import rankdata
 
+from multivi_nf.reduction import nearest
+
 NEIGHBOURS = 30
 MOST_CELLS = 6000
 """Cells that are looked at; more are represented by so many, drawn once."""
@@ -88,10 +90,7 @@ def mixing(
 
 def _others(latent: np.ndarray, group: np.ndarray) -> np.ndarray:
     """(n_cells,) share of the nearest cells that are of another group."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(NEIGHBOURS, len(latent) - 1)
-    index = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(return_distance=False)
+    index, _ = nearest(latent, latent, NEIGHBOURS, same=True)
     return (group[index] != group[:, None]).mean(axis=1)
 
 

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from multivi_nf.data.source import Matrix, Source
 from multivi_nf.training.directions import N_DIRECTIONS, leading
 from multivi_nf.training.sisters import not_told_apart
-from multivi_nf.training.steps import N_NEAREST, apart, nearest, nearness, steps
+from multivi_nf.training.steps import N_NEAREST, apart, closest, nearness, steps
 
 HOME = 0.75
 """From how near a round trip must end for a cell to have counterparts: 1 is as near as a trip through its own batch
@@ -121,7 +121,7 @@ def _heard(
             ask, asked = (np.flatnonzero((code == a) & which) for which in (unknown, ~unknown & among))
             if len(asked) < N_ASKED or not len(ask):
                 continue
-            said = told[asked, b][nearest(place[ask], place[asked])]
+            said = told[asked, b][closest(place[ask], place[asked])]
             out[np.searchsorted(here, ask), column] = np.where((said > 0).mean(1) >= 0.5, said.mean(1), 0.0)
     return out
 
@@ -146,7 +146,7 @@ def _of_matrix(
     for b, drawn in enumerate(some):
         if drawn.size:
             own, there = np.flatnonzero(code == b), masses[b] * scale / scale[b]
-            asked = nearest(place[own], place[drawn])
+            asked = closest(place[own], place[drawn])
             mean = there[asked].mean(1)
             out[own] = np.where((there[asked] > 0).mean(1) >= 0.5, mean, 0.0)
             out[drawn] = there

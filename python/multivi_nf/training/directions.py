@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix
-from multivi_nf.reduction import log_levelled, principal
+from multivi_nf.reduction import log_levelled, nearest, principal
 
 N_DIRECTIONS = 30
 """Components that the first layer starts with; the usual number of PCA and LSI."""
@@ -198,10 +198,7 @@ def _between(normalised: sp.csr_matrix, group: np.ndarray, mean: np.ndarray, sco
 
 def _mutual(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `a` and of `b` that are among each other's `N_MUTUAL` nearest."""
-    from sklearn.neighbors import NearestNeighbors
-
-    there = NearestNeighbors(n_neighbors=min(N_MUTUAL, len(b))).fit(b).kneighbors(a, return_distance=False)
-    back = NearestNeighbors(n_neighbors=min(N_MUTUAL, len(a))).fit(a).kneighbors(b, return_distance=False)
+    there, back = nearest(a, b, N_MUTUAL)[0], nearest(b, a, N_MUTUAL)[0]
     shape = (len(a), len(b))
     one = sp.csr_matrix((np.ones(there.size), (np.repeat(np.arange(len(a)), there.shape[1]), there.ravel())), shape)
     two = sp.csr_matrix((np.ones(back.size), (back.ravel(), np.repeat(np.arange(len(b)), back.shape[1]))), shape)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from multivi_nf.training.steps import N_NEAREST, apart, nearest, nearness, steps
+from multivi_nf.training.steps import N_NEAREST, apart, closest, nearness, steps
 
 LIKELY = 0.3
 """How like its counterparts a cell must be: 1 is as like as cells of its own batch, 0 as any. The product of three such
@@ -83,7 +83,7 @@ def not_told_apart(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _smoothed(place: np.ndarray) -> np.ndarray:
     """Each cell at the mean of those around it."""
     n = int(min(FEW * len(place), N_NEAREST[1]))
-    return place if n < N_NEAREST[0] else _unit(place[nearest(place, place, 1, n)].mean(1))
+    return place if n < N_NEAREST[0] else _unit(place[closest(place, place, 1, n)].mean(1))
 
 
 def _unit(place: np.ndarray) -> np.ndarray:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from multivi_nf.reduction import nearest
+
 N_NEAREST = (3, 15)
 """Least and most nearest cells of a batch that are looked at: the root of its cells between these."""
-
-BLOCK = 1 << 24
-"""Similarities computed at a time."""
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -19,20 +18,14 @@ def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def steps(a: np.ndarray, b: np.ndarray, more: int = 0) -> sp.csr_matrix:
     """(n_a, n_b) rows that sum to 1: to each of the nearest alike, and to `more` than usual."""
-    index = nearest(a, b, more)
+    index = closest(a, b, more)
     rows = np.repeat(np.arange(len(a)), index.shape[1])
     return sp.csr_matrix((np.full(index.size, 1 / index.shape[1]), (rows, index.ravel())), (len(a), len(b)))
 
 
-def nearest(a: np.ndarray, b: np.ndarray, more: int = 0, most: int = N_NEAREST[1]) -> np.ndarray:
-    """(n_a, k) the rows of `b` of the highest cosine, of unit vectors."""
-    k = min(int(np.clip(np.sqrt(len(b)), N_NEAREST[0], most)) + more, len(b))
-    out = np.empty((len(a), k), dtype=np.int64)
-    step = max(1, BLOCK // len(b))
-    for start in range(0, len(a), step):
-        alike = a[start : start + step] @ b.T
-        out[start : start + step] = np.argpartition(-alike, k - 1, axis=1)[:, :k]
-    return out
+def closest(a: np.ndarray, b: np.ndarray, more: int = 0, most: int = N_NEAREST[1]) -> np.ndarray:
+    """(n_a, k) the rows of `b` of the highest cosine, of unit vectors: those nearest."""
+    return nearest(a, b, int(np.clip(np.sqrt(len(b)), N_NEAREST[0], most)) + more)[0]
 
 
 def nearness(place: np.ndarray, end: np.ndarray, best: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.metrics.imputation import at_true_depth, nb_deviance
 from multivi_nf.evaluation.metrics.mixing import neighbour_weights
-from multivi_nf.evaluation.metrics.neighbours import nearest
+from multivi_nf.reduction import nearest
 
 
 @pytest.fixture
@@ -26,18 +26,6 @@ def rng():
 
 
 # ---- neighbours and mixing -------------------------------------------------------------------------------------------
-
-
-def test_nearest_is_brute_force(rng, monkeypatch):
-    monkeypatch.setattr("multivi_nf.evaluation.metrics.neighbours.BLOCK", 7)
-    points, queries = rng.normal(size=(30, 4)), rng.normal(size=(19, 4))
-    table = np.linalg.norm(queries[:, None] - points[None], axis=2)
-    found, distances = nearest(queries, points, 5)
-    np.testing.assert_array_equal(found, np.argsort(table, axis=1)[:, :5])
-    np.testing.assert_allclose(distances, np.sort(table, axis=1)[:, :5], atol=1e-10)
-    own, _ = nearest(points, points, 40, same=True)
-    assert own.shape == (30, 29)
-    assert not (own == np.arange(30)[:, None]).any()
 
 
 def lisi_by_hand(space, groups, k, perplexity):

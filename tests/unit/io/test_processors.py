@@ -7,7 +7,7 @@ import os
 import pytest
 
 from multivi_nf.io import processors
-from multivi_nf.io.processors import control_groups, memory_left, threads_given
+from multivi_nf.io.processors import control_groups, memory_left, threads_at_most, threads_given
 
 
 @pytest.mark.parametrize(("named", "expected"), [("3", 3), ("0", 2), ("many", 2), (None, 2)])
@@ -61,3 +61,21 @@ def test_memory_that_the_groups_leave(tmp_path):
     group("memory/x", memory__limit_in_bytes=100, memory__usage_in_bytes=30, memory__stat="total_inactive_file 5")
     group("memory", memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=1, memory__stat="total_inactive_file 0")
     assert memory_left(tmp_path, tmp_path / "own") == 75
+
+
+def test_threads_are_limited_and_given_back():
+    import numba
+    import threadpoolctl
+
+    def now():
+        pools = threadpoolctl.threadpool_info()
+        return {"numba": numba.get_num_threads()} | {pool["filepath"]: pool["num_threads"] for pool in pools}
+
+    with threads_at_most(1):  # numba loads its own pool of threads when they are first set
+        pass
+    before = now()
+    with threads_at_most(1):
+        assert set(now().values()) == {1}
+        with threads_at_most(8):
+            assert set(now().values()) == {1}, "a limit within a limit does not lift it"
+    assert now() == before

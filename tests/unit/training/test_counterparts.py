@@ -12,7 +12,6 @@ from scipy import sparse
 
 from multivi_nf.data.source import source_of
 from multivi_nf.training import counterparts as room
-from multivi_nf.training import steps
 from multivi_nf.training.counterparts import counterparts
 
 FEATURES = {"rna": 300, "atac": 600, "protein": 40}
@@ -190,7 +189,6 @@ def test_of_many_cells_some_are_looked_at_and_the_others_ask_these(monkeypatch):
     whole = counterparts(source, ("a", "b"))
     assert whole.tobytes() == counterparts(source, ("a", "b")).tobytes()
     monkeypatch.setattr(room, "N_CELLS", 300)
-    monkeypatch.setattr(steps, "BLOCK", 1000)
     some = counterparts(source, ("a", "b"))
     assert some.tobytes() == counterparts(source, ("a", "b")).tobytes() != whole.tobytes()
     assert ((some > 0) == (whole > 0)).mean() > 0.95

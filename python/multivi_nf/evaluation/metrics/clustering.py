@@ -9,7 +9,7 @@ import igraph
 import numpy as np
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score, silhouette_score
 
-from multivi_nf.evaluation.metrics.neighbours import nearest
+from multivi_nf.reduction import nearest
 
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from multivi_nf.evaluation.metrics.neighbours import nearest
+from multivi_nf.reduction import nearest
 
 NEIGHBOURS = 90
 PERPLEXITY = 30.0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from multivi_nf.evaluation.metrics.neighbours import squared_distances
+BLOCK = 1024
+"""Cells at a time, so that memory does not grow with the square of the cells."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,18 @@ class Pairing:
     def to_dict(self) -> dict[str, float]:
         """The values by name."""
         return asdict(self)
+
+
+def squared_distances(queries: np.ndarray, points: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (rows of `queries`, (n_rows, n_points) squared Euclidean distances), block by block, in float64."""
+    points = np.asarray(points, dtype=np.float64)
+    centre = points.mean(0)
+    points = points - centre
+    norms = (points**2).sum(1)
+    for lo in range(0, len(queries), BLOCK):
+        rows = slice(lo, min(lo + BLOCK, len(queries)))
+        block = np.asarray(queries[rows], dtype=np.float64) - centre
+        yield rows, np.maximum((block**2).sum(1)[:, None] + norms - 2 * block @ points.T, 0.0)
 
 
 def directed(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
