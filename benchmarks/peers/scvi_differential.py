@@ -7,13 +7,8 @@ OUTPUT has for contrast I `I/MODE`: evidence of each feature, higher is stronger
 
 from __future__ import annotations
 
-import json
-import sys
-
 import numpy as np
-import scvi
-import torch
-from benchmarks.peers.scvi_multivi import load
+from benchmarks.peers.scvi_multivi import begun, fit, prepared
 
 MODES = {
     "vanilla": {"mode": "vanilla"},
@@ -47,25 +42,9 @@ def evidence(model, mosaic, modality: str, sides: list[np.ndarray], options: dic
 
 
 def main() -> None:
-    source, settings, target = sys.argv[1], json.loads(open(sys.argv[2]).read()), sys.argv[3]  # noqa: PTH123
-    torch.set_num_threads(settings["threads"])
-    scvi.settings.seed = settings["seed"]
-    scvi.settings.verbosity = 40
-    mosaic, raw = load(source)
-    scvi.model.MULTIVI.setup_mudata(
-        mosaic,
-        batch_key=settings["batch_key"],
-        categorical_covariate_keys=["batch"],
-        modalities={"rna_layer": "rna", "atac_layer": "atac"},
-    )
-    model = scvi.model.MULTIVI(mosaic, n_genes=mosaic["rna"].n_vars, n_regions=mosaic["atac"].n_vars)
-    model.train(
-        max_epochs=settings["max_epochs"],
-        lr=settings["learning_rate"],
-        accelerator="cpu",
-        enable_progress_bar=False,
-        n_epochs_kl_warmup=min(50, settings["max_epochs"] // 2),
-    )
+    settings, mosaic, raw, target = begun()
+    model = prepared(mosaic, settings, ["batch"])
+    fit(model, settings)
     out = {}
     cells = raw["cells"].astype(str)
     for i, modality in enumerate(settings["contrasts"]):

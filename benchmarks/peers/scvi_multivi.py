@@ -37,27 +37,30 @@ def load(path: str) -> tuple[mudata.MuData, dict[str, np.ndarray]]:
     return mosaic, {name: data[name] for name in data.files}
 
 
-def main() -> None:
+def begun() -> tuple[dict, mudata.MuData, dict[str, np.ndarray], str]:
+    """Settings, padded mosaic, all arrays, and where the result goes, from the command line."""
     source, settings, target = sys.argv[1], json.loads(open(sys.argv[2]).read()), sys.argv[3]  # noqa: PTH123
     torch.set_num_threads(settings["threads"])
     scvi.settings.seed = settings["seed"]
     scvi.settings.verbosity = 40
-    mosaic, raw = load(source)
-    held = np.isin(raw["cells"].astype(str), raw["held"].astype(str)) if "held" in raw else np.zeros(mosaic.n_obs, bool)
-    shown = mosaic[~held].copy() if held.any() else mosaic
-    if held.any():  # setup_mudata writes this column, and looks for it in the cells that were not there
-        mosaic.obs["_indices"] = np.arange(mosaic.n_obs)
-    key = settings["batch_key"]
+    return settings, *load(source), target
+
+
+def prepared(mosaic: mudata.MuData, settings: dict, covariates: list[str] | None) -> scvi.model.MULTIVI:
+    """A model of a padded mosaic, not trained."""
     scvi.model.MULTIVI.setup_mudata(
-        shown,
+        mosaic,
         rna_layer=None,
         atac_layer=None,
-        batch_key=key,
-        categorical_covariate_keys=["batch"] if key == "modality" and shown.obs["batch"].nunique() > 1 else None,
+        batch_key=settings["batch_key"],
+        categorical_covariate_keys=covariates,
         modalities={"rna_layer": "rna", "atac_layer": "atac"},
     )
-    model = scvi.model.MULTIVI(shown, n_genes=shown["rna"].n_vars, n_regions=shown["atac"].n_vars)
-    started, began = time.process_time(), time.perf_counter()
+    return scvi.model.MULTIVI(mosaic, n_genes=mosaic["rna"].n_vars, n_regions=mosaic["atac"].n_vars)
+
+
+def fit(model: scvi.model.MULTIVI, settings: dict) -> None:
+    """Train it on the processor, as the settings say."""
     model.train(
         max_epochs=settings["max_epochs"],
         lr=settings["learning_rate"],
@@ -65,6 +68,19 @@ def main() -> None:
         enable_progress_bar=False,
         n_epochs_kl_warmup=min(50, settings["max_epochs"] // 2),
     )
+
+
+def main() -> None:
+    settings, mosaic, raw, target = begun()
+    held = np.isin(raw["cells"].astype(str), raw["held"].astype(str)) if "held" in raw else np.zeros(mosaic.n_obs, bool)
+    shown = mosaic[~held].copy() if held.any() else mosaic
+    if held.any():  # setup_mudata writes this column, and looks for it in the cells that were not there
+        mosaic.obs["_indices"] = np.arange(mosaic.n_obs)
+    key = settings["batch_key"]
+    several = key == "modality" and shown.obs["batch"].nunique() > 1
+    model = prepared(shown, settings, ["batch"] if several else None)
+    started, began = time.process_time(), time.perf_counter()
+    fit(model, settings)
     out = {
         "cpu_seconds": np.array(time.process_time() - started),
         "wall_seconds": np.array(time.perf_counter() - began),

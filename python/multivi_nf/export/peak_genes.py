@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from multivi_nf.inputs.chromosomes import harmonise
-from multivi_nf.inputs.genome import BUILT_IN, built_in_genes
-from multivi_nf.inputs.intervals import read_bed_fields, read_genes, read_tss, starts_of
+from multivi_nf.inputs.genome import start_sites
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -35,20 +34,10 @@ def gene_starts(
     InputError
         A file that cannot be read.
     """
-    if tss is not None:
-        sites = read_tss(tss)
-        names = [fields[3] if len(fields) > 3 else "" for fields in read_bed_fields(tss)[1]]
-        sites = sites.assign(symbol=names)
-    elif gtf is not None:
-        genes = read_genes(Path(gtf))
-        genes = genes[genes["coding"]] if genes["coding"].any() else genes
-        sites = starts_of(genes).assign(symbol=genes["symbol"].to_numpy())
-    elif name in BUILT_IN:
-        genes = built_in_genes(name)
-        genes = genes[genes["refseq"]]
-        sites = starts_of(genes).assign(symbol=genes["symbol"].to_numpy())
-    else:
+    sites = start_sites(name, tss, gtf)
+    if sites is None:
         return None
+    sites = sites[["chrom", "pos", "strand", "symbol"]]
     sites = sites[~sites["symbol"].isin(["", "."])].drop_duplicates()
     return sites.sort_values(["chrom", "pos", "symbol"], kind="stable").reset_index(drop=True) if len(sites) else None
 

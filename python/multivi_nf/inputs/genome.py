@@ -12,7 +12,16 @@ import pandas as pd
 
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.chromosomes import SIZES, harmonise, is_mitochondrial, renamed, wrong_assembly
-from multivi_nf.inputs.intervals import merge_intervals, read_bed, read_chrom_sizes, read_gtf_tss, read_tss, starts_of
+from multivi_nf.inputs.intervals import (
+    merge_intervals,
+    read_bed,
+    read_bed_fields,
+    read_chrom_sizes,
+    read_genes,
+    read_gtf_tss,
+    read_tss,
+    starts_of,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,41 @@ def built_in_genes(name: str) -> pd.DataFrame:
     """
     genes = _carried(f"{name}.genes.tsv.gz")
     return genes.assign(refseq=genes["refseq"] == 1)
+
+
+def known_genes(name: str | None, gtf: str | Path | None, *, coding: bool = True) -> pd.DataFrame | None:
+    """Give the genes of a GTF or GFF3, else of a built-in assembly (those with a start site), else None.
+
+    Parameters
+    ----------
+    coding
+        Only protein-coding ones, where the file tells them.
+    """
+    if gtf is not None:
+        genes = read_genes(Path(gtf))
+        return genes[genes["coding"]] if coding and genes["coding"].any() else genes
+    if name not in BUILT_IN:
+        return None
+    genes = built_in_genes(str(name))
+    return genes[genes["refseq"]]
+
+
+def start_sites(
+    name: str | None, tss: str | Path | None, gtf: str | Path | None, *, coding: bool = True
+) -> pd.DataFrame | None:
+    """Read where genes start: from BED (name in column 4), else as :func:`known_genes`.
+
+    Returns
+    -------
+    `chrom`, `pos` (0-based), `strand`, `symbol` and, but for a BED, `id`; None where nothing is known.
+    """
+    if tss is not None:
+        names = [fields[3] if len(fields) > 3 else "" for fields in read_bed_fields(tss)[1]]
+        return read_tss(tss).assign(symbol=names)
+    genes = known_genes(name, gtf, coding=coding)
+    if genes is None:
+        return None
+    return starts_of(genes).assign(symbol=genes["symbol"].to_numpy(), id=genes["id"].to_numpy())
 
 
 def _carried(name: str) -> pd.DataFrame:

@@ -15,8 +15,7 @@ from multivi_nf.errors import Damaged
 from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs.chromosomes import harmonise
-from multivi_nf.inputs.genome import BUILT_IN, built_in_genes
-from multivi_nf.inputs.intervals import read_bed_fields, read_genes, read_tss, starts_of
+from multivi_nf.inputs.genome import BUILT_IN, start_sites
 from multivi_nf.io.hdf5 import reading_hdf5
 from multivi_nf.io.limits import DAMAGED, opened
 from multivi_nf.regulation import links
@@ -113,21 +112,14 @@ def gene_places(name: str | None, gtf: Path | None, tss: Path | None) -> pd.Data
     NotPossible
         There is no annotation.
     """
-    if tss is not None:
-        fields = read_bed_fields(tss)[1]
-        return read_tss(tss).assign(symbol=[line[3] if len(line) > 3 else "" for line in fields])
-    if gtf is not None:
-        genes = read_genes(gtf)
-    elif name in BUILT_IN:
-        genes = built_in_genes(name)
-        genes = genes[genes["refseq"]]
-    else:
+    sites = start_sites(name, tss, gtf, coding=False)
+    if sites is None:
         raise NotPossible(
             "there is no annotation of genes",
             "which peaks lie near a gene is not known",
             f"give --gtf GTF, --tss BED, or --genome {', '.join(BUILT_IN)}",
         )
-    return starts_of(genes).assign(symbol=genes["symbol"].to_numpy(), id=genes["id"].to_numpy())
+    return sites
 
 
 def read_called(path: Path) -> pd.DataFrame:

@@ -13,8 +13,7 @@ from scipy import sparse
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.fragments.matrix import count_peaks
 from multivi_nf.inputs.chromosomes import harmonise
-from multivi_nf.inputs.genome import BUILT_IN, Genome, built_in_genes
-from multivi_nf.inputs.intervals import read_genes
+from multivi_nf.inputs.genome import BUILT_IN, Genome, known_genes
 from multivi_nf.regulation.cells import Source, matched
 from multivi_nf.regulation.possible import NotPossible
 
@@ -45,13 +44,8 @@ def gene_bodies(genome: Genome, name: str | None, gtf: Path | None) -> pd.DataFr
     NotPossible
         No annotation, or none of its genes lies on a chromosome of the genome.
     """
-    if gtf is not None:
-        genes = read_genes(gtf)
-        genes = genes[genes["coding"]] if genes["coding"].any() else genes
-    elif name in BUILT_IN:
-        genes = built_in_genes(name)
-        genes = genes[genes["refseq"]]
-    else:
+    genes = known_genes(name, gtf)
+    if genes is None:
         raise NotPossible(
             "there is no annotation of genes (start sites, --tss, do not say where genes end)",
             "accessibility is added up over a gene's body and promoter",
