@@ -37,9 +37,7 @@ MAPPABLE = 0.87
 FALSE_PILES = 0.025
 """Largest share of a group's summits that may be chance: false peaks of several groups add up, true ones coincide."""
 
-MACS3_OPTIONS = (
-    "-f", "BED", "--shift", "-75", "--extsize", "150", "--keep-dup", "all", "--nomodel", "--nolambda", "--call-summits",
-)  # fmt: skip
+MACS3_OPTIONS = "-f BED --shift -75 --extsize 150 --keep-dup all --nomodel --nolambda --call-summits".split()
 
 
 def find_macs3() -> str:
@@ -112,10 +110,9 @@ def call_peaks(
 def _run_macs3(macs3: str, group: str, cuts: Path, size: float, folder: Path) -> Path:
     """Run MACS3 on one file of cut sites; its narrowPeak file."""
     name = cuts.name.removesuffix(".bed.gz")
-    command = [
-        macs3, "callpeak", "-t", str(cuts), *MACS3_OPTIONS, "-q", f"{Q_VALUE:g}", "-g", f"{max(size, 1):.0f}",
-        "-n", name, "--outdir", str(folder), "--tempdir", str(folder), "--verbose", "1",
-    ]  # fmt: skip
+    how = [*MACS3_OPTIONS, "-q", f"{Q_VALUE:g}", "-g", f"{max(size, 1):.0f}"]
+    where = ["-n", name, "--outdir", str(folder), "--tempdir", str(folder), "--verbose", "1"]
+    command = [macs3, "callpeak", "-t", str(cuts), *how, *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=isolated_environment())
     result = folder / f"{name}_peaks.narrowPeak"
     if done.returncode == -signal.SIGKILL or "MemoryError" in done.stderr:

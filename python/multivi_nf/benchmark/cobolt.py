@@ -218,7 +218,6 @@ def _corrected(
 
 
 def _trees(settings: Settings, seed: int) -> HistGradientBoostingRegressor:
-    return HistGradientBoostingRegressor(
-        learning_rate=settings.shrinkage, max_iter=settings.trees, max_depth=settings.depth, max_leaf_nodes=None,
-        early_stopping=False, min_samples_leaf=1, l2_regularization=1.0, random_state=seed,
-    )  # fmt: skip
+    grown = {"max_iter": settings.trees, "max_depth": settings.depth, "max_leaf_nodes": None, "min_samples_leaf": 1}
+    fitted = {"learning_rate": settings.shrinkage, "l2_regularization": 1.0, "early_stopping": False}
+    return HistGradientBoostingRegressor(**grown, **fitted, random_state=seed)

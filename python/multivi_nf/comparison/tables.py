@@ -22,12 +22,11 @@ from multivi_nf.data.mosaic_data import MosaicData
 
 Summed = TypeVar("Summed", np.ndarray, int)
 
-COLUMNS = [
-    "feature", "symbol", "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change",
-    "delta", "probability", "fdr", "replicate_p", "replicate_fdr", "significant", "n_target", "n_reference",
-    "replicates_target", "replicates_reference", "imputed", "confounded", "groups_from_same_data", "out_of_support",
-    "extrapolated",
-]  # fmt: skip
+COLUMNS = (
+    "feature symbol mean_target mean_reference effect effect_lower effect_upper log2_fold_change delta probability "
+    "fdr replicate_p replicate_fdr significant n_target n_reference replicates_target replicates_reference imputed "
+    "confounded groups_from_same_data out_of_support extrapolated"
+).split()
 
 
 def empty_table(target: str, mode: Mode = "change") -> pd.DataFrame:

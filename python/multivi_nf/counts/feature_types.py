@@ -8,20 +8,19 @@ from collections.abc import Sequence
 import pandas as pd
 
 _SPELLINGS = {
-    "rna": ("gene expression", "gene", "genes", "gex", "rna", "mrna", "transcript", "transcripts", "transcriptome",
-            "expression", "gene id", "scrna", "snrna"),
-    "atac": ("peaks", "peak", "atac", "atacseq", "atac seq", "chromatin accessibility", "accessibility",
-             "open chromatin", "scatac", "chromatin", "region", "regions"),
-    "protein": ("antibody capture", "adt", "adts", "protein", "proteins", "prot", "antibody", "antibodies", "ab",
-                "surface protein", "surface proteins", "protein expression", "antibody derived tag",
-                "antibody derived tags", "cite", "citeseq", "cite seq", "abseq", "abseq expression",
-                "antibody expression"),
-    "hashtag": ("multiplexing capture", "hto", "htos", "hashtag", "hashtags", "cmo", "cell hashing", "hashing",
-                "sample tag", "multiplexing"),
-    "other": ("crispr guide capture", "crispr", "guide", "grna", "sgrna", "custom", "antigen capture", "antigen",
-              "vdj t", "vdj b", "vdj", "spike in", "ercc"),
-}  # fmt: skip
-_KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling in spellings}
+    "rna": "gene expression, gene, genes, gex, rna, mrna, transcript, transcripts, transcriptome, expression, "
+    "gene id, scrna, snrna",
+    "atac": "peaks, peak, atac, atacseq, atac seq, chromatin accessibility, accessibility, open chromatin, scatac, "
+    "chromatin, region, regions",
+    "protein": "antibody capture, adt, adts, protein, proteins, prot, antibody, antibodies, ab, surface protein, "
+    "surface proteins, protein expression, antibody derived tag, antibody derived tags, cite, citeseq, cite seq, "
+    "abseq, abseq expression, antibody expression",
+    "hashtag": "multiplexing capture, hto, htos, hashtag, hashtags, cmo, cell hashing, hashing, sample tag, "
+    "multiplexing",
+    "other": "crispr guide capture, crispr, guide, grna, sgrna, custom, antigen capture, antigen, vdj t, vdj b, vdj, "
+    "spike in, ercc",
+}
+_KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling in spellings.split(", ")}
 _COLUMNS = ("feature_types", "feature_type", "feature.type", "featuretype", "type", "types", "modality", "assay")
 _MOST_TYPES = 20
 """A column of more different values than this names features, not their types."""

@@ -42,8 +42,13 @@ _NAME_COLUMNS = (
     "gene_short_name gene genes"
 ).split()
 PROTEIN_OBSM = re.compile(r"protein|antibod|(^|[^a-z])(adt|prot|cite)([^a-z]|$)", re.IGNORECASE)
-_MODALITIES = {"rna": "rna", "gex": "rna", "gene expression": "rna", "atac": "atac", "peaks": "atac", "prot": "protein",
-               "protein": "protein", "adt": "protein", "antibody capture": "protein"}  # fmt: skip
+_MODALITIES = dict(
+    pair.split("=")
+    for pair in (
+        "rna=rna, gex=rna, gene expression=rna, atac=atac, peaks=atac, prot=protein, protein=protein, adt=protein, "
+        "antibody capture=protein"
+    ).split(", ")
+)
 
 
 def modality_named(name: str) -> str | None:

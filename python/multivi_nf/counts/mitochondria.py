@@ -16,8 +16,7 @@ from multivi_nf.errors import InputError
 _PREFIXED = re.compile(r"^(?:[A-Za-z0-9.]+_+)?(?:mt[-:._]|mito[-_:])", re.IGNORECASE)
 _ALONE = re.compile(r"^(MTCE\.\d|ATMG\d|Q0\d{3}$)")  # gene ids of worm, thale cress and baker's yeast
 _WORM = {*(f"nduo-{n}" for n in range(1, 7)), "ndfl-4", "ctc-1", "ctc-2", "ctc-3", "ctb-1", "atp-6"}
-_BARE = {"ND1", "ND2", "ND3", "ND4", "ND4L", "ND5", "ND6", "COX1", "COX2", "COX3", "COI", "COII", "COIII", "CO1", "CO2",
-         "CO3", "ATP6", "ATP8", "CYTB", "COB"}  # fmt: skip
+_BARE = frozenset("ND1 ND2 ND3 ND4 ND4L ND5 ND6 COX1 COX2 COX3 COI COII COIII CO1 CO2 CO3 ATP6 ATP8 CYTB COB".split())
 _JOINED = {f"MT{name}" for name in _BARE} | {"MTCYB"}
 LEAST_BARE = 5
 """So many of the 13 names without a prefix must be there: `COX1` alone may be something else."""

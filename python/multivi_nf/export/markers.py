@@ -81,13 +81,10 @@ def against_rest(moments: Moments, k: int) -> pd.DataFrame:
         t = np.where(error > 0, effect / error, 0.0)
         p = np.where(error > 0, 2 * stats.t.sf(np.abs(t), freedom), 1.0)
         reach = np.where(error > 0, stats.t.ppf(0.5 + LEVEL / 2, freedom) * error, 0.0)
-    table = pd.DataFrame(
-        {
-            "effect": effect, "effect_lower": effect - reach, "effect_upper": effect + reach, "p": p, "t": t,
-            "mean": mean[0], "mean_rest": mean[1], "fraction_expressing": above[0],
-            "fraction_expressing_rest": above[1], "cells": int(n[0]), "cells_rest": int(n[1]),
-        }
-    )  # fmt: skip
+    found = {"effect": effect, "effect_lower": effect - reach, "effect_upper": effect + reach, "p": p, "t": t}
+    found |= {"mean": mean[0], "mean_rest": mean[1]}
+    found |= {"fraction_expressing": above[0], "fraction_expressing_rest": above[1]}
+    table = pd.DataFrame(found | {"cells": int(n[0]), "cells_rest": int(n[1])})
     if min(n) < ENOUGH:
         table[[c for c in table if not c.startswith("cells")]] = np.nan
     return table

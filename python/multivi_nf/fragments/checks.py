@@ -28,8 +28,10 @@ WHOLE_BGZF, WHOLE_GZIP = 16 << 20, 32 << 20
 
 What a sample cannot show, the first pass over the whole file looks for (:func:`signs`), so it is not read once more."""
 
-_ASSEMBLIES = {"GRCh38": "hg38", "hg38": "hg38", "GRCh37": "hg19", "hg19": "hg19", "GRCm38": "mm10", "mm10": "mm10",
-               "GRCm39": "mm39", "mm39": "mm39"}  # fmt: skip
+_ASSEMBLIES = dict(
+    pair.split("=")
+    for pair in ("GRCh38=hg38 hg38=hg38 GRCh37=hg19 hg19=hg19 GRCm38=mm10 mm10=mm10 GRCm39=mm39 mm39=mm39").split()
+)
 _ENOUGH = 1000
 _TIMES_RANDOM = 1.5
 

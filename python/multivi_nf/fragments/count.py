@@ -219,9 +219,9 @@ def quality_table(stream: FragmentStream | KeptFragments, sums: _Sums, *, with_p
 
 
 _SUM_NAMES = (
-    "n_fragments", "n_mito", "n_tss", "n_flank", "n_tss_core", "n_blacklist", "n_nucleosome_free", "n_mononucleosome",
-    "n_in_peaks", "n_overlap_loci",
-)  # fmt: skip
+    "n_fragments n_mito n_tss n_flank n_tss_core n_blacklist n_nucleosome_free n_mononucleosome n_in_peaks "
+    "n_overlap_loci"
+).split()
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -266,10 +266,8 @@ class _Sums:
             self.sums[:, k.N_MITO] += np.bincount(batch.barcode, minlength=n).astype(np.int32)
             self.words[:, k.N_READS] += np.bincount(batch.barcode, batch.count, minlength=n).astype(np.int64)
         elif self.quality:
-            k.add_quality(
-                batch.position, batch.barcode, batch.count, *self._regions, self.sums, self.words,
-                self.sizes, self.profile, self.pointers,
-            )  # fmt: skip
+            own = self.sums, self.words, self.sizes, self.profile, self.pointers
+            k.add_quality(batch.position, batch.barcode, batch.count, *self._regions, *own)
         else:
             self.sums[:, k.N_NUCLEAR] += np.bincount(batch.barcode, minlength=len(self.words)).astype(np.int32)
 
@@ -280,11 +278,8 @@ class _Sums:
         tss, strand = self._tss.get(name, (_NONE, np.zeros(0, object)))
         black = self._black.get(name, (_NONE, _NONE))
         bare = name.lower().removeprefix("chr")
-        self._regions = (
-            np.ascontiguousarray(tss, np.int64), np.asarray(strand == "-", np.bool_),
-            np.ascontiguousarray(black[0], np.int64), np.ascontiguousarray(black[1], np.int64),
-            bare not in _SEX,
-        )  # fmt: skip
+        places, first, last = (np.ascontiguousarray(one, np.int64) for one in (tss, *black))
+        self._regions = places, np.asarray(strand == "-", np.bool_), first, last, bare not in _SEX
 
 
 class _Matrix:
@@ -308,10 +303,9 @@ class _Matrix:
             return
         first = 0
         while first < len(batch.barcode):
-            taken = k.add_peaks(
-                batch.position[first:], batch.barcode[first:], self.n_cells, *self._peaks[sums.name], self.strategy,
-                sums.sums, self.last, *self.entries, self.used, sums.pointers,
-            )  # fmt: skip
+            here = batch.position[first:], batch.barcode[first:], self.n_cells, *self._peaks[sums.name]
+            own = sums.sums, self.last, *self.entries, self.used, sums.pointers
+            taken = k.add_peaks(*here, self.strategy, *own)
             first += taken
             if first < len(batch.barcode):
                 self._flush(at_least=0 if taken or self.used[0] else 2 * len(self.entries[0]))

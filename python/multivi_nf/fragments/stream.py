@@ -182,10 +182,9 @@ class FragmentStream:
             state[p.POSITION] = first
             code = p.OUTPUT_FULL
             while code != p.DONE:
-                code = p.parse(
-                    text, stop, name, chrom >= 0, size, state, table.pool, table.slots, table.places,
-                    table.used, table.is_open, position, barcode, count, scratch,
-                )  # fmt: skip
+                known = table.pool, table.slots, table.places, table.used, table.is_open
+                out = position, barcode, count, scratch
+                code = p.parse(text, stop, name, chrom >= 0, size, state, *known, *out)
                 n = int(state[p.N_OUT])
                 if code == p.TABLE_FULL:
                     table.grow()

@@ -18,16 +18,22 @@ import pandas as pd
 from multivi_nf.errors import InputError
 from multivi_nf.inputs.text import read_text
 
-BARCODE_NAMES = ("barcode", "barcodes", "cell", "cells", "cell_id", "cellid", "cell_barcode", "cell_barcodes",
-                 "cellbarcode", "cb", "bc", "bc_wells", "obs_names", "index", "_index", "cell_name", "cellname",
-                 "cell.id", "cell id", "cell.barcode", "cell barcode", "unnamed: 0", "rownames")  # fmt: skip
+BARCODE_NAMES = (
+    "barcode, barcodes, cell, cells, cell_id, cellid, cell_barcode, cell_barcodes, cellbarcode, cb, bc, bc_wells, "
+    "obs_names, index, _index, cell_name, cellname, cell.id, cell id, cell.barcode, cell barcode, unnamed: 0, "
+    "rownames"
+).split(", ")
 _FLAG = re.compile(r"^is_+([^\s,]+_)?cell(_+barcode)?$", re.IGNORECASE)
 _NOT_CELLS = ("NO_BARCODE", "", "unmapped")
 _CORE = re.compile(r"[ACGTN]{8,}")
 _COMBINED = re.compile(r"^R\d\.\d+,R\d\.\d+,R\d\.\d+(,P\d+\.\d+)?$")  # SHARE-seq: one barcode, with commas
-_TENX_COLUMNS = {"excluded_reason", "passed_filters", "duplicate", "chimeric", "lowmapq", "nonprimary", "tss_fragments",
-                 "gex_umis_count", "gex_genes_count", "atac_fragments", "atac_tss_fragments", "gex_barcode",
-                 "atac_barcode", "gex_raw_reads", "atac_raw_reads", "peak_region_fragments"}  # fmt: skip
+_TENX_COLUMNS = frozenset(
+    (
+        "excluded_reason passed_filters duplicate chimeric lowmapq nonprimary tss_fragments gex_umis_count "
+        "gex_genes_count atac_fragments atac_tss_fragments gex_barcode atac_barcode gex_raw_reads atac_raw_reads "
+        "peak_region_fragments"
+    ).split()
+)
 _TRUE = {"1", "1.0", "true", "t", "yes", "y"}
 _FALSE = {"0", "0.0", "false", "f", "no", "n", "", "nan", "na", "none", "<na>", "null"}
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import re
 
-PASSING = (
-    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM,
-    errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EREMOTEIO, errno.ECONNREFUSED,
-    errno.ECONNABORTED, errno.ESHUTDOWN, errno.EKEYEXPIRED, errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYREJECTED,
-)  # fmt: skip
+PASSING = tuple(
+    getattr(errno, name)
+    for name in (
+        "EIO ESTALE ETIMEDOUT ENODEV EMFILE ENFILE EAGAIN ENOMEM ENOTCONN EHOSTDOWN EHOSTUNREACH ENETUNREACH "
+        "EREMOTEIO ECONNREFUSED ECONNABORTED ESHUTDOWN EKEYEXPIRED ENOKEY EKEYREVOKED EKEYREJECTED"
+    ).split()
+)
 """What may be otherwise when the same is run again, with the same files."""
 
 _WORDED = re.compile(r"\berrno = (\d+)\b|\bos error (\d+)\b|\[Errno (\d+)\]")

@@ -37,10 +37,8 @@ class Classifier(nn.Module):
     def __init__(self, n_latent: int, n_classes: int) -> None:
         super().__init__()
         self.n_classes = n_classes
-        self.net = nn.Sequential(
-            nn.Linear(n_latent, N_HIDDEN), nn.LeakyReLU(), nn.Linear(N_HIDDEN, N_HIDDEN), nn.LeakyReLU(),
-            nn.Linear(N_HIDDEN, n_classes),
-        )  # fmt: skip
+        hidden = nn.Linear(n_latent, N_HIDDEN), nn.LeakyReLU(), nn.Linear(N_HIDDEN, N_HIDDEN), nn.LeakyReLU()
+        self.net = nn.Sequential(*hidden, nn.Linear(N_HIDDEN, n_classes))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(n, n_classes) logits."""

@@ -27,9 +27,13 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _MADE_UNIQUE = re.compile(r"[-.](\d{1,2})$")
-_SAME = {"hladra": "hladr", "cd8a": "cd8", "cd45r": "b220", "cd45rb220": "b220", "ighd": "igd", "ighm": "igm",
-         "fcgr3a": "cd16", "ncam1": "cd56", "itgax": "cd11c", "itgam": "cd11b", "ptprc": "cd45", "il2ra": "cd25",
-         "il7r": "cd127", "pdcd1": "cd279", "pd1": "cd279"}  # fmt: skip
+_SAME = dict(
+    pair.split("=")
+    for pair in (
+        "hladra=hladr cd8a=cd8 cd45r=b220 cd45rb220=b220 ighd=igd ighm=igm fcgr3a=cd16 ncam1=cd56 itgax=cd11c "
+        "itgam=cd11b ptprc=cd45 il2ra=cd25 il7r=cd127 pdcd1=cd279 pd1=cd279"
+    ).split()
+)
 """Antibodies that vendors call by the gene, or by an older name."""
 
 

@@ -59,12 +59,8 @@ def bedpe(links: pd.DataFrame, sites: pd.DataFrame, var: pd.DataFrame, peaks: pd
         k = int(np.argmin(np.maximum(0, np.maximum(start - position, position - end + 1))))
         best.append((int(position[k]), strand[k]))
     position = np.array([at for at, _ in best], dtype=np.int64)
-    return pd.DataFrame(
-        {
-            "#chrom1": places["chrom"].to_numpy(), "start1": places["start"].to_numpy(),
-            "end1": places["end"].to_numpy(), "chrom2": places["chrom"].to_numpy(), "start2": position,
-            "end2": position + 1, "name": own["symbol"].to_numpy(), "score": own["z"].to_numpy(), "strand1": ".",
-            "strand2": [strand for _, strand in best], "correlation": own["correlation"].to_numpy(),
-            "fdr": own["fdr"].to_numpy(),
-        }
-    )  # fmt: skip
+    chrom, start, end = (places[name].to_numpy() for name in ("chrom", "start", "end"))
+    symbol, score, correlation, fdr = (own[name].to_numpy() for name in ("symbol", "z", "correlation", "fdr"))
+    pair = {"#chrom1": chrom, "start1": start, "end1": end, "chrom2": chrom, "start2": position, "end2": position + 1}
+    pair |= {"name": symbol, "score": score, "strand1": ".", "strand2": [strand for _, strand in best]}
+    return pd.DataFrame(pair | {"correlation": correlation, "fdr": fdr})

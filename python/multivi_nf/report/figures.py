@@ -302,6 +302,8 @@ def _beside(axes: Axes, points: list[tuple[str, float, float]], x: float, edge: 
     places = np.array([(x, high - (k + 0.5) * (high - low) / LABELS) for k in range(LABELS)])
     at = np.array([point[1:] for point in points]).reshape(-1, 2)
     far = cdist(axes.transData.transform(at), axes.transData.transform(places))
+    arrow = {"arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 1, "shrinkB": 2}
+    arrow["relpos"] = (0 if edge == "left" else 1, 0.5)
     for point, place in zip(*linear_sum_assignment(far)):
         axes.annotate(
             points[point][0],
@@ -311,11 +313,8 @@ def _beside(axes: Axes, points: list[tuple[str, float, float]], x: float, edge: 
             ha=edge,
             va="center",
             annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 1, "shrinkB": 2,
-                "relpos": (0 if edge == "left" else 1, 0.5),
-            },
-        )  # fmt: skip
+            arrowprops=arrow,
+        )
 
 
 def _width(axes: Axes, name: str) -> float:

@@ -105,19 +105,20 @@ WORDS = {
 """Words beside those that the report explains where they stand."""
 
 PLACES = {
-    "of training": {
-        "rna", "atac", "protein", "protein background", "kl", "alignment", "adversary", "adversary accuracy", "cross",
-        "learning rate", "loss per cell",
-    },
-    "of calibration": {
-        "direction", "coverage", "n pairs", "n cells", "slope before", "slope after", "temperature",
-        "risk and coverage",
-    },
+    "of training": set(
+        (
+            "rna, atac, protein, protein background, kl, alignment, adversary, adversary accuracy, cross, "
+            "learning rate, loss per cell"
+        ).split(", ")
+    ),
+    "of calibration": set(
+        "direction, coverage, n pairs, n cells, slope before, slope after, temperature, risk and coverage".split(", ")
+    ),
     "of contrasts": {"target", "effect", "probability", "significant", "feature", "fdr"},
     "of quality control": {"kept", "features", "in the model", "barcodes in", "of the smaller", "doublets"},
     "of regulation": {"insertions", "donors", "peaks", "new", "peak", "motif", "z", "genes", "correlation", "distance"},
     "of the run": {"tasks", "time, all tasks", "longest task", "peak memory"},
-}  # fmt: skip
+}
 """Where the report uses a word in a sense of its own."""
 
 
