@@ -6,7 +6,8 @@ include { published   } from './published'
 include { three_parts } from './messages'
 
 def beat_seconds() { 5 }
-def stale_seconds() { (System.getenv('MULTIVI_NF_STALE_SECONDS') ?: '60').toInteger() }
+def stale_text() { System.getenv('MULTIVI_NF_STALE_SECONDS') ?: '60' }
+def stale_seconds() { Math.max(1, Math.ceil(stale_text().toDouble()) as int) }
 
 // Names of the files under --outdir that a run may write, and the step that writes them; the first that fits counts
 def places() {
@@ -15,6 +16,7 @@ def places() {
         [~/(cells\.tsv\.gz|clusters\.tsv|markers\/[^\/]+\.tsv\.gz|h5ad\/[^\/]+\.h5ad)/, 'EXPORT'], [~/explorer\.html/, 'EXPLORER'],
         [~/imputed\/[^\/]+\.(zarr\/.*|vitessce\.json)/, 'GATHER'], [~/differential\/[^\/]+\.tsv\.gz/, 'DIFFERENTIAL'], [~/qc\/.*/, 'QC'],
         [~/peaks\/[^\/]+\.bed/, 'MERGE_PEAKS'], [~/mosaic\/mosaic\.h5mu/, 'MOSAIC'], [~/regulation\/.*/, 'REGULATION'],
+        [~/controls\.tsv/, 'CONTROLS'], [~/benchmark\/[^\/]+/, 'BENCHMARK_PAGE'],
         [~/pipeline_info\/resources\/[^\/]+\.json/, 'resources'], [~/pipeline_info\/[^\/]+/, 'Workflow'],
     ]
 }
@@ -28,9 +30,21 @@ def is_foreign(path, name) {
     if (java.nio.file.Files.size(path) == 0) {
         return false
     }
-    def head  = path.withInputStream { stream -> stream.readNBytes(4096) }
-    def text  = new String(head, 'ISO-8859-1')
+    if (!java.nio.file.Files.isReadable(path)) {
+        return true
+    }
+    def text  = head_of(path, false)
+    def heads = [
+        'manifest.tsv': 'path\tsize\tsha256\tstep', 'verdict.tsv': 'question\t', 'clusters.tsv': 'cluster\t', 'controls.tsv': 'measure\t',
+        'cells.tsv.gz': 'cell\t',
+    ]
+    if (name in heads) {
+        return !head_of(path, name.endsWith('.gz')).startsWith(heads[name])
+    }
     def rules = [
+        [~/markers\/.*\.gz/, { head_of(path, true).startsWith('cluster\t') }],
+        [~/differential\/.*\.gz/, { head_of(path, true) ==~ /(?s)(feature|target)\t.*/ }],
+        [~/peaks\/.*\.bed/, { text ==~ /(?s)\S+\t\d+\t\d+\s.*/ }],
         [~/.*\.(h5mu|h5ad)/, { text.contains('\u0089HDF\r\n\u001a\n') || text.startsWith('MuData') }],
         [~/.*\.gz/, { text.startsWith('\u001f\u008b') }],
         [~/.*\.json/, { text.trim()[0] in ['{', '['] }],
@@ -40,25 +54,77 @@ def is_foreign(path, name) {
     return rule ? !rule[1].call() : false
 }
 
+// The first bytes of a file as text; none of a packed one that cannot be unpacked
+def head_of(path, packed) {
+    try {
+        return path.withInputStream { stream ->
+            new String((packed ? new java.util.zip.GZIPInputStream(stream) : stream).readNBytes(4096), 'ISO-8859-1')
+        }
+    }
+    catch (IOException _damaged) {
+        return ''
+    }
+}
+
 def is_remote(outdir) {
     return outdir.toString() ==~ /[A-Za-z][A-Za-z0-9+.-]*:\/.*/
 }
 
-// All files below a folder: [ path from it: path ]; links to folders are followed, as results may be published as links
-def files_below(root) {
-    def folder = java.nio.file.Paths.get(root.toString())
-    if (!folder.exists()) {
-        return [:]
+// Folders of results; whatever else lies in --outdir (a home, a disk, a link to /) is not looked through
+def own_folders() {
+    return ['multiqc', 'model', 'markers', 'h5ad', 'imputed', 'differential', 'qc', 'peaks', 'mosaic', 'regulation', 'benchmark', 'pipeline_info']
+}
+
+/*
+ * Files of results below a folder, and those that stand in it: [ path from it: path ]. A link to a folder is followed, as
+ * results may be published as links, but none behind it and none that leads above; what cannot be read is left out.
+ */
+def files_below(root, names) {
+    def own = (own_folders() + names.collect { name -> name.tokenize('/')[0] }).toSet()
+    def top = entries(java.nio.file.Paths.get(root.toString()))
+    return top.findAll { path -> path.fileName.toString() in own || !java.nio.file.Files.isDirectory(path) }
+        .collectEntries { path -> below(path, path.fileName.toString(), real_path(root), false) }
+}
+
+def entries(folder) {
+    try {
+        return java.nio.file.Files.newDirectoryStream(folder).withCloseable { stream -> stream.toList() }
     }
-    def follow = java.nio.file.FileVisitOption.FOLLOW_LINKS
-    return java.nio.file.Files.walk(folder, 64, follow).filter { path -> java.nio.file.Files.isRegularFile(path) }.toList()
-        .collectEntries { path -> [(folder.relativize(path).toString()): path] }
+    catch (IOException _unreadable) {
+        return []
+    }
+}
+
+def below(path, name, root, linked) {
+    if (java.nio.file.Files.isRegularFile(path)) {
+        return [(name): path]
+    }
+    def link = java.nio.file.Files.isSymbolicLink(path)
+    def real = link ? real_path(path) : path
+    def ends = !java.nio.file.Files.isDirectory(path) || (link && (linked || !real || root.startsWith(real)))
+    return ends ? [:] : entries(path).collectEntries { one -> below(one, "${name}/${one.fileName}".toString(), root, linked || link) }
+}
+
+// Where a path leads; null where that cannot be told
+def real_path(path) {
+    try {
+        return java.nio.file.Paths.get(path.toString()).toRealPath()
+    }
+    catch (IOException _nowhere) {
+        return null
+    }
 }
 
 // [ name ] of the files that the last run listed as its own, or as left by those before
 def listed(root) {
     def manifest = file("${root}/manifest.tsv", glob: false)
-    return manifest.exists() ? manifest.readLines().drop(1).collect { line -> line.tokenize('\t')[0] }.toSet() : [].toSet()
+    def lines    = manifest.isFile() ? text_of(manifest).readLines().drop(1) : []
+    return lines.collect { line -> line.tokenize('\t')[0] }.findAll { name -> name?.tokenize('/') }.toSet()
+}
+
+// The text of a small file, whatever its bytes: what is no text is somebody's all the same
+def text_of(path) {
+    return new String(java.nio.file.Files.readAllBytes(path), 'UTF-8')
 }
 
 /*
@@ -81,7 +147,11 @@ def outdir_problem(settings) {
             'results would be lost at the end of each step', 'name a folder, or a place where you may make one, with --outdir')
     }
     def known   = listed(root)
-    def foreign = files_below(root).findAll { name, path -> !(name in known) && !name.startsWith('pipeline_info/') && step_of(name) && is_foreign(path, name) }
+    def looked  = files_below(root, known).findAll { name, _path -> name == 'manifest.tsv' || (step_of(name) && !(name in known)) }
+    def foreign = looked.findAll { name, path -> !name.startsWith('pipeline_info/') && is_foreign(path, name) }
+    if (file("${root}/manifest.tsv", glob: false).isDirectory()) {
+        foreign['manifest.tsv'] = root
+    }
     return !foreign ? '' : three_parts("--outdir ${settings.outdir} holds ${foreign.keySet().sort().take(3).join(', ')}, which no run of this pipeline wrote",
         'a result of this run would take its place', 'name another folder with --outdir, or move the file away')
 }
@@ -91,7 +161,7 @@ def lock_of(settings) {
 }
 
 def first_line(path) {
-    return java.nio.file.Files.exists(path) ? (path.text.readLines() ?: [''])[0] : ''
+    return java.nio.file.Files.isRegularFile(path) ? (text_of(path).readLines() ?: [''])[0] : ''
 }
 
 // What tells this process from others: machine since its start, space of process ids, process, when it began
@@ -124,7 +194,15 @@ def take_outdir(settings) {
     if (is_remote(settings.outdir)) {
         return ''
     }
+    if (!(stale_text() ==~ /[0-9]{1,6}(\.[0-9]+)?/)) {
+        return three_parts("the environment variable MULTIVI_NF_STALE_SECONDS is '${stale_text()}'", 'it is not a time',
+            'set it to a number of seconds above 0')
+    }
     def lock    = lock_of(settings)
+    if (java.nio.file.Files.exists(lock) && !java.nio.file.Files.isRegularFile(lock)) {
+        return three_parts("--outdir ${settings.outdir} holds pipeline_info/.run.lock, which is no file",
+            'runs tell each other by it that they work there', 'remove it, or name another folder with --outdir')
+    }
     def seen    = first_line(lock)
     def holder  = seen ? parsed(seen) : null
     def alive   = holder && !is_gone(holder) && (is_here(holder) || changes(lock, seen, stale_seconds()))
@@ -155,13 +233,21 @@ def take_outdir(settings) {
     return ''
 }
 
+// What a lock says; what is cut or of another kind says that nobody is known
 def parsed(line) {
+    def found = null
     try {
-        return new groovy.json.JsonSlurper().parseText(line)
+        found = new groovy.json.JsonSlurper().parseText(line)
     }
     catch (Exception _cut) {
-        return [host: '?', pid: -1, run: '?', started: 0]
+        found = null
     }
+    def told = found instanceof Map ? found : [:]
+    return [host: '?', run: '?'] + told + [pid: number(told.pid), started: number(told.started)]
+}
+
+def number(value) {
+    return value instanceof Number ? value as long : -1L
 }
 
 def is_here(holder) {
@@ -233,7 +319,7 @@ def write_manifest(settings) {
     def mine   = published()
     def known  = listed(root)
     def suffix = settings.trace_report_suffix.toString()
-    def found  = files_below(root).findAll { name, _path -> name != 'manifest.tsv' }
+    def found  = files_below(root, mine + known).findAll { name, _path -> name != 'manifest.tsv' }
     def rows   = found.keySet().sort().collect { name -> manifest_row(name, found[name], mine, known, suffix) } - null
     if (rows.every { row -> row[0].startsWith('pipeline_info/') }) {
         return null // nothing was made, nothing is told

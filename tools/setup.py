@@ -324,6 +324,14 @@ export PATH="$here:$PATH"
 # Java reads file names by the locale; in that of no language it cannot even ask for a name with an umlaut
 case "${{LC_ALL:-${{LC_CTYPE:-${{LANG:-}}}}}}" in *[Uu][Tt][Ff]*) ;; *) export LC_ALL=C.UTF-8 ;; esac
 export NXF_OFFLINE="${{NXF_OFFLINE:-true}}" NXF_DISABLE_CHECK_LATEST=true
+# A token alone makes Nextflow fetch its plugin for Seqera Platform, and without a network no run would start
+if [ "$NXF_OFFLINE" = true ] && [ -n "${{TOWER_ACCESS_TOKEN:-}}" ]; then
+    plugins="${{NXF_PLUGINS_DIR:-${{NXF_HOME:-{cache}/nextflow-home}}/plugins}}"
+    if ! (compgen -G "$plugins/nf-tower-*" || compgen -G "${{HOME:-}}/.nextflow/plugins/nf-tower-*") > /dev/null; then
+        echo "nextflow: TOWER_ACCESS_TOKEN is left out: no plugin nf-tower is here (NXF_OFFLINE=false fetches it)" >&2
+        unset TOWER_ACCESS_TOKEN
+    fi
+fi
 export NUMBA_CACHE_DIR="${{NUMBA_CACHE_DIR:-{cache}/numba}}" MPLCONFIGDIR="${{MPLCONFIGDIR:-{cache}/matplotlib}}"
 {start}
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import os
@@ -86,6 +87,73 @@ def test_what_no_run_can_use_is_refused_in_three_parts(nextflow, tmp_path, outdi
     run = nextflow(tmp_path, "--outdir", outdir, *STUB)
     assert run.code == 1 and said in run.said and "What to do:" in run.said and not run.submitted()
     assert (tmp_path / "mine/multivi.h5mu").read_text() == "my thesis" and (tmp_path / "afile").read_text() == "x"
+
+
+def holder(**other: object) -> str:
+    """A lock of this machine."""
+    return json.dumps(
+        {
+            "host": Path("/proc/sys/kernel/hostname").read_text().strip(),
+            "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            "space": str(Path("/proc/self/ns/pid").readlink()),
+            "pid": 1,
+            "started": 1,
+            "run": "r",
+        }
+        | other
+    )
+
+
+STRANGE = {
+    "a loop, a link to the root, a lock that is a number": lambda out: (
+        (out / "qc").mkdir(),
+        (out / "qc/loop").symlink_to(".."),
+        (out / "disk").symlink_to("/"),
+        (out / "model").symlink_to("model"),
+        (out / "pipeline_info/.run.lock").write_text("5"),
+    ),
+    "a lock of words": lambda out: (out / "pipeline_info/.run.lock").write_text(holder(pid="abc", started="x")),
+    "a lock of noise": lambda out: (out / "pipeline_info/.run.lock").write_bytes(bytes(range(128, 256)) * 9),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_stands_in_the_folder_of_results_is_no_obstacle(nextflow, tmp_path, name):
+    """The run comes as far as its samplesheet, which is none; nothing of Java's own words is shown."""
+    (tmp_path / "out/pipeline_info").mkdir(parents=True)
+    STRANGE[name](tmp_path / "out")
+    (tmp_path / "bad.csv").write_text("sample,rna\n")
+    run = nextflow(tmp_path, "--input", "bad.csv", "-stub-run", MULTIVI_NF_STALE_SECONDS="2")
+    assert run.code == 1 and "bad.csv" in run.said and "What to do:" in run.said, run.said
+    assert "outdir.nf" not in run.said and "java.nio" not in run.said, run.said
+
+
+TAKEN = {
+    "manifest.tsv": (b"sample\tpath\n", "holds manifest.tsv, which no run of this pipeline wrote"),
+    "clusters.tsv": (b"gene\tmodule\n", "holds clusters.tsv, which"),
+    "controls.tsv": (b"mouse\tdose\n", "holds controls.tsv, which"),
+    "cells.tsv.gz": (gzip.compress(b"id\tx\n"), "holds cells.tsv.gz, which"),
+    "peaks/mine.bed": (b"my notes\n", "holds peaks/mine.bed, which"),
+}
+
+
+def test_tables_of_the_user_are_not_replaced(nextflow, tmp_path):
+    """A result's name alone makes no result: what no run could have written is named, all of it, and left."""
+    for name, (content, _) in TAKEN.items():
+        place = tmp_path / name.replace("/", "_") / name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content)
+        run = nextflow(tmp_path, "--outdir", tmp_path / name.replace("/", "_"), *STUB)
+        assert run.code == 1 and TAKEN[name][1] in run.said and not run.submitted(), run.said
+        assert place.read_bytes() == content
+
+
+def test_a_lock_that_is_no_file_and_a_time_that_is_none(nextflow, tmp_path):
+    (tmp_path / "out/pipeline_info/.run.lock").mkdir(parents=True)
+    run = nextflow(tmp_path, *STUB)
+    assert run.code == 1 and "pipeline_info/.run.lock, which is no file" in run.said, run.said
+    run = nextflow(tmp_path, "--outdir", "new", *STUB, MULTIVI_NF_STALE_SECONDS="abc")
+    assert run.code == 1 and "MULTIVI_NF_STALE_SECONDS is 'abc'" in run.said and "What to do:" in run.said, run.said
 
 
 def test_a_samplesheet_that_cannot_be_read_is_told_in_three_parts(nextflow, tmp_path):

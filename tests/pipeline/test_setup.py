@@ -53,7 +53,7 @@ def test_a_nextflow_on_path_is_taken_if_new_enough(setup, monkeypatch, tmp_path,
     found = program(tmp_path / "bin", "nextflow", f"\n      N E X T F L O W\n      version {version} build 1\n")
     monkeypatch.setenv("PATH", f"{found.parent}:/usr/bin:/bin")
     text = setup.nextflow_on_path(tmp_path / "cache")
-    assert (str(found) in text and "NXF_HOME" not in text) if taken else text is None
+    assert (str(found) in text and "export NXF_HOME" not in text) if taken else text is None
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -79,6 +79,29 @@ def test_a_foreign_launcher_keeps_its_home_and_is_probed_as_it_will_be_started(s
         written.write_text(text)
         done = subprocess.run(["bash", written, "-version"], capture_output=True, text=True, check=True)
         assert "25.04.8" in done.stdout
+
+
+@pytest.mark.parametrize("offline", ["true", "false"])
+@pytest.mark.parametrize("plugin", [True, False])
+def test_a_token_alone_asks_for_no_network(setup, monkeypatch, tmp_path, offline, plugin):
+    """With TOWER_ACCESS_TOKEN, which many have in their shell's profile, Nextflow fetches a plugin before it starts."""
+    found = program(tmp_path / "bin", "nextflow", "version 25.04.8 build 1")
+    found.write_text(found.read_text() + '\necho "token ${TOWER_ACCESS_TOKEN:-none}"\n')
+    if plugin:
+        (tmp_path / "home/plugins/nf-tower-1.11.3").mkdir(parents=True)
+    for name, value in {
+        "PATH": f"{found.parent}:/usr/bin:/bin",
+        "TOWER_ACCESS_TOKEN": "x",
+        "NXF_HOME": str(tmp_path / "home"),
+        "HOME": str(tmp_path),
+        "NXF_OFFLINE": offline,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NXF_PLUGINS_DIR", raising=False)
+    (tmp_path / "written").write_text(setup.nextflow_on_path(tmp_path / "cache"))
+    done = subprocess.run(["bash", tmp_path / "written", "run"], capture_output=True, text=True, check=True)
+    kept = plugin or offline == "false"
+    assert ("token x" in done.stdout) == kept and ("TOWER_ACCESS_TOKEN is left out" in done.stderr) != kept
 
 
 @pytest.mark.parametrize("home", [None, "/proc/none", "/proc"])
