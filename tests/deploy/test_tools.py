@@ -6,9 +6,9 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
+import venv
 from pathlib import Path
 
 import anndata as ad
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tests.conftest import skip_or_fail
+from tools import setup
 
 from multivi_nf.export.h5ad import write_h5ad
 from multivi_nf.export.modalities import fill_modalities
@@ -29,11 +30,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def environment(folder: Path, *packages: str) -> Path:
-    """`bin` of a new environment with packages from PyPI."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    done = subprocess.run([folder / "bin" / "pip", "install", "-q", *packages], capture_output=True, text=True)
+    """`bin` of a new environment with packages from PyPI, put there by what `make setup` installs with."""
+    tools = setup.bootstrap() / "bin" / "python"
+    venv.create(folder, symlinks=True)
+    command = [tools, "-m", "uv", "pip", "install", "-q", "--python", folder / "bin" / "python", *packages]
+    lent = setup.installer_environment([tools, "-m", "pip"])
+    done = subprocess.run(command, env=lent, capture_output=True, text=True, check=False)
     if done.returncode:
-        skip_or_fail(f"pip install {' '.join(packages)}: {done.stderr[-500:]}")
+        skip_or_fail(f"uv pip install {' '.join(packages)}: {done.stderr[-500:]}")
     return folder / "bin"
 
 
