@@ -12,6 +12,15 @@ BIN = REPOSITORY / ".venv" / "bin"
 MOSAIC = REPOSITORY / "tests" / "data" / "mosaic"
 
 
+def small_sheet(folder: Path) -> Path:
+    """A samplesheet of one sample of two modalities: the whole pipeline in a third of the tasks of `-profile test`."""
+    path = folder / "small.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    matrix = MOSAIC / "cite_1" / "filtered_feature_bc_matrix.h5"
+    path.write_text(f"sample,rna,protein\ncite_1,{matrix},{matrix}\n")
+    return path
+
+
 @dataclass
 class Run:
     """One call of Nextflow: where it ran and what it said."""

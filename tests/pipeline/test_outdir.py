@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.pipeline.nextflow_runs import BIN, REPOSITORY
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY, small_sheet
 
 STUB = ("-stub-run", "-profile", "test")
 
@@ -33,7 +33,8 @@ def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
     (tmp_path / "slow.config").write_text(
         "process.beforeScript = 'sleep 5'\n"
     )  # so that it works while the second tries
-    command = [BIN / "nextflow", "-c", "slow.config", "run", REPOSITORY, "-ansi-log", "false", "--outdir", "out", *STUB]
+    small = ("-stub-run", "--input", small_sheet(tmp_path))
+    command = [BIN / "nextflow", "-c", "slow.config", "run", REPOSITORY, "-ansi-log", "false", "--outdir", "out", *small]
     with (tmp_path / "first.log").open("w") as log:
         first = subprocess.Popen(
             [str(part) for part in command], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
@@ -44,7 +45,7 @@ def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
         assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()
         time.sleep(0.2)
     holder = json.loads(lock.read_text())
-    second = nextflow(tmp_path / "other", "--outdir", outdir, *STUB)
+    second = nextflow(tmp_path / "other", "--outdir", outdir, *small)
     assert second.code == 1 and f"is in use by the run '{holder['run']}'" in second.said, second.said
     assert first.poll() is None, "else nothing was shown"
     later = json.loads(lock.read_text())
@@ -52,7 +53,7 @@ def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert lock.exists()
-    third = nextflow(tmp_path, *STUB)
+    third = nextflow(tmp_path, *small)
     assert third.code == 0, third.said
     assert not lock.exists() and "Look first at out/report.html" in third.said
 

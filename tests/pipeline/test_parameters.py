@@ -9,7 +9,7 @@ import subprocess
 import jsonschema
 import pytest
 from docs._ext import generated
-from tests.pipeline.nextflow_runs import BIN, REPOSITORY
+from tests.pipeline.nextflow_runs import BIN, REPOSITORY, small_sheet
 
 SCHEMA = json.loads((REPOSITORY / "nextflow_schema.json").read_text())
 KNOWN = {name: value for group in SCHEMA["$defs"].values() for name, value in group["properties"].items()}
@@ -78,7 +78,7 @@ def test_typed_and_text_values_are_the_same(nextflow, tmp_path):
     values = {"max_epochs": 7, "fdr": 0.1, "predictive": True, "remove_doublets": False, "batch_size": 64}
     (tmp_path / "typed.json").write_text(json.dumps(values))
     (tmp_path / "text.json").write_text(json.dumps({name: str(value).lower() for name, value in values.items()}))
-    common = ["-profile", "test", "-stub-run", "--peak_source", "samples"]  # -preview leaves nothing under --outdir
+    common = ["-stub-run", "--input", small_sheet(tmp_path)]  # -preview leaves nothing under --outdir
     for name in ("typed", "text"):
         run = nextflow(tmp_path / name, *common, "-params-file", tmp_path / f"{name}.json")
         assert run.code == 0, run.said
