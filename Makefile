@@ -23,8 +23,9 @@ test: setup
 	@if command -v gcc > /dev/null; then $(PYTHON) tools/setup.py macs3; else echo 'make: no gcc, so MACS3 is not built'; fi
 	@$(BIN)/pytest -m 'not real and not deploy' $(PYTEST)
 
+# What each set scores is printed at the end (-rP)
 test-real: setup
-	@$(BIN)/pytest -m real $(PYTEST)
+	@$(BIN)/pytest -m real -raP $(PYTEST)
 
 test-deploy: setup
 	@bash tests/deploy/provision.sh

@@ -22,8 +22,9 @@ FIRST = (
     "kept",
     "images",
     "resolved",
+    "test_hostile_paths_and_metadata_are_only_text",
 )
-"""Fixtures that cost a run of the pipeline and the like, and one long test: what belongs to each stays in one process,
+"""Fixtures that cost a run of the pipeline and the like, and two long tests: what belongs to each stays in one process,
 and starts before all else. (`local_run` makes the images, so what else needs them waits the least if it comes late.)"""
 
 

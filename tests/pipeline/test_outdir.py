@@ -34,7 +34,18 @@ def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
         "process.beforeScript = 'sleep 5'\n"
     )  # so that it works while the second tries
     small = ("-stub-run", "--input", small_sheet(tmp_path))
-    command = [BIN / "nextflow", "-c", "slow.config", "run", REPOSITORY, "-ansi-log", "false", "--outdir", "out", *small]
+    command = [
+        BIN / "nextflow",
+        "-c",
+        "slow.config",
+        "run",
+        REPOSITORY,
+        "-ansi-log",
+        "false",
+        "--outdir",
+        "out",
+        *small,
+    ]
     with (tmp_path / "first.log").open("w") as log:
         first = subprocess.Popen(
             [str(part) for part in command], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True

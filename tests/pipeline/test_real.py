@@ -98,7 +98,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_real_cells(nextflow: Callable[..., Run], shared_data, has_macs3, tmp_path, capsys, name):
+def test_real_cells(nextflow: Callable[..., Run], shared_data, has_macs3, tmp_path, name):
     if name.endswith("called") and not has_macs3:
         skip_or_fail("MACS3 is not built: type `make macs3`")
     real = SETS[name](shared_data(name.split(",")[0]), tmp_path)
@@ -126,8 +126,7 @@ def test_real_cells(nextflow: Callable[..., Run], shared_data, has_macs3, tmp_pa
     costs = [json.loads(path.read_text()) for path in run.outdir.glob("pipeline_info/resources/*.json")]
     peak = max(cost["peak_memory"] for cost in costs) / 2**30
     said = scores(run, real.labels, cells)
-    with capsys.disabled():
-        print(f"\n{name}: {cells.n_obs} cells ({', '.join(lines)}), {seconds:.0f} s, peak {peak:.1f} GiB\n{said}")
+    print(f"\n{name}: {cells.n_obs} cells ({', '.join(lines)}), {seconds:.0f} s, peak {peak:.1f} GiB\n{said}")
 
 
 def assert_regulated(run: Run) -> None:
