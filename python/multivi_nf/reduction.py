@@ -20,9 +20,16 @@ _BLOCK = 1024
 
 
 def log_levelled(
-    counts: sparse.spmatrix, level: float = 1e4, *, total: np.ndarray | None = None, weight: np.ndarray | None = None
+    counts: sparse.spmatrix,
+    level: float = 1e4,
+    *,
+    total: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+    logged: bool = True,
 ) -> sparse.csr_matrix:
-    """log(1 + level × share × weight) of each count's share of its cell, sparse.
+    """log(1 + level × share × weight) of each count's share of its cell, sparse; float32 of float32, else float64.
+
+    Of open peaks with :func:`inverse_frequency` as weight it is TF-IDF (Cusanovich et al. 2015; Signac's method 1).
 
     Parameters
     ----------
@@ -33,14 +40,29 @@ def log_levelled(
     total
         (n_cells,) depths, where they are not the sums of `counts`.
     weight
-        (n_features,) of peaks their inverse document frequency (TF-IDF, Cusanovich et al. 2015).
+        (n_features,)
+    logged
+        False: no logarithm is taken, for what has to be linear in the shares.
     """
     total = np.asarray(counts.sum(axis=1)).ravel() if total is None else total
-    x = sparse.csr_matrix(sparse.diags(level / np.maximum(total, 1)) @ counts)
+    x = sparse.csr_matrix(counts, dtype=np.result_type(counts.dtype, np.float32), copy=True)
+    x.data *= np.repeat((level / np.maximum(total, 1)).astype(x.dtype), np.diff(x.indptr))
     if weight is not None:
-        x = sparse.csr_matrix(x @ sparse.diags(weight))
-    x.data = np.log1p(x.data)
+        x.data *= weight[x.indices]
+    if logged:
+        np.log1p(x.data, out=x.data)
     return x
+
+
+def inverse_frequency(counts: sparse.csr_matrix, *, damped: bool = False) -> np.ndarray:
+    """(n_features,) cells over those that show the feature (at least one).
+
+    `damped` takes log(1 + x) of it, which tells sums of two cells better from cells (docs/decisions/reduction.md) and
+    types of cells worse.
+    """
+    shown = np.bincount(counts.indices, weights=counts.data > 0, minlength=counts.shape[1])
+    frequency = counts.shape[0] / np.maximum(shown, 1)
+    return np.log1p(frequency) if damped else frequency
 
 
 def principal(

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
-from multivi_nf.reduction import log_levelled, nearest, principal, unit_rows
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal, unit_rows
 
 COUNTS = sparse.csr_matrix(np.array([[1.0, 3.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]]))
 
@@ -20,9 +20,19 @@ def test_cells_are_brought_to_one_depth_and_logged() -> None:
     np.testing.assert_allclose(log_levelled(COUNTS, 10).toarray(), expected)
     weighed = np.log1p([[2.5, 15.0, 0.0], [0.0, 0.0, 30.0], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(log_levelled(COUNTS, 10, weight=np.array([1, 2, 3])).toarray(), weighed)
+    shares = [[2.5, 7.5, 0.0], [0.0, 0.0, 10.0], [0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(log_levelled(COUNTS, 10, logged=False).toarray(), shares)
+    assert log_levelled(COUNTS.astype(np.float32)).dtype == np.float32 != log_levelled(COUNTS.astype(int)).dtype
     halves = np.log1p([[1.25, 3.75, 0.0], [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(log_levelled(COUNTS, 10, total=np.array([8, 4, 0])).toarray(), halves)
     assert COUNTS.data.tolist() == [1, 3, 2], "the counts stay as they are"
+
+
+def test_cells_over_those_that_show_a_peak() -> None:
+    zero_stored = sparse.csr_matrix((COUNTS.data * [1, 0, 1], COUNTS.indices, COUNTS.indptr), COUNTS.shape)
+    np.testing.assert_allclose(inverse_frequency(COUNTS), [3, 3, 3])
+    np.testing.assert_allclose(inverse_frequency(zero_stored[:2], damped=True), np.log1p([2, 2, 2]))
+    np.testing.assert_allclose(inverse_frequency(sparse.vstack([COUNTS, COUNTS[:1]]).tocsr()), [2, 2, 4])
 
 
 def test_leading_directions_are_those_of_the_decomposition() -> None:

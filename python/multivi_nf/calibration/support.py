@@ -20,7 +20,7 @@ from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.errors import Damaged
 from multivi_nf.io.files import written_whole
-from multivi_nf.reduction import log_levelled, nearest, principal, unit_rows
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal, unit_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,9 +56,7 @@ class View:
     def fit(cls, data: MosaicData, modality: str, cells: np.ndarray) -> View:
         """Truncated singular vectors of the transformed counts; of atac without the first, which is depth."""
         counts = _counts(data, modality, cells)
-        idf = np.ones(counts.shape[1])
-        if modality == "atac":
-            idf = np.log1p(counts.shape[0] / (1 + np.asarray((counts > 0).sum(axis=0)).ravel()))
+        idf = inverse_frequency(counts) if modality == "atac" else np.ones(counts.shape[1])
         x = _transformed(counts, modality, idf)
         k = min(N_COMPONENTS + 1, min(x.shape) - 1)
         if k < 2:

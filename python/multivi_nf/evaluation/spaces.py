@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from multivi_nf.reduction import log_levelled, nearest, principal
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal
 
 
 def log_cp10k(counts: sp.spmatrix) -> sp.csr_matrix:
@@ -42,18 +42,14 @@ class Lsi:
     """Latent semantic indexing of binarised peaks; the first component, which is depth, is left out."""
 
     def __init__(self, binary: sp.spmatrix, n: int = 30, seed: int = 0) -> None:
-        self.n_cells = binary.shape[0]
-        self.detected = np.maximum(np.asarray((sp.csr_matrix(binary) > 0).sum(0)).ravel(), 1)
+        self.idf = inverse_frequency(sp.csr_matrix(binary))
         self.components = principal(self.weigh(binary), n + 1, seed=seed)[1][1:]
 
     def weigh(self, binary: sp.spmatrix) -> sp.csr_matrix:
         """log(1 + 10^4 tf idf) of binarised peaks (Signac's method 1), idf of the fitted cells."""
         binary = sp.csr_matrix(binary, dtype=np.float64).copy()
         binary.data[:] = 1
-        frequency = sp.diags(1 / np.maximum(np.asarray(binary.sum(1)).ravel(), 1))
-        out = (frequency @ binary @ sp.diags(self.n_cells / self.detected)).tocsr()
-        out.data = np.log1p(1e4 * out.data)
-        return out
+        return log_levelled(binary, weight=self.idf)
 
     def __call__(self, binary: sp.spmatrix) -> np.ndarray:
         """(n_cells, n) coordinates."""

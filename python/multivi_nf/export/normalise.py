@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from multivi_nf.reduction import log_levelled
+
 SCALES = {
     "rna": "ln(1 + counts per 10,000 counts of the cell)",
     "atac": "ln(1 + fragments per 10,000 fragments of the cell in peaks)",
@@ -28,13 +30,9 @@ def log_normalised(counts: sparse.csr_matrix, modality: str) -> sparse.csr_matri
     -------
     CSR float32 of the same shape, natural logarithm.
     """
-    counts = sparse.csr_matrix(counts, dtype=np.float64)
-    if modality == "protein":
-        logs = counts.copy()
-        logs.data = np.log1p(logs.data)
-        size = np.exp(np.asarray(logs.sum(axis=1)).ravel() / max(counts.shape[1], 1))
-    else:
-        size = np.asarray(counts.sum(axis=1)).ravel() / 1e4
-    scale = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
-    values = np.log1p(counts.data * np.repeat(scale, np.diff(counts.indptr))).astype(np.float32)
-    return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+    if modality != "protein":
+        return log_levelled(counts.astype(np.float64)).astype(np.float32)
+    logs = counts.astype(np.float64)
+    logs.data = np.log1p(logs.data)
+    size = np.exp(np.asarray(logs.sum(axis=1)).ravel() / max(counts.shape[1], 1))
+    return log_levelled(counts, 1, total=size).astype(np.float32)

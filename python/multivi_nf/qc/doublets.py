@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from multivi_nf.io.processors import threads_at_most
-from multivi_nf.reduction import log_levelled, nearest, principal, unit_rows
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal, unit_rows
 
 LEAST_CELLS = 100
 """Fewest cells to score; among fewer, neighbourhoods of simulated doublets are the whole sample."""
@@ -213,8 +213,8 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
     pairs = rng.integers(0, n, size=(2, _SIMULATED * n))
     united = binary[pairs[0]] + binary[pairs[1]]
     united.data[:] = 1
-    weight = np.log1p(n / detected[keep]).astype(np.float32)
-    cells, doublets = (_tf_idf(matrix, weight) for matrix in (binary, united))
+    weight = inverse_frequency(binary, damped=True)
+    cells, doublets = (log_levelled(matrix, weight=weight) for matrix in (binary, united))
     axes = principal(cells, _LSI_COMPONENTS, seed=seed, rounds=4)[1]
     space = [unit_rows(np.asarray(matrix @ axes.T)).astype(np.float32) for matrix in (cells, doublets)]
     depth = [np.log(np.maximum(np.diff(matrix.indptr), 1)) for matrix in (binary, united)]
@@ -222,12 +222,6 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
     space = [np.column_stack([at, d * scale]).astype(np.float32) for at, d in zip(space, depth)]
     score, simulated = _scrublet_score(space[0], space[1], expected_rate(n))
     return _flagged(score, simulated)
-
-
-def _tf_idf(binary: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
-    depth = np.maximum(np.diff(binary.indptr), 1).astype(np.float32)
-    data = np.log1p(1e4 * weight[binary.indices] / np.repeat(depth, np.diff(binary.indptr)))
-    return sparse.csr_matrix((data.astype(np.float32), binary.indices, binary.indptr), shape=binary.shape)
 
 
 def _scrublet_score(cells: np.ndarray, doublets: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:

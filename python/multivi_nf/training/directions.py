@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix
-from multivi_nf.reduction import log_levelled, nearest, principal
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal
 
 N_DIRECTIONS = 30
 """Components that the first layer starts with; the usual number of PCA and LSI."""
@@ -71,8 +71,7 @@ class Directions:
             rows = np.arange(start, min(start + CHUNK, len(found)))
             counts = matrix.rows(rows)
             total = np.asarray(counts.sum(1)).ravel()
-            levelled = _levelled(counts, total, self.median, self.weight, binary=matrix.values is None)
-            found[rows] = levelled @ self.vectors
+            found[rows] = _levelled(counts, total, self.median, self.weight, matrix.values is None) @ self.vectors
         return found
 
 
@@ -210,14 +209,12 @@ def _normalise(counts: sp.csr_matrix, total: np.ndarray, *, binary: bool) -> tup
     median = np.median(total)
     weight = np.ones(counts.shape[1])
     if binary:
-        detected = np.maximum(np.asarray(counts.sum(0)).ravel(), 1)
-        weight = np.log1p(SCALE * counts.shape[0] / detected / median)
-    return _levelled(counts, total, median, weight, binary=binary), weight
+        weight = np.log1p(SCALE * inverse_frequency(counts) / median)
+    return _levelled(counts, total, median, weight, binary), weight
 
 
 def _levelled(
-    counts: sp.csr_matrix, total: np.ndarray, median: float, weight: np.ndarray, *, binary: bool
+    counts: sp.csr_matrix, total: np.ndarray, median: float, weight: np.ndarray, binary: bool
 ) -> sp.csr_matrix:
-    if not binary:
-        return log_levelled(counts, median, total=total)
-    return (sp.diags(median / np.maximum(total, 1)) @ counts @ sp.diags(weight)).tocsr()
+    """Of 0/1 linear in the shares, as the first layer is: TF-IDF as it is of a cell of median depth."""
+    return log_levelled(counts, median, total=total, weight=weight, logged=not binary)
