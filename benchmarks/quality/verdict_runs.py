@@ -318,7 +318,7 @@ def make_run(run: Run, seed: int, outdir: Path) -> None:
     model.save(outdir / "model")
     calibration = calibrate(model, mosaic, seed=seed)
     calibration.save(outdir / "model")
-    support = support_columns(calibration, model.modalities, cells_of(model, mosaic))
+    support = support_columns(calibration, model.modalities, cells_of(model, mosaic), model)
     found = embed(model, mosaic)
     annotate(mosaic, found, labels=run.labels or None, support=support, split=model.split, seed=seed)
     fill_modalities(mosaic)

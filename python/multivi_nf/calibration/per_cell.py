@@ -10,9 +10,12 @@ import pandas as pd
 if TYPE_CHECKING:
     from multivi_nf.calibration.stored import Calibration
     from multivi_nf.data.mosaic_data import MosaicData
+    from multivi_nf.training import MultiVI
 
 
-def support_columns(calibration: Calibration, modalities: tuple[str, ...], data: MosaicData) -> pd.DataFrame:
+def support_columns(
+    calibration: Calibration, modalities: tuple[str, ...], data: MosaicData, model: MultiVI | None = None
+) -> pd.DataFrame:
     """Judge each cell by all modalities that it lacks.
 
     Parameters
@@ -21,6 +24,8 @@ def support_columns(calibration: Calibration, modalities: tuple[str, ...], data:
         Of the model.
     data
         The cells in its terms.
+    model
+        Whose view of the cells tells of their support too; None: counts alone.
 
     Returns
     -------
@@ -35,7 +40,7 @@ def support_columns(calibration: Calibration, modalities: tuple[str, ...], data:
         cells = np.flatnonzero(~data.has[target]) if target in data.has else np.arange(n)
         if not len(cells):
             continue
-        found = calibration.assess(data, cells, target)
+        found = calibration.assess(data, cells, target, model)
         lacking[cells] = True
         outside[cells] |= found.outside
         checked[cells] &= np.isfinite(found.support_p)

@@ -210,8 +210,11 @@ class Calibration:
                 out.append((share, ImputedEffects.plain(entry.effect_sd.log_mean, entry.effect_sd.sd)))
         return out
 
-    def assess(self, data: MosaicData, index: np.ndarray, target: str) -> Assessment:
-        """Temperature, support and calibration of the cells at `index` when `target` is asked for."""
+    def assess(self, data: MosaicData, index: np.ndarray, target: str, model: MultiVI | None = None) -> Assessment:
+        """Temperature, support and calibration of the cells at `index` when `target` is asked for.
+
+        Without a model support is told by the cells' counts alone.
+        """
         n = len(index)
         found = Assessment(np.ones(n), np.zeros(n, bool), np.full(n, np.nan), self.calibrated)
         found.cell_calibrated = np.ones(n, bool)
@@ -232,7 +235,7 @@ class Calibration:
                 if (error := entry.mean_sd) is not None:
                     found.mean_error.append((rows, np.asarray(error.log_mean), np.asarray(error.sd)))
             if self.support is not None and self.support.knows(sources, target):
-                p, widening = self.support.score(data, index[rows], sources, target)
+                p, widening = self.support.score(data, index[rows], sources, target, model)
                 found.support_p[rows] = p
                 found.outside[rows] = p <= self.support.level
                 found.temperature[rows] *= np.where(found.outside[rows], widening, 1.0)

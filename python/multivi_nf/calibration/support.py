@@ -1,11 +1,13 @@
 """Is an imputed cell like any cell that taught the model this direction? Judged in the source modality's own view.
 
-Distances in the aligned latent space hide the very cells that are meant: an encoder places a type it never saw paired
-among those it did. So each source modality has a view of its own, that no other modality touched: principal components
-of log counts (rna, protein) or of TF-IDF (atac), each cell scaled to length one. Two distances are kept per cell: to
-its nearest paired cells, and that distance relative to its nearest cells of any kind. The first is large for a cell
-unlike all others; the second for a cell whose like is in the data, but never among the pairs. Both are turned into
-conformal p-values by held-out pairs; a cell is out of support where the smaller of the two, doubled, is at most 5 %.
+Distances in the aligned latent space hide many of the cells that are meant: an encoder places a type it never saw
+paired near those it did. So each source modality has a view of its own, that no other modality touched: principal
+components of log counts (rna, protein) or of TF-IDF (atac), each cell scaled to length one. Two distances are kept per
+cell: to its nearest paired cells, and that distance relative to its nearest cells of any kind. The first is large for a
+cell unlike all others; the second for a cell whose like is in the data, but never among the pairs. Both are turned into
+conformal p-values by held-out pairs, of which the smaller is doubled. Counts of ATAC are often too few for that; the
+model's view of them is less noisy, and there pairs are rare (`paired_share`): a p-value of its own. A cell is out of
+support where the smaller of the two, doubled, is at most 5 %.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from multivi_nf.calibration.paired_share import PairedShare, own_view
 from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.errors import Damaged
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from multivi_nf.data.mosaic_data import MosaicData
+    from multivi_nf.training import MultiVI
 
 N_COMPONENTS = 30
 FIT_CELLS = 10_000
@@ -34,6 +38,7 @@ SHIFT_CELLS = 1_000
 NEIGHBOURS = 15
 ROUNDS = 5
 SHARE_FLAGGED = 0.05
+SHARE = ("places", "paired", "held")
 
 
 @dataclass
@@ -97,6 +102,8 @@ class Reference:
         Ascending distances of held-out paired cells.
     shift
         Batch to the (n_components,) offset of its cells from the paired cells nearest to them.
+    share
+        Neighbours in the model's view; None where no model was given.
     """
 
     paired: np.ndarray
@@ -104,6 +111,7 @@ class Reference:
     held_distance: np.ndarray
     held_ratio: np.ndarray
     shift: dict[str, np.ndarray] = field(default_factory=dict)
+    share: PairedShare | None = None
 
 
 @dataclass
@@ -117,8 +125,18 @@ class Support:
     # ------------------------------------------------------------------------------------------------ fitting
 
     @classmethod
-    def fit(cls, modalities: tuple[str, ...], data: MosaicData, held: np.ndarray, seed: int) -> Support:
-        """Build references from the training mosaic; `held` are its calibration cells."""
+    def fit(
+        cls,
+        modalities: tuple[str, ...],
+        data: MosaicData,
+        held: np.ndarray,
+        seed: int,
+        model: MultiVI | None = None,
+    ) -> Support:
+        """Build references from the training mosaic; `held` are its calibration cells.
+
+        Without a model cells are judged by their counts alone.
+        """
         found = cls({}, {})
         for source in modalities:
             cells = np.flatnonzero(data.has[source])
@@ -131,7 +149,12 @@ class Support:
                 apart = held[np.isin(held, both)]
                 both = np.setdiff1d(both, held)
                 if len(both) >= NEIGHBOURS and 2 / (len(apart) + 1) <= found.level:  # the least p-value there is
-                    found.references[f"{source}->{target}"] = found._reference(data, source, both, apart, seed)
+                    reference = found._reference(data, source, both, apart, seed)
+                    if model is not None:
+                        anyone = _some(data, np.setdiff1d(cells, apart), REFERENCE_CELLS, seed)
+                        places, held_places = (own_view(model, data, one, source) for one in (anyone, apart))
+                        reference.share = PairedShare.fit(places, np.isin(anyone, both), held_places)
+                    found.references[f"{source}->{target}"] = reference
         return found
 
     def _reference(self, data: MosaicData, source: str, both: np.ndarray, apart: np.ndarray, seed: int) -> Reference:
@@ -178,7 +201,9 @@ class Support:
         """Is there a reference for any of the sources?"""
         return any(f"{source}->{target}" in self.references for source in sources.split("+"))
 
-    def score(self, data: MosaicData, index: np.ndarray, sources: str, target: str) -> tuple[np.ndarray, np.ndarray]:
+    def score(
+        self, data: MosaicData, index: np.ndarray, sources: str, target: str, model: MultiVI | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """How unusual cells are among those that could teach the model this direction.
 
         Parameters
@@ -187,6 +212,8 @@ class Support:
             Positions of the cells.
         sources
             "rna", "rna+atac", ...: the cell is as unusual as in the modality that shows it best to belong.
+        model
+            Whose view of the cells is asked too; None: their counts alone.
 
         Returns
         -------
@@ -200,11 +227,16 @@ class Support:
                 continue
             distance, ratio = self._distances(self._placed(data, index, source, reference, 0), reference)
             both = np.minimum(_tail(distance, reference.held_distance), _tail(ratio, reference.held_ratio))
-            p = np.maximum(p, np.minimum(2 * both, 1))
+            both = np.minimum(2 * both, 1)
             excess = np.maximum(
                 distance / np.quantile(reference.held_distance, 0.95), ratio / np.quantile(reference.held_ratio, 0.95)
             )
-            widening = np.minimum(widening, np.maximum(excess, 1) ** 2)
+            wide = np.maximum(excess, 1) ** 2
+            if reference.share is not None and model is not None:
+                shares = reference.share.shares(own_view(model, data, index, source))
+                both = np.minimum(2 * np.minimum(both, reference.share.p(shares)), 1)
+                wide = np.maximum(wide, reference.share.widening(shares))
+            p, widening = np.maximum(p, both), np.minimum(widening, wide)
         return p, widening
 
     def _placed(self, data: MosaicData, cells: np.ndarray, source: str, reference: Reference, seed: int) -> np.ndarray:
@@ -235,6 +267,9 @@ class Support:
         for name, reference in self.references.items():
             for key in ("paired", "everyone", "held_distance", "held_ratio"):
                 arrays[f"reference/{name}/{key}"] = getattr(reference, key)
+            if reference.share is not None:
+                for key in SHARE:
+                    arrays[f"share/{name}/{key}"] = getattr(reference.share, key)
             for batch, shift in reference.shift.items():
                 arrays[f"shift/{name}/{batch}"] = shift
         arrays = {k: np.ascontiguousarray(v, dtype=np.float32) for k, v in sorted(arrays.items())}
@@ -281,6 +316,8 @@ class Support:
             prefix = f"shift/{name}/"
             shift = {key[len(prefix) :]: value for key, value in parts.items() if key.startswith(prefix)}
             reference = Reference(paired, everyone, distance, ratio, shift)
+            if f"share/{name}/places" in parts:  # not in a calibration of an earlier release
+                reference.share = PairedShare(*(parts[f"share/{name}/{key}"] for key in SHARE))
             if name.split("->")[0] not in found.views or not len(reference.paired) or not len(reference.held_distance):
                 msg = f"the reference {name!r} is not complete"
                 raise ValueError(msg)

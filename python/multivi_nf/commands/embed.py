@@ -89,7 +89,7 @@ def command(trained: Trained, output: Path, wanted: Wanted, chunks: Path | None,
     for name, values in embedding.unseen_categories.items():
         told = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
         click.echo(f"WARNING: {name} has values that the model never saw, embedded as unknown: {told}", err=True)
-    support = support_columns(Calibration.load(trained.model, model), model.modalities, joined.data)
+    support = support_columns(Calibration.load(trained.model, model), model.modalities, joined.data, model)
     annotated = annotate(
         cells,
         embedding,

@@ -190,7 +190,7 @@ class _Reading:
             own.panel = self.cells.data.in_panel(index, modality)
         data, known = self.cells.data, self.calibration
         worth = [] if measured else known.imputed_effects(data, index, modality, self.how.kind)
-        outside = float(known.assess(data, index, modality).outside.mean())
+        outside = float(known.assess(data, index, modality, self.cells.model).outside.mean())
         apart = 1.0 if group.n_measured < LEAST_MEASURED and not measured else outside
         part = Part(group.name, group.share, z, codes, replicate, table, own, worth, outside, apart)
         part.mixed = bool(group.measured.any())

@@ -93,7 +93,7 @@ def calibrate(
             advance(1)
     found.calibrated = any(entry.calibrated for entry in found.directions.values())
     found.notes = _notes(found, set(batch))
-    found.support = Support.fit(model.modalities, cells.data, held.index, seed) if len(paired) else None
+    found.support = Support.fit(model.modalities, cells.data, held.index, seed, model) if len(paired) else None
     found.rates = rates if any(entry.shrinkage for entry in found.directions.values()) else None
     return found
 

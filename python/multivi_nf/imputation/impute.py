@@ -102,7 +102,7 @@ class Imputer:
         self.predictive = None
         if options.predictive:
             self.predictive = Predictive.make(cells.data, self.decoder, self.index, options.library, calibration)
-        self.assessment = calibration.assess(cells.data, self.index, modality)
+        self.assessment = calibration.assess(cells.data, self.index, modality, cells.model)
         self.rates = calibration.rates
         self.keys = cell_keys(cells.data.cells[self.index], options.seed, "posterior")
         self.layers = ["X", "sd", "lower", "upper"]

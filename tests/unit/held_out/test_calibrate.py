@@ -305,7 +305,7 @@ def test_errors_of_imputed_effects_widen_their_intervals(paired):
     assert (wide["effect_upper"] - wide["effect_lower"] > 1.5).all() and wide["probability"].max() < 0.9
 
 
-def test_support_flags_a_type_that_has_no_pairs():
+def test_support_flags_a_type_that_has_no_pairs(tmp_path):
     """Three types with marked peaks; the third is never paired, and its cells' own view must show it."""
     import mudata as md
     from anndata import AnnData
@@ -338,6 +338,14 @@ def test_support_flags_a_type_that_has_no_pairs():
     assert (p[strange] <= support.level).mean() > 0.9
     assert (p[~strange] <= support.level).mean() < 0.12
     assert np.median(widening[strange]) > 1.2 and np.median(widening[~strange]) == 1
+    # the model's view is asked where it is given, comes back from a file, and flags no more of those that have pairs
+    support = Support.fit(model.modalities, data, np.sort(held), 0, model)
+    found, wide = support.score(data, unpaired, "atac", "rna", model)
+    assert (found[strange] <= support.level).mean() > 0.9 and (found[~strange] <= support.level).mean() < 0.12
+    support.save(tmp_path / "support.safetensors")
+    again = Support.load(tmp_path / "support.safetensors").score(data, unpaired, "atac", "rna", model)
+    np.testing.assert_allclose(again[0], found, atol=0.05)
+    np.testing.assert_allclose(again[1], wide, rtol=1e-3)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_threads(paired, tmp_path):
