@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multivi_nf.data.draws import blocks
+from multivi_nf.reduction import nearest
 
 if TYPE_CHECKING:
     from multivi_nf.data.mosaic_data import MosaicData
@@ -61,14 +62,10 @@ class PairedShare:
 
     def shares(self, places: np.ndarray) -> np.ndarray:
         """(n,) share of paired cells among the nearest others, averaged over the sizes of neighbourhoods."""
-        from sklearn.neighbors import NearestNeighbors
-
         sizes = self.sizes()
         out = np.zeros(len(places), np.float32)  # as held ones are stored: ranks are compared
-        k = min(int(sizes[-1]) + 1, len(self.places))
-        near = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(self.places)  # trees are slow at so many
         for part in blocks(len(places), AT_ONCE):
-            distance, index = near.kneighbors(places[part])
+            index, distance = nearest(places[part], self.places, int(sizes[-1]) + 1)
             itself = distance[:, :1] < 1e-5
             paired = self.paired[np.where(itself, np.roll(index, -1, axis=1), index)].astype(float)
             total = np.cumsum(paired, axis=1)
