@@ -71,12 +71,10 @@ class Engine:
                 side([s for g in self.design.members(name, pair[0]) for s in spans[g.name]]) for name in pair
             )
             cell, between, freedom = pair_variance(target, reference)
-            out.append({
-                "cell": cell, "between": between, "extra": target.extra + reference.extra,
-                "noise": np.broadcast_to(target.noise + reference.noise, cell.shape),
-                "count": np.minimum(target.count, reference.count), "freedom": np.full(len(cell), freedom),
-                "counted": [Counted.of(target, reference)],
-            })  # fmt: skip
+            noise = np.broadcast_to(target.noise + reference.noise, cell.shape)
+            found = {"cell": cell, "between": between, "extra": target.extra + reference.extra, "noise": noise}
+            found |= {"count": np.minimum(target.count, reference.count), "freedom": np.full(len(cell), freedom)}
+            out.append(found | {"counted": [Counted.of(target, reference)]})
         return out
 
     def _effects(
@@ -167,12 +165,13 @@ class Engine:
         bounds = [posterior.quantile(p) for p in ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)]
         lower, upper = (self._effect(*_split(level, bound)) for bound in bounds)
         probability = np.maximum(posterior.above(threshold), posterior.below(-threshold))
-        return {
-            "mean_target": mean_target, "mean_reference": mean_reference,
-            "effect": self._effect(mean_target, mean_reference), "effect_lower": lower, "effect_upper": upper,
-            "delta": delta, "probability": np.clip(probability, 0, 1),
-            "evidence": (np.abs(center) - threshold) / np.hypot(sd, beyond),
-        }  # fmt: skip
+        effect, evidence = (
+            self._effect(mean_target, mean_reference),
+            (np.abs(center) - threshold) / np.hypot(sd, beyond),
+        )
+        found = {"mean_target": mean_target, "mean_reference": mean_reference, "effect": effect}
+        found |= {"effect_lower": lower, "effect_upper": upper, "delta": delta}
+        return found | {"probability": np.clip(probability, 0, 1), "evidence": evidence}
 
     def _effect(self, target: np.ndarray, reference: np.ndarray) -> np.ndarray:
         return target - reference if self.difference else np.log2(target / reference)
@@ -195,12 +194,11 @@ class Engine:
             lower, upper = np.quantile(effect, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
             mean_target, mean_reference = (np.maximum(one.mean(axis=0), TINY) for one in (target, reference))
             factor = np.log(higher) - np.log1p(-higher)
-            out.append({
-                "mean_target": mean_target, "mean_reference": mean_reference, "effect": effect.mean(axis=0),
-                "effect_lower": lower, "effect_upper": upper,
-                "log2_fold_change": np.log2(mean_target / mean_reference), "delta": np.zeros(len(higher)),
-                "probability": np.maximum(higher, 1 - higher), "evidence": np.abs(factor), "bayes_factor": factor,
-            })  # fmt: skip
+            found = {"mean_target": mean_target, "mean_reference": mean_reference, "effect": effect.mean(axis=0)}
+            found |= {"effect_lower": lower, "effect_upper": upper}
+            found |= {"log2_fold_change": np.log2(mean_target / mean_reference), "delta": np.zeros(len(higher))}
+            found |= {"probability": np.maximum(higher, 1 - higher), "evidence": np.abs(factor)}
+            out.append(found | {"bayes_factor": factor})
         return out
 
     def _pool(self, name: str, start: int) -> np.ndarray:

@@ -42,13 +42,8 @@ _NAME_COLUMNS = (
     "gene_short_name gene genes"
 ).split()
 PROTEIN_OBSM = re.compile(r"protein|antibod|(^|[^a-z])(adt|prot|cite)([^a-z]|$)", re.IGNORECASE)
-_MODALITIES = dict(
-    pair.split("=")
-    for pair in (
-        "rna=rna, gex=rna, gene expression=rna, atac=atac, peaks=atac, prot=protein, protein=protein, adt=protein, "
-        "antibody capture=protein"
-    ).split(", ")
-)
+_MODALITIES = dict.fromkeys(("rna", "gex", "gene expression"), "rna") | dict.fromkeys(("atac", "peaks"), "atac")
+_MODALITIES |= dict.fromkeys(("prot", "protein", "adt", "antibody capture"), "protein")
 
 
 def modality_named(name: str) -> str | None:

@@ -60,10 +60,8 @@ def scores(p: np.ndarray, one_hot: np.ndarray) -> dict[str, float]:
     """Brier score of probabilities and of the labels' own frequencies, and the share of right labels."""
     own = one_hot.mean(axis=0)
     right = p.argmax(axis=1) == one_hot.argmax(axis=1)
-    return {
-        "n": len(p), "brier": float(((p - one_hot) ** 2).sum(axis=1).mean()),
-        "brier_prior": float(((own - one_hot) ** 2).sum(axis=1).mean()), "accuracy": float(right.mean()),
-    }  # fmt: skip
+    brier, prior = (float(((guess - one_hot) ** 2).sum(axis=1).mean()) for guess in (p, own))
+    return {"n": len(p), "brier": brier, "brier_prior": prior, "accuracy": float(right.mean())}
 
 
 def reliability_of(top: np.ndarray, hit: np.ndarray) -> tuple[list[list[float]], float]:

@@ -103,10 +103,8 @@ def transfer_labels(
     label = np.full(len(given), None, dtype=object)
     label[known] = given[known].to_numpy(object)
     found = Transferred(label, np.where(known, 1.0, np.nan))
-    found.record = {
-        "column": column, "labels": names.tolist(), "n_labelled": int(known.sum()), "n_transferred": 0,
-        "n_unknown": {}, "checked": {}, "notes": [],
-    }  # fmt: skip
+    found.record = {"column": column, "labels": names.tolist(), "n_labelled": int(known.sum())}
+    found.record |= {"n_transferred": 0, "n_unknown": {}, "checked": {}, "notes": []}
     if known.all():
         found.record["notes"].append(
             f"every cell has a value in {column!r}: no label was transferred; cells without one are empty, Unknown, NA "

@@ -388,11 +388,8 @@ def read_reference(model: Path) -> pd.DataFrame:
     """Read `features.tsv` of a trained model: `modality`, `feature`, `symbol`."""
     path = Path(model) / "features.tsv"
     if not path.is_file():
-        raise InputError(
-            f"{model} has no features.tsv",
-            "the genes, peaks and proteins of the model are not known",
-            "give the folder model/ of a finished run",
-        )
+        why = "the genes, peaks and proteins of the model are not known"
+        raise InputError(f"{model} has no features.tsv", why, "give the folder model/ of a finished run")
     table = read_tsv(path, dtype=str, keep_default_na=False)
     missing = [c for c in ("modality", "feature") if c not in table]
     if missing:

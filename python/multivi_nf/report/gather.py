@@ -27,10 +27,9 @@ NAMES = ("target", "feature", "symbol")
 CONTRAST_COLUMNS = ("feature", "effect", "probability", "significant")
 CONTROLS = ("measure", "result", "short_run", "chance", "control", "better", "cells")
 CONTRAST_NUMBERS = (
-    "mean_target", "mean_reference", "effect", "effect_lower", "effect_upper", "log2_fold_change", "delta",
-    "probability", "fdr", "replicate_p", "replicate_fdr", "significant", "n_target", "n_reference",
-    "replicates_target", "replicates_reference", "bayes_factor",
-)  # fmt: skip
+    "mean_target mean_reference effect effect_lower effect_upper log2_fold_change delta probability fdr replicate_p "
+    "replicate_fdr significant n_target n_reference replicates_target replicates_reference bayes_factor"
+).split()
 
 
 @dataclass

@@ -24,9 +24,6 @@ from multivi_nf.training.history import History
 INTERVAL = 240.0
 """Seconds between two checkpoints: with the time of saving itself, less than five minutes."""
 
-ENVIRONMENT = "MULTIVI_NF_CHECKPOINT_DIR"
-"""Where the pipeline tells TRAIN its checkpoint folder, so that it takes no part in the task's hash."""
-
 
 @dataclass
 class Keeping:
