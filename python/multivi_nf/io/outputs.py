@@ -7,6 +7,7 @@ it. A file is replaced only by one of its own kind. Links, devices and the folde
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -194,6 +195,8 @@ def _check_place(path: Path, option: str, *, folder: bool) -> None:
     _check_length(path, option)
     try:
         where, here = path.resolve(), Path.cwd()
+        if path.is_symlink() and where.is_symlink():  # from Python 3.13 on, a loop of links is its own end
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{option} {path} leads nowhere ({error})", "nothing can be written there", "give another path"
