@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -113,7 +114,18 @@ def _run_macs3(macs3: str, group: str, cuts: Path, size: float, folder: Path) ->
     how = [*MACS3_OPTIONS, "-q", f"{Q_VALUE:g}", "-g", f"{max(size, 1):.0f}"]
     where = ["-n", name, "--outdir", str(folder), "--tempdir", str(folder), "--verbose", "1"]
     command = [macs3, "callpeak", "-t", str(cuts), *how, *where]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=isolated_environment())
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, env=isolated_environment()
+        )
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        raise InputError(
+            f"{macs3} is no program that this machine can start ({error.strerror})",
+            "peaks cannot be called",
+            "run `make macs3` once (or use the macs3 image); or give --peaks BED, or --peak_source samples",
+        ) from error
     result = folder / f"{name}_peaks.narrowPeak"
     if done.returncode == -signal.SIGKILL or "MemoryError" in done.stderr:
         msg = f"macs3 on group {group!r} was ended for its memory"
@@ -182,7 +194,15 @@ def _summits_of(narrow_peak: Path, group: str, n_fragments: int, together: float
     """
     if narrow_peak.stat().st_size == 0:
         return pd.DataFrame({"chrom": [], "start": [], "end": [], "name": [], "score": [], "group": []})
-    rows = pd.read_csv(narrow_peak, sep="\t", header=None, usecols=[0, 1, 2, 6, 8, 9], dtype={0: str})
+    numbers = dict.fromkeys((1, 2, 9), np.int64) | dict.fromkeys((6, 8), np.float64)
+    try:
+        rows = pd.read_csv(narrow_peak, sep="\t", header=None, usecols=[0, *sorted(numbers)], dtype={0: str} | numbers)
+    except ValueError as error:
+        raise InputError(
+            f"macs3 wrote no narrowPeak of group {group!r} ({str(error).splitlines()[0]})",
+            "its peaks are missing",
+            "use the version that this package was tried with: run `make macs3` once (or use the macs3 image)",
+        ) from error
     mean = 2 * n_fragments * WINDOW / size
     rows["pile"] = np.rint(rows[6] * (mean + 1) - 1).clip(lower=0).astype(np.int64)
     peaks = rows.groupby([0, 1, 2])["pile"].max().reset_index()

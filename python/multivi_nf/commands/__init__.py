@@ -154,6 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code)
 
 
+UNREADABLE = "change its permissions (chmod, chown), or give a copy that you may read"
+
+
 def exit_code(arguments: list[str]) -> int:
     """Run one step, tell what went wrong on stderr, and give the exit code.
 
@@ -171,7 +174,10 @@ def exit_code(arguments: list[str]) -> int:
         click.echo(str(error), err=True)
         return error.code
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, click.BadParameter) and error.message.endswith("is not readable."):
+            click.echo(str(InputError(error.message.rstrip("."), "the step reads it", UNREADABLE)), err=True)
+        else:
+            error.show()
         return 2
     except click.exceptions.Exit as leave:
         return leave.exit_code

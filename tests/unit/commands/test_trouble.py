@@ -283,3 +283,13 @@ def test_a_notebooks_plotting_backend_does_not_reach_the_steps(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split()[-1].lower() == "agg", done.stderr
     assert subprocess.run(step, env=environment, capture_output=True).returncode == 0
+
+
+def test_an_input_that_may_not_be_read_is_told_in_three_parts(tmp_path, monkeypatch, capsys):
+    """The command line looks at it before any step does, and would show its usage."""
+    (tmp_path / "x.h5").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: False)
+    assert steps.exit_code(["qc-rna", str(tmp_path / "x.h5"), "--sample", "s", "--output", "o", "--qc", "q"]) == 2
+    printed = capsys.readouterr().err
+    assert "x.h5' is not readable" in printed and "Usage" not in printed
+    assert all(part in printed for part in ("ERROR: ", "Why it matters: ", "What to do: "))

@@ -242,6 +242,14 @@ def test_macs3_that_is_absent_fails_or_finds_nothing(tmp_path, monkeypatch):
     stand_in(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="found no peak in 10 fragments"):
         call_peaks(inputs, GENOME)
+    row = "chr1\t1\t{}\tp\t50\t.\t{}\t4\t5.5\t20\n"
+    for noise in ("noise\n", "chr1\t1\n", row.format("x", 30), row.format(9, "x")):
+        stand_in(tmp_path, monkeypatch, noise)
+        with pytest.raises(InputError, match="macs3 wrote no narrowPeak of group 'all'"):
+            call_peaks(inputs, GENOME)
+    (tmp_path / "macs3").write_text("no program\n")
+    with pytest.raises(InputError, match="no program that this machine can start"):
+        call_peaks(inputs, GENOME)
     monkeypatch.setenv("MULTIVI_NF_MACS3", str(tmp_path / "absent"))
     with pytest.raises(InputError, match="make macs3"):
         find_macs3()
