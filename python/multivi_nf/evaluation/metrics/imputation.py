@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 from scipy.stats import rankdata, spearmanr
 
@@ -71,33 +72,28 @@ def scaled_squared_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray
 # ---- RNA and protein: negative binomial -----------------------------------------------------------------------------
 
 
-def fit_dispersion(counts: np.ndarray | sp.spmatrix, mean: np.ndarray, iterations: int = 30) -> np.ndarray:
+def fit_dispersion(counts: np.ndarray | sp.spmatrix, mean: np.ndarray) -> np.ndarray:
     """(n_features,) inverse dispersions theta of highest likelihood, given the means. Var = mean + mean² / theta.
 
-    Golden-section search over log theta in [-5, 10], all features at once.
+    Brent's search over log theta in [-5, 10], feature by feature.
     """
-    entries = sp.csc_matrix(counts)
-    mean = np.maximum(dense(mean), 1e-10)
-    column = np.repeat(np.arange(entries.shape[1]), np.diff(entries.indptr))
-    values, at = entries.data.astype(np.float64), mean[entries.indices, column]
+    entries, mean = sp.csc_matrix(counts), np.maximum(dense(mean), 1e-10)
+    found = np.empty(mean.shape[1])
+    for j, at in enumerate(mean.T):
+        own = slice(*entries.indptr[j : j + 2])
+        found[j] = _dispersion(entries.data[own].astype(np.float64), at[entries.indices[own]], at)
+    return found
 
-    def likelihood(log_theta: np.ndarray) -> np.ndarray:
+
+def _dispersion(x: np.ndarray, at: np.ndarray, mean: np.ndarray) -> float:
+    """Of one feature: stored counts, the means there, and those of all cells."""
+
+    def loss(log_theta: float) -> float:
         theta = np.exp(log_theta)
-        own = theta[column]
-        positive = gammaln(values + own) - gammaln(own) - values * np.log(own + at)
-        everywhere = -(theta * np.log1p(mean / theta)).sum(0)
-        return np.bincount(column, positive, minlength=theta.size) + everywhere
+        stored = gammaln(x + theta) - gammaln(theta) - x * np.log(theta + at)
+        return (theta * np.log1p(mean / theta)).sum() - stored.sum()
 
-    golden = (np.sqrt(5) - 1) / 2
-    low, high = np.full(mean.shape[1], -5.0), np.full(mean.shape[1], 10.0)
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    at_left, at_right = likelihood(left), likelihood(right)
-    for _ in range(iterations):
-        go_left = at_left > at_right
-        low, high = np.where(go_left, low, left), np.where(go_left, right, high)
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        at_left, at_right = likelihood(left), likelihood(right)
-    return np.exp((low + high) / 2)
+    return float(np.exp(minimize_scalar(loss, bounds=(-5, 10), method="bounded").x))
 
 
 def nb_deviance(counts: np.ndarray | sp.spmatrix, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:
