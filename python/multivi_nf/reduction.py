@@ -15,6 +15,9 @@ from multivi_nf.io.processors import threads_at_most
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
 
+_DENSE = 1 << 22
+"""Numbers that are made dense at a time."""
+
 _BLOCK = 1024
 """Queries that scikit-learn gives to a thread, at least: with fewer, threads share the points between them."""
 
@@ -63,6 +66,27 @@ def inverse_frequency(counts: sparse.csr_matrix, *, damped: bool = False) -> np.
     shown = np.bincount(counts.indices, weights=counts.data > 0, minlength=counts.shape[1])
     frequency = counts.shape[0] / np.maximum(shown, 1)
     return np.log1p(frequency) if damped else frequency
+
+
+def residual_variance(counts: sparse.csr_matrix) -> np.ndarray:
+    """(n_features,) variance of Pearson residuals, by which genes are called variable.
+
+    Residuals of a negative binomial with dispersion 100 at the cell's own total, clipped at the root of the number of
+    cells (Lause, Berens & Kobak, Genome Biology 2021, equation 3). Dense some cells at a time.
+    """
+    n = counts.shape[0]
+    total = np.maximum(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(), 1)
+    share = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel() / total.sum()
+    first, second = np.zeros((2, counts.shape[1]))
+    step = max(1, _DENSE // max(counts.shape[1], 1))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        expected = np.maximum(total[rows, None] * share, 1e-12)
+        residual = (counts[rows].toarray() - expected) / np.sqrt(expected + expected**2 / 100)
+        np.clip(residual, -np.sqrt(n), np.sqrt(n), out=residual)
+        first += residual.sum(axis=0)
+        second += (residual**2).sum(axis=0)
+    return second / max(n, 1) - (first / max(n, 1)) ** 2
 
 
 def principal(

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from multivi_nf.data.draws import blocks
+from multivi_nf.data.matrices import as_csr
 from multivi_nf.errors import InputError, option
 from multivi_nf.inputs.text import read_text
 from multivi_nf.io.limits import read_tsv
+from multivi_nf.reduction import residual_variance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,9 +150,7 @@ def _look_up(modality: str, names: Sequence[str], symbols: Sequence[str], wanted
 def variable_features(data: MosaicData, n: int) -> np.ndarray:
     """Positions of the `n` genes with the largest variance of Pearson residuals, ascending.
 
-    Residuals of a negative binomial with dispersion 100 at the cell's own total (Lause, Berens & Kobak 2021, equation
-    3), clipped at the root of the number of cells. At most 10,000 cells, evenly spaced, so that the choice is quick
-    and the same for every chunk of one mosaic.
+    Of at most 10,000 cells, evenly spaced, so that the choice is quick and the same for every chunk of one mosaic.
     """
     measured = np.flatnonzero(data.has["rna"])
     if not measured.size:
@@ -159,16 +160,6 @@ def variable_features(data: MosaicData, n: int) -> np.ndarray:
             f"give {option('features', shell='--features FILE')}, or `all`",
         )
     chosen = measured[np.unique(np.linspace(0, measured.size - 1, min(measured.size, SAMPLED_CELLS)).astype(int))]
-    parts = [data.minibatch(chosen[rows]).modalities["rna"].counts for rows in blocks(len(chosen), 512)]
-    sums = [part.dense().sum(0).double().cpu().numpy() for part in parts]
-    totals = [np.maximum(part.dense().sum(1).double().cpu().numpy(), 1) for part in parts]
-    share = np.sum(sums, axis=0) / np.concatenate(totals).sum()
-    clip, first, second = np.sqrt(len(chosen)), 0.0, 0.0
-    for part, total in zip(parts, totals):
-        expected = np.maximum(total[:, None] * share[None, :], 1e-12)
-        residual = (part.dense().cpu().numpy() - expected) / np.sqrt(expected + expected**2 / 100)
-        np.clip(residual, -clip, clip, out=residual)
-        first = first + residual.sum(axis=0)
-        second = second + (residual**2).sum(axis=0)
-    variance = second / len(chosen) - (first / len(chosen)) ** 2
+    parts = [as_csr(data.minibatch(chosen[rows]).modalities["rna"].counts, np.float64) for rows in blocks(len(chosen))]
+    variance = residual_variance(sparse.vstack(parts).tocsr())
     return np.sort(np.argsort(-variance, kind="stable")[:n])

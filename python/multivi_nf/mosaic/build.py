@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from multivi_nf.mosaic.names import Aliases, read_aliases
 from multivi_nf.mosaic.parts import Part, SampleCells, choose_cells, load_parts, name_cells
 from multivi_nf.mosaic.read import read_mosaic
 from multivi_nf.mosaic.write import fill, skeleton
+from multivi_nf.reduction import residual_variance
 
 __all__ = ["build_mosaic", "read_mosaic"]
 
@@ -43,8 +43,8 @@ class MosaicRules:
     min_shared_genes
         Smallest share of the smallest sample's genes that all samples must have.
     n_top_genes
-        Mark this many variable genes (seurat_v3 per sample, combined by median rank) as those that the RNA encoder
-        sees, in ``var["seen_by_encoder"]``; all that pass stay. 0 = it sees all.
+        Mark this many variable genes (Pearson residuals per sample, combined by median rank) as those that the RNA
+        encoder sees, in ``var["seen_by_encoder"]``; all that pass stay. 0 = it sees all.
     partial_cells, remove_doublets
         See :func:`multivi_nf.mosaic.parts.choose_cells`.
     seed
@@ -282,15 +282,11 @@ def _filter(parts: list[Part], found: Features, rules: MosaicRules, progress: Sa
     return notes
 
 
-_SPANS = (0.3, 0.5, 0.75, 1.0)  # scanpy's span of the loess, and wider ones for samples that it fails on
 _FEWEST = 10
 
 
 def variable_genes(counts: sparse.csr_matrix, n_top: int) -> tuple[pd.DataFrame, str]:
-    """Rank the genes of one sample by standardised variance, `seurat_v3` of scanpy (Stuart et al., Cell 2019).
-
-    The trend of variance over mean is a loess, which has no solution where many genes of a small or shallow sample have
-    the same mean. Then a wider span is tried; a sample on which all fail ranks nothing.
+    """Rank the genes of one sample by :func:`multivi_nf.reduction.residual_variance`.
 
     Parameters
     ----------
@@ -301,37 +297,17 @@ def variable_genes(counts: sparse.csr_matrix, n_top: int) -> tuple[pd.DataFrame,
 
     Returns
     -------
-    One row a gene, `rank` (NaN where it has none) and `variance`; and what was done otherwise than asked, or "".
+    One row a gene, `rank` (NaN where it has none) and `variance`; and why none has a rank, or "".
     """
-    import anndata as ad
-    import scanpy as sc
-
-    varies = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) > 0)
+    varies = np.bincount(counts.indices, minlength=counts.shape[1]) > 0
     result = pd.DataFrame({"rank": np.nan, "variance": 0.0}, index=range(counts.shape[1]))
-    if counts.shape[0] < _FEWEST or len(varies) < _FEWEST:
-        fewer = f"{counts.shape[0]} cells and {len(varies)} genes with counts"
+    if counts.shape[0] < _FEWEST or varies.sum() < _FEWEST:
+        fewer = f"{counts.shape[0]} cells and {varies.sum()} genes with counts"
         return result, f"has {fewer}, too few to tell its variable genes; the other samples' count"
-    data = ad.AnnData(counts[:, varies].astype(np.float32))
-    for span in _SPANS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                table = sc.pp.highly_variable_genes(
-                    data,
-                    flavor="seurat_v3",
-                    n_top_genes=min(n_top, len(varies)),
-                    inplace=False,
-                    check_values=False,
-                    span=span,
-                )
-            except ValueError:  # of the loess: "svddc failed in l2fit", "reciprocal condition number"
-                continue
-        if not np.isfinite(table["variances_norm"]).all():
-            continue
-        result.loc[varies, "rank"] = table["highly_variable_rank"].to_numpy()
-        result.loc[varies, "variance"] = table["variances_norm"].to_numpy()
-        return result, "" if span == _SPANS[0] else f"its variable genes were told with a loess of span {span}"
-    return result, "the trend of variance over mean cannot be fitted to its cells; the other samples' genes count"
+    result["variance"] = residual_variance(counts)
+    order = np.argsort(np.where(varies, -result["variance"], np.inf), kind="stable")[: min(n_top, varies.sum())]
+    result.loc[order, "rank"] = np.arange(len(order), dtype=float)
+    return result, ""
 
 
 def _by_rank(rankings: list[pd.DataFrame], keep: np.ndarray) -> np.ndarray:

@@ -76,7 +76,7 @@ def test_variable_genes_rank_or_say_why_not(cells, features, mean):
 
 
 def test_variable_genes_are_those_that_vary():
-    """The oracle: ten genes of two levels among 300 Poisson ones; also where the first span of the loess fails."""
+    """The oracle: ten genes of two levels among 300 Poisson ones."""
     rng = np.random.default_rng(3)
     for cells, depth in ((150, 2.0), (40, 1.0)):
         mean = depth * rng.gamma(0.7, 2.0, 300)
