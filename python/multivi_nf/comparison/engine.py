@@ -165,10 +165,8 @@ class Engine:
         bounds = [posterior.quantile(p) for p in ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)]
         lower, upper = (self._effect(*_split(level, bound)) for bound in bounds)
         probability = np.maximum(posterior.above(threshold), posterior.below(-threshold))
-        effect, evidence = (
-            self._effect(mean_target, mean_reference),
-            (np.abs(center) - threshold) / np.hypot(sd, beyond),
-        )
+        effect = self._effect(mean_target, mean_reference)
+        evidence = (np.abs(center) - threshold) / np.hypot(sd, beyond)
         found = {"mean_target": mean_target, "mean_reference": mean_reference, "effect": effect}
         found |= {"effect_lower": lower, "effect_upper": upper, "delta": delta}
         return found | {"probability": np.clip(probability, 0, 1), "evidence": evidence}
