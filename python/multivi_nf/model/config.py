@@ -226,6 +226,13 @@ class ModelConfig:
         return tuple(m for m in self.modalities if m != "atac" or self.atac_likelihood != "bernoulli")
 
     @property
+    def notes(self) -> list[str]:
+        """What was asked for and is not done, in sentences for the user."""
+        return [
+            f"the adversary on {name} is off: the data have one {name}" for name, n in self.adversaries.items() if n < 2
+        ]
+
+    @property
     def integrates_batches(self) -> bool:
         """Whether there are batches to bring together, and this is asked for."""
         return self.batch_integration > 0 and len(self.batches) > 1

@@ -10,6 +10,7 @@ from torch import nn
 from multivi_nf.data.minibatch import Minibatch, ModalityRows
 from multivi_nf.model.adversary import Contest, batch_contest, modality_contest
 from multivi_nf.model.alignment import alignment
+from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.encoding import Noise
 from multivi_nf.model.fusion import Gaussian, Posteriors, fuse, joint, kl_standard, subsets
 from multivi_nf.model.generative import Observed
@@ -225,14 +226,14 @@ def label_cost(classifier: nn.Linear, z: torch.Tensor, labels: torch.Tensor) -> 
     return nn.functional.cross_entropy(classifier(z[known]).to(z.dtype), labels[known], reduction="sum")
 
 
-def comparisons(model: Network) -> dict[str, tuple[int, int]]:
-    """What `mixing_terms` compares for this model: name to numbers of strata and groups; {} is nothing."""
+def comparisons(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """What `mixing_terms` compares for such a model: name to numbers of strata and groups; {} is nothing."""
     found: dict[str, tuple[int, int]] = {}
-    several, n_batches = len(model.modalities) > 1, len(model.config.batches)
-    if model.config.integrates_batches:
+    several, n_batches = len(config.modalities) > 1, len(config.batches)
+    if config.integrates_batches:
         found |= dict.fromkeys(("joint", "leading") if several else ("joint",), (1, n_batches))
-    if model.config.modality_integration > 0 and several:
-        found["measured"] = (n_batches, 1 << len(model.modalities))
+    if config.modality_integration > 0 and several:
+        found["measured"] = (n_batches, 1 << len(config.modalities))
     return found
 
 

@@ -79,7 +79,3 @@ class MultiVI(Network):
         """
         found = [self.adversaries[name].loss(contest) for name, contest in losses.contests.items()]
         return added(found) if found else None
-
-    def adversary_accuracy(self, losses: LossTerms) -> dict[str, float]:
-        """Class-balanced accuracy of each adversary on what `loss` showed it."""
-        return {name: float(self.adversaries[name].accuracy(c)) for name, c in losses.contests.items()}

@@ -67,11 +67,6 @@ class Network(nn.Module):
         """The adversaries' parameters, for their own optimiser."""
         return self.adversaries.parameters()
 
-    def notes(self) -> list[str]:
-        """What the model was asked to do and does not, in sentences for the user."""
-        wanted = self.config.adversaries.items()
-        return [f"the adversary on {name} is off: the data have one {name}" for name, n in wanted if n < 2]
-
     def batch_tables(self) -> dict[str, str]:
         """Name of each parameter with one row a batch, to its modality: what a new batch adds rows to.
 

@@ -224,7 +224,7 @@ def _describe(training: Training) -> None:
         f"{settings.learning_rate:g}, warm-up {settings.full_from} epochs, patience {settings.patience}, "
         f"seed {settings.seed}"
     )
-    for note in (*training.model.notes(), *data.source.notes):
+    for note in (*training.model.config.notes, *data.source.notes):
         say(note)
 
 

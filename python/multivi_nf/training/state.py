@@ -20,11 +20,6 @@ GAIN = 0.1
 STILL = ", and held-out pairs still gained in the last quarter: more epochs may serve"
 
 
-def copy_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A model's weights, copied to the host."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-
-
 def what_counts(row: Row) -> float:
     """The number of an epoch by which weights are compared, the lower the better.
 

@@ -27,7 +27,7 @@ from multivi_nf.training.history import History
 from multivi_nf.training.objective import Objective
 from multivi_nf.training.progress import Reporter
 from multivi_nf.training.settings import Settings
-from multivi_nf.training.state import State, Stored, copy_weights
+from multivi_nf.training.state import State, Stored
 
 SNAPSHOT_EPOCHS = 10
 """Epochs between two copies in memory to which a non-finite loss goes back."""
@@ -100,13 +100,14 @@ class Trainer:
         if not self.train_cells.size:
             raise InputError("no cell is left to train on", "all are held out", "give more cells")
         self.objective = Objective(model, settings, self.device, among.trainable)
+        self.tally = self.objective.tally
         # of RNA and protein alone -ELBO keeps as good an epoch, and an earlier one (docs/decisions/thinning.md)
         asked = among.trainable is None and "atac" in model.modalities
         some = self.validation_cells if asked else self.validation_cells[:0]
         self.pairs = HeldPairs(model, data, some, settings.seed)
         self.n_steps = math.ceil(self.train_cells.size / settings.batch_size)
         self.parts = 1
-        self.state = State(settings, self.objective.names)
+        self.state = State(settings, self.tally.names)
         self._snapshot: Checkpoint | None = None
         # Reading a result from a GPU waits for it; on the processor it is free.
         self._settle_every = 1 if self.device.type == "cpu" else 20
@@ -137,12 +138,16 @@ class Trainer:
 
     def state_dict(self) -> Checkpoint:
         """All that the run needs to go on: its parts' states, as named tensors (copies on the host) and JSON."""
-        parts = {"weight": copy_weights(self.model), "best": self.state.best or {}}
+        parts = {"weight": self._weights(), "best": self.state.best or {}}
         parts["optimiser"] = self.objective.optimisers.state_dict()
         if self.objective.mixing is not None:
             parts["mixing"] = self.objective.mixing.state_dict()
         tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         return Checkpoint(tensors, as_json(self.state.state_dict()))
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The model's weights, copied to the host."""
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
 
     def load_state_dict(self, checkpoint: Checkpoint) -> None:
         """Go back to what :meth:`state_dict` gave."""
@@ -182,9 +187,9 @@ class Trainer:
         """Add up what the last steps reported, see that it is finite, save or stop if it is time."""
         state = self.state
         reason = self.among.stop()
-        report = torch.cat([self.objective.take_sums(), self.objective.number(float(bool(reason)))])
+        report = torch.cat([self.tally.take_sums(), self.tally.number(float(bool(reason)))])
         *sums, stops = self.world.sum(report).tolist()
-        bad = [name for name, value in zip(self.objective.names, sums) if not math.isfinite(value)]
+        bad = [name for name, value in zip(self.tally.names, sums) if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(bad[0])
         state.sums = [a + b for a, b in zip(state.sums, sums)]
@@ -280,13 +285,13 @@ class Trainer:
         validation = self._validate()
         validation |= self._score_pairs(validation)
         last = replace(state.place(self.n_steps), step=self.n_steps - 1)
-        row = self.objective.row(state.sums, validation, last)
+        row = self.tally.row(state.sums, validation, last)
         if not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
             raise FloatingPointError("validation_loss")
         now = time.monotonic()
         row["seconds"] = state.seconds + now - self._clock
         self._clock = now
-        if state.record(row, lambda: copy_weights(self.model), validated=bool(self.validation_cells.size)):
+        if state.record(row, self._weights, validated=bool(self.validation_cells.size)):
             self.model.load_state_dict(state.best or {})
         self.reporter.epoch(row, self.settings.max_epochs)
         if self.vault is not None:
@@ -298,7 +303,7 @@ class Trainer:
         while True:
             try:
                 self._validation_losses()
-                return self.objective.end_validation(self.world, self.validation_cells.size)
+                return self.tally.end_validation(self.world, self.validation_cells.size)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -306,7 +311,7 @@ class Trainer:
 
     def _score_pairs(self, validation: dict[str, float]) -> dict[str, float]:
         """What held-out pairs tell; the first process's answer in all, so that all of them stop together."""
-        found = self.pairs.score(self.objective.excess(validation))
+        found = self.pairs.score(self.tally.excess(validation))
         if not found:
             return {}
         mine = float(self.world.first)
@@ -315,7 +320,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validation_losses(self) -> None:
-        self.objective.start_validation()
+        self.tally.start_validation()
         pieces = math.ceil(self.validation_cells.size / self.settings.batch_size)
         for number, cells in enumerate(np.array_split(self.validation_cells, pieces) if pieces else []):
             if number % self.world.size == self.world.rank:

@@ -121,14 +121,14 @@ def test_one_batch_and_constant_features_are_finite(model, minibatch, generator)
         counts.values = None if counts.values is None else torch.full((n * p,), 3.0)
     finite(made, cells, generator)
     assert list(made.adversaries) == ["modality"]
-    assert made.notes() == ["the adversary on batch is off: the data have one batch"]
+    assert made.config.notes == ["the adversary on batch is off: the data have one batch"]
 
 
 def test_the_adversary_is_off_with_one_modality_and_says_so(model):
     made = model(("rna",))
     assert len(made.adversaries) == 0 and list(made.adversary_parameters()) == []
-    assert made.notes() == ["the adversary on modality is off: the data have one modality"]
-    assert model(("rna", "atac")).notes() == []
+    assert made.config.notes == ["the adversary on modality is off: the data have one modality"]
+    assert model(("rna", "atac")).config.notes == []
 
 
 def test_the_same_generator_gives_the_same_loss(model, mixed, generator):

@@ -221,8 +221,8 @@ def test_parts_of_a_step_add_up_to_its_gradient(mosaic, monkeypatch, error):
         """The gradient at the posterior means: no noise, so that parts can be compared."""
         losses = self.model.loss(minibatch, kl_weight=1.0, generator=self.generator)
         (losses.total * share).backward()
-        self._partial[0] += minibatch.n_cells * losses.total.detach()
-        self._partial[-1] += minibatch.n_cells
+        self.tally.partial[0] += minibatch.n_cells * losses.total.detach()
+        self.tally.partial[-1] += minibatch.n_cells
 
     def no_noise(*shape: object, generator: object = None, **how: object) -> torch.Tensor:
         return torch.zeros(*shape, **how)
@@ -298,7 +298,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_half_the_rate(mosaic, mon
         add(self, *args)
         calls[0] += 1
         if calls[0] == 8 or (times == 2 and calls[0] == 12):
-            self._partial[2] = math.nan
+            self.tally.partial[2] = math.nan
 
     monkeypatch.setattr(Objective, "add", spoilt)
     if times == 2:

@@ -127,8 +127,8 @@ def test_excess_is_in_nats_of_a_penalty(mosaic):
     model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=3)
     objective = Objective(model, settings_for(300, kl_warmup=5), torch.device("cpu"))
     paid = {"rna": 300.0, "atac": 100.0, "integration": 400 * INTEGRATION_SHARE * 0.2}
-    assert objective.excess(paid) == pytest.approx(0.2)
-    assert objective.excess({}) == 0.0
+    assert objective.tally.excess(paid) == pytest.approx(0.2)
+    assert objective.tally.excess({}) == 0.0
 
 
 @pytest.mark.parametrize(("gain", "said"), [(0.3, True), (0.05, False)])
