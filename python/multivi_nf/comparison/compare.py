@@ -101,8 +101,9 @@ def differential(
     joined = Cells(model, mosaic)
     data = joined.data
     contrast = Contrast(f"{groupby}_{target}_{reference}", modality, groupby, target, reference, cells)
-    _check(contrast, mode, model)
-    depth = joined.median_depth(calibration.atac_depth) if modality == "atac" else 1.0
+    _check(contrast, mode)
+    scaled = modality == "atac" and "atac" in model.modalities
+    depth = joined.median_depth(calibration.atac_depth) if scaled else 1.0
     decoder = Decoder(model, modality, None, depth)
     names = model.features[model.features["modality"] == modality]
     tables = {}
@@ -139,12 +140,10 @@ def _designs(
     return [(one.of(pairs), column, own) for one, pairs, column, own in parts if pairs]
 
 
-def _check(contrast: Contrast, mode: str, model: MultiVI) -> None:
+def _check(contrast: Contrast, mode: str) -> None:
     if contrast.cells not in CELLS or mode not in ("change", "vanilla"):
         raise InputError(
             f"cells is {contrast.cells!r}, mode is {mode!r}",
             "there is no such comparison",
             f"cells is one of {', '.join(CELLS)}; mode is change or vanilla",
         )
-    if contrast.modality not in model.modalities:
-        Decoder(model, contrast.modality)

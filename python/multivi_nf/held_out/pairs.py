@@ -118,7 +118,7 @@ class HeldOut:
         cells, config, known = self.cells, self.cells.model.config, self.known("atac")
         chosen, weights = config.reference_weights("atac")
         batch = cells.data.batch.cpu().numpy()
-        total = np.zeros(config.n_features["atac"])
+        total, level = np.zeros(config.n_features["atac"]), self.level
         for one, weight in zip(chosen.tolist(), weights.double().numpy()):
             index = known[batch[known] == one]
             index = index[np.argsort(cell_keys(cells.data.cells[index], 0, "rates"))[:RATE_CELLS]]
@@ -127,7 +127,7 @@ class HeldOut:
                 counts = block.minibatch.modalities["atac"].counts
                 values = None if counts.values is None else counts.values.cpu().numpy()
                 seen += np.bincount(counts.indices.cpu().numpy(), values, minlength=len(total))
-                size += float(block.levels["atac"].double().sum()) / self.level
+                size += float(block.levels["atac"].double().sum()) / level
             total += weight * (seen / size if cells.model.counts_peaks else np.minimum(seen / size, 1))
         return total
 

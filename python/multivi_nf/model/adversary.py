@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from multivi_nf.model.formulas import OURS, Formulas
+from multivi_nf.model.fusion import added
+from multivi_nf.model.networks import Modules
 
 N_HIDDEN = 32
 
@@ -60,6 +62,15 @@ class Classifier(nn.Module):
     def accuracy(self, contest: Contest) -> torch.Tensor:
         """Class-balanced share of samples whose class is found; chance is 1 / classes present."""
         return (contest.weight * (self(contest.z).argmax(1) == contest.label)).sum()
+
+
+def own_loss(adversaries: Modules[Classifier], contests: dict[str, Contest]) -> torch.Tensor | None:
+    """The classifiers' own loss on what a loss showed them; None where there is nothing to tell apart.
+
+    Call it after the model's backward pass; only adversary parameters get gradients.
+    """
+    found = [adversaries[name].loss(contest) for name, contest in contests.items()]
+    return added(found) if found else None
 
 
 def balanced(z: torch.Tensor, label: torch.Tensor, n_classes: int) -> Contest | None:

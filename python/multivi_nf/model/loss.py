@@ -39,7 +39,7 @@ class LossTerms:
     n_rows
         Modality to number of measured rows.
     contests
-        What the adversaries saw, for `MultiVI.adversary_loss`.
+        What the adversaries saw, for `adversary.own_loss`.
     """
 
     total: torch.Tensor

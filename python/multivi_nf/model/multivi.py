@@ -16,7 +16,6 @@ import torch
 
 from multivi_nf.data.minibatch import Minibatch
 from multivi_nf.model.encoding import Noise
-from multivi_nf.model.fusion import added
 from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.loss import LossTerms, Objective, Weights
 from multivi_nf.model.network import Network
@@ -71,11 +70,3 @@ class MultiVI(Network):
             config.adversary_weight if adversary_weight is None else adversary_weight,
         )
         return Objective(self, minibatch, Noise(generator, thinning), denominator).terms(weights, mixing)
-
-    def adversary_loss(self, losses: LossTerms) -> torch.Tensor | None:
-        """The classifiers' own loss on what `loss` showed them; None where there is nothing to tell apart.
-
-        Call it after the model's backward pass; only adversary parameters get gradients.
-        """
-        found = [self.adversaries[name].loss(contest) for name, contest in losses.contests.items()]
-        return added(found) if found else None

@@ -6,6 +6,7 @@ import torch
 
 from multivi_nf.data.minibatch import Minibatch
 from multivi_nf.model import MultiVI
+from multivi_nf.model.adversary import own_loss
 from multivi_nf.model.local_mixing import LocalMixing
 from multivi_nf.model.loss import comparisons
 from multivi_nf.training.device import World
@@ -90,7 +91,7 @@ class Objective:
                 mixing=self.mixing,
                 thinning=self.settings.thinning,
             )
-            rival = self.model.adversary_loss(losses) if self.optimisers.rivals else None
+            rival = own_loss(self.model.adversaries, losses.contests) if self.optimisers.rivals else None
         if losses.total.requires_grad:
             (losses.total * share).backward()
         if rival is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -102,8 +101,8 @@ class State:
         """Whether training has ended, and `history.stopped` says why."""
         return bool(self.history.stopped)
 
-    def record(self, row: Row, weights: Callable[[], dict[str, torch.Tensor]], *, validated: bool) -> bool:
-        """End an epoch: keep its weights if they are the best so far, and see whether to go on.
+    def record(self, row: Row, *, validated: bool) -> bool:
+        """End an epoch: note whether it is the best so far, whose weights are then kept, and see whether to go on.
 
         Returns
         -------
@@ -116,8 +115,7 @@ class State:
         self.seconds = 0.0
         loss = what_counts(row)
         if validated and self.epoch > self.settings.full_from and loss < self.best_loss:
-            self.best, self.best_loss = weights(), loss
-            self.history.best_epoch = self.epoch
+            self.best_loss, self.history.best_epoch = loss, self.epoch
         if self.epoch >= self.settings.max_epochs:
             self.history.stopped = f"trained for {self.epoch} epochs" + (STILL if self._still_gains() else "")
         elif self.anneal is not None:
@@ -127,7 +125,7 @@ class State:
                     f"{self.settings.patience} epochs, then {self.settings.anneal_epochs} from the best weights with "
                     "a falling learning rate"
                 )
-        elif self.best is not None and self.epoch - self.history.best_epoch >= self.settings.patience:
+        elif self.history.best_epoch and self.epoch - self.history.best_epoch >= self.settings.patience:
             self.anneal = self.epoch
             return True
         return False

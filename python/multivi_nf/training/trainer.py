@@ -291,7 +291,10 @@ class Trainer:
         now = time.monotonic()
         row["seconds"] = state.seconds + now - self._clock
         self._clock = now
-        if state.record(row, self._weights, validated=bool(self.validation_cells.size)):
+        anneals = state.record(row, validated=bool(self.validation_cells.size))
+        if state.history.best_epoch == state.epoch:
+            state.best = self._weights()
+        if anneals:
             self.model.load_state_dict(state.best or {})
         self.reporter.epoch(row, self.settings.max_epochs)
         if self.vault is not None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from multivi_nf.model.adversary import own_loss
+
 OPTIONS = [
     {},
     {"rna_likelihood": "zinb", "fusion": "cell-weighted", "library": "encoded"},
@@ -19,7 +21,7 @@ def test_bfloat16_layers_leave_posteriors_and_likelihoods_in_float32(model, mixe
         encoded = made.encode(mixed)
         assert all(q.mean.dtype == q.variance.dtype == torch.float32 for q in encoded.values())
         losses = made.loss(mixed, generator=generator(1))
-        adversary = made.adversary_loss(losses)
+        adversary = own_loss(made.adversaries, losses.contests)
     losses.total.backward()
     adversary.backward()
     assert losses.total.dtype == torch.float32

@@ -11,10 +11,11 @@ import torch
 
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import Interrupted
+from multivi_nf.model.loss import INTEGRATION_SHARE
 from multivi_nf.testing.mosaics import clustered_mosaic
 from multivi_nf.training import MultiVI, fit, held_pairs, settings, train
 from multivi_nf.training.held_pairs import HeldPairs
-from multivi_nf.training.objective import INTEGRATION_SHARE, Objective
+from multivi_nf.training.objective import Objective
 from multivi_nf.training.settings import PASSES, Settings, settings_for
 from multivi_nf.training.state import STILL, State, what_counts
 
@@ -136,7 +137,7 @@ def test_a_run_that_still_gains_at_its_cap_says_so(gain, said):
     state = State(Settings(8, 32, 1e-3, 8, 5, 0, 0, 0), [])
     for epoch in range(8):
         score = 1.0 if epoch < 6 else 1.0 + gain
-        state.record({"held_out_score": score, "alignment_weight": 1.0}, dict, validated=True)
+        state.record({"held_out_score": score, "alignment_weight": 1.0}, validated=True)
     assert state.finished and state.history.stopped.endswith(STILL) is said
     assert state.history.best_epoch == 7
 
