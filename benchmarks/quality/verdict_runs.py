@@ -288,7 +288,7 @@ def checked_parts(samples: Samples, folder: Path, seed: int) -> list[Path]:
 
 def make_run(run: Run, seed: int, outdir: Path) -> None:
     """From samples to a folder of results: QC, MOSAIC, TRAIN, CALIBRATE, EMBED, DIFFERENTIAL."""
-    from multivi_nf.calibration.per_cell import support_columns
+    from multivi_nf.calibration.stored import support_columns
     from multivi_nf.comparison.compare import differential
     from multivi_nf.comparison.tables import empty_table
     from multivi_nf.export.modalities import fill_modalities

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from multivi_nf.calibration.effects import ImputedEffects
 from multivi_nf.calibration.entries import Content, Direction
@@ -250,6 +251,54 @@ class Calibration:
         ]
         lines += [f"  {name}: {entry.summary()}" for name, entry in sorted(self.directions.items())]
         return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def support_columns(
+    calibration: Calibration, modalities: tuple[str, ...], data: MosaicData, model: MultiVI | None = None
+) -> pd.DataFrame:
+    """What stands in `obs` of each cell about its imputed values, by all modalities that it lacks.
+
+    Parameters
+    ----------
+    calibration, modalities
+        Of the model.
+    data
+        The cells in its terms.
+    model
+        Whose view of the cells tells of their support too; None: counts alone.
+
+    Returns
+    -------
+    One row a cell: `out_of_support` (True where any missing modality says so, False where every one was checked and
+    none does), `support_p` (the smallest), `calibrated` (the directions of all missing modalities are). Missing where
+    nothing was checked: nothing has to be imputed, or no reference is stored.
+    """
+    n = data.n_cells
+    outside, checked, lacking = np.zeros(n, bool), np.ones(n, bool), np.zeros(n, bool)
+    calibrated, p = np.ones(n, bool), np.full(n, np.nan)
+    for target in modalities:
+        cells = np.flatnonzero(~data.has[target]) if target in data.has else np.arange(n)
+        if not len(cells):
+            continue
+        found = calibration.assess(data, cells, target, model)
+        lacking[cells] = True
+        outside[cells] |= found.outside
+        checked[cells] &= np.isfinite(found.support_p)
+        p[cells] = np.fmin(p[cells], found.support_p)
+        calibrated[cells] &= found.cell_calibrated
+    return pd.DataFrame(
+        {
+            "out_of_support": nullable(outside, lacking & (checked | outside)),
+            "support_p": p,
+            "calibrated": nullable(calibrated, lacking),
+        },
+        index=data.cells,
+    )
+
+
+def nullable(values: np.ndarray, known: np.ndarray) -> pd.arrays.BooleanArray:
+    """Booleans that are missing where they are not known."""
+    return pd.arrays.BooleanArray(values & known, ~known)
 
 
 def _unusable(path: Path, how: str, why: str = "error bars would silently go without their calibration") -> InputError:

@@ -60,8 +60,7 @@ def command(trained: Trained, output: Path, wanted: Wanted, chunks: Path | None,
     COLUMN_probability, out_of_support, support_p, calibrated, cell_type_by_markers. Each modality gets the same for its
     own cells; peaks the gene that starts nearest.
     """
-    from multivi_nf.calibration.per_cell import support_columns
-    from multivi_nf.calibration.stored import Calibration
+    from multivi_nf.calibration.stored import Calibration, support_columns
     from multivi_nf.data.draws import write_chunks
     from multivi_nf.export.marker_sets import name_clusters, read_marker_sets, told_unknown
     from multivi_nf.export.modalities import fill_modalities

@@ -13,8 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from multivi_nf.calibration.entries import Curve, Direction, Levels
 from multivi_nf.held_out import scoring
-from multivi_nf.held_out.mean_error import whole_error
-from multivi_nf.held_out.prediction import Predict, Shown
+from multivi_nf.held_out.prediction import NeighbourMeans, Predict, Shown
 from multivi_nf.imputation.intervals import POISSON_THETA
 from multivi_nf.imputation.mixtures import Mixture
 from multivi_nf.reduction import nearest
@@ -185,3 +184,37 @@ def levelled(transform: np.ndarray, known: np.ndarray, fold: np.ndarray) -> np.n
         mine = fold == one
         out[mine] = Levels.fit(transform[~mine][known[~mine]]).applied(transform[mine])
     return out
+
+
+def whole_error(value: np.ndarray, spread: np.ndarray, means: NeighbourMeans) -> Curve:
+    """What the posterior's own spread lacks of the whole error of log means, by the height of the mean.
+
+    An interval of single counts tells little of the mean behind them: noise is most of a count, and a wider mean and
+    a larger over-dispersion fit as well. What a held-out cell's mean is, its neighbours know: cells near it in the
+    latent space of the target's own counts, where half of its counts place it. Two sets of neighbours have no noise
+    in common with each other, so that with v the imputed mean and a, b the neighbours' means, E (a - v)(b - v) is the
+    squared error of v: what the posterior does not spread over, and what the decoder gets wrong for all cells of a
+    kind, which does not fall with the number of cells.
+
+    Parameters
+    ----------
+    value, spread
+        (n_cells, n_features) imputed means, and the posterior variance of each.
+    """
+    product = ((means.one - value) * (means.other - value)).sum(0)
+    square, own = (value**2).sum(0), spread.sum(0)
+    count = value.mean(0) * means.size
+    # relative variance of a feature's ratio: its counts' in both sets, and that errors differ by themselves
+    weight = count**2 / (1 + 2 * count + count**2) / np.maximum(square, 1e-300)
+    level = np.log(np.maximum(value.mean(0), 1e-12))
+    parts = np.array_split(np.argsort(level, kind="stable"), min(DECILES, len(level)))
+
+    def variance(at: np.ndarray | slice) -> float:
+        bottom = max((weight * square)[at].sum(), 1e-300)
+        whole, inside = ((weight * row)[at].sum() / bottom for row in (product, own))
+        return max(float(np.log1p(max(whole, 0.0)) - np.log1p(inside)), 0.0)
+
+    found = np.array([variance(p) for p in parts])
+    least = min(variance(slice(None)), float(found.mean()))
+    sd = np.sqrt(np.maximum(found, least))
+    return Curve([float(level[p].mean()) for p in parts], sd.tolist())

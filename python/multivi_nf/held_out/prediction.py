@@ -9,21 +9,53 @@ import numpy as np
 import torch
 
 from multivi_nf.data.draws import blocks, cell_keys, uniforms
-from multivi_nf.held_out.mean_error import NeighbourMeans
-from multivi_nf.held_out.pairs import HeldOut
+from multivi_nf.held_out.pairs import HeldOut, Library
 from multivi_nf.imputation.decode import Decoder
 from multivi_nf.imputation.intervals import Drawn, protein_mixture, rna_mixture
 from multivi_nf.imputation.mixtures import Mixture
 from multivi_nf.latent.cells import samples, tempered
+from multivi_nf.reduction import nearest
 
 MAX_CELLS = 400
 MAX_FEATURES = 500
 FOLD_CELLS = 30
 """Cells of a batch that is a fold of its own."""
 _ELEMENTS = 1 << 24
+NEIGHBOURS = 5
+"""Cells of each of the two sets."""
 
 Predict = Callable[[float], tuple[np.ndarray, Mixture | None]]
 """Temperature to draws (n_draws, n_cells, n_features) on the user's scale, and the mixture of counts (not for atac)."""
+
+
+@dataclass
+class NeighbourMeans:
+    """Means over two sets of measured cells in the state of each held-out cell, as the reference mixture shows them.
+
+    Attributes
+    ----------
+    one, other
+        (n_cells, n_features) on the user's scale.
+    size
+        What a set has on average: a mean times it is a count.
+    """
+
+    one: np.ndarray
+    other: np.ndarray
+    size: float
+
+    @classmethod
+    def of(cls, library: Library) -> NeighbourMeans:
+        """Those of the held-out cells of a library."""
+        chosen, _ = nearest(library.held, library.place, 2 * NEIGHBOURS)
+        counts, ratio = library.counts, library.ratio
+        means = []
+        for some in (chosen[:, ::2], chosen[:, 1::2]):
+            total = np.zeros((len(chosen), counts.shape[1]))
+            for each in some.T:
+                total += counts[each].toarray() * ratio[library.batch[each]]
+            means.append(total / np.maximum(library.size[some].sum(1), 1e-12)[:, None])
+        return cls(means[0], means[1], float(NEIGHBOURS * library.size.mean()))
 
 
 @dataclass

@@ -9,7 +9,6 @@ the modality, weighted by cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -197,17 +196,12 @@ class Decoder:
         assert total is not None
         return total
 
-    def tiles(self, z: torch.Tensor, codes: Codes) -> Iterator[tuple[int, torch.Tensor]]:
-        """Start and (n_rows, width) values of each tile of features."""
-        prepared = self.prepare(z, codes)
-        for start in range(0, self.n_features, TILE):
-            yield start, self.tile(prepared, start)
-
     def values(self, z: torch.Tensor, codes: Codes) -> torch.Tensor:
         """(n_rows, n_features) on the host; the caller keeps rows x features small."""
         if self.modality == "rna":
             return self.profile(z, codes).cpu()
-        return torch.cat([tile.cpu() for _, tile in self.tiles(z, codes)], dim=1)
+        prepared = self.prepare(z, codes)
+        return torch.cat([self.tile(prepared, start).cpu() for start in range(0, self.n_features, TILE)], dim=1)
 
 
 def expected_background(raw: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -19,8 +19,7 @@ import pandas as pd
 import torch
 
 from multivi_nf import __version__
-from multivi_nf.calibration.per_cell import nullable
-from multivi_nf.calibration.stored import Calibration
+from multivi_nf.calibration.stored import Calibration, nullable
 from multivi_nf.data.draws import BLOCK, blocks, cell_keys
 from multivi_nf.errors import InputError
 from multivi_nf.imputation.decode import TILE, Decoder

@@ -39,7 +39,7 @@ def annotate(
 
     obsm: X_multivi, X_multivi_variance, X_multivi_<modality> (NaN rows where absent), X_umap. obs: cluster (Leiden, "0"
     the largest); with `labels`, <labels>_transferred (missing where unknown) and <labels>_probability; with `support`
-    (of :func:`multivi_nf.calibration.per_cell.support_columns`) its columns; `split` is the model's. uns["multivi_nf"]
+    (of :func:`multivi_nf.calibration.stored.support_columns`) its columns; `split` is the model's. uns["multivi_nf"]
     gains "embed": batches the model never saw, active dimensions (mean KL > 0.05 nats), share of paired cells whose
     joint variance exceeds their smallest single one; and "labels", what transferred labels are worth. obsp and
     uns["neighbors"]: the graph, as scanpy writes it.

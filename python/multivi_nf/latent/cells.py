@@ -46,11 +46,6 @@ class Codes:
     continuous: torch.Tensor
 
     @classmethod
-    def of(cls, minibatch: Minibatch) -> Codes:
-        """Those of a minibatch's cells."""
-        return cls(minibatch.batch, minibatch.categorical, minibatch.continuous)
-
-    @classmethod
     def joined(cls, parts: list[Codes]) -> Codes:
         """Rows one below the other."""
         return cls(*(torch.cat([getattr(p, f) for p in parts]) for f in ("batch", "categorical", "continuous")))
@@ -91,7 +86,7 @@ class Block:
     @property
     def codes(self) -> Codes:
         """Their covariates."""
-        return Codes.of(self.minibatch)
+        return Codes(self.minibatch.batch, self.minibatch.categorical, self.minibatch.continuous)
 
     @property
     def mean(self) -> np.ndarray:

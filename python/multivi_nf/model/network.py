@@ -170,14 +170,6 @@ class Network(nn.Module):
         """Library (counts) or depth in (0, 1) of cells from `Gaussian.size`, which is its logarithm or logit."""
         return q.measured_size.sigmoid() if self._is_open(modality) else q.measured_size.exp()
 
-    def depth(self, minibatch: Minibatch) -> torch.Tensor:
-        """(n_atac_rows,) depth d_c in (0, 1), or fragments l_c, of the cells with ATAC, in the order of their rows."""
-        return self.level("atac", self.encode(minibatch.only(("atac",)))["atac"])
-
-    def library(self, minibatch: Minibatch) -> torch.Tensor:
-        """(n_rna_rows,) library l_c of the cells with RNA, counts: observed or encoded, as configured."""
-        return self.level("rna", self.encode(minibatch.only(("rna",)))["rna"])
-
     # ------------------------------------------------------------------ decoding
 
     def hidden(

@@ -45,10 +45,6 @@ class Tally:
     def _zeros(self) -> torch.Tensor:
         return torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
 
-    def number(self, value: float) -> torch.Tensor:
-        """(1,) tensor beside the sums."""
-        return torch.tensor([value], dtype=torch.float64, device=self.device)
-
     def _of(self, losses: LossTerms) -> torch.Tensor:
         zero = losses.terms["elbo_loss"].new_zeros(())
         return torch.stack([losses.terms.get(name, zero).double() for name in self.terms])
@@ -70,10 +66,10 @@ class Tally:
         """Drop what a step reported that was not taken, or is counted."""
         self.partial = self._zeros()
 
-    def take_sums(self) -> torch.Tensor:
-        """(len(names),) float64 sums since the last call."""
+    def take_sums(self, beside: float) -> torch.Tensor:
+        """(len(names) + 1,) float64 sums since the last call, and a number beside them."""
         sums, self._sums = self._sums, self._zeros()
-        return sums
+        return torch.cat([sums, sums.new_tensor([beside])])
 
     # -- validation ---------------------------------------------------------------------------------------------------
 

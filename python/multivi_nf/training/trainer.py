@@ -187,8 +187,7 @@ class Trainer:
         """Add up what the last steps reported, see that it is finite, save or stop if it is time."""
         state = self.state
         reason = self.among.stop()
-        report = torch.cat([self.tally.take_sums(), self.tally.number(float(bool(reason)))])
-        *sums, stops = self.world.sum(report).tolist()
+        *sums, stops = self.world.sum(self.tally.take_sums(float(bool(reason)))).tolist()
         bad = [name for name, value in zip(self.tally.names, sums) if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(bad[0])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from multivi_nf.calibration.entries import Direction
-from multivi_nf.calibration.per_cell import support_columns
-from multivi_nf.calibration.stored import Calibration
+from multivi_nf.calibration.stored import Calibration, support_columns
 from multivi_nf.data.mosaic_data import MosaicData
 
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from multivi_nf.data.mosaic_data import MosaicData
-from multivi_nf.held_out.fit import levelled
-from multivi_nf.held_out.mean_error import NeighbourMeans, whole_error
+from multivi_nf.held_out.fit import levelled, whole_error
 from multivi_nf.held_out.pairs import HeldOut, halved
-from multivi_nf.held_out.prediction import folds
+from multivi_nf.held_out.prediction import NeighbourMeans, folds
 from multivi_nf.imputation.decode import Decoder
 from multivi_nf.latent.cells import Cells
 from multivi_nf.testing.models import make_model, with_split
