@@ -19,6 +19,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix, Source
+from multivi_nf.reduction import unit_rows
 from multivi_nf.training.directions import N_DIRECTIONS, leading
 from multivi_nf.training.sisters import not_told_apart
 from multivi_nf.training.steps import N_NEAREST, apart, closest, nearness, steps
@@ -137,8 +138,7 @@ def _of_matrix(
     place = found.scores(matrix)
     members = [np.flatnonzero(looked_at & (code == b)) for b in range(n_batches)]
     middle = np.stack([place[m].mean(0) for m in members if len(m)]).mean(0)
-    place = (place - middle).astype(np.float32)
-    place /= np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)
+    place = unit_rows((place - middle).astype(np.float32))
     some = _drawn(members, seed)
     out = np.zeros((len(code), n_batches))
     masses = _masses(place, some)

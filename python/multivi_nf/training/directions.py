@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix
-from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal, unit_rows
 
 N_DIRECTIONS = 30
 """Components that the first layer starts with; the usual number of PCA and LSI."""
@@ -173,8 +173,7 @@ def _between(normalised: sp.csr_matrix, group: np.ndarray, mean: np.ndarray, sco
     one group alone has.
     """
     names, code, size = np.unique(group.astype(str), return_inverse=True, return_counts=True)
-    length = np.linalg.norm(scores, axis=1, keepdims=True)
-    place = scores / np.maximum(length, 1e-12)
+    place = unit_rows(scores)
     rows = []
     for i in range(names.size):
         inside, outside = np.flatnonzero(code == i), np.flatnonzero(code != i)

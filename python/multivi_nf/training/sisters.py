@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from multivi_nf.reduction import unit_rows
 from multivi_nf.training.steps import N_NEAREST, apart, closest, nearness, steps
 
 LIKELY = 0.3
@@ -83,11 +84,7 @@ def not_told_apart(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _smoothed(place: np.ndarray) -> np.ndarray:
     """Each cell at the mean of those around it."""
     n = int(min(FEW * len(place), N_NEAREST[1]))
-    return place if n < N_NEAREST[0] else _unit(place[closest(place, place, 1, n)].mean(1))
-
-
-def _unit(place: np.ndarray) -> np.ndarray:
-    return (place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return place if n < N_NEAREST[0] else unit_rows(place[closest(place, place, 1, n)].mean(1))
 
 
 def _level(a: np.ndarray, b: np.ndarray) -> float:
@@ -118,7 +115,7 @@ def _moved(place: np.ndarray, at: np.ndarray, by: np.ndarray, stiff: float) -> n
     spread = left.T @ left / len(at)
     spread += (stiff * np.trace(spread) / len(spread) + 1e-9) * np.eye(len(spread))
     linear = np.linalg.solve(spread, left.T @ (by - step) / len(at))
-    return _unit(place + step + (place - middle) @ linear)
+    return unit_rows(place + step + (place - middle) @ linear).astype(np.float32)
 
 
 @dataclass
