@@ -317,7 +317,10 @@ class Support:
             shift = {key[len(prefix) :]: value for key, value in parts.items() if key.startswith(prefix)}
             reference = Reference(paired, everyone, distance, ratio, shift)
             if f"share/{name}/places" in parts:  # not in a calibration of an earlier release
-                reference.share = PairedShare(*(parts[f"share/{name}/{key}"] for key in SHARE))
+                share = reference.share = PairedShare(*(parts[f"share/{name}/{key}"] for key in SHARE))
+                if share.places.ndim != 2 or share.paired.shape != share.places.shape[:1] or not len(share.held):
+                    msg = f"the neighbours of {name!r} are not complete"
+                    raise ValueError(msg)
             if name.split("->")[0] not in found.views or not len(reference.paired) or not len(reference.held_distance):
                 msg = f"the reference {name!r} is not complete"
                 raise ValueError(msg)

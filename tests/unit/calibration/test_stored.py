@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from multivi_nf.calibration.entries import Direction
+from multivi_nf.calibration.paired_share import PairedShare
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.calibration.support import Reference, Support, View
 from multivi_nf.errors import InputError
@@ -203,4 +204,16 @@ def test_a_cut_support_is_refused(folder, content):
         assert not Calibration.load(folder).support.references
         return
     with pytest.raises(InputError, match="support.safetensors cannot be used"):
+        Calibration.load(folder)
+
+
+@pytest.mark.parametrize("name", ["paired", "held"])
+def test_neighbours_that_are_not_complete_are_refused(folder, name):
+    support = made().support
+    share = PairedShare(RNG.normal(size=(20, 3)), np.ones(20), np.linspace(0, 1, 4))
+    setattr(share, name, np.zeros(0))
+    support.references["rna->atac"].share = share
+    support.save(folder / "support.safetensors")
+    change(folder, lambda c: c["files"].clear())
+    with pytest.raises(InputError, match="the neighbours of 'rna->atac' are not complete"):
         Calibration.load(folder)
