@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs.barcodes import BarcodeMap, read_barcode_map
 from multivi_nf.inputs.chromosomes import harmonise
@@ -61,9 +61,12 @@ def read_sources(fragments: Sequence[tuple[str, Path]], maps: Sequence[tuple[str
     twice = sorted({name for name in names if names.count(name) > 1})
     if strange or twice:
         raise InputError(
-            f"--barcode-map names {strange[0]!r}, which has no --fragments" if strange else f"{twice[0]!r} comes twice",
+            f"{option('barcode_map')} names {strange[0]!r}, which has no {option('fragments')}"
+            if strange
+            else f"{twice[0]!r} comes twice",
             "which cells a file's barcodes mean could not be known",
-            "give --fragments SAMPLE=FILE once a sample, and --barcode-map SAMPLE=FILE for some of these",
+            f"give {option('fragments')} SAMPLE=FILE once a sample, and {option('barcode_map')} SAMPLE=FILE for some "
+            "of these",
         )
     mapped = {name: read_barcode_map(path) for name, path in maps}
     return [Source(name, path, mapped.get(name)) for name, path in fragments]
@@ -116,14 +119,14 @@ def groups_of(obs: pd.DataFrame, column: str) -> pd.Series:
     if column not in obs:
         known = [name for name in obs if 1 < obs[name].nunique() <= 200 and obs[name].dtype.kind not in "f"]
         raise NotPossible(
-            f"--groups {column}: there is no such column in obs ({', '.join(map(str, known[:12]))}, ...)",
+            f"{option('groups')} {column}: there is no such column in obs ({', '.join(map(str, known[:12]))}, ...)",
             "whose cells belong together is not known",
             "name a column of the samplesheet, of a sample's `cells` table or of multivi.h5mu, such as cluster",
         )
     found = label_text(obs[column]).rename(column)
     if found.notna().sum() == 0:
         raise NotPossible(
-            f"--groups {column}: none of the {len(obs)} cells with accessibility has a value in it",
+            f"{option('groups')} {column}: none of the {len(obs)} cells with accessibility has a value in it",
             "there would be no group",
             "name a column that these cells have, such as cluster",
         )
@@ -214,6 +217,7 @@ def read_peak_counts(path: Path, genome: Genome) -> tuple[sparse.csr_matrix, pd.
         raise NotPossible(
             f"peaks ({', '.join(map(str, names[:3]))}, ...) lie on no chromosome of the genome",
             "genes near them are not known",
-            "give the assembly of the peaks by --genome or --chrom_sizes; peaks are named chrom:start-end",
+            f"give the assembly of the peaks by {option('genome')} or {option('chrom_sizes', shell='--chrom_sizes')}; "
+            "peaks are named chrom:start-end",
         )
     return sparse.csr_matrix(counts), peaks.assign(chrom=peaks["chrom"].map(lambda name: mapping.get(name, name)))

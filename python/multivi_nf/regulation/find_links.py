@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from multivi_nf.errors import Damaged
+from multivi_nf.errors import Damaged, option
 from multivi_nf.export.markers import imputed_runs
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.inputs.chromosomes import harmonise
@@ -66,8 +66,9 @@ class Embedded:
         """Cells or metacells of these cells, within `strata`: a column; None: donor where there is one, else sample."""
         column = strata or next((name for name in ("donor", "sample") if name in self.obs), None)
         if column is not None and column not in self.obs:
+            known = ", ".join(map(str, self.obs.columns[:12]))
             raise NotPossible(
-                f"--strata {column}: no such column in obs ({', '.join(map(str, self.obs.columns[:12]))}, ...)",
+                f"{option('strata')} {column}: no such column in obs ({known}, ...)",
                 "what differs between donors must not count as a relation within them",
                 "name a column of the samplesheet, or leave it out",
             )
@@ -117,7 +118,7 @@ def gene_places(name: str | None, gtf: Path | None, tss: Path | None) -> pd.Data
         raise NotPossible(
             "there is no annotation of genes",
             "which peaks lie near a gene is not known",
-            f"give --gtf GTF, --tss BED, or --genome {', '.join(BUILT_IN)}",
+            f"give {option('gtf')} GTF, {option('tss')} BED, or {option('genome')} {', '.join(BUILT_IN)}",
         )
     return sites
 
@@ -234,7 +235,8 @@ def find_links(
             f"no peak lies within {asked.window:,} bp of a measured gene ({len(sites)} start sites of measured genes "
             "known)",
             "there is nothing to correlate",
-            "give the annotation (--genome, --gtf, --tss) of the peaks' assembly; genes are matched by id, else symbol",
+            f"give the annotation ({option('genome')}, {option('gtf')}, {option('tss')}) of the peaks' assembly; genes "
+            "are matched by id, else symbol",
         )
     sequences = peak_sequences(fasta, peaks, asked.style) if fasta is not None else None
     properties, matched_on = peak_properties(
@@ -276,7 +278,7 @@ def _told(facts: LinkFacts, asked: Asked) -> str:
     """What was done, as a sentence."""
     units = f" in {facts.units:,} metacells" if facts.units < facts.cells else ""
     over = f"over {facts.cells:,} paired cells{units}" if facts.cells else "no cell has both, so imputed ones only"
-    gc = "" if "GC" in facts.matched_on else " (GC needs --fasta)"
+    gc = "" if "GC" in facts.matched_on else f" (GC needs {option('fasta')})"
     return (
         f"{facts.links:,} links at FDR {asked.level:g} among {facts.pairs:,} pairs of a gene and a peak within "
         f"{asked.window:,} bp, {over}; background peaks are alike in {' and '.join(facts.matched_on)}{gc}."

@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from multivi_nf.errors import option
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.export.peak_genes import parse_peaks
 from multivi_nf.palette import natural
@@ -50,7 +51,8 @@ def held_motifs() -> Path:
         raise NotPossible(
             "there are no motifs",
             "what to look for in the peaks is not known",
-            "give --motifs FILE (MEME or JASPAR format), or run `make motifs` once (the images hold JASPAR's)",
+            f"give {option('motifs')} FILE (MEME or JASPAR format), or run `make motifs` once (the images hold "
+            "JASPAR's)",
         )
     return place
 
@@ -61,7 +63,7 @@ def need_sequence(fasta: Path | None) -> Path:
         raise NotPossible(
             "the genome's sequence was not given",
             "motifs are looked for in the bases of the peaks",
-            "give --fasta FILE",
+            f"give {option('fasta')} FILE",
         )
     return fasta
 
@@ -147,7 +149,9 @@ def find_motifs(
     usable = np.flatnonzero(sequences.known & (total > 0))
     if len(usable) == 0:
         raise NotPossible(
-            "no peak has both counts and bases", "there is nothing to scan", "give the peaks' genome (--fasta)"
+            "no peak has both counts and bases",
+            "there is nothing to scan",
+            f"give the peaks' genome ({option('fasta')})",
         )
     matches = science.scan([sequences.bases[k] for k in usable], motifs)
     held = np.asarray(matches.sum(axis=0)).ravel()
@@ -156,7 +160,7 @@ def find_motifs(
         raise NotPossible(
             f"none of the {len(motifs)} motifs is in {science.FEWEST_PEAKS} peaks or more",
             "a deviation is a mean over the peaks that hold a motif",
-            "give motifs of this species (--motifs), or more peaks",
+            f"give motifs of this species ({option('motifs')}), or more peaks",
         )
     motifs, matches, counts = [motifs[k] for k in kept], matches[:, kept], atac.values[:, usable]
     properties, matched_on = peak_properties(total[usable], sequences.gc()[usable])

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from multivi_nf.errors import option
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.fragments.matrix import count_peaks
 from multivi_nf.inputs.chromosomes import harmonise
@@ -47,9 +48,9 @@ def gene_bodies(genome: Genome, name: str | None, gtf: Path | None) -> pd.DataFr
     genes = known_genes(name, gtf)
     if genes is None:
         raise NotPossible(
-            "there is no annotation of genes (start sites, --tss, do not say where genes end)",
+            f"there is no annotation of genes (start sites, {option('tss')}, do not say where genes end)",
             "accessibility is added up over a gene's body and promoter",
-            f"give --gtf GTF, or --genome {', '.join(BUILT_IN)}",
+            f"give {option('gtf')} GTF, or {option('genome')} {', '.join(BUILT_IN)}",
         )
     mapping = harmonise(genes["chrom"].unique(), genome.chrom_sizes, genome.style)
     genes = genes[genes["chrom"].isin(mapping)].assign(chrom=lambda frame: frame["chrom"].map(mapping))
@@ -59,7 +60,7 @@ def gene_bodies(genome: Genome, name: str | None, gtf: Path | None) -> pd.DataFr
         raise NotPossible(
             "none of the annotation's genes lies on a chromosome of the genome",
             "no gene would have any fragment",
-            "give an annotation (--gtf) of the assembly that the fragments were aligned to",
+            f"give an annotation ({option('gtf')}) of the assembly that the fragments were aligned to",
         )
     order = {chrom: i for i, chrom in enumerate(genome.chrom_sizes)}
     columns = ["chrom", "start", "end", "strand", "id", "symbol"]

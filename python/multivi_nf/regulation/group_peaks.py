@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from multivi_nf.errors import InputError
+from multivi_nf.errors import InputError, option
 from multivi_nf.fragments.matrix import count_peaks
 from multivi_nf.inputs.chromosomes import harmonise
 from multivi_nf.inputs.genome import Genome
@@ -156,7 +156,7 @@ def _large_enough(obs: pd.DataFrame, groups: pd.Series) -> tuple[list[str], dict
         raise NotPossible(
             f"no group of {groups.name} has {LEAST_FRAGMENTS} fragments",
             "peaks could not be told from chance",
-            "name a column of larger groups by --groups",
+            f"name a column of larger groups by {option('groups')}",
         )
     return [group for group in names if group not in small], small
 
@@ -185,7 +185,7 @@ def _called(groups: pd.Series, sources: Sequence[Source], genome: Genome, callin
         raise NotPossible(
             f"no cell of a sample with fragments has a value of {groups.name}",
             "there is no group to call peaks in",
-            "name another column by --groups",
+            f"name another column by {option('groups')}",
         )
     try:
         return call_peaks(inputs, genome, work=calling.work, workers=calling.workers)

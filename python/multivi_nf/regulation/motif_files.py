@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from multivi_nf.errors import Damaged, InputError
+from multivi_nf.errors import Damaged, InputError, option
 from multivi_nf.io.limits import DAMAGED, opened
 
 PSEUDOCOUNT = 0.8
@@ -62,7 +62,7 @@ def read_motifs(path: str | Path) -> list[Motif]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist", "motifs are read from it", "correct --motifs")
+        raise InputError(f"{path} does not exist", "motifs are read from it", f"correct {option('motifs')}")
     try:
         with opened(path, most_bytes=MOST_BYTES) as source:
             lines = source.read().decode("utf-8-sig", "backslashreplace").splitlines()

@@ -13,7 +13,7 @@ import pandas as pd
 from isal import igzip
 from isal.igzip_lib import IsalError
 
-from multivi_nf.errors import Damaged, InputError
+from multivi_nf.errors import Damaged, InputError, option
 from multivi_nf.inputs.chromosomes import harmonise, wrong_assembly
 from multivi_nf.io.limits import DAMAGED, is_gzip
 
@@ -112,7 +112,7 @@ def no_chromosome(fasta: Path, whose: str, wanted: list[str], names: list[str]) 
         f"{fasta} holds none of {whose} chromosomes ({', '.join(map(str, wanted[:3]))}, ...), but "
         f"{', '.join(names[:3])}, ...",
         "no peak would have a sequence",
-        "give the genome that the fragments were aligned to (--fasta); chr1 and 1 are taken as the same",
+        f"give the genome that the fragments were aligned to ({option('fasta')}); chr1 and 1 are taken as the same",
     )
 
 
@@ -152,7 +152,7 @@ def contig_lengths(fasta: str | Path) -> dict[str, int]:
 
 def _contig_lengths(fasta: Path, letters: bool = False) -> dict[str, int]:
     if not fasta.is_file():
-        raise InputError(f"{fasta} does not exist", "the bases of peaks are read from it", "correct --fasta")
+        raise InputError(f"{fasta} does not exist", "the bases of peaks are read from it", f"correct {option('fasta')}")
     lengths: dict[str, int] = {}
     for name, piece in _parts(fasta):
         if piece:

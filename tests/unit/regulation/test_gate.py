@@ -122,7 +122,12 @@ def test_one_chromosome_of_another_length_is_told(given, tmp_path):
 def test_all_problems_in_one_go_and_what_is_missing_is_told(given, tmp_path, monkeypatch):
     monkeypatch.setenv("MULTIVI_NF_MOTIFS", str(tmp_path / "none"))
     problems, warnings = check_given(Given(genome="hg38"), None)
-    assert not problems and len(warnings) == 1 and "sequence was not given" in warnings[0] and "--fasta" in warnings[0]
+    assert (
+        not problems
+        and len(warnings) == 1
+        and "sequence was not given" in warnings[0]
+        and "give fasta FILE" in warnings[0]
+    )
     problems, warnings = check_given(Given(fasta=given["fasta"], tss=given["chrom_sizes"]), None)
     assert len(problems) == 1 and "no motifs: there are no motifs" in warnings[0]
     problems, warnings = check_given(Given(), None)
