@@ -9,16 +9,11 @@ such noise or too large for a rare type, so that the share is averaged over seve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from multivi_nf.data.draws import blocks
 from multivi_nf.reduction import nearest
-
-if TYPE_CHECKING:
-    from multivi_nf.data.mosaic_data import MosaicData
-    from multivi_nf.training import MultiVI
 
 EXPECTED = (25, 50, 100, 200)
 """Pairs that the neighbourhoods should hold, were pairs everywhere as frequent as among all cells."""
@@ -85,15 +80,3 @@ class PairedShare:
         one = 1 / self.sizes()[-1]
         rarer = (np.quantile(self.held, TAIL) + one) / (shares + one)
         return np.maximum(rarer, 1) ** (2 / self.places.shape[1])
-
-
-def own_view(model: MultiVI, data: MosaicData, cells: np.ndarray, source: str) -> np.ndarray:
-    """(n, n_latent) means of the source's own posterior, as if nothing else had been measured."""
-    import torch
-
-    out = [np.zeros((0, model.config.n_latent), np.float32)]
-    with torch.inference_mode():
-        for part in blocks(len(cells)):
-            seen = data.minibatch(cells[part]).only((source,))
-            out.append(model.eval().encode(seen)[source].mean.float().cpu().numpy())
-    return np.concatenate(out)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from multivi_nf.calibration.paired_share import PairedShare, own_view
+from multivi_nf.calibration.paired_share import PairedShare
 from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.matrices import as_csr
 from multivi_nf.errors import Damaged
@@ -152,7 +152,7 @@ class Support:
                     reference = found._reference(data, source, both, apart, seed)
                     if model is not None:
                         anyone = _some(data, np.setdiff1d(cells, apart), REFERENCE_CELLS, seed)
-                        places, held_places = (own_view(model, data, one, source) for one in (anyone, apart))
+                        places, held_places = (_own_view(model, data, one, source) for one in (anyone, apart))
                         reference.share = PairedShare.fit(places, np.isin(anyone, both), held_places)
                     found.references[f"{source}->{target}"] = reference
         return found
@@ -233,7 +233,7 @@ class Support:
             )
             wide = np.maximum(excess, 1) ** 2
             if reference.share is not None and model is not None:
-                shares = reference.share.shares(own_view(model, data, index, source))
+                shares = reference.share.shares(_own_view(model, data, index, source))
                 both = np.minimum(2 * np.minimum(both, reference.share.p(shares)), 1)
                 wide = np.maximum(wide, reference.share.widening(shares))
             p, widening = np.maximum(p, both), np.minimum(widening, wide)
@@ -347,3 +347,15 @@ def _mean_distance(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def _tail(value: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Conformal p-value: (1 + held-out values at least as large) / (1 + held-out values)."""
     return (1 + len(held) - np.searchsorted(held, value, side="left")) / (1 + len(held))
+
+
+def _own_view(model: MultiVI, data: MosaicData, cells: np.ndarray, source: str) -> np.ndarray:
+    """(n, n_latent) means of the source's own posterior, as if nothing else had been measured."""
+    import torch
+
+    out = [np.zeros((0, model.config.n_latent), np.float32)]
+    with torch.inference_mode():
+        for part in blocks(len(cells)):
+            seen = data.minibatch(cells[part]).only((source,))
+            out.append(model.eval().encode(seen)[source].mean.float().cpu().numpy())
+    return np.concatenate(out)
