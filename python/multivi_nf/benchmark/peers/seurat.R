@@ -135,7 +135,7 @@ run <- function() {
   if (length(only)) {
     q <- NormalizeData(CreateSeuratObject(rna[, only]), verbose = FALSE)
     anchors <- FindTransferAnchors(s, q, reference.reduction = "spca", dims = seq_len(n), k.filter = NA, verbose = FALSE)
-    q <- IntegrateEmbeddings(anchors, reference = s, query = q, new.reduction.name = "ref", k.weight = min(50, nrow(anchors@anchors) - 1), verbose = FALSE)
+    q <- IntegrateEmbeddings(anchors, reference = s, query = q, new.reduction.name = "ref", k.weight = min(50, nrow(anchors@anchors) - 1, length(only) - 1), verbose = FALSE)
     y <- Embeddings(q, "ref"); colnames(y) <- colnames(z); z <- rbind(z, y)
   }
   lone <- setdiff(colnames(atac), both)
