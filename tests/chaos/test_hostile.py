@@ -13,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests/data/mosaic"
+UNTRACED = REPOSITORY / "tests/untraced.config"
 Nextflow = Callable[..., subprocess.CompletedProcess[str]]
 
 REFUSED_NAMES = [
@@ -106,7 +107,7 @@ def test_hostile_paths_and_metadata_are_only_text(nextflow: Nextflow, tmp_path: 
     write_samplesheet(tmp_path / "inputs/samples.csv", rows)
     launch, outdir = tmp_path / "launch `touch PWNED` $(touch PWNED) *?", "out 'of' `touch PWNED` $(touch PWNED) *"
     nextflow(
-        *("run", REPOSITORY, "--input", tmp_path / "inputs/samples.csv", "--outdir", outdir),
+        *("-c", UNTRACED, "run", REPOSITORY, "--input", tmp_path / "inputs/samples.csv", "--outdir", outdir),
         *("--max_epochs", 1, "--impute", "none", "-profile", "local"),
         cwd=launch,
     )

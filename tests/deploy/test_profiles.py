@@ -317,7 +317,8 @@ def test_job_scripts_for_schedulers_that_cannot_be_had(nextflow: Nextflow, tmp_p
     )
     arguments = ["-profile", f"test,{executor},gpu", "--n_devices", 2, "--outdir", "out", "-c", site, "-stub-run"]
     path = f"{Path(__file__).parent / 'schedulers'}:{os.environ['PATH']}"
-    nextflow("run", REPOSITORY, *arguments, cwd=tmp_path, PATH=path, RECORDED=str(recorded))
+    untraced = REPOSITORY / "tests/untraced.config"
+    nextflow("-c", untraced, "run", REPOSITORY, *arguments, cwd=tmp_path, PATH=path, RECORDED=str(recorded))
     scripts = [script.read_text() for script in recorded.iterdir()]
     for process, wanted in HEADERS[executor].items():
         jobs = [script for script in scripts if re.search(rf"^### name: '\w+:{process}\b", script, re.MULTILINE)]

@@ -14,17 +14,23 @@ from tests.pipeline.nextflow_runs import BIN, REPOSITORY, Run
 
 @pytest.fixture(scope="session")
 def nextflow() -> Callable[..., Run]:
-    """Call `nextflow run` of this repository in a folder; --outdir is `out` in it."""
+    """Call `nextflow run` of this repository in a folder; --outdir is `out` in it. Tasks are watched if `traced`."""
     program = BIN / "nextflow"
     if not program.is_file():
         skip_or_fail("there is no .venv/bin/nextflow: type `make setup`")
 
     def run(
-        folder: Path, *arguments: object, project: Path = REPOSITORY, program: Path = program, **environment: str
+        folder: Path,
+        *arguments: object,
+        project: Path = REPOSITORY,
+        program: Path = program,
+        traced: bool = False,
+        **environment: str,
     ) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
         kept = {name: value for name, value in os.environ.items() if name not in ("NXF_SYNTAX_PARSER", "NXF_WORK")}
-        command = [program, "run", project, "-ansi-log", "false", "--outdir", "out", *arguments]
+        quiet = [] if traced else ["-c", REPOSITORY / "tests" / "untraced.config"]
+        command = [program, *quiet, "run", project, "-ansi-log", "false", "--outdir", "out", *arguments]
         done = subprocess.run(
             [str(part) for part in command],
             cwd=folder,
@@ -50,7 +56,8 @@ def finished(nextflow: Callable[..., Run], has_macs3: bool, tmp_path_factory: py
     """The simulated mosaic, for real, through every process; used by many tests, changed by none but `-resume`."""
     source = [] if has_macs3 else ["--peak_source", "samples"]
     run = nextflow(
-        tmp_path_factory.mktemp("finished"), "-profile", "test", "--save_intermediates", "--controls", *source
+        *(tmp_path_factory.mktemp("finished"), "-profile", "test", "--save_intermediates", "--controls", *source),
+        traced=True,
     )
     assert run.code == 0, run.said
     return run

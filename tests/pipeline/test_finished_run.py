@@ -221,7 +221,9 @@ def test_resume_repeats_nothing_and_repairs_what_was_cut(nextflow, finished, has
     target.write_bytes(whole[: len(whole) // 2])
     kept = {path: path.read_bytes() for path in (finished.outdir / "multivi.h5mu", finished.outdir / "report.html")}
     source = [] if has_macs3 else ["--peak_source", "samples"]
-    run = nextflow(finished.folder, "-profile", "test", "--save_intermediates", "--controls", *source, "-resume")
+    run = nextflow(
+        finished.folder, "-profile", "test", "--save_intermediates", "--controls", *source, "-resume", traced=True
+    )
     assert run.code == 0, run.said
     assert run.submitted() == []
     assert sorted(run.cached()) == sorted(finished.submitted())

@@ -55,7 +55,9 @@ TREE = [
 def test_every_process_is_reached(nextflow, tmp_path, parser):
     # The v2 parser of 25.04 reads --outdir only in the script (nextflow#6363), so that only the DAG is compared there
     environment = {"NXF_SYNTAX_PARSER": parser} if parser else {}
-    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--regulation", "--controls", **environment)
+    # It also knows no profile of the pipeline beside a `-c`, so that the run keeps its trace there
+    asked = ("-profile", "test", "-stub-run", "--regulation", "--controls")
+    run = nextflow(tmp_path, *asked, traced=bool(parser), **environment)
     assert run.code == 0, run.said
     assert sorted(set(run.submitted())) == PROCESSES
     assert run.submitted().count("CALL_PEAKS") == 4
@@ -69,7 +71,8 @@ def test_every_process_is_reached(nextflow, tmp_path, parser):
 def test_every_method_of_the_benchmark_is_reached(nextflow, tmp_path, parser):
     environment = {"NXF_SYNTAX_PARSER": parser} if parser else {}
     one = ("--experiments", "3", "--seeds", "0")
-    run = nextflow(tmp_path, "-profile", "test", "-stub-run", "--workflow", "benchmark", *one, **environment)
+    asked = ("-profile", "test", "-stub-run", "--workflow", "benchmark")
+    run = nextflow(tmp_path, *asked, *one, traced=bool(parser), **environment)
     assert run.code == 0, run.said
     found = run.submitted()
     assert {"MOSAIC", "BENCHMARK_SPLIT", "TRAIN", "CALIBRATE", "EMBED", "IMPUTE", "BENCHMARK_COLLECT"} <= set(found)
