@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,22 +11,41 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-APART = [REPOSITORY / "tests" / folder for folder in ("chaos", "deploy", "pipeline")]
 DEPLOYMENT = [REPOSITORY / "tests" / folder for folder in ("deploy", "chaos")]
-FIRST = (
-    "local_run",
-    "run",
-    "finished",
-    "first",
-    "two_nodes",
-    "test_a_moment_of_every_step",
-    "kept",
-    "images",
-    "resolved",
-    "test_hostile_paths_and_metadata_are_only_text",
-)
-"""Fixtures that cost a run of the pipeline and the like, and two long tests: what belongs to each stays in one process,
-and starts before all else. (`local_run` makes the images, so what else needs them waits the least if it comes late.)"""
+FIRST = {
+    "local_run": r"test_run\.py|test_chaos\.py",
+    "regulation": r"test_regulation\.py",
+    "finished": r"test_finished_run\.py|test_a_gpu_that_is_not_there",
+    "benchmark": r"pipeline/test_benchmark\.py",
+    "two_nodes": r"test_nodes\.py",
+    "sweep": "test_a_moment_of_every_step",
+    "attacks": r"test_attacks\.py",
+    "images": r"test_images\.py",
+    "resolved": r"test_profiles\.py::test_(order|executor|images|gpu)",
+    "hostile": "test_hostile_paths_and_metadata",
+}
+"""Tests that share a run of the pipeline or the like, and two long ones: what belongs together stays in one process
+and starts first. (`local_run` makes the images, so what else needs them waits the least if it comes late.)"""
+APART = r"^tests/(chaos|deploy|pipeline)/"
+"""Where tests start Nextflow: they are long and share nothing but that. Elsewhere a file is a group."""
+
+
+def group(name: str) -> str:
+    """What a test belongs to by its name."""
+    found = next((one for one, pattern in FIRST.items() if re.search(APART, name) and re.search(pattern, name)), None)
+    return found or (name if re.search(APART, name) else name.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give a worker whole groups. (xdist 3.8's own marks of groups do nothing under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,29 +53,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("tests.deploy.fixtures")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of deployment, which `make test` leaves out, and say which tests stay together; longest first."""
+    """Mark the tests of deployment, which `make test` leaves out; groups come first."""
     for item in items:
         if any(folder in item.path.parents for folder in DEPLOYMENT):
             item.add_marker(pytest.mark.deploy)
-    groups = {item: group(item) for item in items}
-    for item, name in groups.items():
-        if name:
-            item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
-
-
-def group(item: pytest.Item) -> str:
-    """What a test shares with others, so that one worker of `-n 2 --dist loadgroup` runs them all; empty if nothing.
-
-    Tests of one file share its fixtures. Where Nextflow is started they are long and share little: there only those
-    of a costly fixture stay together.
-    """
-    if not any(folder in item.path.parents for folder in APART):
-        return item.nodeid.partition("::")[0]
-    shared = {item.name, *getattr(item, "fixturenames", ())}
-    return next((name for name in FIRST if name in shared), "")
+    order = list(FIRST)
+    groups = {item: group(item.nodeid) for item in items}
+    items.sort(key=lambda item: order.index(groups[item]) if groups[item] in FIRST else len(FIRST))
 
 
 def skip_or_fail(reason: str) -> None:
