@@ -34,6 +34,7 @@ nitpicky = False
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
+smartquotes_action = "qe"  # no dashes: `--` begins an option, also in tables that are written from the schema
 
 # Tutorials run in the clone, as their reader would; what they gave is kept by what it was made from (generated.py).
 nb_execution_mode = generated.execution_mode()
