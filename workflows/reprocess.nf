@@ -70,7 +70,10 @@ workflow REPROCESS {
     )
 
     if (settings.h5ad == null) {
-        EXPORT.out.h5ad.ifEmpty([]).subscribe { made -> made ? null : log.warn('No h5ad/: beyond 50,000 cells it is written where --h5ad asks for it. multivi.h5mu holds the same cells') }
+        // With the tables: a run that is stopped before EXPORT closes both channels empty, and says nothing of it
+        EXPORT.out.tables.map { _tables -> 'tables' }
+            .combine(EXPORT.out.h5ad.map { _files -> true }.ifEmpty(false))
+            .subscribe { _tables, made -> made ? null : log.warn('No h5ad/: beyond 50,000 cells it is written where --h5ad asks for it. multivi.h5mu holds the same cells') }
     }
 
     //

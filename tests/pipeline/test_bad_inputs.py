@@ -27,6 +27,7 @@ def assert_refused(run: Run, *words: tuple[str, ...]) -> None:
     assert not HEAVY & set(run.submitted()), run.said
     assert run.results() == []
     assert "Traceback" not in run.said
+    assert "No h5ad/" not in run.said  # of a step that was not reached
     repeated = run.said[run.said.rindex("Work dir:") :] if "Work dir:" in run.said else run.said
     messages = MESSAGE.findall(repeated)
     for wanted in words:
