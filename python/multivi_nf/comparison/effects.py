@@ -217,11 +217,12 @@ def combined_variance(cell: np.ndarray, between: np.ndarray, freedom: int, count
 
     Replicates add a relative variance that most features share (:func:`shared_variance`) to that over cells. The ratio
     of `between` to their sum has few degrees of freedom in each feature; it is moderated over features with the prior
-    of `variance_prior`. Never below the variance over cells.
+    of `variance_prior`. Never below the variance over cells. A feature that was decoded alike in all cells, to the last
+    digit, takes no part: nothing is a ratio to 0, and the others' variances would be lost with it.
     """
     if freedom < 1:
         return cell
-    known = (count >= LEAST_COUNT) & (between > 0)
+    known = (count >= LEAST_COUNT) & (between > 0) & (cell > 0)
     if known.sum() < 20:
         ratio = between / np.maximum(cell, TINY)
         return cell * max(float(np.mean(ratio[known])) if known.any() else 1.0, 1.0)

@@ -323,6 +323,8 @@ def test_variance_over_replicates_is_moderated_and_never_below_that_over_cells()
     varied = combined_variance(cell, 8 * cell * rng.chisquare(3, 2000) / 3, 3, count)
     assert varied.mean() == pytest.approx(8 * 0.01, rel=0.25)
     np.testing.assert_array_equal(combined_variance(cell, cell, 0, count), cell)
+    alike = np.where(np.arange(2000) == 7, 0.0, cell)  # one feature that was decoded alike in all cells
+    assert np.isfinite(combined_variance(alike, alike + 1e-10, 3, count)).all()
 
 
 def test_shrunk_effects_are_calibrated_whether_few_or_many_differ():
