@@ -127,6 +127,14 @@ def test_a_tutorial_can_be_typed(page):
     assert made_here or page.stem == "mapping"  # which goes on from another page
 
 
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_each_picture_of_a_tutorial_says_in_words_what_it_shows(page):
+    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```\s*$", page.read_text(encoding="utf-8"), re.M | re.S)
+    drawing = [cell for cell in cells if re.search(r"sc\.pl\.|\bplt\.|\.plot\(", cell)]
+    assert drawing, "a tutorial shows something"
+    assert [cell for cell in drawing if not re.match(r':mystnb: \{image: \{alt: "[^"]{20,}"\}\}\n', cell)] == []
+
+
 def test_scripts_and_tables_that_pages_name_are_there():
     named = {
         (page.name, path)
