@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -57,19 +58,23 @@ def test_an_error_names_the_argument_in_python_and_the_option_in_a_shell(tmp_pat
 
 
 def test_every_option_that_an_error_names_is_an_argument():
-    arguments = {field.name for field in dataclasses.fields(ModelConfig)}
+    """Of a public function, or of one in the room that raises the error."""
+    public = {field.name for field in dataclasses.fields(ModelConfig)} | {"device"}
     for name in SHOWN - {"MultiVI", "__version__"}:
-        arguments |= set(inspect.signature(getattr(mv, name)).parameters)
-    named = {
-        node.args[0].value
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") == "option"
-        and isinstance(node.args[0], ast.Constant)
-    }
-    assert len(named) > 10
-    assert named <= arguments | {"device", "categorical_covariates", "continuous_covariates"}, named - arguments
+        public |= set(inspect.signature(getattr(mv, name)).parameters)
+    named, arguments = defaultdict(set), defaultdict(set)
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "option":
+                named[room] |= {word.value for word in node.args[:1] if isinstance(word, ast.Constant)}
+            elif isinstance(node, ast.FunctionDef):
+                arguments[room] |= {word.arg for word in (*node.args.args, *node.args.kwonlyargs)}
+    assert sum(map(len, named.values())) > 10
+    steps = {"categorical_covariates", "continuous_covariates", "n_devices", "barcode_map"}  # asked by a step alone
+    assert {room: words - arguments[room] - public - steps for room, words in named.items()} == dict.fromkeys(
+        named, set()
+    )
 
 
 def test_what_a_notebook_prints_fits_a_screen():

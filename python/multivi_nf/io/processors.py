@@ -52,13 +52,14 @@ def threads_at_most(n: int) -> Iterator[None]:
     from threadpoolctl import ThreadpoolController
 
     with ExitStack() as stack:
-        for name in ("numba", "torch"):
+        for name in ("torch", "numba"):  # numba's threads, when first asked for, change torch's number: given back last
             if library := sys.modules.get(name):
                 before = library.get_num_threads()
                 library.set_num_threads(min(n, before))
                 stack.callback(library.set_num_threads, before)
         pools = ThreadpoolController()
-        stack.enter_context(pools.limit(limits=min([n, *(pool["num_threads"] for pool in pools.info())])))
+        running = [pool["num_threads"] for pool in pools.info() if pool["num_threads"]]  # 0: none started yet
+        stack.enter_context(pools.limit(limits=min([n, *running])))
         yield
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -74,8 +76,21 @@ def test_threads_are_limited_and_given_back():
     with threads_at_most(1):  # numba loads its own pool of threads when they are first set
         pass
     before = now()
+    assert all(before.values()), before
     with threads_at_most(1):
         assert set(now().values()) == {1}
         with threads_at_most(8):
             assert set(now().values()) == {1}, "a limit within a limit does not lift it"
     assert now() == before
+
+
+def test_torch_has_its_threads_again_after_numba_made_its_own():
+    code = (
+        "import torch, numba\n"
+        "from multivi_nf.io.processors import threads_at_most\n"
+        "with threads_at_most(1): pass\n"
+        "print(torch.get_num_threads())"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n", "numba's pool and torch's are one library's, and the former starts with 2"
