@@ -31,7 +31,7 @@ nodes() { sed -n 's/^NodeName=\([^ ]*\).*/\1/p' "$SLURM_CONF"; }
 
 case "$command" in
     start)
-        cpus=${3:-$(nproc)}
+        cpus=${3:-$(env -u OMP_NUM_THREADS nproc)}
         memory=${4:-$(awk '/^MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)}
         count=${5:-1}
         host=$(hostname -s)
