@@ -19,7 +19,7 @@ from typing import Any
 
 from multivi_nf.errors import InputError
 from multivi_nf.errors import option as named
-from multivi_nf.io.files import LONGEST_NAME, is_half, not_replaceable
+from multivi_nf.io.files import LONGEST_NAME, is_half, not_replaceable, written_whole
 
 LONGEST_PATH = 4095
 """Bytes of a path (Linux)."""
@@ -155,8 +155,9 @@ def marked(path: Path, kind: Kind) -> Iterator[None]:
     made = not path.is_dir()
     path.mkdir(parents=True, exist_ok=True)
     mark = path / _mark(kind.step)
-    mark.write_text(json.dumps({"step": kind.step}) + "\n")
     try:
+        with written_whole(mark) as temporary:
+            temporary.write_text(json.dumps({"step": kind.step}) + "\n")
         yield
     finally:
         names = (str(inside.relative_to(path)) for inside in [*path.glob("*"), *path.glob("*/*")])
