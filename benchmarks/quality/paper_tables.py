@@ -112,12 +112,12 @@ def _by_chance(rows: pd.DataFrame, shown: list[tuple[str, str, str]]) -> str:
     return f"Shuffled ({n} of {rows['method'].nunique()} methods): {'; '.join(said)}." if said else ""
 
 
-def rendered(page: str, text: str) -> str:
-    """The page with its tables replaced."""
-    found = re.search(f"{re.escape(BEGIN)}.*?{re.escape(END)}", page, re.DOTALL)
+def rendered(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """The page with what stands between two of its lines replaced."""
+    found = re.search(f"{re.escape(begin)}.*?{re.escape(end)}", page, re.DOTALL)
     if not found:
-        raise SystemExit(f"{PAGE} has no {BEGIN} ... {END}")
-    return page[: found.start()] + f"{BEGIN}\n\n{text}\n\n{END}" + page[found.end() :]
+        raise SystemExit(f"{PAGE} has no {begin} ... {end}")
+    return page[: found.start()] + f"{begin}\n\n{text}\n\n{end}" + page[found.end() :]
 
 
 def main() -> int:

@@ -11,14 +11,13 @@ whether the page is what the rows say.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from benchmarks import places
-from benchmarks.quality.paper_tables import OURS, PAGE, in_words
+from benchmarks.quality.paper_tables import OURS, PAGE, in_words, rendered
 
 from multivi_nf.benchmark.figures import ordered
 from multivi_nf.benchmark.plan import CONTROLS
@@ -129,14 +128,6 @@ def _failed(rows: pd.DataFrame) -> list[str]:
     return [f"No result of {method} on {in_words(splits)} ({note})." for (method, note), splits in failed.items()]
 
 
-def rendered(page: str, text: str) -> str:
-    """The page with its table replaced."""
-    found = re.search(f"{re.escape(BEGIN)}.*?{re.escape(END)}", page, re.DOTALL)
-    if not found:
-        raise SystemExit(f"{PAGE} has no {BEGIN} ... {END}")
-    return page[: found.start()] + f"{BEGIN}\n\n{text}\n\n{END}" + page[found.end() :]
-
-
 def main() -> int:
     """Take, write, or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,7 +137,7 @@ def main() -> int:
     if given.take:
         taken(pd.read_csv(given.take, sep="\t")).to_csv(RESULTS, sep="\t", index=False, lineterminator="\n")
     page = PAGE.read_text()
-    new = rendered(page, table(pd.read_csv(RESULTS, sep="\t")))
+    new = rendered(page, table(pd.read_csv(RESULTS, sep="\t")), BEGIN, END)
     if given.check:
         return int(new != page)
     PAGE.write_text(new)

@@ -55,4 +55,5 @@ def test_only_what_the_table_needs_is_kept():
 
 def test_the_page_says_what_the_rows_say():
     page = small_table.PAGE.read_text()
-    assert small_table.rendered(page, small_table.table(pd.read_csv(small_table.RESULTS, sep="\t"))) == page
+    text = small_table.table(pd.read_csv(small_table.RESULTS, sep="\t"))
+    assert small_table.rendered(page, text, small_table.BEGIN, small_table.END) == page
