@@ -50,10 +50,14 @@ def nextflow(container_environment: dict[str, str]) -> Callable[..., subprocess.
         *arguments: object, cwd: Path, status: int | None = 0, timeout: float = 900, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         cwd.mkdir(parents=True, exist_ok=True)
+        # These choose kernels of linear algebra, which round differently; containers do not see them
+        kept = {
+            name: value for name, value in os.environ.items() if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+        }
         done = subprocess.run(
             [launcher, *map(str, arguments)],
             cwd=cwd,
-            env=os.environ | container_environment | {"NXF_ANSI_LOG": "false"} | environment,
+            env=kept | container_environment | {"NXF_ANSI_LOG": "false"} | environment,
             capture_output=True,
             text=True,
             timeout=timeout,
