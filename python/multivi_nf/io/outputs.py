@@ -125,15 +125,19 @@ def check_place(path: Path, kind: Kind, option: str = "") -> None:
     """
     option = option or named("output")
     check_file(path / ".probe", "", option)
-    held = [] if not path.is_dir() or kind.proof(path) else sorted([*path.glob("*"), *path.glob("*/*")])
-    for inside in held:
-        name = str(inside.relative_to(path))
-        if kind.names.fullmatch(name) and not _listed(inside):
+    for inside in [] if not path.is_dir() or kind.proof(path) else _named(path, kind):
+        if not _listed(inside):
             raise InputError(
-                f"{option} {path} holds {name!r}, which `{kind.step}` did not write",
+                f"{option} {path} holds {str(inside.relative_to(path))!r}, which `{kind.step}` did not write",
                 "the step writes a file of this name, and the one that is there would be lost",
                 f"give a folder of its own, for instance {option} {path / kind.step}",
             )
+
+
+def _named(path: Path, kind: Kind) -> list[Path]:
+    """What a folder, or one in it, holds under the names of a step's files."""
+    inside = sorted([*path.glob("*"), *path.glob("*/*")])
+    return [one for one in inside if kind.names.fullmatch(str(one.relative_to(path)))]
 
 
 def _listed(path: Path) -> bool:
@@ -160,8 +164,7 @@ def marked(path: Path, kind: Kind) -> Iterator[None]:
             temporary.write_text(json.dumps({"step": kind.step}) + "\n")
         yield
     finally:
-        names = (str(inside.relative_to(path)) for inside in [*path.glob("*"), *path.glob("*/*")])
-        if not any(map(kind.names.fullmatch, names)):
+        if not _named(path, kind):
             mark.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 path.rmdir() if made else None
