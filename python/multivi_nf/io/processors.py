@@ -58,7 +58,7 @@ def threads_at_most(n: int) -> Iterator[None]:
                 library.set_num_threads(min(n, before))
                 stack.callback(library.set_num_threads, before)
         pools = ThreadpoolController()
-        running = [pool["num_threads"] for pool in pools.info() if pool["num_threads"]]  # 0: none started yet
+        running = [pool["num_threads"] for pool in pools.info() if pool["num_threads"]]  # 0, in SciPy: all
         stack.enter_context(pools.limit(limits=min([n, *running])))
         yield
 

@@ -68,6 +68,7 @@ def test_memory_that_the_groups_leave(tmp_path):
 def test_threads_are_limited_and_given_back():
     import numba
     import threadpoolctl
+    from scipy.io._fast_matrix_market import _fmm_core  # noqa: F401  # its pool stands at 0, all processors
 
     def now():
         pools = threadpoolctl.threadpool_info()
@@ -76,7 +77,7 @@ def test_threads_are_limited_and_given_back():
     with threads_at_most(1):  # numba loads its own pool of threads when they are first set
         pass
     before = now()
-    assert all(before.values()), before
+    assert before["numba"] >= 1 and 0 in before.values(), before
     with threads_at_most(1):
         assert set(now().values()) == {1}
         with threads_at_most(8):
