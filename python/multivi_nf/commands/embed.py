@@ -77,8 +77,9 @@ def command(trained: Trained, output: Path, wanted: Wanted, chunks: Path | None,
     sets = read_marker_sets(wanted.marker_sets) if wanted.marker_sets else None
     starts = gene_starts(wanted.genome, wanted.tss, wanted.gtf)
     model = trained.load_model()
-    # markers are looked for in the counts of all cells; else these are read a block of cells at a time
-    tables = None if sets is not None else read_tables(trained.mosaic)
+    # counts are read a block of cells at a time
+    counted = None if sets is None else read_tables(trained.mosaic, counts=True)
+    tables = None if sets is not None and counted is None else read_tables(trained.mosaic)
     cells = read_mosaic(trained.mosaic) if tables is None else tables
     joined = Cells(model, cells if tables is None else trained.mosaic)
     embedding = embed(model, joined)
@@ -99,7 +100,7 @@ def command(trained: Trained, output: Path, wanted: Wanted, chunks: Path | None,
         seed=seed,
     )
     if sets is not None:
-        named = name_clusters(annotated, sets, seed)
+        named = name_clusters(annotated, sets, seed, None if counted is None else counted.mod.get("rna"))
         unknown = told_unknown(annotated, sets)
         for line in (f"{named['cell_type'].notna().sum()} of {len(named)} clusters named by their markers", unknown):
             if line:

@@ -15,7 +15,7 @@ from multivi_nf.evaluation.runs import (
     evaluate_run,
     held_out_cells,
     label_column,
-    read_run,
+    opened_run,
     too_few_labels,
     truth_labels,
 )
@@ -59,10 +59,10 @@ def command(mosaic: Path, against: Known, model: Path | None, imputed: Path | No
                 f"{option} {path} does not exist", "there is nothing to score", "give the run's own output"
             )
     known = None if truth is None else read_truth(truth)
-    data, values = read_run(mosaic, imputed)
-    kinds = label_column(data, str(labels)) if known is None else truth_labels(data, known)
-    unscored = too_few_labels(data, kinds)
-    scores = evaluate_run(data, kinds, truth=known, held_out=held_out_cells(model), imputed=values)
+    with opened_run(mosaic, imputed) as (data, values):
+        kinds = label_column(data, str(labels)) if known is None else truth_labels(data, known)
+        unscored = too_few_labels(data, kinds)
+        scores = evaluate_run(data, kinds, truth=known, held_out=held_out_cells(model), imputed=values)
     click.echo(f"{len(kinds):,} of {data.n_obs:,} cells scored")
     for score in scores:
         click.echo(score.line())

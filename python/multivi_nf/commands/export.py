@@ -55,14 +55,17 @@ def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str,
     from multivi_nf.export.modalities import check_embedded, fill_modalities
     from multivi_nf.export.tables import cells_table, clusters_table
     from multivi_nf.io.tables import write_table
-    from multivi_nf.mosaic.read import read_mosaic
+    from multivi_nf.mosaic.read import read_mosaic, read_tables
     from multivi_nf.regulation.find_links import read_called
     from multivi_nf.report.explorer import Beside, write_explorer
 
-    mosaic = read_mosaic(embedding)
+    # counts stay in the file, and are read a run of cells at a time
+    mosaic = read_tables(embedding, counts=True)
+    mosaic = read_mosaic(embedding) if mosaic is None else mosaic
     found = None if page.links is None else read_called(page.links)
     check_embedded(mosaic, embedding)
-    fill_modalities(mosaic)
+    whole = h5ad == "true" or (h5ad == "auto" and mosaic.n_obs <= MOST_CELLS)
+    fill_modalities(mosaic, graph=whole)
     write_table(cells_table(mosaic), output / "cells.tsv.gz")
     write_table(clusters_table(mosaic.obs), output / "clusters.tsv")
     stores = {path.stem: path for path in imputed}
@@ -72,7 +75,7 @@ def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str,
         place, size = output / "explorer.html", page.explorer_size
         cells, features = write_explorer(mosaic, beside, place, size=size, title=page.title)
         click.echo(f"explorer.html: {cells:,} cells, {features:,} features", err=True)
-    if h5ad == "auto" and mosaic.n_obs > MOST_CELLS:
-        click.echo(f"no h5ad: {mosaic.n_obs:,} cells are more than {MOST_CELLS:,}; --h5ad writes them", err=True)
-    elif h5ad != "false":
+    if whole:
         write_h5ad(mosaic, output / "h5ad")
+    elif h5ad == "auto":
+        click.echo(f"no h5ad: {mosaic.n_obs:,} cells are more than {MOST_CELLS:,}; --h5ad writes them", err=True)

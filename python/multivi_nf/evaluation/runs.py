@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import anndata
 import mudata
 import numpy as np
 import pandas as pd
 
+from multivi_nf.data.draws import cell_keys
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation import metrics
 from multivi_nf.evaluation.spaces import lsi_space, pca_space
 from multivi_nf.inputs.labels import label_text, unlabelled
-from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.io.hdf5 import check_hdf5, reading
+from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.limits import read_tsv
-from multivi_nf.io.stores import check_store
+from multivi_nf.io.stores import check_store, open_store
+from multivi_nf.mosaic.read import embedded
+from multivi_nf.mosaic.rows import chosen, rows_by_rows
 from multivi_nf.simulate.truth import Truth
+
+if TYPE_CHECKING:
+    import zarr
+    from scipy import sparse
 
 LATENT = "X_multivi"
 LEAST = 20
 """Fewer labelled cells than this say nothing."""
+MOST = 10_000
+"""Cells that a score looks at; of more it looks at so many, drawn by their names. Neighbours of all, and spaces of all
+counts, would cost their square, and a memory that grows with them."""
+TOGETHER = 1000
+"""Cells whose true means are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,18 @@ def truth_labels(mosaic: mudata.MuData, truth: Truth) -> pd.Series:
     return known.loc[good, "cell_type"].astype(str)
 
 
+def some(cells: pd.Index) -> pd.Index:
+    """At most `MOST` of some cells, in their order; the same ones whichever others there are."""
+    if len(cells) <= MOST:
+        return cells
+    return cells[np.sort(np.argsort(cell_keys(cells, 0, "evaluate"), kind="stable")[:MOST])]
+
+
+def counts(data: anndata.AnnData, cells: pd.Index) -> sparse.csr_matrix:
+    """(n_cells, n_features) X of some cells of a modality."""
+    return chosen(rows_by_rows(data.X), data.obs_names.get_indexer(cells))
+
+
 def score_clusters(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame) -> list[Score]:
     """ARI of clusters against the labels, beside those of each modality's own space over the same cells and grid."""
     found = []
@@ -90,10 +115,10 @@ def score_clusters(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame
     for modality, name, space in (("rna", "RNA PCA", pca_space), ("atac", "ATAC LSI", lsi_space)):
         if modality not in mosaic.mod:
             continue
-        cells = mosaic[modality].obs_names.intersection(of, sort=False)
+        cells = some(mosaic[modality].obs_names.intersection(of, sort=False))
         if len(cells) < LEAST:
             continue
-        own = metrics.best_leiden(space(mosaic[modality][cells].X), labels[cells].to_numpy())
+        own = metrics.best_leiden(space(counts(mosaic[modality], cells)), labels[cells].to_numpy())
         ours = metrics.best_leiden(joint.loc[cells].to_numpy(), labels[cells].to_numpy())
         beside = {name: own["ari"], "NMI": ours["nmi"], f"{name} NMI": own["nmi"]}
         found.append(Score(f"Leiden ARI, {modality} cells", ours["ari"], beside, "best of one grid; higher is better"))
@@ -103,24 +128,24 @@ def score_clusters(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame
 def score_mixing(mosaic: mudata.MuData, labels: pd.Series, joint: pd.DataFrame) -> list[Score]:
     """LISI ratios of modality group and batch, overall and within labels."""
     found = []
-    cells = joint.index
-    known = cells.intersection(labels.index, sort=False)
+    cells, known = some(joint.index), some(joint.index.intersection(labels.index, sort=False))
     for column, name in (("modality", "modalities"), ("batch", "batches")):
         groups = mosaic.obs.loc[cells, column].astype(str)
         if groups.nunique() < 2:
             continue
-        value = metrics.lisi_ratio(joint.to_numpy(), groups.to_numpy())
+        kinds = mosaic.obs.loc[known, column].astype(str)
+        value = metrics.lisi_ratio(joint.loc[cells].to_numpy(), groups.to_numpy())
         within = metrics.lisi_ratio_within(
-            joint.loc[known].to_numpy(), groups[known].to_numpy(), labels[known].to_numpy(), minimum=50
+            joint.loc[known].to_numpy(), kinds.to_numpy(), labels[known].to_numpy(), minimum=50
         )
         beside = {"within types": within, "scaled": value["scaled_ratio"], "unmixed": 1 / value["permuted"]}
         beside = {name: number for name, number in beside.items() if np.isfinite(number)}
         found.append(Score(f"mixing of {name}, LISI ratio", value["ratio"], beside, "1 is as if permuted"))
     if "rna" in mosaic.mod:
-        rna = mosaic["rna"].obs_names.intersection(cells, sort=False)
+        rna = some(mosaic["rna"].obs_names.intersection(joint.index, sort=False))
         batch = mosaic.obs.loc[rna, "batch"].astype(str).to_numpy()
         if len(np.unique(batch)) > 1:
-            before = metrics.lisi_ratio(pca_space(mosaic["rna"][rna].X), batch)["ratio"]
+            before = metrics.lisi_ratio(pca_space(counts(mosaic["rna"], rna)), batch)["ratio"]
             found.append(Score("mixing of batches before, RNA PCA", before, {}, "what the model started from"))
     return found
 
@@ -133,7 +158,7 @@ def score_pairs(mosaic: mudata.MuData, labels: pd.Series, held_out: pd.Index | N
     paired = rna.index.intersection(atac.index, sort=False).intersection(labels.index, sort=False)
     found = []
     apart = paired.intersection([] if held_out is None else held_out, sort=False)
-    for cells, name in ((paired, "paired cells"), (apart, "held-out pairs")):
+    for cells, name in ((some(paired), "paired cells"), (some(apart), "held-out pairs")):
         if len(cells) < LEAST:
             continue
         views = metrics.pairing(rna.loc[cells].to_numpy(), atac.loc[cells].to_numpy(), labels[cells].to_numpy())
@@ -149,17 +174,19 @@ def score_types(mosaic: mudata.MuData, labels: pd.Series) -> list[Score]:
         if f"{LATENT}_{modality}" not in mosaic.obsm or modality not in mosaic.mod:
             continue
         frame = latent(mosaic, f"{LATENT}_{modality}")
-        cells = frame.index.intersection(labels.index, sort=False)
+        spaces[modality] = frame.loc[frame.index.intersection(labels.index, sort=False)]
+        cells = some(spaces[modality].index)
         if len(cells) < LEAST:
+            del spaces[modality]
             continue
-        spaces[modality] = frame.loc[cells]
         kinds = labels[cells].to_numpy()
-        own = metrics.label_purity(space(mosaic[modality][cells].X), kinds)
-        value = metrics.label_purity(spaces[modality].to_numpy(), kinds)
+        own = metrics.label_purity(space(counts(mosaic[modality], cells)), kinds)
+        value = metrics.label_purity(spaces[modality].loc[cells].to_numpy(), kinds)
         found.append(Score(f"15-NN type purity, {modality} view", value, {name: own}, "higher is better"))
     if {"rna", "atac"} <= set(spaces):
         source = spaces["rna"]
-        target = spaces["atac"].loc[spaces["atac"].index.difference(source.index, sort=False)]
+        target = spaces["atac"].loc[some(spaces["atac"].index.difference(source.index, sort=False))]
+        source = source.loc[some(source.index)]
         if len(target) >= LEAST:
             moved = metrics.label_transfer(source.to_numpy(), labels[source.index].to_numpy(), target.to_numpy())
             kinds = labels[target.index].to_numpy()
@@ -188,19 +215,69 @@ def true_expression(measured: pd.Index, truth: Truth, cells: pd.Index, genes: pd
     return mean
 
 
-def score_imputed_rna(mosaic: mudata.MuData, truth: Truth, imputed: anndata.AnnData) -> list[Score]:
+@dataclass(frozen=True)
+class Imputed:
+    """A store of imputed values, of which only what is scored is read."""
+
+    path: Path
+    obs: pd.DataFrame
+    var_names: pd.Index
+
+    @classmethod
+    def of(cls, path: Path) -> Imputed:
+        """Read the tables of a store."""
+        check_store(path)
+        with reading(path):
+            group = open_store(path)
+            return cls(path, anndata.io.read_elem(group["obs"]), anndata.io.read_elem(group["var"]).index)
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Its cells."""
+        return self.obs.index
+
+    def __getitem__(self, asked: tuple[pd.Index, pd.Index]) -> anndata.AnnData:
+        """Values and their bounds of some cells and features."""
+        cells, features = asked
+        rows, columns = self.obs_names.get_indexer(cells), self.var_names.get_indexer(features)
+        with reading(self.path):
+            group = open_store(self.path)
+            read = {
+                name: _some_of(cast("zarr.Array[Any]", group[name]), rows, columns)
+                for name in ("X", "layers/lower", "layers/upper")
+                if name in group
+            }
+        layers = {name.removeprefix("layers/"): values for name, values in read.items() if name != "X"}
+        tables = {"obs": pd.DataFrame(index=cells), "var": pd.DataFrame(index=features)}
+        return anndata.AnnData(read["X"], **tables, layers=layers)
+
+
+def _some_of(stored: zarr.Array[Any], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(n_rows, n_columns) values, read chunk by chunk of rows."""
+    found, step = np.empty((len(rows), len(columns)), stored.dtype), stored.chunks[0]
+    for start in np.unique(rows // step) * step:
+        inside = np.flatnonzero((rows >= start) & (rows < start + step))
+        block = np.asarray(stored[int(start) : int(start + step)])
+        found[inside] = block[rows[inside] - start][:, columns]
+    return found
+
+
+def score_imputed_rna(mosaic: mudata.MuData, truth: Truth, imputed: anndata.AnnData | Imputed) -> list[Score]:
     """Imputed expression of cells without RNA against their true means, beside the mean profile of measured cells."""
     genes = mosaic["rna"].var_names.intersection(truth.genes.index, sort=False)
     asked = imputed.var_names.intersection(genes, sort=False)
     cells = imputed.obs_names[~imputed.obs["measured"].to_numpy(bool)].intersection(truth.cells.index, sort=False)
-    cells = cells[~truth.cells.loc[cells, "doublet"].astype(bool)]
+    cells = some(cells[~truth.cells.loc[cells, "doublet"].astype(bool)])
     if len(cells) < LEAST or len(asked) < 2:
         return []
-    mean = true_expression(mosaic["rna"].obs_names, truth, cells, genes)[asked].to_numpy()
+    measured = mosaic["rna"]
+    blocks = [cells[start : start + TOGETHER] for start in range(0, len(cells), TOGETHER)]
+    means = [true_expression(measured.obs_names, truth, block, genes)[asked].to_numpy() for block in blocks]
+    mean = np.concatenate(means)
     part = imputed[cells, asked]
     predicted = np.asarray(part.X, dtype=np.float64)
-    measured = mosaic["rna"]
-    shares = measured.X / np.maximum(measured.X.sum(1), 1)
+    known = counts(measured, some(measured.obs_names))
+    shares = known / np.maximum(known.sum(1), 1)
     profile = 1e4 * np.asarray(shares.mean(0)).ravel()[measured.var_names.get_indexer(asked)]
     ours, constant = (np.mean((np.log1p(p) - np.log1p(mean)) ** 2) for p in (predicted, profile[None, :]))
     scores = {"cells": len(cells), "skill over mean profile": 1 - ours / constant}
@@ -241,7 +318,7 @@ def evaluate_run(
     *,
     truth: Truth | None = None,
     held_out: pd.Index | None = None,
-    imputed: Mapping[str, anndata.AnnData] | None = None,
+    imputed: Mapping[str, anndata.AnnData | Imputed] | None = None,
 ) -> list[Score]:
     """Score a run's embedding, and its imputation where a truth is given.
 
@@ -273,17 +350,12 @@ def evaluate_run(
     return scores
 
 
-def read_run(mosaic: Path, imputed: Path | None) -> tuple[mudata.MuData, dict[str, anndata.AnnData] | None]:
-    """Read a run's multivi.h5mu and its imputed RNA, where there is any."""
-    check_hdf5(mosaic)
-    if imputed is not None:
-        check_store(imputed)
-    with reading(mosaic):
-        run = read_h5mu(mosaic)
-    if imputed is None:
-        return run, None
-    with reading(imputed):
-        return run, {"rna": anndata.read_zarr(imputed)}
+@contextmanager
+def opened_run(mosaic: Path, imputed: Path | None) -> Iterator[tuple[mudata.MuData, dict[str, Imputed] | None]]:
+    """Open a run's multivi.h5mu and its imputed RNA, where there is any; counts and values stay in their files."""
+    found = None if imputed is None else {"rna": Imputed.of(imputed)}
+    with embedded(mosaic) as run:
+        yield run, found
 
 
 def held_out_cells(model: Path | None) -> pd.Index | None:

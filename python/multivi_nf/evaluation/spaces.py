@@ -27,7 +27,9 @@ class Pca:
     def __init__(self, counts: sp.spmatrix, n: int = 30, seed: int = 0) -> None:
         logged = log_cp10k(counts)
         self.mean = np.asarray(logged.mean(0)).ravel()
-        self.components = principal(logged.toarray() - self.mean, n, seed=seed)[1]
+        centred = logged.toarray()
+        centred -= self.mean
+        self.components = principal(centred, n, seed=seed)[1]
 
     def __call__(self, counts: sp.spmatrix) -> np.ndarray:
         """(n_cells, n) coordinates."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from multivi_nf.counts.given import SUFFIX
 from multivi_nf.export.normalise import SCALES, log_normalised
 from multivi_nf.io.files import written_whole
+from multivi_nf.mosaic.rows import counts_of, runs
+from multivi_nf.mosaic.write import MatrixWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +25,7 @@ MOST_CELLS = 50_000
 
 
 def single_modality(mosaic: MuData, modality: str) -> ad.AnnData:
-    """Make the AnnData of one modality: X log-normalised, counts in a layer, symbols as names.
+    """Make the AnnData of one modality but for its matrices of values: symbols as names, ids in a column.
 
     Parameters
     ----------
@@ -38,7 +40,6 @@ def single_modality(mosaic: MuData, modality: str) -> ad.AnnData:
     feature's id stands in `var["gene_id"]` (`atac`: peaks keep their names). `obsm` holds no missing values.
     """
     data = mosaic.mod[modality]
-    counts = sparse.csr_matrix(data.layers["counts"] if "counts" in data.layers else data.X).astype(np.int32)
     var = data.var.copy()
     if modality != "atac":
         ids = data.var_names.astype(str)
@@ -52,7 +53,7 @@ def single_modality(mosaic: MuData, modality: str) -> ad.AnnData:
         var[column] = var[column].fillna("").astype(str)
     obs = data.obs.copy()
     obs.index.name = None
-    result = ad.AnnData(log_normalised(counts, modality), obs=obs, var=var, layers={"counts": counts})
+    result = ad.AnnData(obs=obs, var=var)
     for key in data.obsm:
         values = np.asarray(data.obsm[key], dtype=np.float32)
         if np.isfinite(values).all():
@@ -65,11 +66,23 @@ def single_modality(mosaic: MuData, modality: str) -> ad.AnnData:
 
 
 def write_h5ad(mosaic: MuData, folder: Path) -> list[Path]:
-    """Write `<modality>.h5ad` of every modality into `folder`; the same bytes for the same mosaic."""
+    """Write `<modality>.h5ad` of every modality into `folder`; the same bytes for the same mosaic.
+
+    :func:`single_modality` with X log-normalised and counts in a layer, both written a run of cells at a time; their
+    columns stand once in the file.
+    """
     paths = []
-    for modality in mosaic.mod:
+    for modality, data in mosaic.mod.items():
         path = folder / f"{modality}.h5ad"
         with written_whole(path) as temporary:
             single_modality(mosaic, modality).write_h5ad(temporary, compression="gzip")
+            with h5py.File(temporary, "r+") as file:
+                counts = MatrixWriter(file["layers"], "counts", data.n_vars, np.int32)
+                values = MatrixWriter(file, "X", data.n_vars, np.float32, places_of=counts)
+                for _, rows in runs(counts_of(data)):
+                    counts.append(rows.data, rows.indices, rows.indptr)
+                    values.append(log_normalised(rows, modality).data, rows.indices, rows.indptr)
+                counts.close()
+                values.close()
         paths.append(path)
     return paths

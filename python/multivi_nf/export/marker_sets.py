@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from multivi_nf.errors import InputError
-from multivi_nf.export.normalise import log_normalised
+from multivi_nf.export.normalise import add_up, normalised_runs
 from multivi_nf.io.limits import read_bytes
 from multivi_nf.io.text import decoded
 
@@ -88,14 +87,14 @@ def told_unknown(mosaic: MuData, sets: pd.DataFrame) -> str:
     return f"{len(genes)} of {sets['gene'].nunique()} marker genes are not in the mosaic ({shown}{more}){none}"
 
 
-def name_clusters(mosaic: MuData, sets: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def name_clusters(mosaic: MuData, sets: pd.DataFrame, seed: int = 0, rna: AnnData | None = None) -> pd.DataFrame:
     """Score every type in every cluster and write the best one that beats chance to `obs["cell_type_by_markers"]`.
 
     The score is the mean of sign × z over the type's genes, z being a gene's mean log expression in the cluster less
     that of all clusters, by its spread between clusters. It is compared with 1,000 sets of as many genes with the same
     signs, drawn from genes of like abundance: `score` is the distance from their mean in their standard deviations. The
     best type stands if at most 5 % of the draws have, over all types, as large a best score, so that choosing among
-    types is paid for.
+    types is paid for. `rna`: where the counts are, if the mosaic holds tables alone.
 
     Returns
     -------
@@ -108,8 +107,8 @@ def name_clusters(mosaic: MuData, sets: pd.DataFrame, seed: int = 0) -> pd.DataF
     """
     if "rna" not in mosaic.mod:
         raise InputError("the mosaic holds no RNA", "marker genes are looked up in it", "leave --marker_sets out")
-    data, clusters = mosaic.mod["rna"], mosaic.obs["cluster"].cat.categories
-    means = _cluster_means(mosaic)
+    data, clusters = mosaic.mod["rna"] if rna is None else rna, mosaic.obs["cluster"].cat.categories
+    means = _cluster_means(mosaic, data)
     known = np.isfinite(means[:, 0])
     genes = _positions(data, sets["gene"])
     if (genes < 0).all():
@@ -144,14 +143,13 @@ def name_clusters(mosaic: MuData, sets: pd.DataFrame, seed: int = 0) -> pd.DataF
     return table
 
 
-def _cluster_means(mosaic: MuData) -> np.ndarray:
-    data = mosaic.mod["rna"]
+def _cluster_means(mosaic: MuData, data: AnnData) -> np.ndarray:
     codes = pd.Series(mosaic.obs["cluster"].cat.codes.to_numpy(), index=mosaic.obs_names).reindex(data.obs_names)
-    shape = (len(mosaic.obs["cluster"].cat.categories), data.n_obs)
-    member = sparse.csr_matrix((np.ones(data.n_obs), (codes.to_numpy(), np.arange(data.n_obs))), shape=shape)
-    cells = np.asarray(member.sum(axis=1))
+    total = np.zeros((len(mosaic.obs["cluster"].cat.categories), data.n_vars))
+    for at, values in normalised_runs(data, "rna"):
+        add_up(total, codes.to_numpy()[at], values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((member @ log_normalised(sparse.csr_matrix(data.X), "rna")).todense()) / cells
+        return total / np.bincount(codes, minlength=len(total))[:, None]
 
 
 def _positions(data: AnnData, genes: pd.Series) -> np.ndarray:

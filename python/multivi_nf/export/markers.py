@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from multivi_nf.export.normalise import log_normalised
+from multivi_nf.export.normalise import add_up, normalised_runs
 from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.stores import open_store
 from multivi_nf.io.tables import write_table
@@ -52,13 +52,13 @@ class Moments:
     def add(self, values: sparse.csr_matrix | np.ndarray, groups: np.ndarray) -> None:
         """Add cells: (n, n_features) values and the number of each cell's group; -1 is in none."""
         own = groups >= 0
-        shape = (len(self.cells), int(own.sum()))
-        member = sparse.csr_matrix((np.ones(shape[1]), (groups[own], np.arange(shape[1]))), shape=shape)
         values = sparse.csr_matrix(values[own], dtype=np.float64)
-        self.cells += np.bincount(groups[own], minlength=shape[0])
-        self.total += np.asarray((member @ values).todense())
-        self.squares += np.asarray((member @ values.multiply(values)).todense())
-        self.above += np.asarray((member @ (values > 0).astype(float)).todense())
+        self.cells += np.bincount(groups[own], minlength=len(self.cells))
+        add_up(self.total, groups[own], values)
+        values.data, positive = values.data**2, (values.data > 0).astype(float)
+        add_up(self.squares, groups[own], values)
+        values.data = positive
+        add_up(self.above, groups[own], values)
 
 
 def against_rest(moments: Moments, k: int) -> pd.DataFrame:
@@ -125,10 +125,9 @@ def markers(mosaic: MuData, modality: str, imputed: Path | None = None, top: int
     data = mosaic.mod[modality]
     clusters = mosaic.obs["cluster"].cat.categories
     codes = pd.Series(mosaic.obs["cluster"].cat.codes.to_numpy(), index=mosaic.obs_names)
-    counts = sparse.csr_matrix(data.layers["counts"] if "counts" in data.layers else data.X)
-    values = log_normalised(counts, modality) / np.float32(np.log(2))
-    observed = Moments.empty(len(clusters), data.n_vars)
-    observed.add(values, codes.reindex(data.obs_names).to_numpy())
+    observed, own = Moments.empty(len(clusters), data.n_vars), codes.reindex(data.obs_names).to_numpy()
+    for at, values in normalised_runs(data, modality):
+        observed.add(values / np.float32(np.log(2)), own[at])
     guessed = _imputed(imputed, data.var_names, codes, len(clusters)) if imputed is not None else None
     symbol = (data.var["symbol"] if "symbol" in data.var else data.var_names.to_series()).astype(str).to_numpy()
     tables = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from multivi_nf.errors import Damaged, InputError
 from multivi_nf.modalities import MODALITIES
@@ -20,7 +21,7 @@ MOST_CATEGORIES = 256
 """A column of words with more values names things rather than groups them: it gets no colours."""
 
 
-def fill_modalities(mosaic: MuData) -> MuData:
+def fill_modalities(mosaic: MuData, *, graph: bool = True) -> MuData:
     """Give every modality the obs, UMAP, latent space, neighbour graph and colours of its own cells, in place.
 
     mudata does not hand these down, so that `sc.pl.umap(mosaic["rna"], color="cluster")` would find nothing. Columns of
@@ -31,6 +32,8 @@ def fill_modalities(mosaic: MuData) -> MuData:
     ----------
     mosaic
         As :func:`multivi_nf.latent.annotate.annotate` leaves it.
+    graph
+        False: the neighbour graph, the largest part, stays with the whole.
     """
     mosaic.obs = tidy(mosaic.obs)
     colours = {column: colours_of(mosaic.obs[column].cat.categories) for column in coloured(mosaic.obs)}
@@ -38,6 +41,8 @@ def fill_modalities(mosaic: MuData) -> MuData:
         mosaic.uns[f"{column}_colors"] = np.array(list(of_category.values()), dtype=object)
     for name, data in mosaic.mod.items():
         _fill(mosaic, name, data, colours)
+        if graph:
+            _fill_graph(mosaic, data)
     return mosaic
 
 
@@ -125,12 +130,18 @@ def _fill(mosaic: MuData, name: str, data: AnnData, colours: dict[str, dict[str,
     for key in ("X_umap", "X_multivi", "X_multivi_mean", "X_multivi_variance", f"X_multivi_{name}"):
         if key in mosaic.obsm:
             data.obsm[key] = np.asarray(mosaic.obsm[key])[rows]
-    for key in ("connectivities", "distances"):
-        if key in mosaic.obsp:
-            data.obsp[key] = mosaic.obsp[key][rows][:, rows].tocsr()
     if "neighbors" in mosaic.uns:
         data.uns["neighbors"] = mosaic.uns["neighbors"]
     for column, of_category in colours.items():
         kept = obs[column].cat.categories
         if len(kept):
             data.uns[f"{column}_colors"] = np.array([of_category[value] for value in kept], dtype=object)
+
+
+def _fill_graph(mosaic: MuData, data: AnnData) -> None:
+    rows = mosaic.obs_names.get_indexer(data.obs_names)
+    for key in ("connectivities", "distances"):
+        if key in mosaic.obsp:
+            whole = mosaic.obsp[key]
+            whole = whole if sparse.issparse(whole) else whole.to_memory()
+            data.obsp[key] = whole[rows][:, rows].tocsr()

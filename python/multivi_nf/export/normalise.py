@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+from anndata import AnnData
 from scipy import sparse
 
+from multivi_nf.mosaic.rows import counts_of, runs
 from multivi_nf.reduction import log_levelled
 
 SCALES = {
@@ -36,3 +40,23 @@ def log_normalised(counts: sparse.csr_matrix, modality: str) -> sparse.csr_matri
     logs.data = np.log1p(logs.data)
     size = np.exp(np.asarray(logs.sum(axis=1)).ravel() / max(counts.shape[1], 1))
     return log_levelled(counts, 1, total=size).astype(np.float32)
+
+
+def normalised_runs(data: AnnData, modality: str) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Yield a modality's cells a run at a time: where they stand, and :func:`log_normalised` of their counts."""
+    for at, counts in runs(counts_of(data)):
+        yield at, log_normalised(counts, modality)
+
+
+def add_up(total: np.ndarray, rows: np.ndarray, values: sparse.csr_matrix) -> None:
+    """Add each row of (n, n_features) `values` to a row of (n_rows, n_features) `total`, in place and cell by cell.
+
+    Sums so come out the same to the bit however the cells are cut into runs.
+
+    Parameters
+    ----------
+    rows
+        (n,) the row of `total` that each is added to.
+    """
+    place = np.repeat(rows.astype(np.int64) * total.shape[1], np.diff(values.indptr)) + values.indices
+    np.add.at(total.reshape(-1), place, values.data)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
 import mudata
 import numpy as np
 import pandas as pd
+from anndata.abc import CSRDataset
 from scipy import sparse
 
 from multivi_nf.counts.features import is_hashtag, is_isotype, is_no_feature
@@ -19,7 +23,7 @@ from multivi_nf.counts.matrix import check_structure, whole_numbers
 from multivi_nf.errors import Damaged, InputError
 from multivi_nf.inputs.labels import label_text
 from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.io.hdf5 import check_hdf5, reading_hdf5
+from multivi_nf.io.hdf5 import check_hdf5, reading, reading_hdf5
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic.features import stained
 from multivi_nf.mosaic.parts import words_of
@@ -117,10 +121,18 @@ def _known(mosaic: mudata.MuData) -> dict[str, ad.AnnData]:
     return found
 
 
-def read_tables(path: Path) -> mudata.MuData | None:
-    """Read a mosaic that `mosaic` wrote without its counts: tables alone; None where it must be read whole.
+def read_tables(path: Path, *, counts: bool = False) -> mudata.MuData | None:
+    """Read a mosaic that this package wrote without its counts: tables alone; None where it must be read whole.
 
     Memory is that of the tables of cells and features, whatever the number of counts.
+
+    Parameters
+    ----------
+    path
+        What `mosaic` or `embed` wrote.
+    counts
+        Also give what EMBED adds to the whole, and `X`, `layers` and the neighbour graph as matrices that stay in the
+        file, which is open as long as they live (:mod:`multivi_nf.mosaic.rows` reads them, :func:`closed` closes it).
     """
     if not path.is_file():
         return None
@@ -128,22 +140,82 @@ def read_tables(path: Path) -> mudata.MuData | None:
         own = "multivi_nf" in file.get("uns", {}) and "has_rna" in file.get("obs", {}) and "mod" in file
         if not own or any("layers" not in file["mod"][name] for name in file["mod"]):
             return None
-        tables = ("obs", "var", "uns", "obsm", "varm")
+        if counts and not all(_is_csr(matrix) for matrix in _matrices(file)):
+            return None
         order = [str(name) for name in file["mod"].attrs.get("mod-order", list(file["mod"]))]
-        with quiet(), mudata.set_options(pull_on_update=False):
-            mods = {
-                name: ad.AnnData(
-                    **{key: ad.io.read_elem(file["mod"][name][key]) for key in tables if key in file["mod"][name]}
-                )
-                for name in order
-            }
-            mosaic = mudata.MuData(mods)
-            obs = ad.io.read_elem(file["obs"])
-            if not mosaic.obs_names.equals(obs.index):
-                return None
-            mosaic.obs = obs
-            mosaic.uns = ad.io.read_elem(file["uns"])
+        obs, uns = ad.io.read_elem(file["obs"]), ad.io.read_elem(file["uns"])
+        tables = {
+            name: {key: ad.io.read_elem(file["mod"][name][key]) for key in TABLES if key in file["mod"][name]}
+            for name in order
+        }
+        places = {k: ad.io.read_elem(file["obsm"][k]) for k in file.get("obsm", {}) if counts and k not in order}
+    stored = h5py.File(path, "r", rdcc_nbytes=CACHE) if counts else None
+    with reading(path), quiet(), mudata.set_options(pull_on_update=False):
+        more = {name: {} if stored is None else _staying(stored["mod"][name]) for name in order}
+        mosaic = mudata.MuData({name: ad.AnnData(**tables[name], **more[name]) for name in order})
+        if not mosaic.obs_names.equals(obs.index):
+            closed(mosaic)
+            return None
+        mosaic.obs, mosaic.uns = obs, uns
+        mosaic.obsm.update(places)
+        for key, graph in {} if stored is None else stored.get("obsp", {}).items():
+            mosaic.obsp[key] = ad.io.sparse_dataset(graph)
     return mosaic
+
+
+TABLES = ("obs", "var", "uns", "obsm", "varm")
+CACHE = 4 << 20
+"""Bytes of unpacked chunks kept for each data set: neighbouring runs of rows share their first and last."""
+
+
+def _matrices(file: h5py.File) -> list[h5py.Group | h5py.Dataset | None]:
+    """X and layers of all modalities, and the graph."""
+    mods = file["mod"].values()
+    layers = (matrix for m in mods for matrix in m["layers"].values())
+    return [*(m.get("X") for m in mods), *layers, *file.get("obsp", {}).values()]
+
+
+def _is_csr(matrix: h5py.Group | h5py.Dataset | None) -> bool:
+    return isinstance(matrix, h5py.Group) and matrix.attrs.get("encoding-type") == "csr_matrix"
+
+
+def _staying(group: h5py.Group) -> dict[str, Any]:
+    """X and layers of a modality that stay in the file."""
+    layers = {name: ad.io.sparse_dataset(group["layers"][name]) for name in group["layers"]}
+    return {"X": ad.io.sparse_dataset(group["X"]), "layers": layers}
+
+
+@contextmanager
+def embedded(path: Path) -> Iterator[mudata.MuData]:
+    """Open what EMBED wrote: counts, layers and graph stay in the file, which is closed in the end.
+
+    One that another tool wrote is read into memory, but for X.
+
+    Raises
+    ------
+    InputError
+        The file is damaged.
+    """
+    mosaic = read_tables(path, counts=True)
+    if mosaic is None:
+        check_hdf5(path)
+        with reading(path):
+            mosaic = read_h5mu(path, backed="r")
+    try:
+        yield mosaic
+    finally:
+        if mosaic.file.filename is None:
+            closed(mosaic)
+        else:
+            mosaic.file.close()
+
+
+def closed(mosaic: mudata.MuData) -> None:
+    """Close the file that a mosaic's counts are in, where they stay in one."""
+    for data in mosaic.mod.values():
+        if isinstance(data.X, CSRDataset):
+            data.X.group.file.close()
+            return
 
 
 def _annotation(mosaic: mudata.MuData, cells: pd.Index) -> tuple[pd.DataFrame, list[str]]:

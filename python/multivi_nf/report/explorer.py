@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from scipy import sparse
 
 from multivi_nf.export.markers import imputed_runs
-from multivi_nf.export.normalise import log_normalised
+from multivi_nf.export.normalise import add_up, normalised_runs
 from multivi_nf.io.files import written_whole
 from multivi_nf.io.hdf5 import reading
 from multivi_nf.io.limits import object_in
@@ -24,7 +23,6 @@ from multivi_nf.palette import colours_of, natural
 from multivi_nf.report.environment import environment, template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from mudata import MuData
@@ -282,16 +280,17 @@ def _wanted(mosaic: MuData, markers: dict[str, pd.DataFrame], links: pd.DataFram
         best = pd.concat(ranked).sort_values("rank", kind="stable").drop_duplicates(["modality", "feature"])
         order += [(row.modality, place[row.modality].get_loc(row.feature)) for row in best.itertuples()]
     if "rna" in mosaic.mod:
-        values = log_normalised(_counts(mosaic, "rna"), "rna")
-        mean = np.asarray(values.mean(axis=0)).ravel()
-        spread = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
+        data = mosaic.mod["rna"]
+        mean, squares = np.zeros((2, 1, data.n_vars), np.float32)
+        share = np.float32(1 / max(data.n_obs, 1))
+        for _, values in normalised_runs(data, "rna"):
+            for total, power in ((mean, 1), (squares, 2)):
+                part = values.copy()
+                part.data = part.data**power * share
+                add_up(total, np.zeros(part.shape[0], int), part)
+        spread = squares[0] - mean[0] ** 2
         order += [("rna", int(k)) for k in np.argsort(-spread, kind="stable")[:VARIABLE]]
     return list(dict.fromkeys(order))[:most]
-
-
-def _counts(mosaic: MuData, modality: str) -> sparse.csr_matrix:
-    data = mosaic.mod[modality]
-    return sparse.csr_matrix(data.layers["counts"] if "counts" in data.layers else data.X)
 
 
 def _add_features(
@@ -301,7 +300,7 @@ def _add_features(
     observed, guessed = {}, {}
     for modality in mosaic.mod:
         places = [k for m, k in wanted if m == modality]
-        observed[modality] = dict(zip(places, _observed(mosaic, modality, places, rows)))
+        observed[modality] = _observed(mosaic, modality, places, rows)
         if modality in imputed and places:
             guessed[modality] = _imputed(mosaic, imputed[modality], modality, places, rows)
     for modality, place in wanted:
@@ -345,13 +344,17 @@ def _add_feature(page: Page, values: np.ndarray, item: Feature) -> bool:
     return page.add(quantised(values, 0.0, high).tobytes(), replace(item, high=round(high, 4)))
 
 
-def _observed(mosaic: MuData, modality: str, places: list[int], rows: np.ndarray) -> Iterator[np.ndarray]:
+def _observed(mosaic: MuData, modality: str, places: list[int], rows: np.ndarray) -> dict[int, np.ndarray]:
     """Normalised values of features for the cells of the page; NaN where the modality was not measured."""
-    values = log_normalised(_counts(mosaic, modality), modality).tocsc()
-    at = mosaic.mod[modality].obs_names.get_indexer(mosaic.obs_names[rows])
-    for place in places:
-        column = values[:, [place]].toarray().ravel()
-        yield np.where(at >= 0, column[at], np.nan)
+    data = mosaic.mod[modality]
+    found = np.full((len(places), len(rows)), np.nan, dtype=np.float32)
+    if not places:
+        return {}
+    at = mosaic.obs_names[rows].get_indexer(data.obs_names)
+    for run, values in normalised_runs(data, modality):
+        inside = at[run] >= 0
+        found[:, at[run][inside]] = values[inside][:, places].toarray().T
+    return dict(zip(places, found))
 
 
 def _imputed(mosaic: MuData, store: Path, modality: str, places: list[int], rows: np.ndarray) -> dict[int, np.ndarray]:

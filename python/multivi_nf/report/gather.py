@@ -13,11 +13,11 @@ import scipy.sparse as sp
 
 from multivi_nf.errors import Damaged, InputError
 from multivi_nf.export.markers import array_of
-from multivi_nf.io.h5mu import read_h5mu
-from multivi_nf.io.hdf5 import check_hdf5, open_hdf5, reading
+from multivi_nf.io.hdf5 import open_hdf5, reading
 from multivi_nf.io.limits import check_columns, object_in, read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store, open_store
 from multivi_nf.modalities import MODALITIES
+from multivi_nf.mosaic.read import embedded
 from multivi_nf.report import facts
 
 QC_ROWS = 20_000
@@ -162,10 +162,7 @@ def read_results(outdir: Path) -> Results:
             "the report draws the embedding that EMBED wrote into it",
             "give the --outdir of a finished run, or run `multivi-nf embed MOSAIC MODEL --output multivi.h5mu` first",
         )
-    check_hdf5(path)
-    with reading(path):
-        mosaic = read_h5mu(path, backed="r")
-    try:
+    with embedded(path) as mosaic:
         results = Results(
             outdir=outdir,
             cells=mosaic.obs.copy(),
@@ -181,8 +178,6 @@ def read_results(outdir: Path) -> Results:
         peaks = mosaic.mod["atac"].var if "atac" in mosaic.mod else pd.DataFrame()
         if "nearest_gene" in peaks:
             results.nearest_genes = dict(zip(peaks.index.astype(str), peaks["nearest_gene"].astype(str)))
-    finally:
-        mosaic.file.close()
     results.qc = _read_qc(outdir / "qc")
     results.fragments = {
         path.parent.name: facts.shown(facts.Fragments, read_object(path))

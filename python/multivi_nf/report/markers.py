@@ -10,8 +10,8 @@ import pandas as pd
 import scipy.sparse as sp
 from markupsafe import Markup
 
-from multivi_nf.io.h5mu import read_h5mu
 from multivi_nf.modalities import MODALITIES
+from multivi_nf.mosaic.read import embedded
 from multivi_nf.palette import natural
 from multivi_nf.report import figures
 from multivi_nf.report.gather import Results
@@ -55,14 +55,11 @@ def markers(results: Results) -> list[Dots]:
     drawn: list[Dots] = []
     if "cluster" not in results.cells:
         return drawn
-    mosaic = read_h5mu(results.outdir / "multivi.h5mu", backed="r")
-    try:
+    with embedded(results.outdir / "multivi.h5mu") as mosaic:
         for modality in MODALITIES:
             if modality in mosaic.mod:
                 found = _of_modality(results, modality, mosaic.mod[modality])
                 drawn += [found] if found else []
-    finally:
-        mosaic.file.close()
     return drawn
 
 

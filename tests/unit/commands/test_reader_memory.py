@@ -14,12 +14,18 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from multivi_nf.commands import exit_code
 from multivi_nf.comparison.compare import differential
+from multivi_nf.export.h5ad import write_h5ad
+from multivi_nf.export.modalities import fill_modalities
 from multivi_nf.held_out.calibrate import calibrate
 from multivi_nf.imputation.impute import Imputer, Options, impute_to_zarr
 from multivi_nf.latent.cells import Cells, cells_of
 from multivi_nf.latent.embed import embed
-from multivi_nf.mosaic.write import fill, skeleton
+from multivi_nf.mosaic.read import embedded as embedded_file
+from multivi_nf.mosaic.read import read_tables
+from multivi_nf.mosaic.write import copy_counts, fill, skeleton
+from multivi_nf.report.gather import read_results
 from multivi_nf.training import MultiVI
 from multivi_nf.training.split import split_cells, split_table
 
@@ -28,6 +34,9 @@ SHOWN = {"rna": (300, 120), "atac": (400, 160)}
 """Features, and how many of them a cell shows."""
 A_CELL = 700
 """Bytes of the tables of cells: names in three indexes, batch, row pointers, a few columns of obs."""
+
+A_CELL_EMBEDDED = 1200
+"""The same of what EMBED wrote: places, a map, obs of the whole and of each modality."""
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 
@@ -107,6 +116,59 @@ def check(path: Path, model: MultiVI, _: Path) -> None:
 
 def place(path: Path, model: MultiVI, _: Path) -> None:
     embed(model, path)
+
+
+@pytest.fixture(scope="module")
+def embedded(files) -> dict[int, Path]:
+    """Size to what EMBED would write: clusters, places, a UMAP; counts as they are in the mosaic."""
+    found, rng = {}, np.random.default_rng(0)
+    for n, (path, _, _) in files.items():
+        mosaic = read_tables(path)
+        mosaic.obs["cluster"] = pd.Categorical(mosaic.obs["group"])
+        mosaic.obs["sample"], mosaic.obs["modality"] = mosaic.obs["batch"], "rna"
+        for modality in mosaic.mod:
+            mosaic.obs[f"has_{modality}"] = mosaic.obs_names.isin(mosaic[modality].obs_names)
+        mosaic.obsm["X_umap"] = rng.normal(size=(n, 2)).astype(np.float32)
+        for key in ("X_multivi", "X_multivi_rna", "X_multivi_atac"):
+            values = rng.normal(size=(n, 4)).astype(np.float32)
+            values[~mosaic.obs.get(f"has_{key[10:]}", pd.Series(True, mosaic.obs_names)).to_numpy()] = np.nan
+            mosaic.obsm[key] = values
+        mosaic.obsm["X_multivi_variance"] = np.ones((n, 4), np.float32)
+        fill_modalities(mosaic)
+        found[n] = path.with_name(f"{n}.embedded") / "multivi.h5mu"
+        found[n].parent.mkdir()
+        mosaic.write_h5mu(found[n])
+        copy_counts(path, found[n])
+    return found
+
+
+def hand_on(path: Path, folder: Path) -> None:
+    assert exit_code(["export", str(path), "--h5ad", "false", "--explorer-size", "1", "--output", str(folder)]) == 0
+
+
+def hand_on_whole(path: Path, folder: Path) -> None:
+    with embedded_file(path) as mosaic:
+        write_h5ad(mosaic, folder)
+
+
+def score(path: Path, folder: Path) -> None:
+    assert exit_code(["evaluate", "--mosaic", str(path), "--labels", "group", "--output", str(folder / "e.json")]) == 0
+
+
+def gather(path: Path, _: Path) -> None:
+    read_results(path.parent)
+
+
+@pytest.mark.parametrize("step", [hand_on, hand_on_whole, score, gather])
+def test_memory_of_what_follows_the_map_grows_with_the_tables_alone(files, embedded, step, tmp_path, monkeypatch):
+    monkeypatch.setattr("multivi_nf.evaluation.runs.MOST", 1500)
+    step(embedded[SMALL], tmp_path / "warm")
+    peaks = {n: peak(lambda n=n, p=path: step(p, tmp_path / str(n))) for n, path in embedded.items()}
+    grown = peaks[LARGE] - peaks[SMALL]
+    # counts in memory: column and value, of peaks 0/1 beside fragments
+    counts = 8 * (files[LARGE][2] - files[SMALL][2]) / 5
+    print(f"{step.__name__}: {peaks[SMALL] / 1e6:.0f} MB, {peaks[LARGE] / 1e6:.0f} MB; counts {counts / 1e6:.0f} MB")
+    assert grown < A_CELL_EMBEDDED * (LARGE - SMALL) < 0.8 * counts
 
 
 @pytest.mark.parametrize("step", [impute, compare, check, place])

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import mudata
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from multivi_nf.export.h5ad import single_modality, write_h5ad
 from multivi_nf.export.modalities import fill_modalities, tidy
 from multivi_nf.export.normalise import log_normalised
 from multivi_nf.export.tables import cells_table, clusters_table
+from multivi_nf.mosaic.read import _staying
 from multivi_nf.palette import CATEGORIES, colour, colours_of
 
 REPOSITORY = Path(__file__).parents[3]
@@ -75,6 +77,29 @@ def test_h5ad_of_one_modality(embedded, tmp_path):
     first = (tmp_path / "rna.h5ad").read_bytes()
     write_h5ad(embedded, tmp_path / "again")
     assert (tmp_path / "again" / "rna.h5ad").read_bytes() == first
+
+
+@pytest.mark.parametrize("rows", [7, 2048])
+def test_the_same_bytes_with_counts_in_the_file_and_in_memory(embedded, tmp_path, monkeypatch, rows):
+    fill_modalities(embedded).write_h5mu(tmp_path / "m.h5mu")
+    monkeypatch.setattr("multivi_nf.mosaic.read.read_tables", lambda path, counts: None)
+    assert exit_code(["export", str(tmp_path / "m.h5mu"), "--output", str(tmp_path / "whole")]) == 0
+    monkeypatch.undo()
+    staying = []
+    monkeypatch.setattr("multivi_nf.mosaic.rows.runs.__defaults__", (rows,))
+    monkeypatch.setattr("multivi_nf.mosaic.read._staying", lambda group: staying.append(group) or _staying(group))
+    assert exit_code(["export", str(tmp_path / "m.h5mu"), "--output", str(tmp_path / "runs")]) == 0
+    assert len(staying) == 2, "counts of both modalities stay in the file"
+    written = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*") if p.is_file())
+    assert [p.name for p in written if p.suffix == ".h5ad"] == ["atac.h5ad", "rna.h5ad"] and len(written) > 6
+    for path in written:
+        assert (tmp_path / "runs" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes(), path
+
+
+def test_columns_of_x_and_counts_stand_once_in_an_h5ad(embedded, tmp_path):
+    write_h5ad(fill_modalities(embedded), tmp_path)
+    with h5py.File(tmp_path / "rna.h5ad") as file:
+        assert all(file["X"][part] == file["layers/counts"][part] for part in ("indices", "indptr"))
 
 
 def test_normalisation_by_hand():
