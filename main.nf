@@ -27,9 +27,9 @@ workflow {
         problem = workflow.preview ? '' : outdir_problem(settings) ?: take_outdir(settings)
         problem ? error(problem) : null
         workflow.onComplete = {
-            workflow.preview ? null : write_manifest(settings)
+            def untold = workflow.preview ? '' : write_manifest(settings)
             release_outdir(settings)
-            workflow.success ? log.info(success_text(settings.outdir)) : System.err.println(failure_text())
+            workflow.success && !untold ? log.info(success_text(settings.outdir)) : System.err.println([failure_text(), untold].findAll().join('\n'))
         }
         notice = checkpoint_notice(settings)
         notice ? log.warn(notice) : null

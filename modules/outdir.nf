@@ -127,6 +127,11 @@ def text_of(path) {
     return new String(java.nio.file.Files.readAllBytes(path), 'UTF-8')
 }
 
+def unwritable(settings, problem) {
+    return three_parts("--outdir ${settings.outdir} cannot be written (${problem.class.simpleName}: ${problem.message})",
+        'results would be lost at the end of each step', 'free space there, or name a folder that you may write or make with --outdir')
+}
+
 /*
  * Before anything else: a folder that can be written, in which no other run works and no file of the user's would be
  * replaced. Gives the text of the problem, or an empty one.
@@ -143,8 +148,7 @@ def outdir_problem(settings) {
         java.nio.file.Files.delete(probe)
     }
     catch (IOException problem) {
-        return three_parts("--outdir ${settings.outdir} cannot be written (${problem.class.simpleName}: ${problem.message})",
-            'results would be lost at the end of each step', 'name a folder, or a place where you may make one, with --outdir')
+        return unwritable(settings, problem)
     }
     def known   = listed(root)
     def looked  = files_below(root, known).findAll { name, _path -> name == 'manifest.tsv' || (step_of(name) && !(name in known)) }
@@ -203,34 +207,60 @@ def take_outdir(settings) {
         return three_parts("--outdir ${settings.outdir} holds pipeline_info/.run.lock, which is no file",
             'runs tell each other by it that they work there', 'remove it, or name another folder with --outdir')
     }
+    // An empty one is of a machine that lost its power, or of a run that has just begun: its silence tells, as of any stranger
+    def there   = java.nio.file.Files.exists(lock)
     def seen    = first_line(lock)
-    def holder  = seen ? parsed(seen) : null
-    def alive   = holder && !is_gone(holder) && (is_here(holder) || changes(lock, seen, stale_seconds()))
-    if (alive) {
+    def holder  = parsed(seen)
+    if (there && !is_gone(holder) && (is_here(holder) || changes(lock, seen, stale_seconds()))) {
+        holder = parsed(first_line(lock) ?: seen)
         return three_parts("--outdir ${settings.outdir} is in use by the run '${holder.run}' (process ${holder.pid} on ${holder.host})",
             'two runs in one folder would mix their results', 'wait for that run, or name another folder with --outdir')
     }
     def content = identity() + [run: workflow.runName, token: UUID.randomUUID().toString()]
-    def beat    = { -> lock.text = groovy.json.JsonOutput.toJson(content + [beat: System.currentTimeMillis()]) + '\n' }
     try {
-        if (seen) {
+        if (there) {
             java.nio.file.Files.deleteIfExists(lock)
         }
         java.nio.file.Files.createFile(lock)
-        beat.call()
     }
     catch (java.nio.file.FileAlreadyExistsException _other) {
         return three_parts("--outdir ${settings.outdir} was taken by another run at this very moment",
             'two runs in one folder would mix their results', 'wait for that run, or name another folder with --outdir')
     }
+    catch (IOException problem) {
+        return unwritable(settings, problem)
+    }
     System.setProperty('multivi_nf.lock', content.token)
+    try {
+        show_life(lock, content)
+    }
+    catch (IOException problem) {
+        java.nio.file.Files.deleteIfExists(lock)
+        return unwritable(settings, problem)
+    }
     def timer = java.util.concurrent.Executors.newSingleThreadScheduledExecutor { task ->
         def thread = new Thread(task as Runnable, 'outdir')
         thread.daemon = true
         thread
     }
-    timer.scheduleAtFixedRate({ -> is_mine(lock) ? beat.call() : timer.shutdown() } as Runnable, beat_seconds(), beat_seconds(), java.util.concurrent.TimeUnit.SECONDS)
+    timer.scheduleAtFixedRate({ -> beat(lock, content) } as Runnable, beat_seconds(), beat_seconds(), java.util.concurrent.TimeUnit.SECONDS)
     return ''
+}
+
+// One line, as long every time, written over the last one: it needs no further space and is never half there
+def show_life(lock, content) {
+    def line = groovy.json.JsonOutput.toJson(content + [beat: System.currentTimeMillis()]) + '\n'
+    java.nio.file.Files.write(lock, line.getBytes('UTF-8'), java.nio.file.StandardOpenOption.WRITE)
+}
+
+// A file server that fails once is asked again in five seconds; a lock that is another's, or gone, is left so
+def beat(lock, content) {
+    try {
+        is_mine(lock) ? show_life(lock, content) : null
+    }
+    catch (IOException _later) {
+        log.debug('the lock of --outdir cannot be written at this moment')
+    }
 }
 
 // What a lock says; what is cut or of another kind says that nobody is known
@@ -271,8 +301,11 @@ def is_mine(lock) {
 
 def release_outdir(settings) {
     def lock = is_remote(settings.outdir) ? null : lock_of(settings)
-    if (lock && is_mine(lock)) {
-        java.nio.file.Files.deleteIfExists(lock)
+    try {
+        lock && is_mine(lock) ? java.nio.file.Files.deleteIfExists(lock) : null
+    }
+    catch (IOException _failing) {
+        log.debug('the lock of --outdir cannot be removed: the next run takes it over')
     }
 }
 
@@ -310,23 +343,33 @@ def manifest_row(name, path, mine, known, suffix) {
 /*
  * manifest.tsv: every file of this run with size, SHA-256 and step. What a former run left and this one did not make is
  * named as stale, without a digest. Nextflow's own pages are still being written: they have neither size nor digest.
+ * Gives the text of the problem, or an empty one.
  */
 def write_manifest(settings) {
-    if (is_remote(settings.outdir)) {
-        return null
-    }
-    def root   = file(settings.outdir, glob: false)
-    def mine   = published()
-    def known  = listed(root)
-    def suffix = settings.trace_report_suffix.toString()
-    def found  = files_below(root, mine + known).findAll { name, _path -> name != 'manifest.tsv' }
-    def rows   = found.keySet().sort().collect { name -> manifest_row(name, found[name], mine, known, suffix) } - null
-    if (rows.every { row -> row[0].startsWith('pipeline_info/') }) {
-        return null // nothing was made, nothing is told
-    }
+    def root = file(settings.outdir, glob: false)
     def part = root.resolve('.manifest.tsv.part')
-    def own  = pages(suffix).collect { name -> [name, '', '', 'Nextflow'] }
-    part.text = 'path\tsize\tsha256\tstep\n' + (rows + own).sort { row -> row[0] }.collect { row -> row.join('\t') + '\n' }.join()
-    java.nio.file.Files.move(part, root.resolve('manifest.tsv'), java.nio.file.StandardCopyOption.REPLACE_EXISTING, java.nio.file.StandardCopyOption.ATOMIC_MOVE)
-    return null
+    try {
+        def text = is_remote(settings.outdir) ? '' : manifest_text(root, settings.trace_report_suffix.toString())
+        if (text) {
+            part.text = text
+            java.nio.file.Files.move(part, root.resolve('manifest.tsv'), java.nio.file.StandardCopyOption.REPLACE_EXISTING, java.nio.file.StandardCopyOption.ATOMIC_MOVE)
+        }
+        return ''
+    }
+    catch (IOException problem) {
+        part.toFile().delete()
+        return three_parts("${settings.outdir}/manifest.tsv cannot be written (${problem.class.simpleName}: ${problem.message})",
+            'it tells what this run made and what others left: an older one does not know', 'free space there, then run the same again with -resume')
+    }
+}
+
+// Empty where nothing was made: then nothing is told
+def manifest_text(root, suffix) {
+    def mine  = published()
+    def known = listed(root)
+    def found = files_below(root, mine + known).findAll { name, _path -> name != 'manifest.tsv' }
+    def rows  = found.keySet().sort().collect { name -> manifest_row(name, found[name], mine, known, suffix) } - null
+    def own   = pages(suffix).collect { name -> [name, '', '', 'Nextflow'] }
+    return rows.every { row -> row[0].startsWith('pipeline_info/') } ? '' :
+        'path\tsize\tsha256\tstep\n' + (rows + own).sort { row -> row[0] }.collect { row -> row.join('\t') + '\n' }.join()
 }

@@ -2,6 +2,8 @@
  * What a run can be repeated by: its parameters and the versions of its programs.
  */
 
+include { three_parts } from './messages'
+
 // The parameters as a -params-file that repeats the run
 def parameters_text(settings) {
     def given = settings.findAll { name, value -> value != null && !(name in ['help', 'version', 'trace_report_suffix']) }
@@ -40,7 +42,13 @@ def bill_text(triples) {
 // A small text under pipeline_info/
 def write_info(settings, name, text) {
     def target = file("${settings.outdir}/pipeline_info/${name}", glob: false)
-    target.parent.mkdirs()
-    target.text = text
+    try {
+        target.parent.mkdirs()
+        target.text = text
+    }
+    catch (IOException problem) {
+        error(three_parts("${settings.outdir}/pipeline_info/${name} cannot be written (${problem.class.simpleName}: ${problem.message})",
+            'it is what the run can be repeated and checked by', 'free space there, or name another folder with --outdir; then run the same again'))
+    }
     System.setProperty("multivi_nf.published pipeline_info/${name}", '')
 }
