@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,27 +112,6 @@ def base(kept: Path, tmp_path: Path) -> Path:
 
 
 IMPUTE = ("impute", "e.h5mu", "model", "--modality", "rna", "--samples", "40", "--output", "o.zarr")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
-    """Mount a tmpfs of a size."""
-    mounted = []
-
-    def make(name: str, size: str) -> Path:
-        place = tmp_path / name
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            from tests.conftest import skip_or_fail
-
-            skip_or_fail("a tmpfs can be mounted by root only")
-        mounted.append(place)
-        return place
-
-    yield make
-    for place in mounted:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_calibrate_threads(base: Path) -> None:

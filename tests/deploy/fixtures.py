@@ -180,3 +180,22 @@ def same_results() -> Callable[[Path, Path], str]:
         return done.stdout
 
     return compare
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
+    """Mount a tmpfs of a size."""
+    mounted = []
+
+    def make(name: str, size: str) -> Path:
+        place = tmp_path / name
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            skip_or_fail("a tmpfs can be mounted by root only")
+        mounted.append(place)
+        return place
+
+    yield make
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], check=True)

@@ -152,6 +152,23 @@ def intervals(cuts: Cuts, group: str, genome: Genome) -> Iterator[tuple[str, int
             yield name, begin, stop, value
 
 
+def write_bigwig(path: Path, sizes: dict[str, int], values: Iterator[tuple[str, int, int, float]]) -> None:
+    """Write a bigWig file of intervals, sorted as the chromosomes of `sizes` (bp).
+
+    Raises
+    ------
+    OSError
+        The file could not be written. Where a thread of the writer ends by that, another ends for want of it, and its
+        words ("a panic", which is no exception of Python's) do not say why.
+    """
+    try:
+        pybigtools.open(str(path), "w").write(sizes, values)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise OSError(f"Input/output error while {path} was written ({error})") from error
+
+
 def write_tracks(
     groups: pd.Series, sources: Sequence[Source], genome: Genome, output: Path, *, bin_size: int = BIN
 ) -> pd.DataFrame:
@@ -190,6 +207,6 @@ def write_tracks(
             name = f"{file_name(group)}.bw" if cuts.insertions[group] else ""
             if name:
                 with written_whole(output / name) as path:
-                    pybigtools.open(str(path), "w").write(sizes, intervals(cuts, group, genome))
+                    write_bigwig(path, sizes, intervals(cuts, group, genome))
             rows.append((group, name, int((groups == group).sum()), cuts.insertions[group]))
     return pd.DataFrame(rows, columns=["group", "file", "cells", "insertions"])

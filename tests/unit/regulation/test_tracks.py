@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -109,3 +112,26 @@ def test_names_of_files():
     assert len(set(made)) == len(odd)
     assert all(name and not name.startswith(".") and name.isascii() and "/" not in name for name in made)
     assert max(map(len, made)) < 110
+
+
+NO_ROOM = """
+import resource, signal
+from pathlib import Path
+from multivi_nf.regulation.tracks import write_bigwig
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+values = (("chr1", 10 * i, 10 * i + 10, float(i % 97)) for i in range(50_000))
+try:
+    write_bigwig(Path("x.bw"), {"chr1": 1_000_000}, values)
+except OSError as error:
+    print(type(error.__cause__).__name__, "x.bw" in str(error))
+"""
+
+
+def test_a_bigwig_that_cannot_be_written_is_a_disk_that_fails(tmp_path):
+    """The writer's other threads end by a panic, which `except Exception` would not see."""
+    environment = os.environ | {"RUST_BACKTRACE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["PanicException", "True"], done.stdout + done.stderr
