@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 from pathlib import Path
 
 from multivi_nf.errors import Damaged, InputError
@@ -63,7 +64,7 @@ _MEMORY_NAMES = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError", "ArrowM
 def trouble_of(error: BaseException) -> Trouble | None:
     """The trouble that an exception, or one it was raised from, tells of; None where it tells of none (a bug)."""
     for one in chain(error):
-        found = _memory(one) or _peer(one) or _system(one) or _unreadable(one)
+        found = _memory(one) or _library(one) or _peer(one) or _system(one) or _unreadable(one)
         if found is not None:
             return found
     return None
@@ -126,6 +127,25 @@ def _memory(error: BaseException) -> Trouble | None:
         "the pipeline tries again with more; from the shell, run it where more memory is free"
         + (" or with --device cpu" if device else ", or with fewer cells or features"),
         MEMORY,
+    )
+
+
+def _library(error: BaseException) -> Trouble | None:
+    """A library that the loader could not map: it asks for address space, and for a disk whose files may be run."""
+    if not (isinstance(error, (ImportError, OSError)) and "failed to map segment" in str(error)):
+        return None
+    said = _first_line(error)
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return Trouble(
+            f"the step's address space is too small for its libraries ({said})",
+            "nothing of a result was written",
+            "the pipeline tries again with more; from the shell, raise the limit (ulimit -v, a scheduler's h_vmem)",
+            MEMORY,
+        )
+    return Trouble(
+        f"a library cannot be loaded ({said})",
+        "no step runs without it",
+        "install where programs may be started (no disk that is mounted noexec), and see that memory is free",
     )
 
 

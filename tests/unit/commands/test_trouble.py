@@ -104,6 +104,22 @@ def test_the_folder_of_the_task_that_wrote_a_damaged_file_is_named(failing, caps
         assert (f"delete the work folder {writer} and run with -resume" in capsys.readouterr().err) == named
 
 
+@pytest.mark.parametrize(("limit", "code"), [("ulimit -v 400000; ", 137), ("", 2)])
+def test_a_library_that_cannot_be_mapped(tmp_path, limit, code):
+    """Under `ulimit -v`, as schedulers set it, torch cannot be loaded; without a limit its disk forbids programs."""
+    held = "import torch" if limit else "raise ImportError('libx.so: failed to map segment from shared object')"
+    code_text = (
+        "import sys\nimport multivi_nf.commands as steps\n"
+        f"def get(self, ctx, name):\n    {held}\n"
+        "steps.Steps.get_command = get\nsys.exit(steps.exit_code(['train']))"
+    )
+    command = f"{limit}exec '{sys.executable}' -c \"$1\""
+    done = subprocess.run(["bash", "-c", command, "bash", code_text], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code and "failed to map segment" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and ("ulimit -v" in done.stderr) == bool(limit)
+    assert all(part in done.stderr for part in ("ERROR: ", "Why it matters: ", "What to do: "))
+
+
 WORDED = {
     "hdf5": RuntimeError(
         "Can't read data (file read failed: time = Mon, errno = 5, error message = 'Input/output error')"
