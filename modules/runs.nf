@@ -50,10 +50,11 @@ def contrast_of(run) {
     return [contrast: 'held_out', modality: run.hidden[0], groupby: 'label', target: run.target, reference: 'rest', cells: 'imputed']
 }
 
-// The settings of a benchmark's models: nothing that would tell them types, or add what no score looks at
+// The settings of a benchmark's models: nothing that would tell them types, or add what no score looks at. Values are
+// imputed as the cell's own batch would have shown them, since they are scored against its counts
 def blind(settings) {
     return settings + [
         contrasts: null, reference: null, marker_sets: null, tss: null, gtf: null, genome: null, labels: null, labels_weight: null,
-        impute_features: 'all',
+        impute_features: 'all', impute_batch: settings.impute_batch ?: 'own',
     ]
 }

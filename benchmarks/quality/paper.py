@@ -247,6 +247,7 @@ def ours(task: Task, method: str, place: Path) -> None:
             f"--modality={modality}",
             f"--cells={listed}",
             "--features=all",
+            "--batch=own",
             seed,
             f"--output={stores[-1]}",
         )

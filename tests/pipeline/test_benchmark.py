@@ -89,6 +89,12 @@ def test_every_method_has_its_rows(first):
     assert "<svg" in page and "no anchors" in page
 
 
+def test_values_are_imputed_as_the_cells_own_batch_shows_them(first):
+    commands = [path.read_text() for path in (first.folder / "work").glob("*/*/.command.sh")]
+    imputing = [text for text in commands if "multivi-nf-impute" in text]
+    assert len(imputing) == 2 and all("--batch=own" in text.replace("'", "") for text in imputing)
+
+
 def test_a_failure_is_a_row_that_says_why(first):
     notes = scores(first).query("metric == 'failed'").set_index("method")["note"].to_dict()
     assert set(notes) == {"seurat-wnn", "seurat-imputed"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,13 @@ NAMED_MARKERS = ("CD79A", "MS4A1")
 SHUFFLED = "_shuffled"
 """Ends the name of a metric's control: the same, of the same result, with pairs, cells or labels shuffled."""
 
+SHUFFLES, SHUFFLED_CELLS = 20, 20_000
+"""Controls are means over so many shuffles at most, and over so few that no more cells than these are shuffled in all:
+one shuffle of 150 cells says little, one of 20,000 enough."""
+
+FOLD_SHUFFLES = 200
+"""Of experiment 4: imputed values have few directions, so one shuffle gives correlations of 0.3 either way."""
+
 PSEUDO = 1e-5
 LEAST_FOLD = 0.5
 
@@ -50,7 +57,7 @@ class FoldChanges:
     of_type
         (n_cells,) which of them are of the type.
     shuffled
-        (n_features,) as `estimated`, the imputed cells' types shuffled.
+        (n_shuffles, n_features) as `estimated`, the imputed cells' types shuffled each time anew.
     """
 
     estimated: np.ndarray
@@ -102,40 +109,66 @@ def _unpaired(task: Task, result: Result, _truth: None) -> dict[str, float]:
     if "mutual_rank" in found:
         found["rank_distance"] = found["mutual_rank"] * found["n_cells"]  # the paper's, not over N
         found |= _mismatched(task, views)
-    return found if task.labels is None else found | _of_labels(task, views.joint, _carried)
+    return found if task.labels is None else found | _of_labels(task, _carried(task, views.joint))
+
+
+def draws_of(task: Task, kind: int, n: int) -> Iterator[np.random.Generator]:
+    """Generators of the shuffles of `n` cells that a control is the mean of."""
+    for draw in range(int(np.clip(SHUFFLED_CELLS // max(n, 1), 1, SHUFFLES))):
+        yield np.random.default_rng([task.seed, kind, draw])
+
+
+def control(found: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over shuffles, under its control's name."""
+    return {f"{name}{SHUFFLED}": float(value) for name, value in pd.DataFrame(list(found)).mean().items()}
 
 
 def _mismatched(task: Task, views: Views) -> dict[str, float]:
     """Pairing where each cell's RNA is held against another cell's ATAC."""
     rna, atac = task.split.both_views()
-    wrong = cyclic_shuffle(len(rna), np.random.default_rng([task.seed, 41]))
-    pair = metrics.pairing(views.by_modality["rna"].loc[rna], views.by_modality["atac"].loc[atac[wrong]])
-    return {f"foscttm{SHUFFLED}": pair.foscttm, f"rank_distance{SHUFFLED}": pair.mutual_rank * pair.n_cells}
+    a, b = (views.by_modality[m].loc[cells].to_numpy() for m, cells in (("rna", rna), ("atac", atac)))
+    pairs = (metrics.pairing(a, b[cyclic_shuffle(len(b), draw)]) for draw in draws_of(task, 41, len(b)))
+    return control({"foscttm": pair.foscttm, "rank_distance": pair.mutual_rank * pair.n_cells} for pair in pairs)
 
 
-def _carried(task: Task, joint: pd.DataFrame, labels: pd.Series) -> dict[str, float]:
+Measure = Callable[[pd.Series], dict[str, float]]
+"""Scores of a result by the label of each cell or view: the true ones, or shuffled."""
+
+
+def _carried(task: Task, joint: pd.DataFrame) -> Measure:
     """Purity of types, and the share of ATAC views that get their own type from their RNA neighbours."""
-    found = {"purity": _purity(task, joint, labels)}
+    use = joint.index[known(task, joint.index)]
+    near = neighbours_of(joint.loc[use])
     rna, atac = (cells[known(task, cells)] for cells in map(task.split.views, ("rna", "atac")))
-    if len(rna) and len(atac):
-        given = labels.loc[rna].to_numpy()
-        carried = metrics.label_transfer(joint.loc[rna].to_numpy(), given, joint.loc[atac].to_numpy(), NEIGHBOURS)
-        found["transfer"] = float((carried == labels.loc[atac].to_numpy()).mean())
-    return found
+    across, _ = nearest(joint.loc[atac].to_numpy(), joint.loc[rna].to_numpy(), NEIGHBOURS)
+
+    def measure(labels: pd.Series) -> dict[str, float]:
+        found = {"purity": metrics.shared_label(near, labels.loc[use].to_numpy())}
+        if across.size:
+            carried = metrics.carried_label(across, labels.loc[rna].to_numpy())
+            found["transfer"] = float((carried == labels.loc[atac].to_numpy()).mean())
+        return found
+
+    return measure
 
 
-def _of_labels(task: Task, joint: pd.DataFrame, measure: Callable[..., dict[str, float]]) -> dict[str, float]:
-    """What is measured by the cells' types, and the same by types dealt out anew."""
-    shuffled = {f"{name}{SHUFFLED}": value for name, value in measure(task, joint, dealt_anew(task)).items()}
-    return measure(task, joint, task.types) | shuffled
+def neighbours_of(joint: pd.DataFrame) -> np.ndarray:
+    """(n_cells, 15) nearest other cells of each."""
+    return nearest(joint.to_numpy(), joint.to_numpy(), NEIGHBOURS, same=True)[0]
 
 
-def dealt_anew(task: Task) -> pd.Series:
+def _of_labels(task: Task, measure: Measure) -> dict[str, float]:
+    """What is measured by the cells' types, and its mean by types dealt out anew."""
+    draws = draws_of(task, 42, int(known(task, task.types.index).sum()))
+    return measure(task.types) | control(measure(dealt_anew(task, draw)) for draw in draws)
+
+
+def dealt_anew(task: Task, draw: np.random.Generator) -> pd.Series:
     """Label of each cell or view, the labelled cells' labels permuted over them; both views of a cell get the same."""
     own = task.types[known(task, task.types.index)]
     origin = task.split.origin.loc[own.index]
     first = own[~origin.duplicated().to_numpy()].set_axis(origin[~origin.duplicated()])
-    anew = pd.Series(np.random.default_rng([task.seed, 42]).permutation(first.to_numpy()), index=first.index)
+    anew = pd.Series(draw.permutation(first.to_numpy()), index=first.index)
     out = task.types.copy()
     out.loc[own.index] = anew.loc[origin].to_numpy()
     return out
@@ -155,21 +188,22 @@ def _sources(task: Task, result: Result, _truth: None) -> dict[str, float]:
             labels = task.labels.loc[joint.index].to_numpy()[use]
             within = metrics.lisi_ratio_within(joint.to_numpy()[use], groups[use], labels, seed=task.seed)
             found[f"lisi_{name}_within"] = within
-    return found if task.labels is None else found | _of_labels(task, joint, _types)
+    return found if task.labels is None else found | _of_labels(task, _types(task, joint))
 
 
-def _purity(task: Task, joint: pd.DataFrame, labels: pd.Series) -> float:
-    use = known(task, joint.index)
-    return metrics.label_purity(joint.to_numpy()[use], labels.loc[joint.index].to_numpy()[use], NEIGHBOURS)
-
-
-def _types(task: Task, joint: pd.DataFrame, labels: pd.Series) -> dict[str, float]:
+def _types(task: Task, joint: pd.DataFrame) -> Measure:
     """Whether clusters and neighbours are types: ARI, NMI, purity, micro-F1."""
-    use = known(task, joint.index)
-    space, own = joint.to_numpy()[use], labels.loc[joint.index].to_numpy()[use]
-    best = metrics.best_leiden(space, own, seed=task.seed)
-    found = {"ari": best["ari"], "nmi": best["nmi"], "purity": metrics.label_purity(space, own, NEIGHBOURS)}
-    return found | {"micro_f1": float(keeps_label(space, own).mean())}
+    use = joint.index[known(task, joint.index)]
+    space = joint.loc[use].to_numpy()
+    near, clusters = neighbours_of(joint.loc[use]), metrics.leiden_clusters(space, RESOLUTIONS, seed=task.seed)
+
+    def measure(labels: pd.Series) -> dict[str, float]:
+        own = labels.loc[use].to_numpy()
+        best = metrics.best_clusters(clusters, own)
+        kept = float(keeps_label(near, own).mean())
+        return {"ari": best["ari"], "nmi": best["nmi"], "purity": metrics.shared_label(near, own), "micro_f1": kept}
+
+    return measure
 
 
 def _imputation(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[str, float]:
@@ -181,8 +215,9 @@ def _imputation(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[st
         measured = profiles(modality, hidden.counts).toarray()
         row["spearman_raw"] = metrics.flat_spearman(values, measured)  # the paper's two headline figures
         row["spearman_smooth"] = metrics.flat_spearman(values, hidden.smooth)
-        other = cyclic_shuffle(len(values), np.random.default_rng([task.seed, 43]))
-        row |= {f"{name}{SHUFFLED}": value for name, value in _by_feature(modality, hidden, values[other]).items()}
+        fewer = values.size // 500  # ranking many features takes long, and they are as good as more cells
+        others = (cyclic_shuffle(len(values), draw) for draw in draws_of(task, 43, fewer))
+        row |= control(_by_feature(modality, hidden, values[other]) for other in others)
         if imputed.sd is not None:
             sd = imputed.sd.loc[hidden.cells, features].to_numpy(np.float64)
             row |= ranked(sd, values, measured) | sure_and_wrong(sd, values, measured, hidden.smooth, task.seed)
@@ -214,14 +249,20 @@ def fold_changes(task: Task, result: Result, mosaic: mudata.MuData) -> FoldChang
     origins = pd.Index(task.split.origin).unique()
     measured = profiles(modality, counted(mosaic, modality, origins)[:, features].X)
     own = (task.types.groupby(task.split.origin).first().loc[origins] == task.target).to_numpy()
-    anyone = np.random.default_rng([task.seed, 44]).permutation(imputed)
     return FoldChanges(
         log_fold_change(values.to_numpy()[imputed], values.to_numpy()[~imputed]),
         log_fold_change(measured[own], measured[~own]),
         measured,
         own,
-        log_fold_change(values.to_numpy()[anyone], values.to_numpy()[~anyone]),
+        shuffled_fold_changes(values.to_numpy(np.float64), imputed, np.random.default_rng([task.seed, 44])),
     )
+
+
+def shuffled_fold_changes(values: np.ndarray, of_type: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """(n_shuffles, n_features) log fold changes of as many random cells as the type has against the rest."""
+    chosen = np.stack([draw.permutation(of_type) for _ in range(FOLD_SHUFFLES)]).astype(np.float64)
+    sums, rest = chosen @ values, (1 - chosen) @ values
+    return np.stack([log_fold_change(one[None], other[None]) for one, other in zip(sums, rest)])
 
 
 def _without_type(task: Task, result: Result, truth: FoldChanges) -> dict[str, float]:
@@ -229,8 +270,8 @@ def _without_type(task: Task, result: Result, truth: FoldChanges) -> dict[str, f
     features = task.split.mosaic[modality].var_names
     found = metrics.fold_change_agreement(truth.estimated, truth.truth)
     found |= _named(truth.estimated, truth.truth, list(features))
-    by_chance = metrics.fold_change_agreement(truth.shuffled, truth.truth)
-    found |= {f"{name}{SHUFFLED}": by_chance[name] for name in ("pearson", "auroc")}
+    by_chance = (metrics.fold_change_agreement(one, truth.truth) for one in truth.shuffled)
+    found |= control({name: one[name] for name in ("pearson", "auroc")} for one in by_chance)
     if result.effects is not None:
         table = result.effects.set_index("feature").reindex(features)
         differential = _differential(truth.profiles, truth.of_type, modality) & (np.abs(truth.truth) >= LEAST_FOLD)
@@ -258,23 +299,29 @@ def _differential(values: sparse.csr_matrix, own: np.ndarray, modality: str) -> 
 
 def _trimodal(task: Task, result: Result, _truth: None) -> dict[str, float]:
     if result.edges is not None and result.views is None:
-        return _of_labels(task, result.edges, _of_graph)
+        return _of_labels(task, _of_graph(task, result.edges))
     joint = whole_views(task, result.views).joint
-    found = _of_labels(task, joint, _types)
+    found = _of_labels(task, _types(task, joint))
     kind = task.split.modalities[joint.index].to_numpy()
     if np.unique(kind).size > 1:
         found["lisi_modality"] = metrics.lisi_ratio(joint.to_numpy(), kind, seed=task.seed)["ratio"]
     return found
 
 
-def keeps_label(space: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n_cells,) whether the majority of a cell's 15 nearest other cells has its label.
+def keeps_label(near: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n_cells,) whether the majority of a cell's nearest other cells has its label.
 
     With one label a cell, the mean is micro-F1 (as MIDAS reports it).
+
+    Parameters
+    ----------
+    near
+        (n_cells, k) neighbours of each cell.
+    labels
+        (n_cells,)
     """
     names, codes = np.unique(labels, return_inverse=True)
-    found, _ = nearest(space, space, NEIGHBOURS, same=True)
-    votes = (codes[found][:, :, None] == np.arange(len(names))).sum(1)
+    votes = (codes[near][:, :, None] == np.arange(len(names))).sum(1)
     return votes.argmax(1) == codes
 
 
@@ -286,24 +333,26 @@ def graph_clusters(n_cells: int, edges: np.ndarray, weights: np.ndarray, seed: i
     return [np.array(graph.community_leiden(resolution=r, **options).membership) for r in RESOLUTIONS]
 
 
-def _of_graph(task: Task, edges: pd.DataFrame, types: pd.Series) -> dict[str, float]:
+def _of_graph(task: Task, edges: pd.DataFrame) -> Measure:
     """ARI and NMI of Leiden on the method's own graph, and micro-F1 by its edges' weights."""
     cells = task.split.mosaic.obs_names
     place = pd.Series(np.arange(len(cells)), index=cells)
     pairs = np.stack([place.loc[edges["cell"]].to_numpy(), place.loc[edges["other"]].to_numpy()], 1)
-    labels, use = types.loc[cells].to_numpy(), known(task, cells)
-    parts = graph_clusters(len(cells), pairs, edges["weight"].to_numpy(), task.seed)
-    ari = [metrics.adjusted_rand(labels[use], part[use]) for part in parts]
-    best = parts[int(np.argmax(ari))]
-    names, codes = np.unique(labels, return_inverse=True)
+    use = known(task, cells)
+    clusters = [part[use] for part in graph_clusters(len(cells), pairs, edges["weight"].to_numpy(), task.seed)]
     weights = sparse.coo_matrix((edges["weight"], pairs.T), shape=(len(cells), len(cells)))
-    inside = sparse.csr_matrix((np.ones(len(cells)), (np.arange(len(cells)), codes)), shape=(len(cells), len(names)))
-    votes = np.asarray(((weights + weights.T) @ inside).todense())
-    return {
-        "ari": max(ari),
-        "nmi": metrics.normalised_mutual_information(labels[use], best[use]),
-        "micro_f1": float((votes.argmax(1) == codes)[use].mean()),
-    }
+    weights = (weights + weights.T).tocsr()
+
+    def measure(types: pd.Series) -> dict[str, float]:
+        labels = types.loc[cells].to_numpy()
+        names, codes = np.unique(labels, return_inverse=True)
+        at = (np.arange(len(cells)), codes)
+        inside = sparse.csr_matrix((np.ones(len(cells)), at), shape=(len(cells), len(names)))
+        votes = np.asarray((weights @ inside).todense())
+        best = metrics.best_clusters(clusters, labels[use])
+        return {"ari": best["ari"], "nmi": best["nmi"], "micro_f1": float((votes.argmax(1) == codes)[use].mean())}
+
+    return measure
 
 
 EXPERIMENTS: dict[int, Callable[[Task, Result, Any], dict[str, float]]] = {

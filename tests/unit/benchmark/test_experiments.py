@@ -142,6 +142,47 @@ def test_log_fold_changes_of_the_truth_agree(tasks, mosaic):
     assert abs(scored(task, flat, mosaic)["pearson"]) < 0.35
 
 
+def test_controls_are_means_of_many_shuffles(tasks, mosaic):
+    task = next(task for name, task in tasks.items() if name.startswith("4 ") and "without rna" in name)
+    cells, genes = task.hidden["rna"], task.split.mosaic["rna"].var_names
+    draw = np.random.default_rng(1)
+
+    def of(values):
+        result = Result(imputed={"rna": Imputed(pd.DataFrame(values, cells, genes))})
+        return result, scores.truth_of(task, result, mosaic)
+
+    _, truth = of(np.ones((len(cells), len(genes))))
+    # all cells differ in the type's direction: a shuffle's fold changes agree with the truth, or with its opposite
+    result, truth = of(np.exp(draw.normal(size=(len(cells), 1)) * truth.truth / 2))
+    each = [np.corrcoef(one, truth.truth)[0, 1] for one in truth.shuffled]
+    assert len(each) == scores.FOLD_SHUFFLES and np.abs(each).mean() > 0.5
+    found = scores.scores_of(task, result, truth)
+    assert found["pearson_shuffled"] == pytest.approx(np.mean(each))
+    assert abs(found["pearson_shuffled"]) < 0.15
+    by_hand = scores.shuffled_fold_changes(np.array([[1.0, 3.0], [1.0, 3.0]]), np.array([True, False]), draw)
+    assert by_hand.shape == (scores.FOLD_SHUFFLES, 2) and np.allclose(by_hand, 0)
+
+
+def test_more_shuffles_where_cells_are_few(tasks):
+    task = tasks["1 75% unpaired"]
+    assert [len(list(scores.draws_of(task, 1, n))) for n in (1, 1000, 4000, 10**6)] == [20, 20, 5, 1]
+    one, other = (draw.random() for draw in list(scores.draws_of(task, 1, 1000))[:2])
+    assert one != other == list(scores.draws_of(task, 1, 1000))[1].random()
+    assert scores.control([{"ari": 1.0}, {"ari": 0.5}]) == {"ari_shuffled": 0.75}
+
+
+def test_shuffled_labels_score_what_their_frequencies_give(tasks):
+    task = tasks["1 75% unpaired"]
+    names = task.split.mosaic.obs_names
+    codes = pd.Series(pd.factorize(task.types.loc[names])[0], index=names)
+    joint = pd.DataFrame(np.random.default_rng(0).normal(size=(len(names), 3)) / 50, names).add(codes * 10.0, axis=0)
+    found = scored(task, Result(Views(joint, {})), None)
+    share = task.types.value_counts(normalize=True)
+    assert found["purity"] > 0.99
+    assert found["purity_shuffled"] == pytest.approx((share**2).sum(), abs=0.03)
+    assert found["transfer"] > 0.95 and found["transfer_shuffled"] < share.max() + 0.05
+
+
 def test_cobolt_pairs_cells_and_repeats_itself(mosaic):
     complete = complete_cells(mosaic, ("rna", "atac"))
     split = strict_unpairing(complete, 0.5)

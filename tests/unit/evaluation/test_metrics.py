@@ -176,9 +176,11 @@ def test_purity_and_transfer_by_hand():
     near = [[1, 5], [5, 2], [5, 1], [4, 2], [3, 2], [1, 2]]
     expected = np.mean([[labels[j] == labels[i] for j in row] for i, row in enumerate(near)])
     assert metrics.label_purity(space, labels, k=2) == pytest.approx(expected)
+    assert metrics.shared_label(np.array(near), labels) == pytest.approx(expected)
     moved = metrics.label_transfer(space, labels, np.array([[4.9], [0.05]]), k=2)
     assert moved.tolist() == ["b", "a"]
     assert metrics.label_transfer(space, labels, np.array([[0.13]]), k=2).tolist() == ["b"], "nearer one settles a tie"
+    assert metrics.carried_label(np.array([[0, 3], [3, 0], [0, 1]]), labels).tolist() == ["a", "b", "a"]
 
 
 def test_leiden_finds_two_heaps(rng):
@@ -187,6 +189,8 @@ def test_leiden_finds_two_heaps(rng):
     found = metrics.best_leiden(space, labels, resolutions=(0.05, 0.5))
     assert found["ari"] == pytest.approx(1)
     assert found["clusters"] == 2
+    parts = [np.zeros(120), (labels == "a").astype(int)]
+    assert metrics.best_clusters(parts, labels) == {"ari": 1.0, "nmi": 1.0, "clusters": 2, "which": 1}
     assert metrics.macro_f1(["a", "a", "b", "b"], ["a", "a", "a", "b"]) == pytest.approx((0.8 + 2 / 3) / 2)
     assert metrics.adjusted_rand([0, 0, 1, 1], ["x", "x", "y", "y"]) == 1
     assert metrics.normalised_mutual_information([0, 0, 1, 1], [0, 1, 0, 1]) == pytest.approx(0, abs=1e-12)

@@ -16,11 +16,15 @@ from multivi_nf.evaluation.metrics.calibration import (
 )
 from multivi_nf.evaluation.metrics.clustering import (
     adjusted_rand,
+    best_clusters,
     best_leiden,
+    carried_label,
     label_purity,
     label_transfer,
+    leiden_clusters,
     macro_f1,
     normalised_mutual_information,
+    shared_label,
     silhouette_of_labels,
 )
 from multivi_nf.evaluation.metrics.effects import calls_against_truth, fold_change_agreement
@@ -46,9 +50,11 @@ __all__ = [
     "adjusted_rand",
     "area_under_risk_coverage",
     "bernoulli_log_loss_skill",
+    "best_clusters",
     "best_leiden",
     "brier_skill",
     "calls_against_truth",
+    "carried_label",
     "central_coverage",
     "centred_cell_pearson",
     "count_crps",
@@ -63,6 +69,7 @@ __all__ = [
     "kl_per_dimension",
     "label_purity",
     "label_transfer",
+    "leiden_clusters",
     "lisi",
     "lisi_ratio",
     "lisi_ratio_within",
@@ -75,6 +82,7 @@ __all__ = [
     "randomised_pit",
     "reliability_curve",
     "scaled_squared_error",
+    "shared_label",
     "silhouette_of_labels",
     "within_feature_rank_correlation",
 ]

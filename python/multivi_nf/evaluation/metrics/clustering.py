@@ -55,8 +55,12 @@ def label_purity(space: np.ndarray, labels: np.ndarray, k: int = 15) -> float:
     labels
         (n_cells,) labels.
     """
+    return shared_label(nearest(space, space, k, same=True)[0], labels)
+
+
+def shared_label(neighbours: np.ndarray, labels: np.ndarray) -> float:
+    """Mean share of a cell's neighbours, (n_cells, k) indices, that have its label."""
     labels = np.asarray(labels)
-    neighbours, _ = nearest(space, space, k, same=True)
     return float((labels[neighbours] == labels[:, None]).mean())
 
 
@@ -70,12 +74,16 @@ def label_transfer(source: np.ndarray, labels: np.ndarray, target: np.ndarray, k
     >>> label_transfer(known, np.array(["B", "B", "T", "T"]), np.array([[0.2], [4.0]]), k=2)
     array(['B', 'T'], dtype='<U1')
     """
+    return carried_label(nearest(target, source, k)[0], labels)
+
+
+def carried_label(neighbours: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n_target,) majority label of each one's neighbours, (n_target, k) indices into `labels`, nearest first."""
     names, codes = np.unique(np.asarray(labels), return_inverse=True)
-    neighbours, _ = nearest(target, source, k)
-    votes = np.zeros((len(target), len(names)))
+    votes = np.zeros((len(neighbours), len(names)))
     for rank in range(neighbours.shape[1]):
         # a hair more for the nearer, so that ties are settled the same way everywhere
-        np.add.at(votes, (np.arange(len(target)), codes[neighbours[:, rank]]), 1 + 1e-6 * (neighbours.shape[1] - rank))
+        np.add.at(votes, (np.arange(len(votes)), codes[neighbours[:, rank]]), 1 + 1e-6 * (neighbours.shape[1] - rank))
     return names[votes.argmax(1)]
 
 
@@ -109,14 +117,16 @@ def best_leiden(
 
     Returns
     -------
-    `ari`, `nmi`, `resolution`, `clusters`.
+    `ari`, `nmi`, `resolution`, `clusters`, `which` of the resolutions it is.
     """
     clusters = leiden_clusters(space, resolutions, seed=seed)
+    best = best_clusters(clusters, labels)
+    return best | {"resolution": float(resolutions[int(best["which"])])}
+
+
+def best_clusters(clusters: Sequence[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """`ari`, `nmi` and number of `clusters` of the partition that agrees best with the labels, and `which` it is."""
     scores = [adjusted_rand(labels, found) for found in clusters]
     best = int(np.argmax(scores))
-    return {
-        "ari": scores[best],
-        "nmi": normalised_mutual_information(labels, clusters[best]),
-        "resolution": float(resolutions[best]),
-        "clusters": len(np.unique(clusters[best])),
-    }
+    nmi = normalised_mutual_information(labels, clusters[best])
+    return {"ari": scores[best], "nmi": nmi, "clusters": len(np.unique(clusters[best])), "which": best}
