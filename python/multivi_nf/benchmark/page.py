@@ -153,13 +153,24 @@ class Means:
 
 
 @dataclass(frozen=True)
+class Small:
+    """Small figures of one kind, one a method, and what their colours mean."""
+
+    title: str
+    legend: list[tuple[str, str]]
+    figures: list[Markup]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One of the five on the page."""
 
     number: int
     title: str
     text: str
+    legend: list[tuple[str, Markup]]
     figures: list[Markup]
+    panels: list[Small]
     table: list[Means]
 
 
@@ -171,23 +182,20 @@ class Shown:
     dataset: str
     version: str
     experiments: list[Experiment]
-    cost: Markup
-    legend: list[tuple[str, Markup]]
+    cost: list[Markup]
     failed: list[dict[str, object]]
     settings: list[dict[str, str]]
 
 
 def _shown(table: pd.DataFrame, panels: list[Panel], dataset: str) -> Shown:
     scored = table[table["metric"] != "failed"]
-    methods = figures.ordered(table["method"].unique())
     failed = table[table["metric"] == "failed"].drop_duplicates(["experiment", "method", "split", "note"])
     return Shown(
         style=Markup(template("style.css")),
         dataset=dataset,
         version=__version__,
         experiments=[_experiment(k, scored, panels) for k in sorted(scored["experiment"].unique())],
-        cost=Markup(figures.cost(scored)),
-        legend=[(name, Markup(figures.badge(name))) for name in methods],
+        cost=[Markup(one) for one in figures.cost(scored)],
         failed=failed[["experiment", "method", "split", "note"]].to_dict("records"),
         settings=_settings(panels),
     )
@@ -211,7 +219,10 @@ def _experiment(k: int, scored: pd.DataFrame, panels: list[Panel]) -> Experiment
     if control.any():
         told = "FOSCTTM, pairs shuffled before training"
         pictures.append(Markup(figures.metric(rows[control], "foscttm", told, "lower", f"e{k}-shuffled")))
-    return Experiment(k, title, text, pictures + [Markup(one) for one in figures.panels(k, drawn)], _means(rows, shown))
+    pictures += [Markup(one) for one in figures.risks(drawn)] if k == 3 else []
+    legend = [(name, Markup(figures.badge(name))) for name in figures.ordered(rows["method"].unique())]
+    small = [Small(of.title, of.legend, [Markup(one) for one in of.figures]) for of in figures.panels(k, drawn)]
+    return Experiment(k, title, text, legend, pictures, small, _means(rows, shown))
 
 
 def _means(rows: pd.DataFrame, shown: list[tuple[str, str, str]]) -> list[Means]:
