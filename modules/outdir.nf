@@ -144,8 +144,9 @@ def outdir_problem(settings) {
     try {
         root.mkdirs()
         java.nio.file.Files.createDirectories(root.resolve('pipeline_info'))
-        def probe = java.nio.file.Files.createTempFile(root.resolve('pipeline_info'), '.probe', '')
-        java.nio.file.Files.delete(probe)
+        java.nio.file.Files.createTempFile(root.resolve('pipeline_info'), '.probe', '')
+        entries(root.resolve('pipeline_info')).findAll { path -> path.fileName.toString() ==~ /\.probe\d+/ && java.nio.file.Files.isRegularFile(path) }
+            .each { path -> java.nio.file.Files.deleteIfExists(path) } // what a killed run left, too
     }
     catch (IOException problem) {
         return unwritable(settings, problem)

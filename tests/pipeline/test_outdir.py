@@ -84,21 +84,43 @@ def test_a_used_folder_is_told_apart_locked_and_taken_over(nextflow, tmp_path):
     assert (outdir / "thesis.tex").read_text() == "precious"
 
 
-@pytest.mark.parametrize(
-    ("outdir", "said"),
-    [
-        ("afile", "cannot be written"),
-        ("afile/below", "cannot be written"),
-        ("/proc/none", "cannot be written"),
-        ("mine", "holds multivi.h5mu, which no run of this pipeline wrote"),
-    ],
-)
-def test_what_no_run_can_use_is_refused_in_three_parts(nextflow, tmp_path, outdir, said):
+DOOR = """
+include { outdir_problem ; release_outdir ; take_outdir } from '%s/modules/outdir'
+
+workflow {
+    params.outdirs.toString().tokenize(',').each { outdir ->
+        def settings = [outdir: outdir]
+        System.out.println("[${outdir}] " + (outdir_problem(settings) ?: take_outdir(settings) ?: 'taken'))
+        release_outdir(settings)
+    }
+}
+"""
+
+
+@pytest.fixture
+def door(nextflow, tmp_path):
+    """What is said of folders before anything else, by name: a run stops with it, or takes the folder."""
+
+    def ask(*outdirs: str, **environment: str) -> dict[str, str]:
+        (tmp_path / "door.nf").write_text(DOOR % REPOSITORY)
+        run = nextflow(tmp_path, "--outdirs", ",".join(outdirs), project=tmp_path / "door.nf", **environment)
+        assert run.code == 0 and "java.nio" not in run.said, run.said
+        return {part.partition("] ")[0]: part.partition("] ")[2] for part in run.said.split("\n[")[1:]}
+
+    return ask
+
+
+def test_what_no_run_can_use_is_refused_in_three_parts(nextflow, door, tmp_path):
     (tmp_path / "afile").write_text("x")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/multivi.h5mu").write_text("my thesis")
-    run = nextflow(tmp_path, "--outdir", outdir, *STUB)
-    assert run.code == 1 and said in run.said and "What to do:" in run.said and not run.submitted()
+    said = door("afile", "afile/below", "/proc/none", "mine", "new")
+    assert said.pop("new").strip() == "taken" and len(said) == 4
+    for name, text in said.items():
+        assert ("cannot be written" in text) == (name != "mine") and "What to do:" in text, (name, text)
+    run = nextflow(tmp_path, "--outdir", "mine", *STUB)
+    assert run.code == 1 and "holds multivi.h5mu, which no run of this pipeline wrote" in run.said
+    assert "What to do:" in run.said and not run.submitted()
     assert (tmp_path / "mine/multivi.h5mu").read_text() == "my thesis" and (tmp_path / "afile").read_text() == "x"
 
 
@@ -118,7 +140,7 @@ def holder(**other: object) -> str:
 
 
 STRANGE = {
-    "a loop, a link to the root, a lock that is a number": lambda out: (
+    "a loop and a link to the root and a lock that is a number": lambda out: (
         (out / "qc").mkdir(),
         (out / "qc/loop").symlink_to(".."),
         (out / "disk").symlink_to("/"),
@@ -131,11 +153,17 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_what_stands_in_the_folder_of_results_is_no_obstacle(nextflow, tmp_path, name):
-    """The run comes as far as its samplesheet, which is none; nothing of Java's own words is shown."""
+def test_what_stands_in_the_folder_of_results_is_no_obstacle(nextflow, door, tmp_path):
+    """Each is taken, after a silence where it could be another's; a run comes as far as its samplesheet."""
+    for name, make in STRANGE.items():
+        (tmp_path / name / "pipeline_info").mkdir(parents=True)
+        make(tmp_path / name)
+    said = door(*(f"./{name}" for name in STRANGE), MULTIVI_NF_STALE_SECONDS="2")
+    first = {name.removeprefix("./"): text.splitlines()[0] for name, text in said.items()}
+    assert first == dict.fromkeys(STRANGE, "taken"), said
+    assert not [name for name in STRANGE if (tmp_path / name / "pipeline_info/.run.lock").exists()]
     (tmp_path / "out/pipeline_info").mkdir(parents=True)
-    STRANGE[name](tmp_path / "out")
+    (tmp_path / "out/pipeline_info/.run.lock").write_bytes(b"")
     (tmp_path / "bad.csv").write_text("sample,rna\n")
     run = nextflow(tmp_path, "--input", "bad.csv", "-stub-run", MULTIVI_NF_STALE_SECONDS="2")
     assert run.code == 1 and "bad.csv" in run.said and "What to do:" in run.said, run.said
@@ -178,26 +206,27 @@ TAKEN = {
 }
 
 
-@pytest.mark.parametrize(
-    "names", [("cells.tsv.gz", "clusters.tsv", "controls.tsv"), ("manifest.tsv", "peaks/mine.bed")]
-)
-def test_tables_of_the_user_are_not_replaced(nextflow, tmp_path, names):
+def test_tables_of_the_user_are_not_replaced(door, tmp_path):
     """A result's name alone makes no result: what no run could have written is named and left."""
-    for name in names:
-        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "out" / name).write_bytes(TAKEN[name])
-    run = nextflow(tmp_path, *STUB)
-    said = f"holds {', '.join(names)}, which no run of this pipeline wrote"
-    assert run.code == 1 and said in run.said and not run.submitted(), run.said
-    assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == {name: TAKEN[name] for name in names}
+    halves = {"a": ("cells.tsv.gz", "clusters.tsv", "controls.tsv"), "b": ("manifest.tsv", "peaks/mine.bed")}
+    for folder, names in halves.items():
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_bytes(TAKEN[name])
+    said = door(*halves)
+    for folder, names in halves.items():
+        assert f"holds {', '.join(names)}, which no run of this pipeline wrote" in said[folder], said
+        assert {name: (tmp_path / folder / name).read_bytes() for name in names} == {
+            name: TAKEN[name] for name in names
+        }
 
 
-def test_a_lock_that_is_no_file_and_a_time_that_is_none(nextflow, tmp_path):
+def test_a_lock_that_is_no_file_and_a_time_that_is_none(door, tmp_path):
     (tmp_path / "out/pipeline_info/.run.lock").mkdir(parents=True)
-    run = nextflow(tmp_path, *STUB)
-    assert run.code == 1 and "pipeline_info/.run.lock, which is no file" in run.said, run.said
-    run = nextflow(tmp_path, "--outdir", "new", *STUB, MULTIVI_NF_STALE_SECONDS="abc")
-    assert run.code == 1 and "MULTIVI_NF_STALE_SECONDS is 'abc'" in run.said and "What to do:" in run.said, run.said
+    said = door("out")["out"]
+    assert "pipeline_info/.run.lock, which is no file" in said and "What to do:" in said, said
+    said = door("new", MULTIVI_NF_STALE_SECONDS="abc")["new"]
+    assert "MULTIVI_NF_STALE_SECONDS is 'abc'" in said and "What to do:" in said, said
 
 
 CLOSING = """

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,7 @@ _FULL_WORDS = re.compile(
     r"No space left on device|Disk quota exceeded|File too large|\bos error (28|122|27)\b|\berrno = (28|122|27)\b|"
     r"\d+ requested and \d+ written"  # numpy's tofile
 )
+_PROBE = re.compile(r"\.probe-[0-9a-f]{32}")
 _EXCHANGE = 2
 _HERE = -100  # AT_FDCWD
 _counter = itertools.count()
@@ -136,6 +138,30 @@ def exchanged(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
+def try_to_write(folder: Path, content: bytes = b"") -> None:
+    """Write a small file into a folder and remove it, and what a killed process or a failing disk left of such a try.
+
+    Raises
+    ------
+    OSError
+        Nothing can be written there.
+    """
+    with contextlib.suppress(OSError):
+        left = [entry for entry in os.scandir(folder) if _PROBE.fullmatch(entry.name)]
+        for entry in left:
+            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size <= 1:
+                Path(entry.path).unlink(missing_ok=True)
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        with probe.open("xb") as file:
+            file.write(content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise
+    probe.unlink(missing_ok=True)  # another process may have taken it for one that was left
+
+
 def sweep(final: Path) -> None:
     """Remove what killed processes left of `final`, and put an old folder back whose new one never came."""
     tail = _tail(final.name)
@@ -218,9 +244,18 @@ def _is_mount(path: Path) -> bool:
     return any(line.split(b" ")[4:5] == [place] for line in lines)
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, tries: int = 5) -> None:
+    """Remove a file or folder as far as that can be done.
+
+    zarr writes in threads of its own: after an error one of them may still put a file back, and its folders. So whether
+    a folder is gone is asked again a little later; once is enough where it never was.
+    """
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        for again in range(tries):
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.02 * again)
+            if again and not path.exists():
+                return
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

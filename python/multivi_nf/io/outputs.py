@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from multivi_nf.errors import InputError
 from multivi_nf.errors import option as named
-from multivi_nf.io.files import LONGEST_NAME, is_half, not_replaceable, written_whole
+from multivi_nf.io.files import LONGEST_NAME, is_half, not_replaceable, try_to_write, written_whole
 
 LONGEST_PATH = 4095
 """Bytes of a path (Linux)."""
@@ -248,10 +247,8 @@ def _check_parent(parent: Path, path: Path, option: str) -> None:
         raise InputError(
             f"{option} {path}: {parent} is a file, not a folder", "nothing can be written below it", "give another path"
         )
-    probe = parent / f".probe-{uuid.uuid4().hex}"
     try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        try_to_write(parent)
     except OSError as error:
         raise InputError(
             f"{option} {path}: {parent} cannot be written ({error.strerror})",

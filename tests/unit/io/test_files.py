@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from multivi_nf.errors import InputError
 from multivi_nf.io import files, processes
-from multivi_nf.io.files import DiskFull, written_whole
+from multivi_nf.io.files import DiskFull, try_to_write, written_whole
 from multivi_nf.io.outputs import check_folder
 
 WRITER = """
@@ -158,3 +161,48 @@ def test_a_mount_point_is_known_before_the_work(monkeypatch, tmp_path):
         temporary.mkdir()
         entered = True
     assert entered and list(tmp_path.iterdir()) == [place]
+
+
+def test_a_try_to_write_takes_away_what_another_left_and_nothing_else(tmp_path):
+    """A disk that let nothing be removed leaves a probe; a larger file of such a name, or another name, is not ours."""
+    import resource
+
+    left, mine, own = tmp_path / f".probe-{'a' * 32}", tmp_path / f".probe-{'b' * 32}", tmp_path / ".probe-notes"
+    left.write_bytes(b"x")
+    mine.write_text("my notes")
+    own.touch()
+    (tmp_path / f".probe-{'c' * 32}").symlink_to(mine)
+    for content in (b"", b"x"):
+        try_to_write(tmp_path, content)
+        assert {path.name for path in tmp_path.iterdir()} == {mine.name, own.name, f".probe-{'c' * 32}"}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            try_to_write(tmp_path, b"x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(OSError):
+        try_to_write(tmp_path / "none")
+
+
+def test_what_a_thread_writes_after_the_error_is_removed_too(tmp_path):
+    """zarr's threads go on for a moment, and make the folder anew."""
+    threads = []
+
+    def late(folder) -> None:
+        deadline = time.monotonic() + 30
+        while folder.exists() and time.monotonic() < deadline:
+            pass
+        with contextlib.suppress(OSError):  # removed under its hands once more
+            (folder / "uns").mkdir(parents=True)
+            (folder / "uns/.zgroup").touch()
+
+    with pytest.raises(ValueError, match="x"), written_whole(tmp_path / "r.zarr") as temporary:
+        (temporary / "X").mkdir(parents=True)
+        threads.append(threading.Thread(target=late, args=(temporary,)))
+        threads[0].start()
+        raise ValueError("x")
+    threads[0].join()
+    assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from multivi_nf.errors import InputError, Interrupted, option
+from multivi_nf.io.files import try_to_write
 from multivi_nf.io.processes import boot, namespace, started
 
 BEAT = 5.0
@@ -202,11 +203,9 @@ def make_writable(folder: Path) -> None:
     InputError
         If it cannot be written.
     """
-    probe = folder / f".probe-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
+        try_to_write(folder, b"x")
     except OSError as error:
         raise InputError(
             f"the checkpoint folder {folder} cannot be written ({error.strerror})",

@@ -126,9 +126,8 @@ def sweep(folder: Path) -> None:
     """Remove half-written checkpoints that a killed owner left. Only for the owner."""
     for path in folder.glob(".*.step-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for pattern in (".*.history.tsv", ".probe-*"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    for path in folder.glob(".*.history.tsv"):
+        path.unlink(missing_ok=True)
 
 
 def _all(folder: Path) -> list[Path]:
