@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,20 +156,52 @@ def intervals(cuts: Cuts, group: str, genome: Genome) -> Iterator[tuple[str, int
 
 
 def write_bigwig(path: Path, sizes: dict[str, int], values: Iterator[tuple[str, int, int, float]]) -> None:
-    """Write a bigWig file of intervals, sorted as the chromosomes of `sizes` (bp).
+    """Write a bigWig file of intervals, sorted as the chromosomes of `sizes` (bp), and read it back.
+
+    The writer takes an error of `values` for its end, says nothing of a last buffer that a disk did not take, and ends
+    by a panic (no `Exception`) where one of its threads met a full disk.
 
     Raises
     ------
     OSError
-        The file could not be written. Where a thread of the writer ends by that, another ends for want of it, and its
-        words ("a panic", which is no exception of Python's) do not say why.
+        The file could not be written.
     """
-    try:
-        pybigtools.open(str(path), "w").write(sizes, values)
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
+    failed: list[BaseException] = []
+    written = 0
+
+    def told() -> Iterator[tuple[str, int, int, float]]:
+        nonlocal written
+        try:
+            for one in values:
+                written += 1
+                yield one
+        except GeneratorExit:  # the writer ends before its values do
             raise
-        raise OSError(f"Input/output error while {path} was written ({error})") from error
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    try:
+        pybigtools.open(str(path), "w").write(sizes, told())
+        found = 0 if failed else _intervals_of(path)
+    except BaseException as error:
+        if not failed and not isinstance(error, pybigtools.BBIReadError) and type(error).__name__ != "PanicException":
+            raise
+        failed.append(OSError(f"Input/output error while {path} was written ({error})"))
+        failed[-1].__cause__ = error
+    if failed:
+        raise failed[0]
+    if found != written:
+        raise OSError(f"Input/output error: of {written} intervals {found} are in {path}")
+
+
+def _intervals_of(path: Path) -> int:
+    """How many intervals a bigWig holds; all of its blocks are read, those for views from afar too."""
+    with contextlib.closing(pybigtools.open(str(path))) as file:
+        chroms = list(file.chroms())
+        for size, chrom in itertools.product(file.zooms(), chroms):
+            collections.deque(file.zoom_records(size, chrom), maxlen=0)
+        return sum(1 for chrom in chroms for _ in file.records(chrom))
 
 
 def write_tracks(

@@ -16,7 +16,7 @@ from multivi_nf.inputs.genome import Genome
 from multivi_nf.regulation import tracks
 from multivi_nf.regulation.cells import Source, file_name
 from multivi_nf.regulation.possible import NotPossible
-from multivi_nf.regulation.tracks import write_tracks
+from multivi_nf.regulation.tracks import write_bigwig, write_tracks
 
 SIZES = {"chr1": 20_003, "chr2": 9_000, "chrM": 500, "chr10": 4_000}
 TOY = Genome(SIZES, "chrM", None, None, {})
@@ -135,3 +135,35 @@ def test_a_bigwig_that_cannot_be_written_is_a_disk_that_fails(tmp_path):
         [sys.executable, "-c", NO_ROOM], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.stdout.split() == ["PanicException", "True"], done.stdout + done.stderr
+
+
+def test_an_error_of_what_is_written_is_no_end_of_it(tmp_path):
+    """The writer prints such an error and closes the file as if it were whole."""
+
+    def values():
+        yield from (("chr1", 10 * i, 10 * i + 10, float(i % 7)) for i in range(5000))
+        raise MemoryError("x")
+
+    with pytest.raises(MemoryError, match="x"):
+        write_bigwig(tmp_path / "x.bw", {"chr1": 1_000_000}, values())
+
+
+@pytest.mark.parametrize("lost", [(0, 64), (700, 4096), (-600, 600)])
+def test_a_bigwig_of_which_a_part_was_not_written_is_found(tmp_path, monkeypatch, lost):
+    """Head, intervals and the end, where a disk did not take a buffer: zeros in their place."""
+    path, real = tmp_path / "x.bw", tracks._intervals_of
+    rows = [("chr1", 10 * i, 10 * i + 10, float(i % 97)) for i in range(50_000)]
+    write_bigwig(path, {"chr1": 1_000_000}, iter(rows))
+    with pyBigWig.open(str(path)) as file:
+        assert len(file.intervals("chr1")) == len(rows)
+
+    def zeroed(written):
+        whole = bytearray(written.read_bytes())
+        start = lost[0] % len(whole)
+        whole[start : start + lost[1]] = bytes(lost[1])
+        written.write_bytes(whole)
+        return real(written)
+
+    monkeypatch.setattr(tracks, "_intervals_of", zeroed)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_bigwig(path, {"chr1": 1_000_000}, iter(rows))
