@@ -5,8 +5,8 @@
 Each size is a mosaic file of the same kind of cells (by default 1,000 genes of which a cell shows 200, 4,000 peaks of
 which it shows 300; a third paired, five groups, four batches; counts of 2,000 cells repeated), and each step a process
 of its own, as the pipeline runs it: 256 cells x 20 genes of imputation, a contrast of two groups, every group against
-the rest with imputed cells among them, calibration, and the embedding's file scored and drawn. What grows with the
-cells is the table of cells and 8 bytes a cell of row pointers: `tables_GB` is a process that reads only these.
+the rest with imputed cells among them, calibration, and the embedding's file handed on, scored, drawn. What grows with
+the cells is the table of cells and 8 bytes a cell of row pointers: `tables_GB` is a process that reads only these.
 The model is not trained, its split is the one that training draws. Peak memory is VmHWM (`ru_maxrss` of a process
 counts its parent's).
 """
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 BASE = 2000
-STEPS = ("tables", "impute", "differential", "each", "calibrate", "embed", "evaluate", "report")
+STEPS = ("tables", "impute", "differential", "each", "calibrate", "embed", "export", "evaluate", "report")
 PEAK = """
 import sys
 from multivi_nf.commands import main
@@ -145,6 +145,7 @@ def arguments(folder: Path, step: str) -> list[object]:
         ],
         "calibrate": ["calibrate", *own, "--output", folder / "calibrated"],
         "embed": ["embed", *own, "--output", folder / "multivi.h5mu"],
+        "export": ["export", folder / "multivi.h5mu", "--h5ad", "true", "--output", folder / "exported"],
         "evaluate": [
             "evaluate",
             "--mosaic",

@@ -28,12 +28,16 @@ class Trained:
     model: Path
     device: str
 
-    def load(self) -> Cells:
-        """Read the model and the cells of the mosaic, matched by feature names, without the mosaic's layers."""
-        from multivi_nf.latent.cells import Cells
+    def load(self, *columns: str) -> Cells:
+        """Read the model and the cells of the mosaic, matched by feature names, without the mosaic's layers.
+
+        Of obs `columns` are read, and what the model conditions on.
+        """
+        from multivi_nf.latent.cells import Cells, cells_of
 
         memory_goes_back()
-        return Cells(self.load_model(), self.mosaic)
+        model = self.load_model()
+        return Cells(model, cells_of(model, self.mosaic, columns))
 
     def load_model(self) -> MultiVI:
         """Read the model alone."""

@@ -116,7 +116,8 @@ def command(trained: Trained, wanted: Wanted, output: Path, testing: Testing) ->
     from multivi_nf.inputs.contrasts import NothingToCompare
     from multivi_nf.io.tables import write_table
 
-    chosen, joined = wanted.chosen(), trained.load()
+    chosen = wanted.chosen()
+    joined = trained.load(chosen.groupby, testing.replicate)
     try:
         table = differential(
             joined.model,

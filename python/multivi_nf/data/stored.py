@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -182,11 +183,13 @@ class StagedRows:
         return torch.from_numpy(np.frombuffer(bytearray(b"".join(parts)), dtype))
 
 
-def stored_source(path: str | os.PathLike[str], *, atac_counts: bool = False) -> Source:
+def stored_source(
+    path: str | os.PathLike[str], *, atac_counts: bool = False, columns: Collection[str] | None = None
+) -> Source:
     """Open a mosaic for inference; counts stay in the file, which is kept open as long as the source lives.
 
     A file that another tool wrote is read into memory as :func:`multivi_nf.data.source.source_of` does; `atac_counts`
-    as there.
+    as there. Of obs `columns`, `batch` and `sample` are read; all, where one of them is not there, or of None.
 
     Raises
     ------
@@ -198,11 +201,11 @@ def stored_source(path: str | os.PathLike[str], *, atac_counts: bool = False) ->
         return source_of(path)  # which says what is wrong
     check_hdf5(path)
     with reading(path):
-        source = _stored(path, atac_counts)
+        source = _stored(path, atac_counts, columns)
     return source_of(path, atac_counts=atac_counts) if source is None else source
 
 
-def _stored(path: Path, atac_counts: bool) -> Source | None:
+def _stored(path: Path, atac_counts: bool, columns: Collection[str] | None) -> Source | None:
     """The same of a mosaic of ours; None where the file is not one."""
     file = h5py.File(path, "r", rdcc_nbytes=CACHE)
     groups = {m: file["mod"][m] for m in MODALITIES if m in file.get("mod", {})}
@@ -212,7 +215,7 @@ def _stored(path: Path, atac_counts: bool) -> Source | None:
     ):
         file.close()
         return None
-    obs = read_elem(file["obs"])
+    obs = _obs_of(file["obs"], columns)
     obs.index = obs.index.astype(str)
     matrices: dict[str, StoredMatrix] = {}
     for modality, group in groups.items():
@@ -245,6 +248,16 @@ def _stored(path: Path, atac_counts: bool) -> Source | None:
         if doubled.any():
             atac.doubled, source.notes = doubled, (note_of(samples, doubled),)
     return source
+
+
+def _obs_of(group: h5py.Group, columns: Collection[str] | None) -> pd.DataFrame:
+    """The table of cells, of its columns those that are asked for."""
+    there = [str(name) for name in group.attrs["column-order"]]
+    if columns is None or not set(columns) <= set(there):
+        return read_elem(group)
+    wanted = {"batch", "sample", *columns}
+    read = {name: read_elem(group[name]) for name in there if name in wanted}
+    return pd.DataFrame(read, index=pd.Index(read_elem(group[group.attrs["_index"]])))
 
 
 def _shared(names: pd.Index, known: pd.Index) -> pd.Index:

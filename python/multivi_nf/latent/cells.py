@@ -153,10 +153,21 @@ class Cells:
         return float(np.median(torch.cat(found).cpu().numpy()))
 
 
-def cells_of(model: MultiVI, mosaic: MuData | MosaicData | Source | str | os.PathLike[str]) -> MosaicData:
-    """The mosaic in the model's terms; refused, naming them, where features differ. Counts of a file stay there."""
+def cells_of(
+    model: MultiVI,
+    mosaic: MuData | MosaicData | Source | str | os.PathLike[str],
+    columns: Collection[str] | None = None,
+) -> MosaicData:
+    """The mosaic in the model's terms; refused, naming them, where features differ. Counts of a file stay there.
+
+    Of a file's obs `columns` are read besides those that the model conditions on; of None all.
+    """
     if isinstance(mosaic, str | os.PathLike):
-        mosaic = stored_source(mosaic, atac_counts="atac" in model.config.counted)
+        config = model.config
+        wanted = None if columns is None else {*columns, *config.categorical, *config.continuous}
+        if wanted is not None and config.labels is not None and config.guided:
+            wanted.add(config.labels)
+        mosaic = stored_source(mosaic, atac_counts="atac" in config.counted, columns=wanted)
     data = mosaic if isinstance(mosaic, MosaicData) else MosaicData(mosaic, model)
     device = next(model.parameters()).device
     return data if data.device == device else data.to(device)

@@ -113,8 +113,9 @@ def training(history: pd.DataFrame, best: int | None) -> str:
     terms = [t for t in [*terms, "adversary_accuracy", "learning_rate"] if t in history and history[t].notna().any()]
     figure, panels = panels_of(1 + len(terms), 4, 2.5, 1.9)
     epochs = history["epoch"]
+    validated = history[history["validation_loss"].notna()]  # in the warm-ups every tenth epoch
     panels[0].plot(epochs, history["train_loss"], color=MUTED, lw=1.2, label="training")
-    panels[0].plot(epochs, history["validation_loss"], color=ACCENT, lw=1.4, label="validation")
+    panels[0].plot(validated["epoch"], validated["validation_loss"], color=ACCENT, lw=1.4, label="validation")
     if len(history) > 3:
         both = history[["train_loss", "validation_loss"]].iloc[min(len(history) // 10 + 1, 5) :].to_numpy(dtype=float)
         low, high = np.nanmin(both), np.nanmax(both)
@@ -122,9 +123,10 @@ def training(history: pd.DataFrame, best: int | None) -> str:
     panels[0].legend(fontsize=7)
     panels[0].set_title("loss per cell")
     for axes, term in zip(panels[1:], terms):
-        axes.plot(epochs, history[term], color=MUTED, lw=1.0)
+        known = history[history[term].notna()]
+        axes.plot(known["epoch"], known[term], color=MUTED, lw=1.0)
         if f"validation_{term}" in history:
-            axes.plot(epochs, history[f"validation_{term}"], color=ACCENT, lw=1.2)
+            axes.plot(validated["epoch"], validated[f"validation_{term}"], color=ACCENT, lw=1.2)
         axes.set_title(term.replace("_", " "))
     for axes in panels:
         axes.set_xlabel("epoch")
@@ -146,8 +148,8 @@ def distributions(
         logged = bool(finite.any()) and np.nanmin(x[finite]) >= 0 and np.nanmax(x[finite]) > 50
         shown = np.log10(np.maximum(x, 0) + 1) if logged else x
         bins = np.histogram_bin_edges(shown[finite], 40).tolist() if finite.any() else 10
-        axes.hist(shown[finite & ~removed], bins=bins, color=ACCENT, label="kept")
-        axes.hist(shown[finite & removed], bins=bins, color=SECOND, alpha=0.75, label="removed")
+        axes.hist(shown[finite & ~removed], bins=bins, histtype="stepfilled", color=ACCENT, label="kept")
+        axes.hist(shown[finite & removed], bins=bins, histtype="stepfilled", color=SECOND, alpha=0.75, label="removed")
         for threshold in (value for value in thresholds.get(quantity, []) if value > 0):  # 0: the rule is off
             axes.axvline(np.log10(threshold + 1) if logged else threshold, color=INK, lw=0.9, ls="--")
         axes.set_title(quantity.replace("_", " ") + (" (log10)" if logged else ""))

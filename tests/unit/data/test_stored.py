@@ -149,3 +149,13 @@ def test_a_file_of_another_tool_is_read_as_before(tmp_path):
     assert not isinstance(source.matrices["rna"], StoredMatrix) and source.matrices["rna"].n_features == 30
     with pytest.raises(InputError, match="does not exist"):
         stored_source(tmp_path / "gone.h5mu")
+
+
+def test_of_the_table_of_cells_only_what_is_asked_for_is_read(file):
+    whole = source_of(str(file)).obs
+    some = stored_source(file, columns={"cluster"}).obs
+    assert list(some) == [name for name in whole if name in ("batch", "cluster")] and len(whole.columns) > 2
+    assert some.equals(whole[list(some)]) and some.index.equals(whole.index)
+    # a column that is not there is told by whoever asks for it, who names those that are
+    assert list(stored_source(file, columns={"cluster", "donor"}).obs) == list(whole)
+    assert list(stored_source(file).obs) == list(whole)
