@@ -136,6 +136,14 @@ def write_resources(path: Path, step: str, seconds: float) -> None:
         temporary.write_text(json.dumps(cost, indent=1) + "\n")
 
 
+def without_settings_of_others() -> None:
+    """Take out of the environment what would change the bytes of results, or end in a library's own traceback."""
+    for name in [name for name in os.environ if name.startswith(("ZARR_", "ANNDATA_"))]:
+        del os.environ[name]
+    if not os.environ.get("NUMBA_NUM_THREADS", "1").isdecimal():
+        del os.environ["NUMBA_NUM_THREADS"]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one step and leave with its exit code, see :func:`exit_code`."""
     # Between two loops torch's threads wait by spinning, which on a machine that others use too made training take four
@@ -143,6 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     writable_caches()
+    without_settings_of_others()
     os.environ["MPLBACKEND"] = "Agg"  # a notebook that starts the pipeline hands on its own, which no step can load
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)

@@ -10,7 +10,9 @@ import click
 from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._numbers import Finite
 from multivi_nf.commands._outputs import OutputPlace, Step
+from multivi_nf.errors import InputError
 from multivi_nf.io.outputs import files_of
+from multivi_nf.modalities import MODALITIES
 
 FILES = files_of("export", r"cells\.tsv\.gz|clusters\.tsv|explorer\.html|markers/\w+\.tsv\.gz|h5ad/\w+\.h5ad")
 
@@ -50,6 +52,13 @@ def command(embedding: Path, imputed: tuple[Path, ...], output: Path, h5ad: str,
 
     IMPUTED: stores <modality>.zarr, whose values stand beside the measured ones in the tables of markers.
     """
+    for path in imputed:
+        if path.stem not in MODALITIES:
+            raise InputError(
+                f"IMPUTED {path}: {path.stem!r} is no modality",
+                "a store's values stand beside the measured ones of the modality that its name tells",
+                f"name it {', '.join(f'{name}.zarr' for name in MODALITIES[:-1])} or {MODALITIES[-1]}.zarr",
+            )
     from multivi_nf.export.h5ad import MOST_CELLS, write_h5ad
     from multivi_nf.export.markers import write_markers
     from multivi_nf.export.modalities import check_embedded, fill_modalities

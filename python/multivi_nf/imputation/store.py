@@ -87,7 +87,7 @@ class Store:
 
 @contextmanager
 def new_store(path: Path, n_bytes: int) -> Iterator[Path]:
-    """Temporary folder that becomes `path` when it is complete.
+    """Temporary folder that becomes `path` when it is complete; zarr writes there by its own defaults alone.
 
     Raises
     ------
@@ -107,7 +107,8 @@ def new_store(path: Path, n_bytes: int) -> Iterator[Path]:
             advice,
         )
     try:
-        with written_whole(path) as temporary:
+        # zarr reads settings in a home and in /etc; order and codecs are those that were set when an array is made
+        with written_whole(path) as temporary, zarr.config.set(zarr.config.defaults[0]):
             yield temporary
     except DiskFull as problem:
         raise InputError(problem.what, problem.why, advice) from problem

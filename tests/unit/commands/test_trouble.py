@@ -309,3 +309,25 @@ def test_an_input_that_may_not_be_read_is_told_in_three_parts(tmp_path, monkeypa
     printed = capsys.readouterr().err
     assert "x.h5' is not readable" in printed and "Usage" not in printed
     assert all(part in printed for part in ("ERROR: ", "Why it matters: ", "What to do: "))
+
+
+SETTINGS = """
+from multivi_nf.commands import main
+try: main(['--version'])
+except SystemExit: pass
+import anndata, numba, zarr
+print(zarr.config.get('codecs.bytes').partition('.')[0], anndata.settings.zarr_write_format)
+"""
+
+
+def test_settings_of_zarr_anndata_and_numba_do_not_reach_the_steps():
+    """Of the environment: a store's bytes, and the code that packs it, hang on the step alone."""
+    lent = {"ZARR_CODECS__BYTES": "os.evil", "ANNDATA_ZARR_WRITE_FORMAT": "3", "NUMBA_NUM_THREADS": "x"}
+
+    def said(code: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code], env=os.environ | lent, capture_output=True, text=True)
+
+    assert said("import zarr; print(zarr.config.get('codecs.bytes'))").stdout.split() == ["os.evil"], "the control"
+    done = said(SETTINGS)
+    assert done.stdout.splitlines()[-1].split() == ["zarr", "2"], done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -203,6 +203,15 @@ def test_names_that_are_taken_are_given_another_one(embedded, tmp_path):
     assert var["gene_id"].tolist() == embedded["rna"].var_names.tolist() and set(var["gene_id_given"]) == {"hgnc"}
 
 
+def test_a_store_that_names_no_modality_is_refused(embedded, tmp_path, capsys):
+    """It was left out without a word."""
+    embedded.write_h5mu(tmp_path / "m.h5mu")
+    (tmp_path / "imputed_rna.zarr").mkdir()
+    words = [str(tmp_path / "m.h5mu"), str(tmp_path / "imputed_rna.zarr"), "--output", str(tmp_path / "out")]
+    assert exit_code(["export", *words]) == 2
+    assert "'imputed_rna' is no modality" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("size", ["nan", "inf"])
 def test_a_budget_is_a_finite_number(tmp_path, capsys, size):
     assert exit_code(["export", str(tmp_path / "m.h5mu"), "--explorer-size", size, "--output", str(tmp_path)]) == 2

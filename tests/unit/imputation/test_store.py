@@ -105,3 +105,17 @@ def test_an_embedding_of_other_cells_is_refused(chunks, embedding, tmp_path):
     with pytest.raises(InputError, match="lacks 1 of the imputed cells, as s:3"):
         gather(chunks, tmp_path / "rna.zarr", tmp_path / "less.h5mu")
     assert not (tmp_path / "rna.zarr").exists()
+
+
+def test_settings_in_a_home_do_not_change_the_bytes_of_a_store(tmp_path):
+    """zarr reads ~/.config/zarr: another order of an array's values, here."""
+    obs = pd.DataFrame(index=[f"c{i}" for i in range(6)])
+    values, found = np.arange(12, dtype=np.float32).reshape(6, 2), {}
+    for name, order in (("plain", "C"), ("lent", "F")):
+        with zarr.config.set({"array.order": order}), stores.new_store(tmp_path / f"{name}.zarr", 0) as place:
+            store = Store(place, ad.AnnData(obs=obs, var=pd.DataFrame(index=["g0", "g1"])), ["X"])
+            store.write(slice(0, 6), X=values)
+            assert zarr.config.get("array.order") == "C"
+        folder = tmp_path / f"{name}.zarr"
+        found[name] = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found["plain"] == found["lent"] and found["plain"]
