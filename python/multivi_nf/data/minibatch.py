@@ -96,6 +96,8 @@ class Minibatch:
     counterparts
         (n_cells, n_batches) float32 cells of each batch for one of a cell's own, see
         `multivi_nf.training.counterparts`; None where nobody looked.
+    told_apart
+        (n_cells, n_batches) bool, of which batches the nearest cells are known to be of another kind; None: of none.
     """
 
     batch: torch.Tensor
@@ -104,6 +106,7 @@ class Minibatch:
     continuous: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     labels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     counterparts: torch.Tensor | None = None
+    told_apart: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.n_cells

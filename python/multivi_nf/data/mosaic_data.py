@@ -100,6 +100,8 @@ class MosaicData:
         (n_cells,) int64 tensor of codes of the labels that guide training, -1 where a cell has none; None: none guide.
     counterparts
         (n_cells, n_batches) float32 tensor of `multivi_nf.training.counterparts`, set by training; None without.
+    told_apart
+        (n_cells, n_batches) bool tensor of the same; None without and where it is all False.
 
     Raises
     ------
@@ -132,6 +134,7 @@ class MosaicData:
         if config.labels is not None and config.guided:
             self.labels = _labels(source.obs, config.labels, config.label_names)
         self.counterparts: torch.Tensor | None = None
+        self.told_apart: torch.Tensor | None = None
         self.has: dict[str, np.ndarray] = {}
         self._rows: dict[str, torch.Tensor] = {}
         self._counts: dict[str, _Resident | StoredMatrix | StagedRows] = {}
@@ -209,6 +212,7 @@ class MosaicData:
             continuous=self._placed(self.continuous[index]),
             labels=torch.empty(0) if self.labels is None else self._placed(self.labels[index]),
             counterparts=None if self.counterparts is None else self._placed(self.counterparts[index]),
+            told_apart=None if self.told_apart is None else self._placed(self.told_apart[index]),
         )
 
     def staged(self, index: np.ndarray) -> MosaicData:

@@ -4,7 +4,8 @@ Samples of z mix long before its means do: what tells two labs apart lies below 
 where a KL, an adversary or a penalty on samples hardly see it, and users look at means. So the neighbours of a cell's
 *mean* are asked which side they come from. Sides are the two groups of batches (or of patterns of measured modalities)
 that mix least; they are found while training, from running sums of who neighbours whom. Which cells
-of batches have counterparts at all is given (`multivi_nf.training.counterparts`). Evidence and what else was tried:
+of batches have counterparts at all is given (`multivi_nf.training.counterparts`), and cells of two batches that are
+told to be of different kinds are kept apart (`strangers`). Evidence and what else was tried:
 docs/decisions/batch-integration.md.
 """
 
@@ -269,6 +270,42 @@ def neighbourhood(mean: torch.Tensor, sharpness: float = 2.0) -> torch.Tensor:
     others = square.detach().masked_fill(itself, math.inf)
     scale = others.kthvalue(min(RANK, n - 1), dim=1).values.clamp(min=1e-6)
     return torch.softmax((-sharpness * square / scale.unsqueeze(1)).masked_fill(itself, -math.inf), 1)
+
+
+def strangers(
+    mean: torch.Tensor,
+    group: torch.Tensor,
+    counterparts: torch.Tensor,
+    told_apart: torch.Tensor,
+    sharpness: float,
+) -> torch.Tensor:
+    """Scalar: how much of cells' neighbourhoods are others' that are known to be of another kind, nats a cell.
+
+    Two cells of two groups are strangers if neither has counterparts in the other's and one of them is told apart.
+    With u_i the sum of W_ij over the strangers j of i, the mean of -ln(1 - u_i), u_i at most 1 - `SURE_FLOOR`. Without
+    it what makes one map of groups lays types of which each group has one over each other, where they are alike: a
+    decoder that knows the group need not be told.
+
+    Parameters
+    ----------
+    mean
+        (n, K) posterior means.
+    group
+        (n,) index of each cell's group, below 0 unknown: such cells are nobody's strangers, nor neighbours.
+    counterparts, told_apart
+        (n, n_groups), and bool (`multivi_nf.training.counterparts.looked_at`).
+    sharpness
+        Of the neighbourhoods.
+    """
+    known = (group >= 0).nonzero().squeeze(1)
+    if known.numel() < 3:
+        return mean.new_zeros(())
+    mean, group = mean[known], group[known]
+    none, told = counterparts[known][:, group] == 0, told_apart[known][:, group]
+    none = ((told & none.T) | (none & told.T)) & (group.unsqueeze(1) != group)
+    with torch.autocast(mean.device.type, enabled=False):
+        weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float(), sharpness)
+        return -(1 - (weight * none).sum(1)).clamp(min=SURE_FLOOR).log().mean()
 
 
 def chance(weight: torch.Tensor) -> torch.Tensor:

@@ -14,12 +14,15 @@ from multivi_nf.model.config import ModelConfig
 from multivi_nf.model.encoding import Noise
 from multivi_nf.model.fusion import Gaussian, Posteriors, fuse, joint, kl_standard, subsets
 from multivi_nf.model.generative import Observed
-from multivi_nf.model.local_mixing import LocalMixing
+from multivi_nf.model.local_mixing import SHARPNESS, LocalMixing, strangers
 from multivi_nf.model.network import Network
 from multivi_nf.model.sparse import Tiles, tiles_of
 
 INTEGRATION_SHARE = 0.05
 """Nats of a mixing penalty, at a strength of 1, for each nat of reconstruction."""
+
+SOON = 0.01
+"""Strength of a mixing penalty from which what keeps strangers apart acts fully: without mixing they stay apart."""
 
 
 @dataclass
@@ -246,21 +249,25 @@ def mixing_terms(
     -------
     Penalties, nats a cell, and what is charged of them for each nat of reconstruction: in training at the strength at
     which each acts, in evaluation what exceeds that with which a penalty is content, at full strength, so that epochs
-    can be compared. ``batch_mixing`` is the mean of two penalties, of the joint means and of those of the modality that
-    leads, each with sides of its own. ``modality_mixing`` asks the joint means in which modalities a cell was measured,
-    beyond what its neighbours' batches make expected: otherwise batches that differ in modalities would be charged
-    twice.
+    can be compared. What strangers cost is charged beside. ``batch_mixing`` is the mean of two penalties, of the joint
+    means and of those of the modality that leads, each with sides of its own. ``modality_mixing`` asks the joint means
+    in which modalities a cell was measured, beyond what its neighbours' batches make expected: otherwise batches that
+    differ in modalities would be charged twice.
     """
     config, present, note = model.config, posteriors.present, model.training
     mean = joint(posteriors, config.fusion, model.formulas).mean
-    costs = {}
-    if "joint" in mixing.shapes:
-        costs["joint"] = mixing.charge("joint", mean, minibatch.batch, counterparts=minibatch.counterparts, note=note)
+    costs, apart = {}, {}
+    everyone = torch.arange(len(mean), device=mean.device)
+    looked_at = {"joint": (mean, everyone)} if "joint" in mixing.shapes else {}
     if "leading" in mixing.shapes:
         rows = present[:, config.leading].nonzero().squeeze(1)
-        own = posteriors.mean[rows, config.leading]
-        theirs = None if minibatch.counterparts is None else minibatch.counterparts[rows]
-        costs["leading"] = mixing.charge("leading", own, minibatch.batch[rows], counterparts=theirs, note=note)
+        looked_at["leading"] = (posteriors.mean[rows, config.leading], rows)
+    for name, (of, rows) in looked_at.items():
+        batch, theirs = minibatch.batch[rows], minibatch.counterparts
+        theirs = None if theirs is None else theirs[rows]
+        costs[name] = mixing.charge(name, of, batch, counterparts=theirs, note=note)
+        if theirs is not None and minibatch.told_apart is not None:
+            apart[name] = strangers(of, batch, theirs, minibatch.told_apart[rows], SHARPNESS[name])
     if "measured" in mixing.shapes:
         bit = torch.arange(present.shape[1], device=present.device)
         pattern = (present.long() << bit).sum(1)
@@ -269,7 +276,13 @@ def mixing_terms(
     strength["measured"] = config.modality_integration
     charged = mean.new_zeros(())
     for name, (cost, content) in costs.items():
-        acting = cost * mixing.strength(name).to(cost.dtype) if note else (cost - content).clamp(min=0)
+        away = apart.get(name, mean.new_zeros(()))
+        if note:
+            s = mixing.strength(name).to(cost.dtype)
+            # strangers at full strength, as soon as mixing acts at all
+            acting = s * cost + (s / SOON).clamp(max=1) * away
+        else:
+            acting = (cost + away - content).clamp(min=0)
         charged = charged + INTEGRATION_SHARE * strength[name] * acting
     found = {}
     if "joint" in costs:

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix, Source
 from multivi_nf.reduction import unit_rows
-from multivi_nf.training.directions import N_DIRECTIONS, leading
+from multivi_nf.training.directions import N_DIRECTIONS, Directions, leading
 from multivi_nf.training.sisters import not_told_apart
 from multivi_nf.training.steps import N_NEAREST, apart, closest, nearness, steps
 
@@ -39,6 +39,8 @@ N_CELLS = 12_000
 N_OF_BATCH = 3_000
 """The same, of one batch."""
 
+N_FEATURES = 2_000
+"""Features, those that vary most, by which kinds are told from their counterparts."""
 
 N_ASKED = 30
 """Cells of a batch of which an earlier modality has told that make their word count for those without it."""
@@ -63,9 +65,25 @@ def counterparts(
 
     Returns
     -------
-    (n_cells, n_batches) float32: 1 in the column of the cell's own batch, 0 where a batch has no counterpart. Where a
-    cell shares no modality with a batch nothing is known: that cells are spread there alike is assumed, and written as
-    a number below 0. Rows of cells of other batches than these are 0.
+    See :func:`looked_at`, the first.
+    """
+    return looked_at(source, batches, among=among, seed=seed)[0]
+
+
+def looked_at(
+    source: Source, batches: Sequence[str], *, among: np.ndarray | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """What :func:`counterparts` takes, and which cells are told apart from those of which batches.
+
+    Returns
+    -------
+    counterparts
+        (n_cells, n_batches) float32: 1 in the column of the cell's own batch, 0 where a batch has no counterpart. Where
+        a cell shares no modality with a batch nothing is known: that cells are spread there alike is assumed, and
+        written as a number below 0. Rows of cells of other batches than these are 0.
+    told_apart
+        (n_cells, n_batches) bool: cells that have none since their profile is another than that of their nearest
+        there, while those of other kinds agree (`multivi_nf.training.sisters.odd`).
     """
     code = pd.Index(batches).get_indexer(source.batch)
     among = np.ones(len(code), dtype=bool) if among is None else among
@@ -74,7 +92,8 @@ def counterparts(
     found = np.zeros((len(code), len(batches)), dtype=np.float32)
     found[known] = -size / np.maximum(size[code[known], None], 1)
     open_ = np.ones(found.shape, dtype=bool)
-    for matrix in source.matrices.values():
+    told_apart = np.zeros(found.shape, dtype=bool)
+    for modality, matrix in source.matrices.items():
         rows = source.obs.index.get_indexer(matrix.cells)
         rows_code = code[rows]
         n = _sizes(rows_code[among[rows]], len(batches))
@@ -82,10 +101,10 @@ def counterparts(
         if shared.size < 2:
             continue
         taking_part = np.where(np.isin(rows_code, shared), rows_code, -1)
-        of_matrix = _of_matrix(matrix, taking_part, among[rows], len(batches), seed)
+        of_matrix = _of_matrix(matrix, taking_part, among[rows], len(batches), seed, by_profile=modality == "rna")
         if of_matrix is None:
             continue
-        masses, place = of_matrix
+        masses, place, apart_ = of_matrix
         # of these cells to all cells: that a batch measured a modality in all its kinds alike
         share = np.divide(n, size, out=np.ones_like(size), where=n > 0)
         here = np.flatnonzero(np.isin(rows_code, shared))
@@ -94,9 +113,10 @@ def counterparts(
         told = np.where(open_[rows], np.nan, found[rows])
         scaled = _heard(place, taking_part, among[rows], told, masses=scaled, here=here, shared=shared)
         found[at] = np.where(open_[at], scaled, found[at])
+        told_apart[at] |= open_[at] & apart_[np.ix_(here, shared)] & (found[at] == 0)
         open_[at] = False
     found[known, code[known]] = 1
-    return found
+    return found, told_apart
 
 
 def _sizes(code: np.ndarray, n_batches: int) -> np.ndarray:
@@ -128,9 +148,13 @@ def _heard(
 
 
 def _of_matrix(
-    matrix: Matrix, code: np.ndarray, among: np.ndarray, n_batches: int, seed: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(n_rows, n_batches) masses of the cells of one modality, and places; `code` is -1 for cells that take no part."""
+    matrix: Matrix, code: np.ndarray, among: np.ndarray, n_batches: int, seed: int, *, by_profile: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(n_rows, n_batches) masses of the cells of one modality, places, and (n_rows, n_batches) whether told apart.
+
+    `code` is -1 for cells that take no part; `by_profile`: of RNA alone, since panels of proteins differ and 0/1 says
+    too little of a kind.
+    """
     looked_at = among & (code >= 0)
     found = leading(matrix, N_DIRECTIONS, seed=seed, batch=code.astype(str), among=np.flatnonzero(looked_at))
     if found is None:
@@ -141,7 +165,8 @@ def _of_matrix(
     place = unit_rows((place - middle).astype(np.float32))
     some = _drawn(members, seed)
     out = np.zeros((len(code), n_batches))
-    masses = _masses(place, some)
+    told_apart = np.zeros(out.shape, dtype=bool)
+    masses, others = _masses(place, some, _levels(found, matrix, some) if by_profile else None)
     scale = np.array([len(m) / max(len(s), 1) for m, s in zip(members, some)])
     for b, drawn in enumerate(some):
         if drawn.size:
@@ -150,7 +175,9 @@ def _of_matrix(
             mean = there[asked].mean(1)
             out[own] = np.where((there[asked] > 0).mean(1) >= 0.5, mean, 0.0)
             out[drawn] = there
-    return out, place
+            told_apart[own] = others[b][asked].mean(1) >= 0.5
+            told_apart[drawn] = others[b]
+    return out, place, told_apart
 
 
 def _drawn(members: list[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -163,25 +190,74 @@ def _drawn(members: list[np.ndarray], seed: int) -> list[np.ndarray]:
     return [m if len(m) <= most else np.sort(random.choice(m, most, replace=False)) for m in members]
 
 
-def _masses(place: np.ndarray, members: list[np.ndarray]) -> list[np.ndarray]:
-    """By batch (n_members, n_batches): cells of each batch for one of a cell's own; 0 where it has no counterpart."""
-    spots = [_Spot.of(place[m]) if len(m) else None for m in members]
-    centre = np.mean([s.place.mean(0) for s in spots if s is not None], axis=0)
+def _levels(found: Directions, matrix: Matrix, members: list[np.ndarray]) -> list[np.ndarray]:
+    """By batch (n_members, g): logged levels of the features that vary most."""
+    rows = found.levels(matrix, np.concatenate(members))
+    mean = np.asarray(rows.mean(0)).ravel()
+    variance = np.asarray(rows.multiply(rows).mean(0)).ravel() - mean**2
+    most = np.sort(np.argsort(-variance, kind="stable")[:N_FEATURES])
+    dense = rows[:, most].toarray().astype(np.float32)
+    return np.split(dense, np.cumsum([len(m) for m in members])[:-1])
+
+
+def _masses(
+    place: np.ndarray, members: list[np.ndarray], levels: list[np.ndarray] | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """By batch (n_members, n_batches): cells of each batch for one of a cell's own; and whether they are told apart.
+
+    0 where a cell has no counterpart.
+    """
+    spots = {b: _Spot.of(place[m]) for b, m in enumerate(members) if len(m)}
+    centre = np.mean([s.place.mean(0) for s in spots.values()], axis=0)
+    pairs = [(a, b) for a in spots for b in spots if b < a]
     out = [np.zeros((len(m), len(members))) for m in members]
-    for a, one in enumerate(spots):
-        for b, two in enumerate(spots[:a]):
-            if one is None or two is None:
-                continue
-            there, back = steps(one.place, two.place), steps(two.place, one.place)
-            near = one.reach(there @ two.place, centre), two.reach(back @ one.place, centre)
-            least = REACH * np.clip(max(np.quantile(n, 0.9) for n in near), 0.5, 1.0)
-            mine = (one.home(there @ (back @ one.place), centre) >= HOME) & (near[0] >= least)
-            theirs = (two.home(back @ (there @ two.place), centre) >= HOME) & (near[1] >= least)
-            # where labs hardly differ one can ask for more: a sister that both have is near as well
-            same = not_told_apart(one.place, two.place)
-            mine, theirs = mine & same[0], theirs & same[1]
-            out[a][:, b] = one.masses(back, mine, theirs)
-            out[b][:, a] = two.masses(there, theirs, mine)
+    near, told_apart = ([np.zeros((len(m), len(members)), dtype=bool) for m in members] for _ in range(2))
+    for a, b in pairs:
+        one, two = spots[a], spots[b]
+        mine, theirs = _returned(one, two, centre)
+        # where labs hardly differ one can ask for more: a sister that both have is near as well
+        same, others = not_told_apart(one.place, two.place, None if levels is None else (levels[a], levels[b]))
+        near[a][:, b], near[b][:, a] = mine & same[0], theirs & same[1]
+        told_apart[a][:, b], told_apart[b][:, a] = others
+    told_apart = _uncontradicted([place[m] for m in members], near, told_apart)
+    has = [n & ~t for n, t in zip(near, told_apart)]
+    for a, b in pairs:
+        one, two, mine, theirs = spots[a], spots[b], has[a][:, b], has[b][:, a]
+        out[a][:, b] = one.masses(steps(two.place, one.place), mine, theirs)
+        out[b][:, a] = two.masses(steps(one.place, two.place), theirs, mine)
+    return out, told_apart
+
+
+def _returned(one: _Spot, two: _Spot, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of two batches, whose round trips through the other are short and end near where they began."""
+    there, back = steps(one.place, two.place), steps(two.place, one.place)
+    near = one.reach(there @ two.place, centre), two.reach(back @ one.place, centre)
+    least = REACH * np.clip(max(np.quantile(n, 0.9) for n in near), 0.5, 1.0)
+    mine = (one.home(there @ (back @ one.place), centre) >= HOME) & (near[0] >= least)
+    theirs = (two.home(back @ (there @ two.place), centre) >= HOME) & (near[1] >= least)
+    return mine, theirs
+
+
+def _uncontradicted(places: list[np.ndarray], near: list[np.ndarray], told_apart: list[np.ndarray]) -> list[np.ndarray]:
+    """By batch (n_members, n_batches) who is told apart, if nobody whom a cell has in a third batch says otherwise.
+
+    Donors differ in single kinds of cells too. But if those of a third batch are of a cell's kind and of that of cells
+    there, these are of one kind: then the nearest of the third batch have counterparts in both.
+
+    Parameters
+    ----------
+    places
+        By batch, unit vectors.
+    near, told_apart
+        By batch (n_members, n_batches) bool: who has counterparts by places, and who is told apart by profiles.
+    """
+    has, out = [n & ~t for n, t in zip(near, told_apart)], [t.copy() for t in told_apart]
+    for a, b in ((a, b) for a, told in enumerate(told_apart) for b in np.flatnonzero(told.any(0))):
+        for c in (c for c, place in enumerate(places) if len(place) and c not in (a, b)):
+            asking = np.flatnonzero(told_apart[a][:, b] & has[a][:, c])
+            if asking.size:
+                said = has[c][closest(places[a][asking], places[c]), b].mean(1)
+                out[a][asking[said >= 0.5], b] = False
     return out
 
 

@@ -69,10 +69,14 @@ class Directions:
         found = np.zeros((len(matrix.cells), self.vectors.shape[1]))
         for start in range(0, len(found), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(found)))
-            counts = matrix.rows(rows)
-            total = np.asarray(counts.sum(1)).ravel()
-            found[rows] = _levelled(counts, total, self.median, self.weight, matrix.values is None) @ self.vectors
+            found[rows] = self.levels(matrix, rows) @ self.vectors
         return found
+
+    def levels(self, matrix: Matrix, rows: np.ndarray) -> sp.csr_matrix:
+        """(n_rows, n_features) normalised counts of some rows."""
+        counts = matrix.rows(rows)
+        total = np.asarray(counts.sum(1)).ravel()
+        return _levelled(counts, total, self.median, self.weight, matrix.values is None)
 
 
 def first_layer(

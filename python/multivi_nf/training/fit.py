@@ -23,7 +23,7 @@ from multivi_nf.io.processors import number_from_environment
 from multivi_nf.io.records import as_json
 from multivi_nf.training.checkpoint.run import INTERVAL, Keeping, Vault
 from multivi_nf.training.checkpoint.store import Identity
-from multivi_nf.training.counterparts import counterparts
+from multivi_nf.training.counterparts import looked_at
 from multivi_nf.training.device import World, allocations_within_limits, choose_device
 from multivi_nf.training.history import History
 from multivi_nf.training.model_folder import MultiVI
@@ -117,8 +117,9 @@ def train(
     data = MosaicData(source, model)
     roles = chosen_roles(source, split, seed)
     if model.config.integrates_batches:
-        found = counterparts(data.source, model.config.batches, among=roles == "train", seed=seed)
+        found, told_apart = looked_at(data.source, model.config.batches, among=roles == "train", seed=seed)
         data.counterparts = torch.from_numpy(found)
+        data.told_apart = torch.from_numpy(told_apart) if told_apart.any() else None
     settings = settings_for(
         int((roles == "train").sum()),
         kl_warmup=int(model.config.kl_warmup),

@@ -7,6 +7,9 @@ over each other by a stiff affine map between mutual neighbours; and a round tri
 where it began but end among the same cells, as far as a few steps from neighbour to neighbour lead, and cells of the
 other batch must arrive. All of it is compared with trips through as many cells of the own batch.
 
+Of two sisters of which each batch has one nothing nearer arrives, and the map lays them over each other. What tells
+them is that they differ in features in which all other kinds do not (`odd`).
+
 Where labs differ throughout, all kinds look like sisters, and nothing is decided. Evidence:
 docs/decisions/batch-integration.md.
 """
@@ -55,30 +58,145 @@ these are fewer than the least are left as they are."""
 N_TRIPS = 4
 """Trips through parts of the own batch that are averaged, each part as large as the other batch."""
 
+N_ANCHORS = 300
+"""Cells of a batch, at most, around which profiles are compared."""
 
-def not_told_apart(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+ODD = 4.0
+"""A kind is another than its counterparts where their profiles differ by more than this many times what they do for the
+middle cell of both batches: labs do not change all kinds alike. Divided by the power of `STEEP`."""
+
+SURE = 0.25
+"""And by more than this share of what parts two such profiles by chance."""
+
+LEAST = 200
+"""Cells below which a batch's profiles say too little: then kinds are told by places alone."""
+
+KIN = 0.5, 2 / 3
+"""Cosine of places from which two cells count as of one kind, and the most of pairs of cells, drawn from those that are
+not odd, that may be so: what one kind alone says is not what a lab does to all."""
+
+FAINT = 0.05
+"""Added to the share of each feature, as a part of the mean share, before its logarithm is taken."""
+
+
+Both = tuple[np.ndarray, np.ndarray]
+"""Of the cells of one batch, and of those of another."""
+
+
+def not_told_apart(
+    a: np.ndarray, b: np.ndarray, levels: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[Both, Both]:
     """Which cells of two batches are of a kind that the other batch may have.
 
     Parameters
     ----------
     a, b
         (n_a, k) and (n_b, k) unit vectors, places of the cells of each.
+    levels
+        (n_a, g) and (n_b, g) logged levels of features, 0 or more, to compare kinds by; None: they are not.
 
     Returns
     -------
-    (n_a,) and (n_b,) bool.
+    (n_a,) and (n_b,) bool, by places; and, of the same form, which of all are told to be of another kind by their
+    profiles (`odd`).
     """
+    nobody = np.zeros(len(a), dtype=bool), np.zeros(len(b), dtype=bool)
     a, b = _smoothed(a), _smoothed(b)
     least = LIKELY * np.clip(max(_level(a, b), _level(b, a)), 0, 1) ** STEEP
     if least < 0.01:
-        return np.ones(len(a), dtype=bool), np.ones(len(b), dtype=bool)
+        return (~nobody[0], ~nobody[1]), nobody
     a, b = _aligned(a, b)
     one, two = _Kinds.of(a, len(b)), _Kinds.of(b, len(a))
     there, back = steps(a, b), steps(b, a)
     centre = (a.mean(0) + b.mean(0)) / 2
     mine, theirs = one.alike(there, back, b, centre), two.alike(back, there, a, centre)
     arrived = one.arrived(back, theirs >= least), two.arrived(there, mine >= least)
-    return one.over(mine * arrived[0]) >= least, two.over(theirs * arrived[1]) >= least
+    likely = one.over(mine * arrived[0]) >= least, two.over(theirs * arrived[1]) >= least
+    if levels is None or min(len(a), len(b)) < LEAST:
+        return likely, nobody
+    other = odd((one, two), (there, back), levels, ODD * LIKELY / least)
+    return likely, other
+
+
+def odd(
+    kinds: tuple[_Kinds, _Kinds],
+    across: tuple[sp.csr_matrix, sp.csr_matrix],
+    levels: tuple[np.ndarray, np.ndarray],
+    times: float = ODD,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whose counterparts have another profile, beyond what the two batches' kinds have in common.
+
+    A cell's profile is the mean of `levels` over its kind, as shares; its counterparts' that over where these are led
+    to. Of each feature the logarithm of the ratio of both, less its median over cells of both batches (what a lab does
+    to all kinds), makes the divergence D = 1/2 sum_g share_g (log ratio_g - median_g)^2, less what halves of the same
+    cells lead to expect of chance.
+
+    Parameters
+    ----------
+    kinds, across
+        The cells of both batches, and the steps from each to the other.
+    levels
+        (n_a, g) and (n_b, g).
+    times
+        How many times the middle cell's divergence is too much.
+
+    Returns
+    -------
+    (n_a,) and (n_b,) bool.
+    """
+    anchors = [np.unique(np.linspace(0, len(k.place) - 1, N_ANCHORS).astype(int)) for k in kinds]
+    ratio, share, noise = [], [], []
+    for i, (kind, step) in enumerate(zip(kinds, across)):
+        own = kind.walk[anchors[i]]
+        profiles = [_Profile.of(w, x) for w, x in ((own, levels[i]), (own @ step, levels[1 - i]))]
+        ratio.append((profiles[1].log - profiles[0].log) * (1.0 if i == 0 else -1.0))
+        share.append((profiles[0].share + profiles[1].share) / 2)
+        noise.append(profiles[0].noise + profiles[1].noise)
+    lab = np.median(np.concatenate(ratio), axis=0)
+    beyond = [0.5 * (m * (r - lab) ** 2).sum(1) - n for m, r, n in zip(share, ratio, noise)]
+    usual = times * float(np.median(np.concatenate(beyond)))
+    chance = float(np.median(np.concatenate(noise)))
+    other = [excess > np.maximum(usual, SURE * np.maximum(own, chance)) for excess, own in zip(beyond, noise)]
+    rest = np.concatenate([k.place[at[~o]] for k, at, o in zip(kinds, anchors, other)])
+    if not len(rest) or (rest @ rest.T > KIN[0]).mean() > KIN[1]:
+        return np.zeros(len(kinds[0].place), dtype=bool), np.zeros(len(kinds[1].place), dtype=bool)
+    heard = [k.walk[:, at] for k, at in zip(kinds, anchors)]
+    told = [h @ o.astype(np.float32) > 0.5 * h.sum(1) for h, o in zip(heard, other)]
+    return told[0], told[1]
+
+
+@dataclass
+class _Profile:
+    """Mean levels around some cells.
+
+    Attributes
+    ----------
+    share, log
+        (n, g) shares of the features, and their logarithms.
+    noise
+        (n,) by how much two such profiles diverge by chance, each profile's part: a quarter of the divergence of those
+        of two halves of the cells, which is of four times the variance.
+    """
+
+    share: np.ndarray
+    log: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def of(cls, weight: np.ndarray, levels: np.ndarray) -> _Profile:
+        """Of cells by weight, (n, n_cells)."""
+        share, log = _shares(weight, levels)
+        order, noise = np.arange(len(levels)), np.zeros(len(weight))
+        for half in (order % 2 == 0, order // 2 % 2 == 0):
+            one, two = (_shares(weight[:, part], levels[part]) for part in (half, ~half))
+            noise += ((one[0] + two[0]) / 2 * (one[1] - two[1]) ** 2).sum(1) / 16
+        return cls(share, log, noise)
+
+
+def _shares(weight: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    share = weight @ levels
+    share /= np.maximum(share.sum(1, keepdims=True), 1e-12)
+    return share, np.log(share + FAINT / share.shape[1])
 
 
 def _smoothed(place: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from multivi_nf.model.local_mixing import (
     neighbourhood,
     penalty,
     sides,
+    strangers,
 )
-from multivi_nf.model.loss import Objective, Weights, comparisons
+from multivi_nf.model.loss import SOON, Objective, Weights, comparisons, mixing_terms
 
 
 def two_clouds(n: int, gap: float, *, share: float = 0.5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -488,3 +490,116 @@ def test_of_several_modalities_counterparts_tell_who_takes_part_alone():
         found, _ = mixing.charge(name, mean, group, counterparts=theirs, note=False)
         plain, _ = mixing.charge(name, mean[~alone], group[~alone], note=False)
         assert float(found) == pytest.approx(0.8 * float(plain), rel=1e-9) and float(plain) > 0
+
+
+def apart(group: torch.Tensor, alone: torch.Tensor, told: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """(n, 2) counterparts, none of `alone` cells in the other group, and (n, 2) who is told apart (None: they)."""
+    one, two = torch.ones(len(group), 2), torch.zeros(len(group), 2, dtype=torch.bool)
+    one[alone, 1 - group[alone]] = 0
+    told = alone if told is None else told
+    two[told, 1 - group[told]] = True
+    return one, two
+
+
+def test_strangers_are_charged_by_their_share_of_each_neighbourhood():
+    """Loops, from the page: of cells told apart in both groups, those of the other."""
+    mean, group = two_clouds(20, 0.3)
+    alone = torch.arange(20) % 3 == 0
+    found = strangers(mean, group, *apart(group, alone), 2.0)
+    weight, costs = neighbourhood(mean, 2.0), []
+    for i in range(20):
+        u = sum(float(weight[i, j]) for j in range(20) if alone[i] and alone[j] and group[i] != group[j])
+        costs.append(-math.log(max(1 - u, SURE_FLOOR)))
+    assert float(found) == pytest.approx(sum(costs) / 20, rel=1e-6) and max(costs) > 0.1
+
+
+def test_strangers_are_those_of_which_neither_has_counterparts_and_one_is_told_apart():
+    mean, group = two_clouds(20, 0.3)
+    all_, nobody = torch.ones(20, dtype=torch.bool), torch.zeros(20, dtype=torch.bool)
+    assert float(strangers(mean, group, *apart(group, group == 0), 2.0)) == 0, "the others have counterparts here"
+    assert float(strangers(mean, group, *apart(group, all_, nobody), 2.0)) == 0, "that none are found is no evidence"
+    both, either = (float(strangers(mean, group, *apart(group, all_, t), 2.0)) for t in (all_, group == 0))
+    assert either == both > 0
+
+
+def test_unknown_cells_are_nobodys_strangers():
+    mean, group = two_clouds(20, 0.3)
+    none, told = apart(group, torch.ones(20, dtype=torch.bool))
+    code = torch.where(torch.arange(20) % 2 == 0, -1, group)
+    z = mean.clone().requires_grad_()
+    cost = strangers(z, code, none, told, 2.0)
+    (pull,) = torch.autograd.grad(cost, z)
+    known = float(strangers(mean[1::2], group[1::2], none[1::2], told[1::2], 2.0))
+    assert float(cost.detach()) == pytest.approx(known)
+    assert float(cost.detach()) > 0 and (pull[::2] == 0).all() and (pull[1::2] != 0).any()
+    assert float(strangers(mean[:2], group[:2], none[:2], told[:2], 2.0)) == 0
+
+
+def test_gradients_of_strangers_agree_with_finite_differences():
+    """All but the width of the kernel, through which no gradient flows: held where it is, the cost changes so."""
+    mean, group = two_clouds(16, 0.5)
+    alone = torch.arange(16) % 2 == 0
+    scale = torch.cdist(mean, mean).square().fill_diagonal_(math.inf).kthvalue(5, dim=1).values
+
+    def at(z: torch.Tensor) -> torch.Tensor:
+        square = (z.unsqueeze(1) - z).square().sum(2).masked_fill(torch.eye(16, dtype=torch.bool), math.inf)
+        weight = torch.softmax(-2 * square / scale.unsqueeze(1), 1)
+        none = alone & alone.unsqueeze(1) & (group.unsqueeze(1) != group)
+        return -(1 - (weight * none).sum(1)).clamp(min=SURE_FLOOR).log().mean()
+
+    z = mean.clone().requires_grad_()
+    (ours,) = torch.autograd.grad(strangers(z, group, *apart(group, alone), 2.0), z)
+    step, numeric = 1e-6, torch.zeros_like(mean)
+    for i in range(16):
+        for k in range(3):
+            change = torch.zeros_like(mean)
+            change[i, k] = step
+            numeric[i, k] = (at(mean + change) - at(mean - change)) / (2 * step)
+    assert torch.allclose(ours, numeric, rtol=1e-5, atol=1e-8) and float(ours.abs().max()) > 1e-3
+
+
+def test_steps_down_the_gradient_part_strangers():
+    mean, group = two_clouds(60, 0.0)
+    alone = torch.arange(60) % 2 == 0
+    told, z = apart(group, alone), mean.clone()
+    for _ in range(200):
+        z.requires_grad_()
+        (pull,) = torch.autograd.grad(strangers(z, group, *told, 2.0), z)
+        z = (z - 2.0 * pull).detach()
+    before, after = (float(strangers(x, group, *told, 2.0)) for x in (mean, z))
+    assert after < 0.2 * before
+    nearest = torch.cdist(z, z).fill_diagonal_(math.inf).argmin(1)
+    assert not (alone & alone[nearest] & (group[nearest] != group)).any()
+
+
+def test_strangers_cost_a_step_as_soon_as_mixing_acts_and_only_encoders_learn_from_it(model, minibatch, generator):
+    """Before there are sides nothing else is charged."""
+    everyone = list(range(24))
+    plain = minibatch({"rna": everyone, "atac": everyone[::2]}, 24)
+    told = torch.nn.functional.one_hot(plain.batch.clamp(min=0), 3) == 0
+    none = 1.0 - told.float()
+    plain = replace(plain, counterparts=none)
+    cells = replace(plain, told_apart=told)
+    made = model(("rna", "atac"), dropout=0.0, batch_integration=2.0, modality_integration=0.0, adversary="none")
+    made = made.double().eval()
+    q = made.encode(cells)
+    posteriors = made.stack(cells.n_cells, cells, q)
+    joint = strangers(made.fuse(cells, q).mean, cells.batch, none, told, 2.0)
+    leading = strangers(posteriors.mean[:, 0], cells.batch, none, told, 2.0)
+    for strength, acts in ((0.0, 0.0), (SOON / 2, 0.5), (0.5, 1.0)):
+        mixing = LocalMixing(comparisons(made.config))
+        for sums in mixing.sums.values():
+            sums.dual[1] = strength
+        made.train()
+        with torch.no_grad():
+            _, pull = mixing_terms(made, cells, posteriors, mixing)
+        assert float(pull) == pytest.approx(acts * float((0.05 * (joint + leading)).detach()))
+    assert float(joint.detach()) > 0
+    made.eval()
+    gradients = []
+    for given in (plain, cells):
+        made.zero_grad()
+        charged(made, given, generator, LocalMixing(comparisons(made.config))).total.backward()
+        gradients.append({n: p.grad.clone() for n, p in made.named_parameters() if p.grad is not None})
+    changed = {n for n in gradients[0] if not torch.allclose(gradients[0][n], gradients[1][n], rtol=1e-12, atol=1e-14)}
+    assert changed and all(name.startswith("encoders.") for name in changed)

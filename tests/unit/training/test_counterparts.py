@@ -12,6 +12,7 @@ from scipy import sparse
 
 from multivi_nf.data.source import source_of
 from multivi_nf.training import counterparts as room
+from multivi_nf.training import sisters
 from multivi_nf.training.counterparts import counterparts
 
 FEATURES = {"rna": 300, "atac": 600, "protein": 40}
@@ -78,6 +79,126 @@ def test_a_type_of_one_batch_whose_sister_both_have_has_no_counterparts():
     for name in ("shared", "other"):
         assert (found[(batch == "a") & (kind == name), 1] > 0).mean() > 0.9
         assert (found[(batch == "b") & (kind == name), 0] > 0).mean() > 0.9
+
+
+def test_of_two_sisters_of_which_each_batch_has_one_neither_has_counterparts():
+    """Nothing nearer arrives: what tells them is that no other kind of cells differs between the batches as they do."""
+    common = {f"t{i}": 60 + 10 * i for i in range(5)}
+    made, kind, batch = world({"a": {"shared": 100, **common}, "b": {"sister": 80, **common}})
+    found, told_apart = room.looked_at(source_of(made), ("a", "b"))
+    other = np.arange(len(kind)), np.where(batch == "a", 1, 0)
+    there, lone = found[other] > 0, np.isin(kind, ("shared", "sister"))
+    assert there[lone].mean() < 0.1 and told_apart[other][kind == "sister"].mean() > 0.9
+    assert told_apart[other][~lone].mean() < 0.05 and not told_apart[np.arange(len(kind)), 1 - other[1]].any()
+    assert not (told_apart & (found != 0)).any()
+    for name in common:
+        assert there[kind == name].mean() > 0.95
+    both = {"shared": 100, "sister": 80, **common}
+    made, kind, batch = world({"a": both, "b": both})
+    found, told_apart = room.looked_at(source_of(made), ("a", "b"))
+    assert (found[np.arange(len(kind)), np.where(batch == "a", 1, 0)] > 0).mean() > 0.97, "where both have both"
+    assert not told_apart.any()
+
+
+def test_of_three_batches_two_that_have_a_sister_keep_each_other_and_are_told_apart_from_the_third():
+    common = {f"t{i}": 60 + 10 * i for i in range(5)}
+    cells = {"a": {"shared": 100, **common}, "b": {"sister": 80, **common}, "c": {"shared": 90, **common}}
+    made, kind, batch = world(cells)
+    found, told_apart = room.looked_at(source_of(made), ("a", "b", "c"))
+    of_a, of_c = ((batch == b) & (kind == "shared") for b in ("a", "c"))
+    assert (found[of_a, 2] > 0).mean() > 0.9 and (found[of_c, 0] > 0).mean() > 0.9
+    assert (found[of_a | of_c, 1] > 0).mean() < 0.1 and told_apart[of_a | of_c, 1].mean() > 0.9
+    assert told_apart[kind == "sister"][:, [0, 2]].mean() > 0.9
+    assert not told_apart[of_a, 2].any() and not told_apart[of_c, 0].any()
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_who_is_told_apart_is_not_where_those_of_a_third_batch_are_of_both_kinds(agrees):
+    """Two kinds, at right angles; cells of the first in batches 0 and 1 are told apart; batch 2 has all, 3 is empty.
+
+    What cells of the other kind in the third batch have, and cells of the own kind that one has none of, say nothing.
+    """
+    places = [np.repeat(np.eye(2, dtype=np.float32), 6, 0) for _ in range(3)] + [np.zeros((0, 2), np.float32)]
+    first = np.arange(12) < 6
+    near = [np.ones((len(p), 4), dtype=bool) for p in places]
+    told = [np.zeros((len(p), 4), dtype=bool) for p in places]
+    told[0][first, 1] = told[1][first, 0] = True
+    near[2][first, :2] = agrees
+    near[0][0, 2] = False
+    out = room._uncontradicted(places, near, told)
+    left = np.zeros(12, dtype=bool)
+    left[0] = True
+    np.testing.assert_array_equal(out[0][:, 1], left if agrees else first)
+    np.testing.assert_array_equal(out[1][:, 0], first & ~np.full(12, agrees))
+    assert not out[2].any() and sum(o.sum() for o in out) == (1 if agrees else 12)
+    assert told[0][first, 1].all(), "what was given stays"
+
+
+@pytest.mark.parametrize("modality", ["atac", "protein"])
+def test_of_peaks_and_proteins_sisters_are_not_told_by_their_profiles(modality):
+    """A protein outside a batch's panel is 0 in all its cells, and peaks say too little."""
+    cells = {"shared": 100, **{f"t{i}": 60 + 10 * i for i in range(4)}}
+    other = {"sister": 100, **{f"t{i}": 60 + 10 * i for i in range(4)}}
+    made, _, _ = world({"a": cells, "b": other}, {"a": (modality,), "b": (modality,)})
+    _, told_apart = room.looked_at(source_of(made), ("a", "b"))
+    assert not told_apart.any()
+
+
+def test_levels_to_compare_kinds_by_are_those_of_the_features_that_vary_most(monkeypatch):
+    made, _, _ = world({"a": {"s": 60, "t": 60}, "b": {"s": 60, "t": 60}})
+    matrix = source_of(made).matrices["rna"]
+    monkeypatch.setattr(room, "N_FEATURES", 7)
+    found = room.leading(matrix, 10)
+    levels = room._levels(found, matrix, [np.arange(40), np.arange(130, 150)])
+    assert [x.shape for x in levels] == [(40, 7), (20, 7)]
+    both = found.normalised[np.r_[0:40, 130:150]].toarray()
+    most = np.sort(np.argsort(-both.var(0))[:7])
+    np.testing.assert_allclose(np.concatenate(levels), both[:, most], rtol=1e-5)
+
+
+def kinds_of(sizes: list[int]) -> tuple:
+    """Cells that only walk among those of their own kind, which are as many as told, and steps from kind to kind."""
+    code = np.repeat(np.arange(len(sizes)), sizes)
+    walk = (code[:, None] == code).astype(np.float32)
+    walk /= walk.sum(1, keepdims=True)
+    return sisters._Kinds(np.eye(len(sizes))[code], sparse.csr_matrix(walk), walk, *np.zeros((3, len(code)))), walk
+
+
+@pytest.mark.parametrize(
+    ("sizes", "which", "told"),
+    [([40, 40, 40], 2, True), ([40, 40, 40], 0, True), ([150, 30], 0, False), ([150, 30], 1, False)],
+)
+def test_a_profile_is_odd_by_what_it_differs_in_beyond_all_other_kinds_and_beyond_chance(sizes, which, told):
+    """Where one kind of cells is most of what is left, nobody knows what a lab does to all."""
+    random = np.random.default_rng(0)
+    (one, walk), (two, _) = kinds_of(sizes), kinds_of(sizes)
+    profile = random.gamma(2.0, 1.0, (len(sizes), 50))
+    lab = np.exp(0.8 * random.standard_normal(50))
+    code = np.repeat(np.arange(len(sizes)), sizes)
+    changed = profile.copy()
+    changed[which, :7] *= 3
+    steps_across = (sparse.csr_matrix(walk), sparse.csr_matrix(walk))
+
+    def odd(there: np.ndarray, scatter: float) -> list[list[float]]:
+        levels = [p[code] * random.gamma(1 / scatter, scatter, (len(code), 50)) for p in (profile, there * lab)]
+        found = sisters.odd((one, two), steps_across, (levels[0], levels[1]))
+        return [[float(f[code == k].mean()) for k in range(len(sizes))] for f in found]
+
+    nobody = [[0.0] * len(sizes)] * 2
+    assert odd(profile, 0.01) == nobody, "a lab's factors on all kinds are no difference of kinds"
+    assert odd(profile, 1.0) == nobody, "nothing is told from noise"
+    assert odd(changed, 0.01) == [[float(told and k == which) for k in range(len(sizes))]] * 2
+
+
+def test_the_noise_of_a_profile_is_that_of_as_many_cells():
+    """1/2 sum share x var(log ratio), of which each profile has its part: 1/2 sum share x variance / cells / mean^2."""
+    random = np.random.default_rng(1)
+    mean, n = random.gamma(2.0, 1.0, 400) + 0.5, 64
+    levels = random.poisson(mean * 10, (n, 400)) / 10
+    found = sisters._Profile.of(np.full((1, n), 1 / n), levels)
+    share = mean / mean.sum()
+    assert found.noise[0] == pytest.approx(0.5 * (share * (mean / 10) / n / mean**2).sum(), rel=0.15)
+    assert np.allclose(np.exp(found.log[0]), found.share[0] + sisters.FAINT / 400)
 
 
 def test_a_labs_shift_does_not_hide_counterparts_and_without_types_in_common_there_are_none():
@@ -204,9 +325,9 @@ def test_training_looks_at_its_own_cells_once_and_not_where_there_is_nothing_to_
 
     def looked(source, batches, *, among, seed):
         seen.append((tuple(batches), among, seed))
-        return counterparts(source, batches, among=among, seed=seed)
+        return room.looked_at(source, batches, among=among, seed=seed)
 
-    monkeypatch.setattr(fit, "counterparts", looked)
+    monkeypatch.setattr(fit, "looked_at", looked)
     how = {"max_epochs": 1, "device": "cpu", "quiet": True, "seed": 3}
     model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=2)
     train(model, mosaic, **how)

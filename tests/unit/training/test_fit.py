@@ -15,6 +15,7 @@ from mudata import MuData
 from scipy import sparse
 
 from multivi_nf.errors import InputError, Interrupted
+from multivi_nf.model import local_mixing
 from multivi_nf.training import MultiVI, fit, train
 from multivi_nf.training import trainer as loop
 from multivi_nf.training.objective import Objective
@@ -78,10 +79,25 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     monkeypatch.setattr(fit, "_stopper", lambda *_: stop)
 
 
-@pytest.mark.parametrize("fusion", ["mean", "mopoe"])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(mosaic, tmp_path, monkeypatch, fusion):
+def told_apart(source, batches, *, among, seed):
+    """Half of the cells have no counterparts, and are told apart."""
+    found = np.ones((len(source.batch), len(batches)), dtype=np.float32)
+    alone = (np.arange(len(found)) % 2 == 0)[:, None] & (source.batch[:, None] != np.array(batches))
+    found[alone] = 0
+    return found, alone
+
+
+@pytest.mark.parametrize(("fusion", "strangers"), [("mean", False), ("mopoe", False), ("mean", True)])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(mosaic, tmp_path, monkeypatch, fusion, strangers):
     architecture = {"fusion": fusion}
+    if strangers:
+        for name in ("joint", "leading"):  # never content: mixing acts from the first steps
+            monkeypatch.setitem(local_mixing.CONTENT, name, 1e-3)
+        monkeypatch.setattr(fit, "looked_at", lambda *_, **how: (told_apart(*_, **how)[0], np.zeros(1, dtype=bool)))
+        without = fitted(mosaic, architecture)
+        monkeypatch.setattr(fit, "looked_at", told_apart)
     undisturbed = fitted(mosaic, architecture)
+    assert not strangers or not same_bytes(without, undisturbed)
     stops = random.Random(1)
     monkeypatch.setattr(fit, "_stopper", fit._stopper)
     for _ in range(30):
