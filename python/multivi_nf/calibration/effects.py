@@ -76,39 +76,44 @@ class ImputedEffects:
     def worth(self, level: np.ndarray, away: np.ndarray, outside: float, expected: bool) -> Worth:
         """What imputed log ratios of one group are worth.
 
-        Groups farther apart than those that were measured have as much larger errors.
+        t = b x + e, with b the same and e as large however far groups lie apart, as held-out groups show: the farther
+        these lie from the middle, the more of t does x tell, and the less is it stretched.
 
         Parameters
         ----------
         level, away
             (n_features,) log means, and imputed log ratios x.
         outside
-            Share of the cells whose like never shows the modality.
+            Share of the cells whose like never shows the modality; asked where `expected`.
         expected
             Give what is expected of t, r u x, whose error is the truth's scatter around it; and not the estimate u x,
             whose error scatters around the truth.
         """
         spread, squared, beyond = self.at(level)
         size = max(float((away**2).sum()) / max(float((spread**2).sum()), 1e-12), 1.0)
-        u, r = self.unshrunk, squared * (1 - outside * (1 - self.lost))
-        whole = (u * spread) ** 2 * size
-        if not expected:
-            return Worth(np.full(len(level), u), (1 - r) * whole, beyond**2)
-        # a decoder carries on beyond the cells that taught it, which the neighbours that told `lost` cannot: of what
-        # they lose the effect loses half, the error gains all
-        return Worth(u * (squared + r) / 2, 0 * whole, squared * whole * (1 - r) + beyond**2)
+        whole = (self.unshrunk * spread) ** 2 * size
+        if expected:
+            # a decoder carries on beyond the cells that taught it, which the neighbours that told `lost` cannot: of
+            # what they lose the effect loses half, the error gains all
+            lost, u = 1 - outside * (1 - self.lost), np.full(len(level), self.unshrunk)
+            factor, scatter = u * squared * (1 + lost) / 2, squared * whole * (1 - squared * lost)
+            return Worth(u, factor, 0 * whole, scatter + beyond**2)
+        told = squared * size / np.maximum(squared * size + 1 - squared, 1e-12)
+        less = squared / np.maximum(told, 1e-12)
+        return Worth(self.unshrunk * less, self.unshrunk * less, (1 - told) * whole * less**2, beyond**2)
 
 
 @dataclass
 class Worth:
-    """Of one group: the factor on its imputed log ratios, the variance of the noise in them, and of the truth beyond.
+    """Of one group: factors on its imputed log ratios, the variance of the noise in them, and of the truth beyond.
 
     Attributes
     ----------
-    factor, noise, beyond
-        (n_features,)
+    unshrunk, factor, noise, beyond
+        (n_features,). `unshrunk` makes the slope on the truth 1; `factor` is that of effects.
     """
 
+    unshrunk: np.ndarray
     factor: np.ndarray
     noise: np.ndarray
     beyond: np.ndarray

@@ -107,7 +107,8 @@ def restored(part: Part, value: np.ndarray, middle: np.ndarray, stretch: bool) -
     if not part.worth:
         return value
     level = np.log(np.maximum(value, TINY))
-    factor = part.stretch if stretch else part.worth_at(level, level - middle).factor
+    worth = part.worth_at(level, level - middle)
+    factor = worth.unshrunk if stretch else worth.factor
     return value * np.exp((factor - 1) * (level - middle))
 
 

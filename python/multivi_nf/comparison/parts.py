@@ -160,24 +160,20 @@ class Part:
         """What the group's imputed log ratios are worth, of all directions that impute its cells.
 
         Those of a group that is measured in part, or never, enter as what is expected of them: the first are averaged
-        with means that need no shrinkage, of the second no error is known that scatters around the truth.
+        with means that need no shrinkage, of the second no error is known that scatters around the truth. Where fewer
+        than half of a group's cells are out of support its name is measured elsewhere, and flags of single cells change
+        nothing.
         """
         weights = [share for share, _ in self.worth]
         expected = self.mixed or self.extrapolated > MOST_OUTSIDE
         found = [one.worth(level, away, self.extrapolated, expected) for _, one in self.worth]
-        return Worth(
-            np.average([one.factor for one in found], axis=0, weights=weights),
-            *(np.max([getattr(one, name) for one in found], axis=0) for name in ("noise", "beyond")),
-        )
+        of = {name: [getattr(one, name) for one in found] for name in ("unshrunk", "factor", "noise", "beyond")}
+        factors = (np.average(of[name], axis=0, weights=weights) for name in ("unshrunk", "factor"))
+        return Worth(*factors, *(np.max(of[name], axis=0) for name in ("noise", "beyond")))
 
     def averaged(self, name: str) -> float:
         """A number of all directions that impute these cells, weighted by cells."""
         return float(np.average([getattr(one, name) for _, one in self.worth], weights=[w for w, _ in self.worth]))
-
-    @property
-    def stretch(self) -> float:
-        """Factor that makes the slope of imputed log ratios on true ones 1."""
-        return self.averaged("unshrunk")
 
     @property
     def n_samples(self) -> np.ndarray:

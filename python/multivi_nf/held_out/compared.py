@@ -14,18 +14,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
 
 from multivi_nf.calibration.effects import LARGEST, ImputedEffects, neighbours_say
 
 KNOTS = 10
 KNOT_FEATURES, KNOT_COUNTS = 50, 2000
-RIDGE = 4.0
-"""Precision of the change of the slope with the mean (a standard deviation of 0.5 per one of the log means)."""
+HALF, HALF_PRECISION = -2.0, 0.25
+"""Of log h, h the mean of a feature at which the slope is half of that of frequent ones: what is thought of it before
+counts are seen, over the mean of all, and the precision of that."""
 SPREAD = 0.1
 """Relative variance of sums beyond Poisson by which features of many counts are kept from outvoting the others."""
 LAGS = (0.0, 0.02, 0.05, 0.1, 0.2)
 LEAST_STRETCH = 0.5
-LEAST_LEFT = 0.1
+LEAST_LEFT = 0.2
 """Share of the variance of stretched log ratios that is their error at least: a few groups cannot prove less."""
 LEAST_SQUARED = 0.02
 """Squared correlation of imputed and true log ratios at least."""
@@ -59,6 +62,13 @@ class Compared:
         if self.residual is not None and self.variance is not None:
             some.residual, some.variance = self.residual[:, features], self.variance[:, features]
         return some
+
+    @classmethod
+    def joined(cls, parts: list[Compared]) -> Compared:
+        """Groups of all parts, of the same features."""
+        first, names = parts[0], ["observed", "expected", "base"]
+        names += [] if first.residual is None else ["residual", "variance"]
+        return replace(first, **{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
 
     def corrected(self, lag: float) -> Compared:
         """With what the counts of measured neighbours add to the imputed means."""
@@ -148,33 +158,46 @@ def _weights(found: Compared) -> np.ndarray:
 
 
 def slopes(found: Compared) -> np.ndarray:
-    """(n_features,) slope of the true log ratio on the imputed one, linear in the feature's log mean."""
+    """(n_features,) slope of the true log ratio on the imputed one."""
     return fitted_slopes(found)[0]
 
 
-def fitted_slopes(found: Compared, iterations: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes of true log ratios on imputed ones, linear in the feature's log mean, and their standard errors.
+def fitted_slopes(found: Compared) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes of true log ratios on imputed ones, B m / (m + h), and their standard errors.
 
-    Newton's method on the multinomial's score.
+    A decoder learns the noise of counts with the signal. Its variance in a log ratio is as 1 / m, m the feature's mean:
+    the slope is one of all frequent features, and falls where counts are few. B and log h have the highest posterior
+    by the multinomial's likelihood.
+
+    Returns
+    -------
+    Two (n_features,).
     """
-    observed, base, x = found.observed.sum(1), found.base.sum(1), found.log_ratio
+    observed, base, x = found.observed.sum(1), np.log(np.maximum(found.base.sum(1), 1e-12)), found.log_ratio
     total, weight = observed.sum(0), _weights(found)
-    spread = found.level.std()
-    u = (found.level - np.average(found.level, weights=total * weight)) / (spread if spread > 0 else 1.0)
-    design, beta = np.stack([np.ones_like(u), u]), np.array([1.0, 0.0])
-    for _ in range(iterations):
-        shares = np.maximum(base, 1e-12) * np.exp(np.clip((beta @ design) * x, -20, 20))
-        shares /= shares.sum(0)
-        mean = (shares * x).sum(0)
-        score = weight * ((observed * x).sum(0) - total * mean)
-        information = weight * total * ((shares * x**2).sum(0) - mean**2)
-        hessian = (design * information) @ design.T + np.diag([1e-9, RIDGE])
-        step = np.linalg.solve(hessian, design @ score - np.array([0.0, RIDGE]) * beta)
-        beta += np.clip(step, -0.5, 0.5)
-        if np.abs(step).max() < 1e-7:
-            break
-    error = np.sqrt(np.einsum("ij,ik,kj->j", design, np.linalg.inv(hessian), design))
-    return np.clip(beta @ design, 0, 2 * LARGEST), error
+    level = found.level - np.average(found.level, weights=total * weight)
+
+    def slope_at(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Slopes, and their derivatives by B and log h."""
+        missing = expit(at[1] - level)
+        return at[0] * (1 - missing), np.stack([1 - missing, -at[0] * missing * (1 - missing)])
+
+    def shares_at(slope: np.ndarray) -> np.ndarray:
+        return log_softmax(base + np.clip(slope * x, -20, 20), axis=0)
+
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
+        slope, by = slope_at(at)
+        log_shares, off = shares_at(slope), at[1] - HALF
+        score = weight * ((observed - total * np.exp(log_shares)) * x).sum(0)
+        value = (weight * observed * log_shares).sum() - HALF_PRECISION * off**2 / 2
+        return -float(value), -(by @ score - np.array([0, HALF_PRECISION * off]))
+
+    best = minimize(loss, [1.0, HALF], jac=True, method="L-BFGS-B", bounds=[(0, 2 * LARGEST), (-12, 12)]).x
+    slope, by = slope_at(best)
+    shares = np.exp(shares_at(slope))
+    information = weight * total * ((shares * x**2).sum(0) - (shares * x).sum(0) ** 2)
+    covariance = np.linalg.inv((by * information) @ by.T + np.diag([1e-9, HALF_PRECISION]))
+    return slope, np.sqrt(np.einsum("ij,ik,kj->j", by, covariance, by))
 
 
 def likelihood(found: Compared) -> float:

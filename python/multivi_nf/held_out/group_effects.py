@@ -2,7 +2,8 @@
 
 Each held-out cell is imputed from its other modalities, as a cell that lacks the target is. Groups are k-means in the
 latent space of the sources; or, where these tell less of a cell, of the target alone: then its counts of the target are
-dealt out at random in two halves, the first places it, the second is compared, so that no count decides twice.
+dealt out at random in two halves, one places it, the other is compared, so that no count decides twice; and the other
+way round.
 """
 
 from __future__ import annotations
@@ -61,19 +62,21 @@ class Groups:
         random = np.random.default_rng([held.seed, 16])
         self.half = np.arange(len(self.index)) % 2
         self.blocks = list(cells.blocks(self.index, sources))
-        own, counts = [], []
+        own: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        counts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for block in self.blocks:
             first, second = halved(block.minibatch.modalities[target], random)
-            own.append(held.alone(block.minibatch, target, first))
-            counts.append(second.toarray())
+            for at, half in enumerate((first, second)):
+                own[at].append(held.alone(block.minibatch, target, half))
+                counts[at].append(as_csr(half.counts, np.float32).toarray())
         minibatches = [block.minibatch for block in self.blocks]
-        self.own, self.source = np.concatenate(own), np.concatenate([block.mean for block in self.blocks])
+        self.own, self.counts = ([np.concatenate(blocks) for blocks in halves] for halves in (own, counts))
+        self.source = np.concatenate([block.mean for block in self.blocks])
         self.size = np.concatenate([held.sizes(minibatch, target) for minibatch in minibatches])
-        self.counts = np.concatenate(counts)
         self.whole = np.concatenate([m.modalities[target].counts.dense().cpu().numpy() for m in minibatches])
         self.panel = cells.data.in_panel(self.index, target)
         if self.panel is not None:
-            self.counts, self.whole = self.counts * self.panel, self.whole * self.panel
+            self.counts, self.whole = [one * self.panel for one in self.counts], self.whole * self.panel
         self.batch = np.unique(cells.data.source.batch[self.index].astype(str), return_inverse=True)[1]
         self.decoded = self._decoded()
 
@@ -89,16 +92,27 @@ class Groups:
         of the target's counts that is not compared, or the sources.
         """
         gain, near = self.gain(), self._neighbours()
-        by_source = self.own.var(axis=0).sum() < self.source.var(axis=0).sum()
         out = {}
-        for kind, place in ((LABELS, None if by_source else self.own), (CLUSTERS, None)):
-            label = self._grouped(self.source if place is None else place)
-            # groups that no count of the target made are compared by all of them
-            inside = self._compared(label, self.decoded, self.whole if place is None else self.counts)
+        for kind in (LABELS, CLUSTERS):
+            inside = self.compared(kind)
             if inside is not None:
-                self._teach(inside, label)
                 out[kind] = fit_effects(inside, near, gain)
         return out
+
+    def compared(self, kind: str) -> Compared | None:
+        """Groups of one kind; None with fewer than two."""
+        by_source = self.own[0].var(axis=0).sum() < self.source.var(axis=0).sum()
+        # groups that no count of the target made are compared by all of them; others made by each half, and compared
+        # by the one that did not make them
+        dealt = [(self.source, self.whole)] if kind == CLUSTERS or by_source else zip(self.own, self.counts[::-1])
+        found = []
+        for place, counts in dealt:
+            label = self._grouped(place)
+            one = self._compared(label, self.decoded, counts)
+            if one is not None:
+                self._teach(one, label)
+                found.append(one)
+        return Compared.joined(found) if found else None
 
     def _teach(self, found: Compared, label: np.ndarray) -> None:
         """Add what the measured cells nearest to each group show."""
@@ -138,9 +152,9 @@ class Groups:
         """Groups of cells enough."""
         return [g for g in np.unique(label) if (label == g).sum() >= LEAST_CELLS]
 
-    def _compared(self, label: np.ndarray, expected: np.ndarray, counts: np.ndarray | None = None) -> Compared | None:
-        """Sums of groups and halves; None with fewer than two groups."""
-        counts, kept = self.counts if counts is None else counts, self._kept(label)
+    def _compared(self, label: np.ndarray, expected: np.ndarray, counts: np.ndarray) -> Compared | None:
+        """Sums of groups and halves of cells; None with fewer than two groups."""
+        kept = self._kept(label)
         if len(kept) < 2:
             return None
         at = [(label == g) & (self.half == h) for g in kept for h in (0, 1)]
@@ -175,7 +189,7 @@ class Groups:
         place, profile = np.concatenate(places), sparse.vstack(counts).tocsr()
         average = np.asarray(profile.mean(axis=0), np.float32).ravel()
         groups = grouped(place, LEFT_OUT, starts=3)
-        label = groups.predict(self.own.astype(place.dtype))
+        label = groups.predict(self.own[0].astype(place.dtype))
         predictions = []
         for apart in (False, True):
             expected = np.zeros_like(self.decoded)
@@ -192,7 +206,7 @@ class Groups:
 
     def _compared_with(self, label: np.ndarray, expected: np.ndarray, mean: np.ndarray) -> Compared | None:
         """As `_compared`, with an expectation whose level is that of a mean profile and not the decoder's."""
-        found = self._compared(label, expected)
+        found = self._compared(label, expected, self.counts[1])
         if found is not None:
             sizes = np.array([self.size[label == g].sum() for g in self._kept(label)])
             flat = sizes[:, None] * (mean / mean.sum())

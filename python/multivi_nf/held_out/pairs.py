@@ -147,7 +147,7 @@ class HeldOut:
             minibatch = data.minibatch(known[at])
             first, second = halved(minibatch.modalities[target], random)
             places.append(self.alone(minibatch, target, first))
-            parts.append(second[:, positions])
+            parts.append(as_csr(second.counts, np.float32)[:, positions])
             sizes.append(self.sizes(minibatch, target) / 2)
         for at in blocks(len(index)):
             minibatch = data.minibatch(index[at])
@@ -186,14 +186,19 @@ def role_cells(cells: Cells, role: str) -> np.ndarray:
     return cells.data.cells.get_indexer(split.loc[split["split"] == role, "cell"])
 
 
-def halved(rows: ModalityRows, random: np.random.Generator) -> tuple[ModalityRows, sparse.csr_matrix]:
-    """One random half of the counts as rows, the other as a matrix."""
+def halved(rows: ModalityRows, random: np.random.Generator) -> tuple[ModalityRows, ModalityRows]:
+    """Two random halves of the counts."""
     counts = rows.counts
     values = np.ones(counts.indices.numel()) if counts.values is None else counts.values.cpu().numpy()
     part = random.binomial(values.astype(np.int64), 0.5).astype(np.float32)
+    return _some(rows, part), _some(rows, values.astype(np.float32) - part)
+
+
+def _some(rows: ModalityRows, values: np.ndarray) -> ModalityRows:
+    """Rows with so many of each stored count."""
+    counts = rows.counts
     device = counts.indices.device
-    kept = torch.from_numpy(part > 0).to(device)
+    kept = torch.from_numpy(values > 0).to(device)
     ends = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.long().cumsum(0)])[counts.indptr]
-    some = None if counts.values is None else torch.from_numpy(part).to(device)[kept]
-    first = SparseRows(ends, counts.indices[kept], some, counts.n_features)
-    return ModalityRows(rows.cells, first), as_csr(counts, np.float32, values - part)
+    some = None if counts.values is None else torch.from_numpy(values).to(device)[kept]
+    return ModalityRows(rows.cells, SparseRows(ends, counts.indices[kept], some, counts.n_features))

@@ -12,7 +12,7 @@ from scipy import sparse
 from multivi_nf.calibration.effects import ImputedEffects
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
-from multivi_nf.held_out.compared import Compared, fit_effects, slopes, squared_correlation
+from multivi_nf.held_out.compared import Compared, fit_effects, fitted_slopes, slopes, squared_correlation
 from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.io.records import as_json, from_json
@@ -109,11 +109,48 @@ def test_cells_that_trained_are_stretched_less():
     np.testing.assert_allclose(other.squared, one.squared)
 
 
-def test_groups_farther_apart_have_larger_errors():
+@pytest.mark.parametrize("apart", [0.5, 1.0, 2.0, 3.0])
+def test_errors_do_not_grow_with_how_far_groups_lie_apart(apart):
+    """t = 1.5 x + e, e as large for any group: of those farther apart x tells more, and u goes to 1.5."""
     found = fit_effects(compared(1.5, 0.25, 20.0))
-    near, far = (found.worth(np.zeros(9), np.full(9, x), 0.0, False).noise for x in (0.1, 4 * max(found.spread)))
-    np.testing.assert_allclose(near, found.worth(np.zeros(9), np.zeros(9), 0.0, False).noise)
-    assert (far > 12 * near).all()
+    rng = np.random.default_rng(2)
+    x = rng.normal(0, 0.4 * apart, 20_000)
+    truth = 1.5 * x + rng.normal(0, 0.25, len(x))
+    worth = found.worth(np.zeros(len(x)), x, 0.0, expected=False)
+    error = worth.factor * x - truth
+    if apart >= 1:
+        assert np.polyfit(truth, worth.factor * x, 1)[0] == pytest.approx(1, abs=0.1)
+        assert np.sqrt(worth.noise.mean()) == pytest.approx(error.std(), rel=0.25)
+    assert (np.abs(error) < 1.96 * np.sqrt(worth.noise)).mean() > 0.9
+    assert np.sqrt(worth.noise.mean()) < 0.45, "no group's error is out of proportion"
+
+
+@pytest.mark.parametrize(("half", "low", "high"), [(0.3, 1.5 * 0.5, 1.5 * 0.97), (0.0, 1.5, 1.5)])
+def test_slopes_fall_where_counts_are_few(half, low, high):
+    """Slope 1.5 m / (m + 0.3): half of 1.5 where the mean is 0.3, near it where the mean is 10; or 1.5 throughout."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(0, 0.4, (G, J))
+    mean = np.exp(rng.uniform(np.log(0.1), np.log(30), J))
+    truth = 1.5 * mean / (mean + half) * x
+    base = rng.uniform(0.5, 1.5, (G, 2, 1)) * mean * 10
+    observed = rng.poisson(base * np.exp(truth)[:, None]).astype(float)
+    slope, error = fitted_slopes(Compared(observed, base * np.exp(x)[:, None], base, np.log(mean)))
+    few, many = np.argmin(np.abs(mean - 0.3)), np.argmin(np.abs(mean - 10))
+    assert slope[few] == pytest.approx(low, abs=0.12) and slope[many] == pytest.approx(high, abs=0.06)
+    assert (np.diff(slope[np.argsort(mean)]) >= 0).all()
+    assert 0 < error[many] < error[few] < 0.2
+
+
+def test_groups_of_several_deals_are_joined():
+    one, other = compared(1.4, 0.0, 4.0), compared(1.4, 0.0, 4.0, seed=1)
+    other.level = one.level
+    both = Compared.joined([one, other])
+    np.testing.assert_array_equal(both.observed, np.concatenate([one.observed, other.observed]))
+    np.testing.assert_array_equal(both.log_ratio[G:], other.log_ratio)
+    assert both.residual is None and slopes(both).mean() == pytest.approx(1.4, abs=0.1)
+    for part in (one, other):
+        part.residual, part.variance = np.full((G, J), 0.5), np.ones((G, J))
+    assert Compared.joined([one, other]).residual.shape == (2 * G, J)
 
 
 def test_counts_of_neighbours_are_believed_as_far_as_they_help():
@@ -137,8 +174,8 @@ def test_what_neighbours_lose_tells_what_is_lost_out_of_reach():
     shown, never = (found.worth(np.zeros(4), np.zeros(4), outside, True) for outside in (0.0, 1.0))
     np.testing.assert_allclose(never.factor / shown.factor, (1 + found.lost) / 2)
     assert (never.beyond > 3 * shown.beyond).all()
-    half = found.worth(np.zeros(4), np.zeros(4), 0.5, False)
-    assert (half.noise > found.worth(np.zeros(4), np.zeros(4), 0.0, False).noise).all()
+    half = found.worth(np.zeros(4), np.zeros(4), 0.5, True)
+    assert (half.beyond > shown.beyond).all() and (half.beyond < never.beyond).all()
 
 
 def test_it_is_stored_and_read_and_what_is_impossible_refused():
@@ -176,11 +213,12 @@ def test_groups_of_held_out_cells_are_compared(sources, target):
         found = groups.fit()
     np.testing.assert_array_equal(groups.counts, again.counts)
     truth = data.minibatch(groups.index).modalities[target].counts.dense().numpy()
-    assert (groups.counts <= truth).all() and groups.counts.sum() == pytest.approx(truth.sum() / 2, rel=0.05)
+    np.testing.assert_array_equal(groups.counts[0] + groups.counts[1], truth)
+    assert groups.counts[0].sum() == pytest.approx(truth.sum() / 2, rel=0.05)
     assert set(found) == {"labels", "clusters"} and not any(one.impossible() for one in found.values())
     label = np.arange(len(groups.index)) % 3
-    sums = groups._compared(label, groups.decoded)
-    np.testing.assert_allclose(sums.observed[1].sum(0), groups.counts[label == 1].sum(0))
+    sums = groups._compared(label, groups.decoded, groups.counts[1])
+    np.testing.assert_allclose(sums.observed[1].sum(0), groups.counts[1][label == 1].sum(0))
     np.testing.assert_allclose(sums.expected.sum((0, 1)), groups.decoded.sum(0), rtol=1e-4)
     # the base of all groups together is what was decoded of all: a group of everyone has no ratio
     np.testing.assert_allclose(sums.base.sum((0, 1)), groups.decoded.sum(0), rtol=1e-4)
