@@ -141,6 +141,18 @@ def test_slopes_fall_where_counts_are_few(half, low, high):
     assert 0 < error[many] < error[few] < 0.2
 
 
+def test_large_effects_have_wider_intervals_and_are_not_shrunk_more():
+    found = fit_effects(compared(1.5, 0.25, 20.0))
+    x = np.array([0.0, 0.2, 1.0, -1.0])
+    worth = found.worth(np.zeros(4), x, 0.0, expected=False)
+    expected = worth.factor[0] * np.interp(0, found.log_mean, found.squared) * x
+    assert worth.beyond[0] == 0 and worth.beyond[2] == worth.beyond[3]
+    np.testing.assert_allclose(np.sqrt(worth.beyond[1:3]) / np.abs(x[1:3]), np.sqrt(worth.beyond[2]))
+    assert 0.2 * abs(expected[2]) < np.sqrt(worth.beyond[2]) < 0.4 * abs(expected[2])
+    np.testing.assert_array_equal(worth.factor, worth.factor[0])
+    np.testing.assert_array_equal(worth.noise, worth.noise[0])
+
+
 def test_groups_of_several_deals_are_joined():
     one, other = compared(1.4, 0.0, 4.0), compared(1.4, 0.0, 4.0, seed=1)
     other.level = one.level
