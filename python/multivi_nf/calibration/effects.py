@@ -20,7 +20,7 @@ LARGEST = 5.0
 """No imputed log ratio is stretched more than this."""
 
 
-IN_PROPORTION = 0.1
+IN_PROPORTION = 0.08
 """Variance of a group's true log ratio around the expected one, as a share of its square, beside the error that all
 features have: on simulated groups u x missed a true log ratio by 0.33 where it is 0, 0.6 where it is 1, 0.8 at 1.5."""
 
