@@ -42,3 +42,13 @@ def test_memory_by_cells_is_that_of_the_script():
     shown = re.findall(r"(?<=\t)\d\.\d\d\b", table.read_text())
     assert len(shown) > 10
     assert all(min(abs(float(value) - there) for there in measured) < 0.0051 for value in shown)
+
+
+def test_growth_by_step_is_that_of_the_script():
+    with (RESULTS / "growth.tsv").open() as lines:
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["genes"] == "10000"]
+    measured = {f"{float(row['cpu_s']):.1f}; {float(row['peak_GB']):.2f}" for row in rows}
+    table = next(path for path in PAGES.glob("cost-*.tsv") if "growth.tsv" in path.read_text())
+    shown = re.findall(r"(?<=\t)\d+\.\d; \d\.\d\d(?=\t)", table.read_text())
+    assert len(shown) > 20
+    assert set(shown) <= measured
