@@ -28,7 +28,8 @@ test-real: setup
 	@$(BIN)/pytest -m real -raP $(PYTEST)
 
 # First what starts no scheduler and no container; .ci/run has two of those at a time (QUIETLY).
-QUIET := tests/deploy/test_profiles.py tests/deploy/test_site.py tests/deploy/test_tools.py tests/chaos/test_attacks.py tests/chaos/test_hostile.py
+QUIET := tests/deploy/test_profiles.py tests/deploy/test_site.py tests/deploy/test_tools.py
+QUIET += tests/chaos/test_attacks.py tests/chaos/test_hostile.py tests/chaos/test_machines.py
 test-deploy: setup
 	@bash tests/deploy/provision.sh
 	@$(if $(QUIETLY),OMP_NUM_THREADS=1) $(BIN)/pytest -m deploy $(QUIET) $(QUIETLY) $(PYTEST); quiet=$$?; \
