@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from multivi_nf.errors import Damaged, InputError
 from multivi_nf.export.markers import array_of
-from multivi_nf.io.hdf5 import open_hdf5, reading
+from multivi_nf.io.hdf5 import reading, reading_hdf5
 from multivi_nf.io.limits import check_columns, object_in, read_bytes, read_object, read_tsv
 from multivi_nf.io.stores import check_store, open_store
 from multivi_nf.modalities import MODALITIES
@@ -203,10 +203,12 @@ def read_results(outdir: Path) -> Results:
 
 def read_counts(path: Path, modality: str, cells: pd.Index) -> sp.csr_matrix:
     """Counts of some cells of a modality of an h5mu; nothing else of the file is read, but the modality's names."""
-    with open_hdf5(path) as file:
+    with reading_hdf5(path) as file:
         group = file["mod"][modality]
         names = pd.Index(ad.io.read_elem(group["obs"][group["obs"].attrs["_index"]])).astype(str)
         place = names.get_indexer(cells)
+        if (place < 0).any():
+            raise ValueError(f"cells that obs says have {modality} are not in mod/{modality}")
         order = np.argsort(place, kind="stable")
         found = sp.csr_matrix(ad.io.sparse_dataset(group["X"])[place[order]])
     return found[np.argsort(order, kind="stable")]

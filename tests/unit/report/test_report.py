@@ -14,6 +14,7 @@ import typing
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,6 +148,19 @@ def test_counts_of_some_cells_are_read_in_the_order_asked_for(results_folder):
     cells = whole.obs_names[[7, 3, 30, 4]]
     found = read_counts(results_folder / "multivi.h5mu", "atac", cells)
     np.testing.assert_array_equal(found.toarray(), whole[cells].X.toarray())
+
+
+@pytest.mark.parametrize("forged", ["no values", "cells of another"])
+def test_counts_that_are_no_matrix_or_of_other_cells_are_refused(results_folder, tmp_path, forged):
+    """Found by hostile files: a traceback; and rows of the last cell for cells that the modality does not hold."""
+    path = Path(shutil.copy(results_folder / "multivi.h5mu", tmp_path))
+    cells = read_h5mu(path)["atac"].obs_names[:3] if forged == "no values" else pd.Index(["nobody"])
+    if forged == "no values":
+        with h5py.File(path, "r+") as file:
+            del file["mod/atac/X/data"]
+            file["mod/atac/X"].create_dataset("data", shape=(0,), dtype="i8")
+    with pytest.raises(InputError, match="multivi.h5mu"):
+        read_counts(path, "atac", cells)
 
 
 def test_an_empty_contrast_is_named(results_folder, tmp_path):
