@@ -53,6 +53,7 @@ MAIN = (
     Column(2, ("",), "lisi_modality_within", "2: LISI of technologies"),
     Column(2, ("",), "purity", "2: purity"),
     Column(3, ("",), "rna_gene_spearman", "3: RNA, Spearman per gene"),
+    Column(3, ("",), "rna_gene_spearman_within", "3: the same within batches"),
     Column(3, ("",), "atac_peak_auroc", "3: ATAC, AUROC per peak"),
     Column(4, ("without rna",), "pearson", "4: RNA log fold change, Pearson"),
     Column(4, ("without atac",), "pearson", "4: ATAC log fold change, Pearson"),

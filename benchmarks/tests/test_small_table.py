@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from benchmarks.quality import small_table
 
+from multivi_nf.benchmark.plan import METHODS, SETS_OF_RUNS
+
 
 def rows(*given: tuple[int, str, str, str, float]) -> pd.DataFrame:
     table = pd.DataFrame(given, columns=["experiment", "split", "method", "metric", "value"])
@@ -57,3 +59,24 @@ def test_the_page_says_what_the_rows_say():
     page = small_table.PAGE.read_text()
     text = small_table.table(pd.read_csv(small_table.RESULTS, sep="\t"))
     assert small_table.rendered(page, text, small_table.BEGIN, small_table.END) == page
+
+
+def test_controls_of_the_committed_rows_are_at_chance():
+    rows = pd.read_csv(small_table.RESULTS, sep="\t")
+    bounds = {
+        "foscttm": (0.48, 0.52),
+        "rna_gene_spearman": (-0.02, 0.02),
+        "atac_peak_auroc": (0.49, 0.51),
+        "pearson": (-0.05, 0.05),
+        "ari": (-0.02, 0.02),
+    }
+    for metric, (low, high) in bounds.items():
+        values = rows.loc[rows["metric"] == f"{metric}{small_table.SHUFFLED}", "value"].dropna()
+        assert len(values) > 2 and values.between(low, high).all(), metric
+
+
+def test_the_committed_rows_are_of_every_method_and_experiment():
+    rows = pd.read_csv(small_table.RESULTS, sep="\t")
+    found = {(k, m) for k, m in zip(rows["experiment"], rows["method"])}
+    wanted = {(k, m) for m, of in METHODS.items() if m not in SETS_OF_RUNS for k in of}
+    assert wanted <= found

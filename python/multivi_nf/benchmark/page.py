@@ -38,10 +38,12 @@ SHOWN = {
     ),
     3: (
         ("rna_gene_spearman", "RNA: Spearman per gene, smoothed truth", "higher"),
+        ("rna_gene_spearman_within", "RNA: Spearman per gene, within batches", "higher"),
         ("rna_spearman_smooth", "RNA: Spearman pooled, smoothed truth", "higher"),
         ("rna_spearman_raw", "RNA: Spearman pooled, raw", "higher"),
         ("rna_cell_pearson_centred", "RNA: Pearson per cell, centred", "higher"),
         ("atac_peak_auroc", "ATAC: AUROC per peak", "higher"),
+        ("atac_peak_auroc_within", "ATAC: AUROC per peak, within batches", "higher"),
         ("atac_spearman_smooth", "ATAC: Spearman pooled, smoothed truth", "higher"),
         ("rna_sd_error_within", "RNA: sd against error, within genes", "higher"),
         ("rna_sides_with_model", "RNA: sure and wrong, neighbours side with the model", "higher"),

@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.stats import false_discovery_control, ttest_ind
 
 from multivi_nf.benchmark.baselines import profiles
-from multivi_nf.benchmark.plan import NO_LABEL
+from multivi_nf.benchmark.plan import LEAST, NO_LABEL
 from multivi_nf.benchmark.result import Result
 from multivi_nf.benchmark.scoring import Hidden, Views, hidden_truth, score_atac, score_embedding, score_rna
 from multivi_nf.benchmark.task import Task, counted, modalities_of
@@ -33,7 +33,7 @@ NAMED_MARKERS = ("CD79A", "MS4A1")
 SHUFFLED = "_shuffled"
 """Ends the name of a metric's control: the same, of the same result, with pairs, cells or labels shuffled."""
 
-SHUFFLES, SHUFFLED_CELLS = 20, 20_000
+SHUFFLES, SHUFFLED_CELLS = 100, 20_000
 """Controls are means over so many shuffles at most, and over so few that no more cells than these are shuffled in all:
 one shuffle of 150 cells says little, one of 20,000 enough."""
 
@@ -218,6 +218,7 @@ def _imputation(task: Task, result: Result, truth: dict[str, Hidden]) -> dict[st
         fewer = values.size // 500  # ranking many features takes long, and they are as good as more cells
         others = (cyclic_shuffle(len(values), draw) for draw in draws_of(task, 43, fewer))
         row |= control(_by_feature(modality, hidden, values[other]) for other in others)
+        row |= _within_batches(modality, hidden, values, task.split.mosaic.obs["batch"].loc[hidden.cells].to_numpy())
         if imputed.sd is not None:
             sd = imputed.sd.loc[hidden.cells, features].to_numpy(np.float64)
             row |= ranked(sd, values, measured) | sure_and_wrong(sd, values, measured, hidden.smooth, task.seed)
@@ -230,6 +231,19 @@ def _by_feature(modality: str, hidden: Hidden, values: np.ndarray) -> dict[str, 
     if modality == "rna":
         return {"gene_spearman": float(np.nanmean(metrics.feature_spearman(values, hidden.smooth)))}
     return {"peak_auroc": float(np.nanmean(metrics.feature_auroc(values, hidden.counts > 0)))}
+
+
+def _within_batches(modality: str, hidden: Hidden, values: np.ndarray, batch: np.ndarray) -> dict[str, float]:
+    """Scores by feature among the cells of one batch, mean over cells: a batch's mean profile is at chance in them."""
+    found, weights = [], []
+    names, sizes = np.unique(batch.astype(str), return_counts=True)
+    for name, size in zip(names[sizes >= LEAST], sizes[sizes >= LEAST]):
+        own = np.flatnonzero(batch.astype(str) == name)
+        part = Hidden(hidden.cells[own], hidden.counts[own], hidden.smooth[own], hidden.reference)
+        found.append(_by_feature(modality, part, values[own]))
+        weights.append(size)
+    table = pd.DataFrame(found)
+    return {f"{metric}_within": float(np.average(table[metric], weights=weights)) for metric in table}
 
 
 def log_fold_change(target: np.ndarray, rest: np.ndarray) -> np.ndarray:
