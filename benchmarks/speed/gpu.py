@@ -304,8 +304,7 @@ def until_equal(table: Table, device: str, size: dict) -> None:
     source = source_of(made_mosaic(size["cells"] // 5, size["genes"] // 2, size["peaks"][0] // 2))
     _, spent, history = epochs_of(source, device, size["until"])
     losses = np.array([row["validation_loss"] for row in history.rows])
-    least = np.nanmin(losses)
-    last = least + 0.01 * (losses[0] - least)
+    last = losses.min() + 0.01 * (losses[0] - losses.min())
     first = int(np.argmax(losses <= last))
     label = f"{size['cells'] // 5} cells, {size['genes'] // 2} genes, {size['peaks'][0] // 2} peaks"
     table.add("to 99 % of the gain in held-out loss", label, sum(spent[: first + 1]), "s", f"{first + 1} epochs")

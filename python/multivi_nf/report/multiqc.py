@@ -71,8 +71,7 @@ def _training(results: Results) -> tuple[dict, pd.DataFrame]:
     if history is None or len(history) < 2:
         return header, pd.DataFrame()
     losses = [c for c in ("train_loss", "validation_loss") if c in history and history[c].notna().any()]
-    # epochs of the warm-ups that were not validated lie on the line between those that were
-    table = history[losses].interpolate().T.set_axis(history["epoch"].astype(int), axis=1)
+    table = history[losses].T.set_axis(history["epoch"].astype(int), axis=1)
     # MultiQC takes the first row for the epochs only where its first field is empty
     table.insert(0, "", [name.replace("_", " ") for name in losses])
     return header, table

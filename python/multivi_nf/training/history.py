@@ -26,8 +26,7 @@ class History:
     ----------
     rows
         One dictionary an epoch: `epoch` (from 1), `train_loss` (the objective, at that epoch's KL weight),
-        `validation_loss` (−ELBO at KL weight 1 with fixed noise; NaN where an epoch of the warm-ups was not
-        validated), one entry a term, `seconds`.
+        `validation_loss` (−ELBO at KL weight 1 with fixed noise), one entry a term, `seconds`.
     best_epoch
         The epoch whose weights were kept; 0 before any.
     stopped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -58,12 +57,9 @@ class Reporter:
             return
         shown = (name for name in row if name not in _OWN and not name.startswith("validation_"))
         terms = "  ".join(f"{name} {row[name]:.4g}" for name in shown)
-        # not measured in most epochs of the warm-ups
-        name = "validation" if math.isfinite(row.get("validation_loss", math.nan)) else "train"
-        held_out = f"  validation {row['validation_loss']:.2f}" if name == "validation" else ""
-        losses = f"train {row['train_loss']:.2f}{held_out}  {terms}"
+        losses = f"train {row['train_loss']:.2f}  validation {row['validation_loss']:.2f}  {terms}"
         left = (time.monotonic() - self._started) / max(row["epoch"] - self._done, 1) * (n_epochs - row["epoch"])
-        loss = f"{name} loss {row[f'{name}_loss']:.2f}"
+        loss = f"validation loss {row['validation_loss']:.2f}"
         self._note(f"epoch {row['epoch']} of {n_epochs}, {loss}, at most {_span(left)} left")
         if self._show is not None:
             self._show(row["epoch"], losses)

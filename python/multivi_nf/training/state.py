@@ -16,10 +16,6 @@ from multivi_nf.training.settings import Settings
 GAIN = 0.1
 """A tenth better in pairing or imputation of held-out pairs."""
 
-EARLY, LEAST_EARLY = 10, 5
-"""Weights of the warm-ups are never kept, so that validation tells nobody but the user there: every tenth epoch does,
-where the warm-ups take five or more."""
-
 STILL = ", and held-out pairs still gained in the last quarter: more epochs may serve"
 
 
@@ -33,7 +29,7 @@ def what_counts(row: Row) -> float:
     if SCORE in row:
         return -row[SCORE]
     aligned = row["alignment_weight"] * row.get("validation_alignment", 0.0)
-    return row.get("validation_loss", math.inf) + aligned + row.get("validation_integration", 0.0)
+    return row["validation_loss"] + aligned + row.get("validation_integration", 0.0)
 
 
 @dataclass
@@ -105,13 +101,6 @@ class State:
         """Whether training has ended, and `history.stopped` says why."""
         return bool(self.history.stopped)
 
-    @property
-    def validates(self) -> bool:
-        """Whether the epoch that runs ends with validation; weights do not depend on it."""
-        number, early = self.epoch + 1, self.settings.full_from
-        told = number == 1 or number % EARLY == 0 or number >= self.settings.max_epochs
-        return told or number > early or early < LEAST_EARLY
-
     def record(self, row: Row, *, validated: bool) -> bool:
         """End an epoch: note whether it is the best so far, whose weights are then kept, and see whether to go on.
 
@@ -143,12 +132,9 @@ class State:
 
     def _still_gains(self) -> bool:
         """Whether the last quarter of the epochs brought more than `GAIN` on held-out pairs."""
-        last = max(len(self.history.rows) // 4, 1)
-        before, late = (
-            [row[SCORE] for row in rows if SCORE in row]
-            for rows in (self.history.rows[:-last], self.history.rows[-last:])
-        )
-        return bool(before and late) and max(late) - max(before) > GAIN
+        scores = [row[SCORE] for row in self.history.rows if SCORE in row]
+        last = max(len(scores) // 4, 1)
+        return len(scores) > last and max(scores[-last:]) - max(scores[:-last]) > GAIN
 
     def state_dict(self) -> Stored:
         """All but the best weights."""

@@ -281,19 +281,16 @@ class Trainer:
 
     def _validate_and_record(self) -> None:
         state = self.state
-        validated = state.validates
-        validation = self._validate() if validated else {}
-        validation |= self._score_pairs(validation) if validated else {}
+        validation = self._validate()
+        validation |= self._score_pairs(validation)
         last = replace(state.place(self.n_steps), step=self.n_steps - 1)
         row = self.tally.row(state.sums, validation, last)
-        if not validated:
-            row = {name: value for name, value in row.items() if not name.startswith("validation_")}
-        elif not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
+        if not math.isfinite(row["validation_loss"]) and self.validation_cells.size:
             raise FloatingPointError("validation_loss")
         now = time.monotonic()
         row["seconds"] = state.seconds + now - self._clock
         self._clock = now
-        anneals = state.record(row, validated=validated and bool(self.validation_cells.size))
+        anneals = state.record(row, validated=bool(self.validation_cells.size))
         if state.history.best_epoch == state.epoch:
             state.best = self._weights()
         if anneals:

@@ -21,7 +21,6 @@ from multivi_nf.training import trainer as loop
 from multivi_nf.training.objective import Objective
 from multivi_nf.training.schedule import Place
 from multivi_nf.training.settings import Settings, settings_for
-from multivi_nf.training.state import State
 
 
 def small(mosaic: MuData, **architecture: object) -> MultiVI:
@@ -51,10 +50,7 @@ def test_training_lowers_the_loss_and_tells_every_term(mosaic):
     columns = ["epoch", "train_loss", "validation_loss", "rna", "atac", "kl", "alignment", "adversary"]
     assert list(frame.columns[: len(columns)]) == columns
     assert {"adversary_accuracy", "adversary_chance", "seconds", "best"} <= set(frame.columns)
-    validated = frame[frame["validation_loss"].notna()]
-    assert len(validated) > len(frame) / 2
-    assert validated.drop(columns="adversary_accuracy").notna().all().all()
-    assert frame[["train_loss", "rna", "atac", "kl", "alignment", "learning_rate", "seconds"]].notna().all().all()
+    assert frame.drop(columns="adversary_accuracy").notna().all().all()
     assert frame["best"].sum() == 1
 
 
@@ -212,20 +208,6 @@ def test_validation_has_the_same_noise_in_every_epoch(mosaic):
     losses = model.history["validation_loss"]
     assert losses[0] == losses[1] == losses[2]
     assert len(set(model.history["rna"])) == 3
-
-
-def test_the_warm_ups_are_validated_every_tenth_epoch_and_weights_do_not_know(mosaic, monkeypatch):
-    spared = fitted(mosaic, max_epochs=24)
-    known = np.isfinite(spared.history["validation_loss"])
-    assert np.flatnonzero(known).tolist() == [0, 9, *range(12, 24)], "the warm-ups end with epoch 12"
-    monkeypatch.setattr(State, "validates", True)
-    asked = fitted(mosaic, max_epochs=24)
-    assert np.isfinite(asked.history["validation_loss"]).all()
-    assert same_bytes(spared, asked) and spared.history.best_epoch == asked.history.best_epoch > 12
-    for column in ("validation_loss", "validation_kl", "train_loss"):
-        one, two = np.array(spared.history[column]), np.array(asked.history[column])
-        np.testing.assert_array_equal(one[np.isfinite(one)], two[np.isfinite(one)])
-    assert spared.history.stopped == asked.history.stopped
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_training_pairs_better_and_keeps_the_epoch_that_does(mosaic):
     model = MultiVI.from_mosaic(mosaic, n_hidden=16, n_latent=4)
     history = train(model, mosaic, max_epochs=40, batch_size=64, quiet=True, device="cpu")
     scores = np.array(history["held_out_score"])
-    assert (np.isfinite(scores) == np.isfinite(history["validation_loss"])).all() and np.isfinite(scores[20:]).all()
+    assert np.isfinite(scores).all()
     after = history.rows[0]["epoch"] - 1 + np.flatnonzero(np.array(history["alignment_weight"]) == 5.0)
     assert scores[history.best_epoch - 1] == scores[after].max()
     shares = history["held_out_foscttm"]

@@ -38,7 +38,7 @@ def training(results: Results) -> Finding | None:
         epoch = int(history["epoch"].iloc[lowest])
         chosen = "held-out pairs chose it; the lowest loss" if "held_out_score" in history else "the lowest of all"
         text += f" ({chosen} was {values[lowest]:.5g}, at epoch {epoch})"
-    half = pd.Series(values).ffill().iloc[n // 2]  # in the warm-ups every tenth epoch is validated
+    half = values[n // 2]
     gained, fall = float(np.nanmax(values[: n // 2 + 1]) - values[-1]), float(half - values[-1])
     late = fall / gained if gained > 0 and fall > LEVEL * abs(values[-1]) else 0.0
     model = results.model or Model()
