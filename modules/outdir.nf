@@ -93,6 +93,9 @@ def entries(folder) {
     catch (IOException _unreadable) {
         return []
     }
+    catch (java.nio.file.DirectoryIteratorException _unreadable) {
+        return []
+    }
 }
 
 def below(path, name, root, linked) {
@@ -140,18 +143,19 @@ def outdir_problem(settings) {
     if (is_remote(settings.outdir)) {
         return ''
     }
-    def root = file(settings.outdir, glob: false)
+    def root  = file(settings.outdir, glob: false)
+    def known = [].toSet()
     try {
         root.mkdirs()
         java.nio.file.Files.createDirectories(root.resolve('pipeline_info'))
         java.nio.file.Files.createTempFile(root.resolve('pipeline_info'), '.probe', '')
         entries(root.resolve('pipeline_info')).findAll { path -> path.fileName.toString() ==~ /\.probe\d+/ && java.nio.file.Files.isRegularFile(path) }
             .each { path -> java.nio.file.Files.deleteIfExists(path) } // what a killed run left, too
+        known = listed(root)
     }
     catch (IOException problem) {
         return unwritable(settings, problem)
     }
-    def known   = listed(root)
     def looked  = files_below(root, known).findAll { name, _path -> name == 'manifest.tsv' || (step_of(name) && !(name in known)) }
     def foreign = looked.findAll { name, path -> !name.startsWith('pipeline_info/') && is_foreign(path, name) }
     if (file("${root}/manifest.tsv", glob: false).isDirectory()) {
@@ -236,7 +240,7 @@ def take_outdir(settings) {
         show_life(lock, content)
     }
     catch (IOException problem) {
-        java.nio.file.Files.deleteIfExists(lock)
+        lock.toFile().delete() // if the disk lets it: an empty one is taken over
         return unwritable(settings, problem)
     }
     def timer = java.util.concurrent.Executors.newSingleThreadScheduledExecutor { task ->

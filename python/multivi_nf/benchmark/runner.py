@@ -82,6 +82,9 @@ def scored(folder: Path, result_folder: Path, complete: Path, dataset: str, outp
         result = read_result(result_folder)
     about = result.about
     failed = str(about.get("failed", ""))
+    lacking = set(task.hidden) - set(result.imputed) if task.target else set()
+    if lacking and not failed:
+        failed = f"nothing was imputed of {' and '.join(sorted(lacking))}: its step failed"
     values, drawn = {"failed": float("nan")}, Drawn()
     if not failed:
         truth = truth_of(task, result, read_mosaic(complete) if task.hidden else None)

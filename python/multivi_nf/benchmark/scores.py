@@ -113,7 +113,7 @@ def _unpaired(task: Task, result: Result, _truth: None) -> dict[str, float]:
 
 
 def draws_of(task: Task, kind: int, n: int) -> Iterator[np.random.Generator]:
-    """Generators of the shuffles of `n` cells that a control is the mean of."""
+    """Generators of the shuffles that a control is the mean of; fewer where each has many (`n`) cells or entries."""
     for draw in range(int(np.clip(SHUFFLED_CELLS // max(n, 1), 1, SHUFFLES))):
         yield np.random.default_rng([task.seed, kind, draw])
 

@@ -82,7 +82,8 @@ class ImputedEffects:
         """What imputed log ratios of one group are worth.
 
         t = b x + e, with b the same and e as large however far groups lie apart, as held-out groups show: the farther
-        these lie from the middle, the more of t does x tell, and the less is it stretched.
+        these lie from the middle, the more of t does x tell, and the less is it stretched. What is only `expected` has
+        an error that grows with how far they lie, since no held-out groups show it.
 
         Parameters
         ----------
@@ -106,7 +107,8 @@ class ImputedEffects:
         told = squared * size / np.maximum(squared * size + 1 - squared, 1e-12)
         less = squared / np.maximum(told, 1e-12)
         # what the decoder misses of large effects is in proportion to them: it scatters the truth, and shrinks nothing
-        missed = IN_PROPORTION * (self.unshrunk * squared * away) ** 2
+        # (an earlier version's error, without a spread, holds all of it)
+        missed = IN_PROPORTION * (self.unshrunk * squared * away) ** 2 * (spread > 0)
         u, noise = self.unshrunk * less, (1 - told) * whole * less**2
         return Worth(u, u, noise, beyond**2 + missed)
 

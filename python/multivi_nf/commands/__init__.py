@@ -140,7 +140,8 @@ def without_settings_of_others() -> None:
     """Take out of the environment what would change the bytes of results, or end in a library's own traceback."""
     for name in [name for name in os.environ if name.startswith(("ZARR_", "ANNDATA_"))]:
         del os.environ[name]
-    if not os.environ.get("NUMBA_NUM_THREADS", "1").isdecimal():
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not (threads.isdecimal() and int(threads) > 0):
         del os.environ["NUMBA_NUM_THREADS"]
 
 

@@ -12,6 +12,7 @@ from multivi_nf.commands._groups import grouped
 from multivi_nf.commands._outputs import OutputFile, Step
 from multivi_nf.errors import InputError
 from multivi_nf.evaluation.runs import (
+    MOST,
     evaluate_run,
     held_out_cells,
     label_column,
@@ -63,7 +64,8 @@ def command(mosaic: Path, against: Known, model: Path | None, imputed: Path | No
         kinds = label_column(data, str(labels)) if known is None else truth_labels(data, known)
         unscored = too_few_labels(data, kinds)
         scores = evaluate_run(data, kinds, truth=known, held_out=held_out_cells(model), imputed=values)
-    click.echo(f"{len(kinds):,} of {data.n_obs:,} cells scored")
+    most = f", at most {MOST:,} a score" if len(kinds) > MOST else ""
+    click.echo(f"{len(kinds):,} of {data.n_obs:,} cells scored{most}")
     for score in scores:
         click.echo(score.line())
     for line in unscored:

@@ -11,6 +11,7 @@ from multivi_nf.comparison.group_means import N_HALVES
 from multivi_nf.comparison.quasi_likelihood import moderated, variance_prior
 
 if TYPE_CHECKING:
+    from multivi_nf.calibration.effects import Worth
     from multivi_nf.comparison.parts import Part, Sums
 
 LEAST_COUNT = 5.0
@@ -30,21 +31,21 @@ class Side:
     cell
         (width,) variance over cells.
     extra
-        (width,) variance that neither cells nor replicates show (imputed).
+        (width,) variance that neither cells nor replicates show (imputed), without that of effects (`with_effects`).
+    measured
+        (width,) standard deviation over measured cells, 0 without any: it and the errors of imputed cells go together.
     count
         (width,) counts behind it; infinite where nothing was counted.
     size
         Summed sizes of the cells that were counted, a number or (width,); 0 without any.
-    noise
-        (width,) variance of imputed values that is the decoder's own noise.
     """
 
     influence: dict[str, np.ndarray]
     cell: np.ndarray
     extra: np.ndarray
     count: np.ndarray
+    measured: np.ndarray
     size: float | np.ndarray = 0.0
-    noise: float | np.ndarray = 0.0
 
 
 @dataclass
@@ -90,40 +91,74 @@ class Track:
         return (value + half) * np.exp(np.concatenate([tile[0] for tile in self.residual]))
 
 
-def restored(part: Part, value: np.ndarray, middle: np.ndarray, stretch: bool) -> np.ndarray:
-    """(n_features,) imputed means with their distance from the middle of all cells made what it is worth.
+@dataclass
+class Restored:
+    """A part's means over all features: as decoded or counted, and with imputed effects made what they are worth.
 
-    Means of measured cells are left as they are.
+    Attributes
+    ----------
+    part
+        Cells of a group.
+    decoded
+        (n_features,) decoded means, which weigh parts of a side.
+    centre, unshrunk
+        (n_features,) means with their distance from the middle of all cells made what it is worth, and of a slope of 1
+        on the truth even where what is expected is asked for. Means of measured cells are left as they are.
+    worth
+        Of imputed effects, over all features: what they are worth depends on how far all of them lie from the middle.
+        None: of measured cells, or nothing is known.
+    """
+
+    part: Part
+    decoded: np.ndarray
+    centre: np.ndarray
+    unshrunk: np.ndarray
+    worth: Worth | None = None
+
+    @classmethod
+    def of(cls, part: Part, track: Track, middle: np.ndarray) -> Restored:
+        """Of a part that was decoded; `middle` is the (n_features,) log mean over cells of all kinds."""
+        decoded, value = np.concatenate([tile[0] for tile in track.value]), track.centre(part)
+        if not part.worth:
+            return cls(part, decoded, value, value)
+        level = np.log(np.maximum(value, TINY))
+        worth = part.worth_at(level, level - middle)
+        centre, unshrunk = (value * np.exp((f - 1) * (level - middle)) for f in (worth.factor, worth.unshrunk))
+        return cls(part, decoded, centre, unshrunk, worth)
+
+
+def with_effects(parts: list[Restored], extra: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of a side's log mean that its cells do not show, and the decoder's own noise in it, which is shrunk.
 
     Parameters
     ----------
-    value
-        (n_features,) means.
-    middle
-        (n_features,) log mean over cells of all kinds.
-    stretch
-        To a slope of 1 on the truth, even where what is expected is asked for.
+    parts
+        All of the side.
+    extra, measured
+        (n_features,) of `Side`. Unmeasured cells are imputed by what the measured ones taught, so both errors are taken
+        to go together.
     """
-    if not part.worth:
-        return value
-    level = np.log(np.maximum(value, TINY))
-    worth = part.worth_at(level, level - middle)
-    factor = worth.unshrunk if stretch else worth.factor
-    return value * np.exp((factor - 1) * (level - middle))
+    totals = [one.part.share * one.part.n_cells * one.decoded.astype(np.float64) for one in parts]
+    whole, noise = np.sum(totals, axis=0) + TINY, np.zeros(len(extra))
+    for one, total in zip(parts, totals):
+        if one.worth is not None:
+            inside = (total / whole) ** 2
+            extra, noise = extra + inside * one.worth.beyond, noise + inside * one.worth.noise
+    return extra + 2 * measured * np.sqrt(extra), noise
 
 
 def side(parts: list[tuple[Part, Sums]]) -> Side:
     """Join the parts of a side over one span of features.
 
-    Measured and unmeasured cells are joined separately and then weighted by what they contribute to the mean. The
-    unmeasured ones are imputed by what the measured ones taught, so both errors are taken to go together.
+    Measured and unmeasured cells are joined separately and then weighted by what they contribute to the mean.
     """
     kinds = [[(p, s) for p, s in parts if (p.own is not None) == measured] for measured in (True, False)]
     totals = [sum(p.share * s.value[0] * p.n_cells for p, s in kind) if kind else 0.0 for kind in kinds]
     whole = sum(totals) + TINY
     names = sorted({name for _, s in parts for name in s.first})
     width = len(parts[0][1].extra)
-    joined = Side({n: np.zeros(width) for n in names}, np.zeros(width), np.zeros(width), np.full(width, np.inf))
+    nothing = {n: np.zeros(width) for n in names}
+    joined = Side(nothing, np.zeros(width), np.zeros(width), np.full(width, np.inf), np.zeros(width))
     for kind, total in zip(kinds, totals):
         if not kind:
             continue
@@ -141,12 +176,9 @@ def side(parts: list[tuple[Part, Sums]]) -> Side:
             if not counted:
                 inside = p.share * s.value[0] * p.n_cells / whole
                 joined.extra += inside**2 * s.extra
-                joined.noise += inside**2 * s.noise
         if counted:
             joined.count, joined.size = np.where(weight > 0.01, x, joined.count), size
-            measured = np.sqrt(joined.cell)
-        elif kinds[0]:
-            joined.extra += 2 * measured * np.sqrt(joined.extra)
+            joined.measured = np.sqrt(joined.cell)
     return joined
 
 

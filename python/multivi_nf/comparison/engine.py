@@ -9,7 +9,16 @@ from typing import Literal
 import numpy as np
 
 from multivi_nf.comparison.design import Design
-from multivi_nf.comparison.effects import TINY, Counted, Track, combined_variance, pair_variance, restored, side
+from multivi_nf.comparison.effects import (
+    TINY,
+    Counted,
+    Restored,
+    Track,
+    combined_variance,
+    pair_variance,
+    side,
+    with_effects,
+)
 from multivi_nf.comparison.group_means import GroupMeans
 from multivi_nf.comparison.parts import Part, Sums
 from multivi_nf.comparison.shrinkage import shrink
@@ -55,12 +64,10 @@ class Engine:
     def _errors(self, start: int, tracks: dict[str, list[Track]]) -> list[dict[str, np.ndarray]]:
         """Decode a span of features of all groups once; keep means, and the variance of each pair's log ratio."""
         spans: dict[str, list[tuple[Part, Sums]]] = {}
-        middle = None
         if self.means.middle is not None:
-            middle = np.log(np.maximum(self.means.sums(self.means.middle, start).value[0], TINY))
-            self.middle.append(middle)
+            self.middle.append(np.log(np.maximum(self.means.sums(self.means.middle, start).value[0], TINY)))
         for name, parts in self.means.parts.items():
-            spans[name] = [(part, self.means.sums(part, start, middle)) for part in parts]
+            spans[name] = [(part, self.means.sums(part, start)) for part in parts]
             for track, (part, sums) in zip(tracks[name], spans[name]):
                 track.value.append(sums.value.astype(np.float32))
                 track.residual.append(sums.residual.astype(np.float32))
@@ -71,27 +78,22 @@ class Engine:
                 side([s for g in self.design.members(name, pair[0]) for s in spans[g.name]]) for name in pair
             )
             cell, between, freedom = pair_variance(target, reference)
-            noise = np.broadcast_to(target.noise + reference.noise, cell.shape)
-            found = {"cell": cell, "between": between, "extra": target.extra + reference.extra, "noise": noise}
+            found = {"cell": cell, "between": between}
+            for name, one in zip(pair, (target, reference)):
+                found |= {f"extra {name}": one.extra, f"measured {name}": one.measured}
             found |= {"count": np.minimum(target.count, reference.count), "freedom": np.full(len(cell), freedom)}
-            out.append(found | {"counted": [Counted.of(target, reference)]})
+            out.append(found | {"counted": np.array([Counted.of(target, reference)], dtype=object)})
         return out
 
     def _effects(
         self, tracks: dict[str, list[Track]], errors: list[dict[str, np.ndarray]]
     ) -> list[dict[str, np.ndarray]]:
         middle = np.concatenate(self.middle) if self.middle else np.zeros(0)
-        corrected, centres, unshrunk = (
-            {
-                name: [of(track, part) for track, part in zip(tracks[name], parts)]
-                for name, parts in self.means.parts.items()
-            }
-            for of in (
-                Track.corrected,
-                lambda track, part: restored(part, track.centre(part), middle, False),
-                lambda track, part: restored(part, track.centre(part), middle, True),
-            )
-        )
+        parts = self.means.parts
+        corrected = {g: [t.corrected(p) for t, p in zip(tracks[g], parts[g], strict=True)] for g in parts}
+        restored = {g: [Restored.of(p, t, middle) for t, p in zip(tracks[g], parts[g], strict=True)] for g in parts}
+        centres = {g: [one.centre for one in found] for g, found in restored.items()}
+        unshrunk = {g: [one.unshrunk for one in found] for g, found in restored.items()}
         floors, out = [], []
         for pair, error in zip(self.design.pairs, errors):
             target, reference = (self._mean(corrected, pair, name) for name in pair)
@@ -99,8 +101,12 @@ class Engine:
             variance = combined_variance(error["cell"], error["between"], int(error["freedom"][0]), error["count"])
             one, other = (self._mean(centres, pair, name) for name in pair)
             log_ratio, counted = np.log(one / other), Counted.join(list(error["counted"]))
-            sd = settled_error(log_ratio, variance, counted)
-            sd, beyond = np.sqrt(sd**2 + error["noise"]), np.sqrt(error["extra"])
+            sd, beyond = settled_error(log_ratio, variance, counted) ** 2, np.zeros(len(log_ratio))
+            for name in pair:
+                members = [one for g in self.design.members(name, pair[0]) for one in restored[g.name]]
+                extra, noise = with_effects(members, error[f"extra {name}"], error[f"measured {name}"])
+                sd, beyond = sd + noise, beyond + extra
+            sd, beyond = np.sqrt(sd), np.sqrt(beyond)
             summary = self._summary((target[0], reference[0]), log_ratio, sd, beyond, floors[-1])
             one, other = (self._mean(unshrunk, pair, name) for name in pair)
             summary["log2_fold_change"] = np.log2(one / other)

@@ -111,16 +111,10 @@ class GroupMeans:
 
     # ------------------------------------------------------------------------------------------------ sums
 
-    def sums(self, part: Part, start: int, middle: np.ndarray | None = None) -> Sums:
-        """Decode one part over the span of features that begins at `start`.
-
-        Parameters
-        ----------
-        middle
-            (width,) log mean that imputed values are drawn to; None: nothing is asked about effects.
-        """
+    def sums(self, part: Part, start: int) -> Sums:
+        """Decode one part over the span of features that begins at `start`."""
         span = Span(part, self._scales(part), start)
-        return span.imputed(middle) if part.own is None else span.measured(part.own)
+        return span.imputed() if part.own is None else span.measured(part.own)
 
     def decoded(self, part: Part, start: int, step: int = 1) -> torch.Tensor:
         """(n, width) one posterior sample of every `step`-th cell over a tile."""

@@ -215,10 +215,8 @@ class Sums:
     second
         (3, width) sums over cells of x^2, x s, s^2.
     extra
-        (width,) variance of the log mean beyond that of its cells (unmeasured cells): the error of imputed effects, and
-        the sampling error of the measured cells that taught the decoder.
-    noise
-        (width,) variance of the log mean that is the decoder's own noise, and is shrunk as that of counts is.
+        (width,) variance of the log mean beyond that of its cells (unmeasured cells): the sampling error of the
+        measured cells that taught the decoder.
     """
 
     value: np.ndarray
@@ -227,4 +225,3 @@ class Sums:
     size: Mapping[str, float | np.ndarray]
     second: np.ndarray
     extra: np.ndarray
-    noise: np.ndarray | float = 0.0

@@ -84,8 +84,7 @@ class Span:
         else:
             sizes = [own.sizes(span)[code == i].sum(axis=0) for i in range(len(replicates))]
         first = dict(zip(replicates, own.first[:, span]))
-        nothing = np.zeros(self.width)
-        return Sums(self._averaged(value), residual, first, dict(zip(replicates, sizes)), second, nothing, nothing)
+        return Sums(self._averaged(value), residual, first, dict(zip(replicates, sizes)), second, np.zeros(self.width))
 
     def _in_panel(self, own: Tallied, rows: slice, tile: slice, mean: torch.Tensor) -> torch.Tensor:
         if own.panel is None:
@@ -96,8 +95,8 @@ class Span:
 
     # ------------------------------------------------------------------------------------------------ imputed cells
 
-    def imputed(self, middle: np.ndarray | None) -> Sums:
-        """Decoded means and their spread over cells; errors of effects where `middle` says what to draw them to."""
+    def imputed(self) -> Sums:
+        """Decoded means and their spread over cells."""
         part = self.part
         value, spread = self._zeros(len(part.rows)), torch.zeros(self.width, device=self.device)
         replicates = sorted(set(part.replicate))
@@ -113,14 +112,7 @@ class Span:
         size = {name: float((part.replicate == name).sum()) for name in replicates}
         mean, squares = self._averaged(value), spread.double().cpu().numpy()
         second = np.stack([squares, sum(first.values()), np.full(self.width, part.n_cells)])
-        extra, noise = self._taught_variance(), 0.0 * squares
-        if part.worth and middle is not None:
-            level = np.log(np.maximum(mean[0], 1e-12))
-            if part.taught is not None:
-                level = level + part.taught[self.start : self.stop]
-            worth = part.worth_at(level, level - middle)
-            extra, noise = extra + worth.beyond, worth.noise
-        return Sums(mean, np.zeros_like(mean), first, size, second, extra, noise)
+        return Sums(mean, np.zeros_like(mean), first, size, second, self._taught_variance())
 
     def _taught_variance(self) -> np.ndarray:
         """(width,) sampling variance of the log mean of the measured cells that taught the decoder these values."""

@@ -86,7 +86,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise _full(final, temporary, error) from error
         raise
     finally:
-        _remove(temporary)
+        _remove(temporary, late=True)
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ def scratch(final: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     finally:
-        _remove(folder)
+        _remove(folder, late=True)
 
 
 def _put(temporary: Path, final: Path) -> None:
@@ -244,18 +244,17 @@ def _is_mount(path: Path) -> bool:
     return any(line.split(b" ")[4:5] == [place] for line in lines)
 
 
-def _remove(path: Path, tries: int = 5) -> None:
+def _remove(path: Path, late: bool = False) -> None:
     """Remove a file or folder as far as that can be done.
 
-    zarr writes in threads of its own: after an error one of them may still put a file back, and its folders. So whether
-    a folder is gone is asked again a little later; once is enough where it never was.
+    zarr writes in threads of its own: after an error one of them may still put a file back, and its folders (`late`).
+    So whether a folder is gone is asked again a little later, and once more after that.
     """
     if path.is_dir() and not path.is_symlink():
-        for again in range(tries):
+        for wait in (0.02, 0.05, 0.1, 0.2) if late else (0.0,):
             shutil.rmtree(path, ignore_errors=True)
-            time.sleep(0.02 * again)
-            if again and not path.exists():
-                return
+            time.sleep(wait)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

@@ -249,10 +249,10 @@ def mixing_terms(
     -------
     Penalties, nats a cell, and what is charged of them for each nat of reconstruction: in training at the strength at
     which each acts, in evaluation what exceeds that with which a penalty is content, at full strength, so that epochs
-    can be compared. What strangers cost is charged beside. ``batch_mixing`` is the mean of two penalties, of the joint
-    means and of those of the modality that leads, each with sides of its own. ``modality_mixing`` asks the joint means
-    in which modalities a cell was measured, beyond what its neighbours' batches make expected: otherwise batches that
-    differ in modalities would be charged twice.
+    can be compared. What strangers cost is added to the penalty, and in evaluation what both exceed is charged.
+    ``batch_mixing`` is the mean of two penalties, of the joint means and of those of the modality that leads, each
+    with sides of its own. ``modality_mixing`` asks the joint means in which modalities a cell was measured, beyond
+    what its neighbours' batches make expected: otherwise batches that differ in modalities would be charged twice.
     """
     config, present, note = model.config, posteriors.present, model.training
     mean = joint(posteriors, config.fusion, model.formulas).mean

@@ -113,7 +113,7 @@ def training(history: pd.DataFrame, best: int | None) -> str:
     terms = [t for t in [*terms, "adversary_accuracy", "learning_rate"] if t in history and history[t].notna().any()]
     figure, panels = panels_of(1 + len(terms), 4, 2.5, 1.9)
     epochs = history["epoch"]
-    validated = history[history["validation_loss"].notna()]  # in the warm-ups every tenth epoch
+    validated = history[history["validation_loss"].notna()]  # a run that was stopped may lack its last
     panels[0].plot(epochs, history["train_loss"], color=MUTED, lw=1.2, label="training")
     panels[0].plot(validated["epoch"], validated["validation_loss"], color=ACCENT, lw=1.4, label="validation")
     if len(history) > 3:

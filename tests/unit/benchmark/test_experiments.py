@@ -225,6 +225,18 @@ def test_cobolt_prior_is_the_dirichlets():
     assert model.prior_variance == pytest.approx(by_paper)
 
 
+def test_ours_without_the_hidden_modality_is_a_row_that_says_so(tasks, mosaic, tmp_path):
+    """IMPUTE ends where a batch shows nothing of it; the other methods' rows are not lost for that."""
+    mosaic.write_h5mu(tmp_path / "mosaic.h5mu")
+    task = next(task for name, task in tasks.items() if name.startswith("4 "))
+    write_task(task, tmp_path / "task")
+    runner.collected(Result(), [], "multivi-nf", tmp_path / "ours")
+    runner.scored(tmp_path / "task", tmp_path / "ours", tmp_path / "mosaic.h5mu", "toy", tmp_path / "scores")
+    (row,) = pd.read_csv(tmp_path / "scores" / "scores.tsv", sep="\t").to_dict("records")
+    assert row["metric"] == "failed"
+    assert row["note"] == f"failed: nothing was imputed of {next(iter(task.hidden))}: its step failed"
+
+
 def test_steps_write_rows_and_a_failure_is_a_row(tasks, mosaic, tmp_path):
     mosaic.write_h5mu(tmp_path / "mosaic.h5mu")
     table = plan.write_plan(

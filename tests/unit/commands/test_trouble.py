@@ -320,9 +320,10 @@ print(zarr.config.get('codecs.bytes').partition('.')[0], anndata.settings.zarr_w
 """
 
 
-def test_settings_of_zarr_anndata_and_numba_do_not_reach_the_steps():
+@pytest.mark.parametrize("threads", ["x", "0"])
+def test_settings_of_zarr_anndata_and_numba_do_not_reach_the_steps(threads):
     """Of the environment: a store's bytes, and the code that packs it, hang on the step alone."""
-    lent = {"ZARR_CODECS__BYTES": "os.evil", "ANNDATA_ZARR_WRITE_FORMAT": "3", "NUMBA_NUM_THREADS": "x"}
+    lent = {"ZARR_CODECS__BYTES": "os.evil", "ANNDATA_ZARR_WRITE_FORMAT": "3", "NUMBA_NUM_THREADS": threads}
 
     def said(code: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-c", code], env=os.environ | lent, capture_output=True, text=True)

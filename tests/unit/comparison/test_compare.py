@@ -13,6 +13,7 @@ from scipy import sparse
 from multivi_nf.calibration.effects import ImputedEffects
 from multivi_nf.calibration.entries import Curve, Direction
 from multivi_nf.calibration.stored import Calibration
+from multivi_nf.comparison import engine, spans
 from multivi_nf.comparison.compare import differential
 from multivi_nf.comparison.design import make_design
 from multivi_nf.comparison.effects import (
@@ -31,6 +32,7 @@ from multivi_nf.comparison.tables import COLUMNS
 from multivi_nf.data.draws import blocks, cell_keys
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
+from multivi_nf.imputation import decode
 from multivi_nf.imputation.decode import Decoder
 from multivi_nf.imputation.impute import impute
 from multivi_nf.inputs.contrasts import Contrast
@@ -631,6 +633,20 @@ def test_imputed_effects_are_stretched_by_what_they_are_worth(model, mosaic, mod
         model, mosaic, modality, cells="imputed", calibration=with_effects(modality, squared=[0.1, 0.1]), **PAIR
     )
     assert noisy["effect"].abs().mean() < 0.5 * other["effect"].abs().mean(), "noise is shrunk"
+
+
+@pytest.mark.parametrize("modality", ["rna", "atac"])
+@pytest.mark.parametrize("cells", ["imputed", "all"])
+def test_effects_do_not_depend_on_how_many_features_are_decoded_at_a_time(monkeypatch, model, mosaic, modality, cells):
+    """What imputed effects are worth is asked of how far all features lie from the middle, not those of one pass."""
+    known = with_effects(modality, spread=[0.05, 0.05], squared=[0.6, 0.6])
+    whole = differential(model, mosaic, modality, cells=cells, calibration=known, **PAIR)
+    for module, name, n in ((decode, "TILE", 7), (spans, "TILE", 7), (spans, "SPAN", 14), (engine, "SPAN", 14)):
+        monkeypatch.setattr(module, name, n)
+    narrow = differential(model, mosaic, modality, cells=cells, calibration=known, **PAIR)
+    narrow = narrow.set_index("feature").loc[whole["feature"]].reset_index()
+    for column in ("effect", "effect_lower", "effect_upper", "log2_fold_change"):
+        np.testing.assert_allclose(narrow[column], whole[column], rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("modality", ["rna", "atac"])

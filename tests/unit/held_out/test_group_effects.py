@@ -153,6 +153,13 @@ def test_large_effects_have_wider_intervals_and_are_not_shrunk_more():
     np.testing.assert_array_equal(worth.noise, worth.noise[0])
 
 
+def test_the_error_of_an_earlier_calibration_is_not_widened_again():
+    known = ImputedEffects.plain([0.0, 1.0], [0.4, 0.4])
+    worth = known.worth(np.zeros(3), np.array([0.0, 1.0, -3.0]), 0.0, expected=False)
+    np.testing.assert_allclose(worth.beyond, 0.4**2)
+    np.testing.assert_array_equal(worth.factor, 1)
+
+
 def test_groups_of_several_deals_are_joined():
     one, other = compared(1.4, 0.0, 4.0), compared(1.4, 0.0, 4.0, seed=1)
     other.level = one.level

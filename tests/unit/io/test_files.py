@@ -187,9 +187,12 @@ def test_a_try_to_write_takes_away_what_another_left_and_nothing_else(tmp_path):
         try_to_write(tmp_path / "none")
 
 
-def test_what_a_thread_writes_after_the_error_is_removed_too(tmp_path):
+def test_what_a_thread_writes_after_the_error_is_removed_too(tmp_path, monkeypatch):
     """zarr's threads go on for a moment, and make the folder anew."""
-    threads = []
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(
+        files.time, "sleep", lambda _: threads[0].join()
+    )  # it comes in between, however busy the machine
 
     def late(folder) -> None:
         deadline = time.monotonic() + 30
