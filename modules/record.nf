@@ -2,8 +2,6 @@
  * What a run can be repeated by: its parameters and the versions of its programs.
  */
 
-include { three_parts } from './messages'
-
 // The parameters as a -params-file that repeats the run
 def parameters_text(settings) {
     def given = settings.findAll { name, value -> value != null && !(name in ['help', 'version', 'trace_report_suffix']) }
@@ -47,8 +45,10 @@ def write_info(settings, name, text) {
         target.text = text
     }
     catch (IOException problem) {
-        error(three_parts("${settings.outdir}/pipeline_info/${name} cannot be written (${problem.class.simpleName}: ${problem.message})",
-            'it is what the run can be repeated and checked by', 'free space there, or name another folder with --outdir; then run the same again'))
+        // In the form of messages.nf, which a module that several scripts include cannot include itself (parser v2 of 25.04)
+        error("ERROR: ${settings.outdir}/pipeline_info/${name} cannot be written (${problem.class.simpleName}: ${problem.message})" +
+            '\n  Why it matters: it is what the run can be repeated and checked by' +
+            '\n  What to do: free space there, or name another folder with --outdir; then run the same again')
     }
     System.setProperty("multivi_nf.published pipeline_info/${name}", '')
 }
