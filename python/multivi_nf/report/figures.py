@@ -113,9 +113,8 @@ def training(history: pd.DataFrame, best: int | None) -> str:
     terms = [t for t in [*terms, "adversary_accuracy", "learning_rate"] if t in history and history[t].notna().any()]
     figure, panels = panels_of(1 + len(terms), 4, 2.5, 1.9)
     epochs = history["epoch"]
-    validated = history[history["validation_loss"].notna()]  # a run that was stopped may lack its last
     panels[0].plot(epochs, history["train_loss"], color=MUTED, lw=1.2, label="training")
-    panels[0].plot(validated["epoch"], validated["validation_loss"], color=ACCENT, lw=1.4, label="validation")
+    panels[0].plot(epochs, history["validation_loss"], color=ACCENT, lw=1.4, label="validation")
     if len(history) > 3:
         both = history[["train_loss", "validation_loss"]].iloc[min(len(history) // 10 + 1, 5) :].to_numpy(dtype=float)
         low, high = np.nanmin(both), np.nanmax(both)
@@ -123,10 +122,9 @@ def training(history: pd.DataFrame, best: int | None) -> str:
     panels[0].legend(fontsize=7)
     panels[0].set_title("loss per cell")
     for axes, term in zip(panels[1:], terms):
-        known = history[history[term].notna()]
-        axes.plot(known["epoch"], known[term], color=MUTED, lw=1.0)
+        axes.plot(epochs, history[term], color=MUTED, lw=1.0)
         if f"validation_{term}" in history:
-            axes.plot(validated["epoch"], validated[f"validation_{term}"], color=ACCENT, lw=1.2)
+            axes.plot(epochs, history[f"validation_{term}"], color=ACCENT, lw=1.2)
         axes.set_title(term.replace("_", " "))
     for axes in panels:
         axes.set_xlabel("epoch")
