@@ -5,6 +5,7 @@ What adds numbers up in an order that depends on the number of threads works wit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _DENSE = 1 << 22
 """Numbers that are made dense at a time."""
+
+_AT_ONCE = 8192
+"""Points whose neighbours are in memory at a time; a multiple of `_BLOCK`, so that distances are rounded alike."""
 
 _BLOCK = 1024
 """Queries that scikit-learn gives to a thread, at least: with fewer, threads share the points between them."""
@@ -141,6 +145,40 @@ def nearest(queries: np.ndarray, points: np.ndarray, k: int, *, same: bool = Fal
         near = NearestNeighbors(n_neighbors=k).fit(np.asarray(points, np.float64))
         distances, found = near.kneighbors(None if same else np.asarray(queries, np.float64))
     return found, distances
+
+
+def nearest_others(points: np.ndarray, k: int, among: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Indices that :func:`nearest` gives points among themselves, some thousand points at a time.
+
+    For what is summed up of each: all at once take 16 bytes a point and neighbour.
+
+    Parameters
+    ----------
+    among
+        Ascending indices of those that are taken for neighbours; None: all.
+
+    Yields
+    ------
+    (n, k) int64, from the first point on.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    among = np.arange(len(points)) if among is None else among
+    k = min(k, len(among) - 1)
+    if k < 1:
+        yield np.zeros((len(points), 0), np.int64)
+        return
+    points, may = np.asarray(points, np.float64), np.isin(np.arange(len(points)), among)
+    near = NearestNeighbors(n_neighbors=k + 1).fit(points[among])
+    for start in range(0, len(points), _AT_ONCE):
+        rows = np.arange(start, min(start + _AT_ONCE, len(points)))
+        with threads_at_most(max((len(rows) - 1) // _BLOCK, 1)):
+            found = among[near.kneighbors(points[rows], return_distance=False)]
+        others = found != rows[:, None]
+        alone = others.all(axis=1)
+        others[alone & may[rows], 0] = False  # of more than k equal points, as scikit-learn does
+        others[alone & ~may[rows], -1] = False
+        yield found[others].reshape(-1, k)
 
 
 def grouped(x: np.ndarray, n: int, *, starts: int, seed: int = 0) -> KMeans:

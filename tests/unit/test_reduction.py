@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
-from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal, unit_rows
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, nearest_others, principal, unit_rows
 
 COUNTS = sparse.csr_matrix(np.array([[1.0, 3.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]]))
 
@@ -59,6 +59,29 @@ def test_nearest_is_brute_force() -> None:
     assert own.shape == (30, 29)
     assert not (own == np.arange(30)[:, None]).any()
     assert nearest(queries[:0], points, 5)[0].shape == (0, 5) and nearest(points, points[:1], 5)[1].shape == (30, 1)
+
+
+def test_neighbours_a_block_at_a_time_are_those_of_all_at_once(monkeypatch) -> None:
+    monkeypatch.setattr("multivi_nf.reduction._AT_ONCE", 8)
+    rng = np.random.default_rng(0)
+    for points in (rng.normal(size=(30, 4)), rng.normal(size=(30, 20)), np.repeat(rng.normal(size=(3, 20)), 10, 0)):
+        blocks = list(nearest_others(points, 5))
+        assert [len(block) for block in blocks] == [8, 8, 8, 6]
+        found = np.concatenate(blocks)
+        assert not (found[np.arange(30) != 0] == np.arange(1, 30)[:, None]).any()
+        if len(np.unique(points, axis=0)) == 30:
+            np.testing.assert_array_equal(found, nearest(points, points, 5, same=True)[0])
+    assert np.concatenate(list(nearest_others(points, 50))).shape == (30, 29)
+    assert next(nearest_others(points[:1], 5)).shape == (1, 0)
+
+
+def test_neighbours_among_some() -> None:
+    points = np.random.default_rng(0).normal(size=(30, 20))
+    some = np.arange(0, 30, 3)
+    (found,) = nearest_others(points, 4, some)
+    table = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(table, np.inf)
+    np.testing.assert_array_equal(found, some[np.argsort(table[:, some], axis=1)[:, :4]])
 
 
 def test_the_same_bytes_on_any_number_of_threads() -> None:

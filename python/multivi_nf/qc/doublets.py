@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from multivi_nf.io.processors import threads_at_most
-from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal, unit_rows
+from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, nearest_others, principal, unit_rows
 
 LEAST_CELLS = 100
 """Fewest cells to score; among fewer, neighbourhoods of simulated doublets are the whole sample."""
@@ -24,6 +24,9 @@ _LSI_COMPONENTS = 15
 _MOST_CELLS, _ROUNDS, _AROUND, _VARIABLE = 2000, 5, 15, 1000
 _UNLIKE = 0.3
 """Share of simulated doublets that are taken for sums of two like cells, by their score."""
+_MOST_NEAR = 15_000
+"""Cells, and as many of the simulated doublets each, among which neighbours are sought: the share of doublets near a
+cell is told by some as well as by all, and time grows with a larger sample's cells instead of with their square."""
 _DEPTH_WEIGHT = 0.25
 """Share of the spread of the LSI space that log depth gets. Without it, cells of
 a few hundred fragments are told apart by noise alone; with much more, only depth would speak."""
@@ -91,36 +94,71 @@ def score_rna(counts: sparse.csr_matrix, seed: int) -> Doublets:
     n = counts.shape[0]
     if n < LEAST_CELLS:
         return _unscored(n, f"not scored: {n} cells, at least {LEAST_CELLS} are needed")
-    detected = np.diff(counts.tocsc().indptr) >= 3
+    detected = np.bincount(counts.indices, minlength=counts.shape[1]) >= 3
     if detected.sum() < 2 * _COMPONENTS or (np.diff(counts[:, detected].indptr) == 0).any():
         return _unscored(n, "not scored: too few genes, or cells without any")
-    import anndata as ad
-    import scanpy as sc
-
-    # scrublet keeps only the variable genes of these, of a panel of a few dozen fewer than it has components
+    # only the variable genes of these are looked at, of a panel of a few dozen fewer than there are to be components
     for components in (_COMPONENTS, _COMPONENTS // 2, _FEWEST_COMPONENTS):
-        data = ad.AnnData(counts[:, detected].astype(np.float32))
         with warnings.catch_warnings(), threads_at_most(1):
             warnings.simplefilter("ignore")
             try:
-                sc.pp.scrublet(
-                    data,
-                    sim_doublet_ratio=_SIMULATED,
-                    expected_doublet_rate=max(expected_rate(n), 0.01),
-                    n_prin_comps=components,
-                    use_approx_neighbors=False,
-                    threshold=1.0,
-                    random_state=seed,
-                    verbose=False,
-                )
+                scored, cells, sums = _as_scrublet(counts[:, detected], seed)
+                places = _principal_places(cells, sums, components, seed)
             except ValueError:  # "n_components=30 must be between 1 and min(n_samples, n_features)"
                 continue
-        score = data.obs["doublet_score"].to_numpy(float)
-        found = _flagged(score, np.asarray(data.uns["scrublet"]["doublet_scores_sim"], dtype=float))
+        own, simulated = _scrublet_score(*places, expected_rate(n), itself=True)
+        found = _flagged(own, simulated)
+        if len(scored) < n:
+            score, flag = np.full(n, np.nan), np.zeros(n, dtype=bool)
+            score[scored], flag[scored] = found.score, found.flag
+            found.score, found.flag = score, flag
         if components < _COMPONENTS:
             found.note = f"scored in {components} dimensions instead of {_COMPONENTS}: few of its genes vary"
         return found
     return _unscored(n, f"not scored: fewer than {_FEWEST_COMPONENTS} of its genes vary")
+
+
+def _as_scrublet(counts: sparse.csr_matrix, seed: int) -> tuple[np.ndarray, sparse.csr_matrix, sparse.csr_matrix]:
+    """Cells of at least three genes, and theirs and simulated doublets' shares of variable genes, a million each.
+
+    Step by step what `scanpy.pp.scrublet` prepares, by scanpy's own functions.
+    """
+    import anndata as ad
+    import scanpy as sc
+
+    def levelled(matrix: sparse.spmatrix, level: float | None = None) -> sparse.csr_matrix:
+        data = ad.AnnData(matrix)
+        sc.pp.normalize_total(data, target_sum=level)
+        return data.X
+
+    scored = np.flatnonzero(np.diff(counts.indptr) >= 3)
+    raw = counts[scored].astype(np.float32)
+    logged = ad.AnnData(levelled(raw.copy()))
+    sc.pp.log1p(logged)
+    sc.pp.highly_variable_genes(logged)
+    variable = np.flatnonzero(logged.var["highly_variable"])
+    del logged
+    cells = levelled(raw.copy())[:, variable]
+    data = ad.AnnData(raw[:, variable])
+    sums = sc.pp.scrublet_simulate_doublets(data, sim_doublet_ratio=_SIMULATED, random_seed=seed).X
+    return scored, levelled(cells, 1e6), sparse.csr_matrix(levelled(sums, 1e6))
+
+
+def _principal_places(
+    cells: sparse.csr_matrix, sums: sparse.csr_matrix, n: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both in the principal components of the cells' standardised values, which scanpy makes dense: these stay sparse.
+
+    240 kB a cell of a sample become some 50; numbers agree to rounding.
+    """
+    from sklearn.decomposition import PCA
+
+    mean = np.asarray(cells.mean(axis=0, dtype=np.float64)).ravel()
+    square = np.asarray(cells.multiply(cells).mean(axis=0, dtype=np.float64)).ravel()
+    deviation = np.sqrt((square - mean**2) * cells.shape[0] / (cells.shape[0] - 1))
+    scaled = [sparse.csr_matrix(part.astype(np.float64) @ sparse.diags(1 / deviation)) for part in (cells, sums)]
+    axes = PCA(n, svd_solver="arpack", random_state=seed).fit(scaled[0])
+    return axes.transform(scaled[0]), axes.transform(scaled[1])
 
 
 def doublet_share(counts: sparse.csr_matrix, seed: int) -> float:
@@ -224,12 +262,21 @@ def score_atac(counts: sparse.csr_matrix, seed: int) -> Doublets:
     return _flagged(score, simulated)
 
 
-def _scrublet_score(cells: np.ndarray, doublets: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scrublet's likelihood of being a doublet for cells and for simulated doublets (Wolock et al. 2019)."""
+def _scrublet_score(
+    cells: np.ndarray, doublets: np.ndarray, rate: float, *, itself: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scrublet's likelihood of being a doublet for cells and for simulated doublets (Wolock et al. 2019).
+
+    `itself`: a place among the nearest is each one's own and counts as a cell's, as in scanpy.
+    """
     n, ratio = len(cells), len(doublets) / len(cells)
     rate = max(rate, 0.01)
     both = np.vstack([cells, doublets])
-    near, _ = nearest(both, both, int(round(0.5 * np.sqrt(n)) * (1 + ratio)), same=True)
-    q = ((near >= n).sum(axis=1) + 1) / (near.shape[1] + 2)
+    some = min(n, _MOST_NEAR)
+    among = [np.linspace(0, size - 1, int(some * size / n)).astype(int) for size in (n, len(doublets))]
+    k = min(int(round(0.5 * np.sqrt(some)) * (1 + ratio)), len(both) - 1 + itself)
+    blocks = nearest_others(both, k - itself, np.concatenate([among[0], n + among[1]]))
+    near = np.concatenate([(index >= n).sum(axis=1) for index in blocks])
+    q = (near + 1) / (k + 2)
     likelihood = q * rate / ratio / (1 - rate - q * (1 - rate - rate / ratio))
     return likelihood[:n], likelihood[n:]

@@ -44,6 +44,50 @@ def test_the_same_seed_gives_the_same_scores(score):
     assert (score(counts, 3).score != score(counts, 4).score).any()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_scores_are_those_of_scanpy_which_makes_its_cells_dense():
+    import anndata as ad
+    import scanpy as sc
+
+    counts, _doublet = mixture(300, 800, False, n=400)
+    theirs = ad.AnnData(counts[:, np.bincount(counts.indices, minlength=300) >= 3].astype(np.float32))
+    sc.pp.scrublet(
+        theirs,
+        sim_doublet_ratio=2,
+        expected_doublet_rate=0.01,
+        n_prin_comps=30,
+        use_approx_neighbors=False,
+        threshold=1.0,
+        random_state=0,
+        verbose=False,
+    )
+    found = score_rna(counts, 0)
+    # scanpy takes a doublet of a cell with itself, which lies in the same place, for the cell
+    assert np.sum(found.score != theirs.obs["doublet_score"].to_numpy()) <= 2
+    assert len(np.unique(found.score)) > 10
+    simulated = theirs.uns["scrublet"]["doublet_scores_sim"]
+    np.testing.assert_array_equal(found.flag, _flagged(found.score, simulated).flag)
+
+
+def test_a_cell_of_two_genes_has_no_score_and_costs_no_other_its_own():
+    counts, _doublet = mixture(300, 800, False, n=200)
+    bare = sparse.csr_matrix(([1, 1], ([0, 0], [0, 1])), shape=(1, 300), dtype=np.int32)
+    found, whole = score_rna(sparse.vstack([counts, bare]).tocsr(), 0), score_rna(counts, 0)
+    assert np.isnan(found.score[-1]) and not found.flag[-1]
+    np.testing.assert_array_equal(found.flag[:-1], whole.flag)
+
+
+@pytest.mark.parametrize(("score", "features"), [(score_rna, 300), (score_atac, 1200)])
+def test_neighbours_among_some_cells_tell_what_those_among_all_do(monkeypatch, score, features):
+    counts, doublet = mixture(features, 1500, features > 300, n=900)
+    whole = score(counts, 0)
+    monkeypatch.setattr("multivi_nf.qc.doublets._MOST_NEAR", 450)
+    some = score(counts, 0)
+    assert (some.score != whole.score).any()
+    assert np.corrcoef(some.score, whole.score)[0, 1] > 0.9
+    assert roc_auc_score(doublet, some.score) > roc_auc_score(doublet, whole.score) - 0.02
+
+
 @pytest.mark.parametrize("score", [score_rna, score_atac])
 def test_small_samples_are_not_scored_and_it_is_said(score):
     counts, _doublet = mixture(200, 800, False, n=99)
