@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from multivi_nf.io.records import left_out
+
 LABELS, CLUSTERS = "labels", "clusters"
 """Groups that were named by something else than the latent space, and groups that were found in it."""
 
@@ -46,6 +48,9 @@ class ImputedEffects:
     lag
         Variance of the decoder's error of a group's log mean that the counts of measured neighbours show; 0: their
         counts say nothing that the decoder has not learnt.
+    shared
+        Variance over groups of an error that the log ratios of all features share: where imputed cells lie between
+        types, all that these do not differ in moves by one factor, since values are shares of a whole.
     """
 
     log_mean: list[float]
@@ -55,6 +60,7 @@ class ImputedEffects:
     unshrunk: float
     lost: float
     lag: float
+    shared: float = left_out(0.0)
 
     @classmethod
     def plain(cls, log_mean: list[float], sd: list[float]) -> ImputedEffects:
@@ -63,7 +69,10 @@ class ImputedEffects:
 
     def impossible(self) -> str:
         """What no measurement can give, in words; empty if there is nothing."""
-        rows, numbers = (self.log_mean, self.spread, self.squared, self.sd), (self.unshrunk, self.lost, self.lag)
+        rows, numbers = (
+            (self.log_mean, self.spread, self.squared, self.sd),
+            (self.unshrunk, self.lost, self.lag, self.shared),
+        )
         if not self.log_mean or any(len(row) != len(self.log_mean) for row in rows):
             return "its rows are not equally long"
         if not np.isfinite([*np.concatenate(rows), *numbers]).all() or (np.diff(self.log_mean) < 0).any():
@@ -110,12 +119,14 @@ class ImputedEffects:
         # (an earlier version's error, without a spread, holds all of it)
         missed = IN_PROPORTION * (self.unshrunk * squared * away) ** 2 * (spread > 0)
         u, noise = self.unshrunk * less, (1 - told) * whole * less**2
-        return Worth(u, u, noise, beyond**2 + missed)
+        return Worth(u, u, noise, beyond**2 + missed + self.shared, self.shared)
 
 
 @dataclass
 class Worth:
     """Of one group: factors on its imputed log ratios, the variance of the noise in them, and of the truth beyond.
+
+    `shared` is the part of `beyond` that all features have in common.
 
     Attributes
     ----------
@@ -127,6 +138,7 @@ class Worth:
     factor: np.ndarray
     noise: np.ndarray
     beyond: np.ndarray
+    shared: float = 0.0
 
 
 def neighbours_say(residual: np.ndarray, variance: np.ndarray, lag: float) -> np.ndarray:

@@ -116,11 +116,17 @@ class Restored:
     worth: Worth | None = None
 
     @classmethod
-    def of(cls, part: Part, track: Track, middle: np.ndarray) -> Restored:
-        """Of a part that was decoded; `middle` is the (n_features,) log mean over cells of all kinds."""
+    def of(cls, part: Part, track: Track, middle: np.ndarray, levelled: bool = False) -> Restored:
+        """Of a part that was decoded; `middle` is the (n_features,) log mean over cells of all kinds.
+
+        Where values are `levelled` (accessibility at a given depth, which is their sum over peaks) imputed groups of
+        one depth have one sum. That of genes is one as they are decoded; nothing keeps that of peaks.
+        """
         decoded, value = np.concatenate([tile[0] for tile in track.value]), track.centre(part)
         if not part.worth:
             return cls(part, decoded, value, value)
+        if levelled:
+            value = value * (np.exp(middle).sum() / max(float(value.sum()), TINY))
         level = np.log(np.maximum(value, TINY))
         worth = part.worth_at(level, level - middle)
         centre, unshrunk = (value * np.exp((f - 1) * (level - middle)) for f in (worth.factor, worth.unshrunk))

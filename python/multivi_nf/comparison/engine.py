@@ -21,7 +21,7 @@ from multivi_nf.comparison.effects import (
 )
 from multivi_nf.comparison.group_means import GroupMeans
 from multivi_nf.comparison.parts import Part, Sums
-from multivi_nf.comparison.shrinkage import shrink
+from multivi_nf.comparison.shrinkage import Shrunk, shrink
 from multivi_nf.comparison.spans import SPAN
 from multivi_nf.imputation.decode import TILE
 from multivi_nf.io.progress import progress
@@ -91,7 +91,10 @@ class Engine:
         middle = np.concatenate(self.middle) if self.middle else np.zeros(0)
         parts = self.means.parts
         corrected = {g: [t.corrected(p) for t, p in zip(tracks[g], parts[g], strict=True)] for g in parts}
-        restored = {g: [Restored.of(p, t, middle) for t, p in zip(tracks[g], parts[g], strict=True)] for g in parts}
+        levelled = self.difference
+        restored = {
+            g: [Restored.of(p, t, middle, levelled) for t, p in zip(tracks[g], parts[g], strict=True)] for g in parts
+        }
         centres = {g: [one.centre for one in found] for g, found in restored.items()}
         unshrunk = {g: [one.unshrunk for one in found] for g, found in restored.items()}
         floors, out = [], []
@@ -102,12 +105,18 @@ class Engine:
             one, other = (self._mean(centres, pair, name) for name in pair)
             log_ratio, counted = np.log(one / other), Counted.join(list(error["counted"]))
             sd, beyond = settled_error(log_ratio, variance, counted) ** 2, np.zeros(len(log_ratio))
+            shared = []
             for name in pair:
                 members = [one for g in self.design.members(name, pair[0]) for one in restored[g.name]]
                 extra, noise = with_effects(members, error[f"extra {name}"], error[f"measured {name}"])
                 sd, beyond = sd + noise, beyond + extra
+                shared += [0.0 if one.worth is None else one.worth.shared for one in members]
             sd, beyond = np.sqrt(sd), np.sqrt(beyond)
-            summary = self._summary((target[0], reference[0]), log_ratio, sd, beyond, floors[-1])
+            # what batches do to all features of measured cells nobody measured, and proteins are no shares of a whole
+            around = min(shared) > 0 and self.decoder.modality != "protein"
+            common = float(np.sqrt(sum(shared))) if around else None
+            posterior = shrink(log_ratio, sd, common).widened(beyond)
+            summary = self._summary((target[0], reference[0]), posterior, np.hypot(sd, beyond), floors[-1])
             one, other = (self._mean(unshrunk, pair, name) for name in pair)
             summary["log2_fold_change"] = np.log2(one / other)
             out.append(summary | {"unmeasured": (counted.size == 0).any(axis=0)})
@@ -140,18 +149,16 @@ class Engine:
     def _summary(
         self,
         means: tuple[np.ndarray, np.ndarray],
-        log_ratio: np.ndarray,
-        sd: np.ndarray,
-        beyond: np.ndarray,
+        posterior: Shrunk,
+        error: np.ndarray,
         floor: float,
     ) -> dict[str, np.ndarray]:
-        """Posterior of the effect, on its scale, around the common level of both means.
+        """Effect on its scale, around the common level of both means; `error` of both kinds.
 
         Errors of two kinds. What counts and replicates show (`sd`) scatters estimates around the truth: estimates are
         drawn to where effects lie. What imputation misses (`beyond`) scatters the truth around its prediction: that is
         an expectation already, drawn to the mean by the model, and would be shrunk twice (Berkson 1950).
         """
-        posterior = shrink(log_ratio, sd).widened(beyond)
         level = (means[0] + means[1]) / 2
         center = posterior.expectation()
         mean_target, mean_reference = _split(level, center)
@@ -172,7 +179,7 @@ class Engine:
         lower, upper = (self._effect(*_split(level, bound)) for bound in bounds)
         probability = np.maximum(posterior.above(threshold), posterior.below(-threshold))
         effect = self._effect(mean_target, mean_reference)
-        evidence = (np.abs(center) - threshold) / np.hypot(sd, beyond)
+        evidence = (np.abs(center) - threshold) / error
         found = {"mean_target": mean_target, "mean_reference": mean_reference, "effect": effect}
         found |= {"effect_lower": lower, "effect_upper": upper, "delta": delta}
         return found | {"probability": np.clip(probability, 0, 1), "evidence": evidence}

@@ -168,8 +168,9 @@ class Part:
         expected = self.mixed or self.extrapolated > MOST_OUTSIDE
         found = [one.worth(level, away, self.extrapolated, expected) for _, one in self.worth]
         of = {name: [getattr(one, name) for one in found] for name in ("unshrunk", "factor", "noise", "beyond")}
-        factors = (np.average(of[name], axis=0, weights=weights) for name in ("unshrunk", "factor"))
-        return Worth(*factors, *(np.max(of[name], axis=0) for name in ("noise", "beyond")))
+        unshrunk, factor = (np.average(of[name], axis=0, weights=weights) for name in ("unshrunk", "factor"))
+        noise, beyond = (np.max(of[name], axis=0) for name in ("noise", "beyond"))
+        return Worth(unshrunk, factor, noise, beyond, max(one.shared for one in found))
 
     def averaged(self, name: str) -> float:
         """A number of all directions that impute these cells, weighted by cells."""

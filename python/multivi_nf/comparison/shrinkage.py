@@ -15,7 +15,10 @@ SMALLEST = 0.03
 """Standard deviation (natural logarithm) of the narrowest component: no two groups have exactly equal means."""
 NULL_WEIGHT = 10.0
 """Pseudo-features of the narrowest component (the default of Stephens' ashr): few features learn no wide prior."""
+CERTAIN = 2.0
+"""Standard errors from 0 at which effects are taken to lie around another value."""
 _ITERATIONS = 200
+_TURNS = 5
 _BISECTIONS = 24
 
 
@@ -59,18 +62,46 @@ class Shrunk:
         return (low + high) / 2
 
 
-def shrink(estimate: np.ndarray, error: np.ndarray) -> Shrunk:
+def shrink(estimate: np.ndarray, error: np.ndarray, shared: float | None = None) -> Shrunk:
     """Posterior of effects.
 
     Parameters
     ----------
     estimate, error
         (n_features,) estimates and their standard errors, natural logarithms.
+    shared
+        Standard deviation of an error that all estimates share. Then effects may lie around another value than 0
+        (Stephens' `mode`): of shares of a whole, where a few frequent features rise, all others fall by one factor. It
+        is believed where it is more than twice its standard error. None: they lie around 0.
 
     Returns
     -------
     Shrunk.
     """
+    if shared is not None:
+        mode, unsure = _mode(estimate, error)
+        if abs(mode) > CERTAIN * np.hypot(unsure, shared):
+            found = _around_zero(estimate - mode, error)
+            return Shrunk(found.weight, found.mean + mode, found.sd)
+    return _around_zero(estimate, error)
+
+
+def _mode(estimate: np.ndarray, error: np.ndarray) -> tuple[float, float]:
+    """Value that most effects lie around, and its standard error, by turns with the weights of components."""
+    # the pseudo-features of the narrowest component lie at 0: few features do not move it
+    pseudo = NULL_WEIGHT / (SMALLEST**2 + float(np.median(error)) ** 2)
+    mode, precision = float(np.median(estimate)), pseudo
+    for _ in range(_TURNS):
+        found = _around_zero(estimate - mode, error)
+        # a component's ratio is its share of the whole variance: 1 - ratio = error^2 / whole
+        inverse = found.weight * (1 - (found.sd / error[:, None]) ** 2) / error[:, None] ** 2
+        precision = float(inverse.sum()) + pseudo
+        mode = float((inverse.sum(axis=1) * estimate).sum()) / precision
+    return mode, precision**-0.5
+
+
+def _around_zero(estimate: np.ndarray, error: np.ndarray) -> Shrunk:
+    """Posterior of effects that lie around 0."""
     largest = 2 * np.sqrt(max(float((estimate**2 - error**2).max()), 0.0))
     scales = [SMALLEST]
     while scales[-1] < largest:

@@ -17,6 +17,7 @@ import torch
 from multivi_nf.calibration.entries import Direction
 from multivi_nf.calibration.stored import MINIMUM_PAIRS, Calibration
 from multivi_nf.calibration.support import Support
+from multivi_nf.held_out.compared import NotFitted
 from multivi_nf.held_out.fit import Fit
 from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.held_out.pairs import HeldOut
@@ -81,18 +82,22 @@ def calibrate(
     found = Calibration(n_pairs=len(paired), batches=sorted(set(batch[paired])), atac_depth=held.depth, weights=weights)
     # groups are of all pairs that trained nothing: validation only chose the epoch to keep
     watched, rates = held.watched(), held.rates() if held.depth is not None and len(paired) else None
+    unknown: list[str] = []
     with progress("calibrate", len(pairs), "directions") as advance:
         for (sources, target), n_cells in pairs.items():
             name = f"{'+'.join(sources)}->{target}"
             if n_cells >= MINIMUM_PAIRS:
                 prediction = Prediction(held, sources, target, n_samples, rates)
                 found.directions[name] = Fit(prediction.shown, prediction).fitted(n_cells)
-                found.directions[name].effects = Groups(watched, sources, target).fit()
+                try:
+                    found.directions[name].effects = Groups(watched, sources, target).fit()
+                except NotFitted as problem:
+                    unknown.append(f"{name}: {problem.what}; contrasts of cells imputed so have no measured error")
             elif any(_wanted({m: has[m] for m in model.modalities}, sources, target)):
                 found.directions[name] = Direction(calibrated=False, n_cells=n_cells)
             advance(1)
     found.calibrated = any(entry.calibrated for entry in found.directions.values())
-    found.notes = _notes(found, set(batch))
+    found.notes = _notes(found, set(batch)) + unknown
     found.support = Support.fit(model.modalities, cells.data, held.index, seed, model) if len(paired) else None
     found.rates = rates if any(entry.shrinkage for entry in found.directions.values()) else None
     return found

@@ -11,6 +11,7 @@ one, x = log(E / S):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
 from multivi_nf.calibration.effects import LARGEST, ImputedEffects, neighbours_say
+from multivi_nf.errors import InputError
 
 KNOTS = 10
 KNOT_FEATURES, KNOT_COUNTS = 50, 2000
@@ -32,6 +34,14 @@ LEAST_LEFT = 0.2
 """Share of the variance of stretched log ratios that is their error at least: a few groups cannot prove less."""
 LEAST_SQUARED = 0.02
 """Squared correlation of imputed and true log ratios at least."""
+SHARED_COUNTS, SHARED_FEATURES = 3.0, 50
+"""Expected counts of a feature in each group, and features of so many, from which their common error is measured."""
+BOUNDS = [(0, 2 * LARGEST), (-12, 12)]
+"""Of B and log h."""
+
+
+class NotFitted(InputError):
+    """What imputed differences are worth could not be found."""
 
 
 @dataclass
@@ -119,7 +129,23 @@ def fit_effects(inside: Compared, near: tuple[Compared, Compared] | None = None,
     squared = np.clip(b / u * sure, LEAST_SQUARED, 1 - LEAST_LEFT)
     means, spreads, correlations, nothing = (r.tolist() for r in (level, np.sqrt(spread) * gain, squared, 0 * level))
     unshrunk = float(np.clip(u / gain, LEAST_STRETCH, LARGEST))
-    return ImputedEffects(means, spreads, correlations, nothing, unshrunk, lost, lag)
+    return ImputedEffects(means, spreads, correlations, nothing, unshrunk, lost, lag, shared_error(inside, u))
+
+
+def shared_error(found: Compared, u: float) -> float:
+    """Variance over groups of what the log ratios of all features miss together, beyond counts.
+
+    The median over features of log(O / S) - u x of a group; the error of a median is that of a mean times
+    sqrt(pi / 2). What is alike in all groups cancels between them. 0 where too few features have counts enough to tell.
+    """
+    base = found.base.sum(1)
+    base = base / np.maximum(base.sum(0), 1e-12) * found.observed.sum((0, 1))
+    use = base.min(0) >= SHARED_COUNTS
+    if use.sum() < SHARED_FEATURES or len(base) < 3:
+        return 0.0
+    missed = (np.log((found.observed.sum(1) + 0.5) / (base + 0.5)) - u * found.log_ratio)[:, use]
+    error = np.pi / 2 * missed.var(axis=1) / use.sum()
+    return float(max(np.median(missed, axis=1).var(ddof=1) - error.mean(), 0.0))
 
 
 def stretch(found: Compared, slope: np.ndarray, variance: np.ndarray) -> float:
@@ -192,12 +218,32 @@ def fitted_slopes(found: Compared) -> tuple[np.ndarray, np.ndarray]:
         value = (weight * observed * log_shares).sum() - HALF_PRECISION * off**2 / 2
         return -float(value), -(by @ score - np.array([0, HALF_PRECISION * off]))
 
-    best = minimize(loss, [1.0, HALF], jac=True, method="L-BFGS-B", bounds=[(0, 2 * LARGEST), (-12, 12)]).x
-    slope, by = slope_at(best)
+    slope, by = slope_at(_lowest(loss))
     shares = np.exp(shares_at(slope))
     information = weight * total * ((shares * x**2).sum(0) - (shares * x).sum(0) ** 2)
     covariance = np.linalg.inv((by * information) @ by.T + np.diag([1e-9, HALF_PRECISION]))
     return slope, np.sqrt(np.einsum("ij,ik,kj->j", by, covariance, by))
+
+
+def _lowest(loss: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> np.ndarray:
+    """B and log h of the lowest loss; it is looked for again without derivatives where a line search gave up.
+
+    Raises
+    ------
+    NotFitted
+        Neither way ended at a finite loss.
+    """
+    best = minimize(loss, [1.0, HALF], jac=True, method="L-BFGS-B", bounds=BOUNDS)
+    if not best.success:
+        start = best.x if np.isfinite(best.x).all() else np.array([1.0, HALF])
+        best = minimize(lambda at: loss(at)[0], start, method="Nelder-Mead", bounds=BOUNDS)
+    if not (best.success and np.isfinite(best.fun)):
+        raise NotFitted(
+            f"the slope of true on imputed differences was not found ({best.message})",
+            "nothing would be known of how far imputed differences can be trusted",
+            "look whether pairs have counts of both modalities; contrasts of measured cells need none of this",
+        )
+    return best.x
 
 
 def likelihood(found: Compared) -> float:

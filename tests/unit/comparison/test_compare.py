@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+from types import SimpleNamespace
 
 import anndata
 import mudata as md
@@ -10,7 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from multivi_nf.calibration.effects import ImputedEffects
+from multivi_nf.calibration.effects import ImputedEffects, Worth
 from multivi_nf.calibration.entries import Curve, Direction
 from multivi_nf.calibration.stored import Calibration
 from multivi_nf.comparison import engine, spans
@@ -18,6 +19,7 @@ from multivi_nf.comparison.compare import differential
 from multivi_nf.comparison.design import make_design
 from multivi_nf.comparison.effects import (
     Counted,
+    Restored,
     Track,
     combined_variance,
     pair_variance,
@@ -346,6 +348,23 @@ def test_shrunk_effects_are_calibrated_whether_few_or_many_differ():
         assert len(called) > 0.3 * (np.abs(truth) > 0.3).sum()
 
 
+def test_effects_of_shares_lie_around_what_most_of_them_are():
+    """Where a few frequent features rise all others fall alike: that is an effect, told only if its error allows."""
+    rng = np.random.default_rng(4)
+    truth = np.where(rng.random(3000) < 0.2, rng.normal(0, 0.8, 3000), -0.3)
+    error = np.full(3000, 0.25)
+    estimate = truth + rng.normal(size=3000) * error
+    around, zero, unsure = shrink(estimate, error, 0.05), shrink(estimate, error), shrink(estimate, error, 0.2)
+    most = truth == -0.3
+    assert around.expectation()[most].mean() == pytest.approx(-0.3, abs=0.03)
+    assert np.mean((around.expectation() - truth) ** 2) < 0.7 * np.mean((zero.expectation() - truth) ** 2)
+    np.testing.assert_array_equal(unsure.expectation(), zero.expectation())
+    null = np.where(truth == -0.3, 0.0, truth) + rng.normal(size=3000) * error
+    np.testing.assert_array_equal(shrink(null, error, 0.02).mean, shrink(null, error).mean)
+    few = shrink(estimate[most][:8], error[:8], 0.0)
+    np.testing.assert_array_equal(few.mean, shrink(estimate[most][:8], error[:8]).mean)
+
+
 def test_truth_that_scatters_around_its_prediction_is_covered_without_shrinking_it():
     """Predictions are expectations: their error is independent of them, not of the truth (Berkson)."""
     rng = np.random.default_rng(7)
@@ -633,6 +652,16 @@ def test_imputed_effects_are_stretched_by_what_they_are_worth(model, mosaic, mod
         model, mosaic, modality, cells="imputed", calibration=with_effects(modality, squared=[0.1, 0.1]), **PAIR
     )
     assert noisy["effect"].abs().mean() < 0.5 * other["effect"].abs().mean(), "noise is shrunk"
+
+
+def test_imputed_accessibility_of_groups_has_one_sum():
+    """A factor on all peaks of a group is no difference between peaks at one depth."""
+    middle = np.log(np.array([0.2, 0.1, 0.05, 0.4]))
+    value = np.exp(middle + np.array([0.3, -0.2, 0.1, 0.0]))
+    part = SimpleNamespace(own=None, taught=None, worth=[1], worth_at=lambda level, away: Worth(*np.ones((4, 4))))
+    one, other = (Restored.of(part, Track([v[None]], [], []), middle, levelled=True) for v in (value, 1.4 * value))
+    np.testing.assert_allclose(other.centre, one.centre)
+    assert one.centre.sum() == pytest.approx(np.exp(middle).sum())
 
 
 @pytest.mark.parametrize("modality", ["rna", "atac"])

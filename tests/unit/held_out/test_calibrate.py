@@ -14,6 +14,7 @@ from multivi_nf.comparison.compare import differential
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
 from multivi_nf.held_out.calibrate import calibrate
+from multivi_nf.held_out.compared import NotFitted
 from multivi_nf.held_out.fit import Fit
 from multivi_nf.held_out.prediction import Shown
 from multivi_nf.imputation.impute import impute
@@ -364,3 +365,14 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(paired, tmp_path):
     for n in (2, 4):
         for name in names:
             assert (tmp_path / str(n) / name).read_bytes() == (tmp_path / "1" / name).read_bytes(), (n, name)
+
+
+def test_effects_whose_fit_does_not_end_are_not_known_and_said(paired, monkeypatch):
+    def fails(*_):
+        raise NotFitted("no slope", "why", "remedy")
+
+    monkeypatch.setattr("multivi_nf.held_out.group_effects.fit_effects", fails)
+    mosaic, model = paired
+    found = calibrate(model, mosaic, n_samples=20)
+    assert found.directions["atac->rna"].calibrated and found.directions["atac->rna"].effects is None
+    assert "atac->rna: no slope; contrasts of cells imputed so have no measured error" in found.notes

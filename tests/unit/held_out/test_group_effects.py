@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.optimize import minimize
 
 from multivi_nf.calibration.effects import ImputedEffects
 from multivi_nf.data.mosaic_data import MosaicData
 from multivi_nf.errors import InputError
-from multivi_nf.held_out.compared import Compared, fit_effects, fitted_slopes, slopes, squared_correlation
+from multivi_nf.held_out.compared import Compared, NotFitted, fit_effects, fitted_slopes, slopes, squared_correlation
 from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.io.records import as_json, from_json
@@ -146,11 +147,45 @@ def test_large_effects_have_wider_intervals_and_are_not_shrunk_more():
     x = np.array([0.0, 0.2, 1.0, -1.0])
     worth = found.worth(np.zeros(4), x, 0.0, expected=False)
     expected = worth.factor[0] * np.interp(0, found.log_mean, found.squared) * x
-    assert worth.beyond[0] == 0 and worth.beyond[2] == worth.beyond[3]
-    np.testing.assert_allclose(np.sqrt(worth.beyond[1:3]) / np.abs(x[1:3]), np.sqrt(worth.beyond[2]))
+    assert worth.beyond[0] == found.shared and worth.beyond[2] == worth.beyond[3]
+    grown = worth.beyond - found.shared
+    np.testing.assert_allclose(np.sqrt(grown[1:3]) / np.abs(x[1:3]), np.sqrt(grown[2]))
     assert 0.2 * abs(expected[2]) < np.sqrt(worth.beyond[2]) < 0.4 * abs(expected[2])
     np.testing.assert_array_equal(worth.factor, worth.factor[0])
     np.testing.assert_array_equal(worth.noise, worth.noise[0])
+
+
+def test_an_error_that_all_features_share_is_found_and_added():
+    """A factor on all imputed values of a group, as where its cells are placed between two types."""
+    plain = compared(1.5, 0.25, 20.0)
+    moved = np.random.default_rng(5).normal(0, 0.15, (G, 1, 1))
+    moved -= moved.mean()
+    one, other = fit_effects(plain), fit_effects(replace(plain, expected=plain.expected * np.exp(moved)))
+    assert one.shared < 0.02**2
+    assert other.shared == pytest.approx(other.unshrunk**2 * moved.var(ddof=1), rel=0.25)
+    worth = other.worth(np.zeros(2), np.array([0.0, 0.5]), 0.0, expected=False)
+    assert worth.beyond[0] == other.shared == worth.shared
+    assert fit_effects(compared(1.5, 0.25, 0.5)).shared == 0, "counts are too few to tell"
+
+
+@pytest.mark.parametrize("message", ["ABNORMAL", "again"])
+def test_a_slope_that_is_not_found_is_said(monkeypatch, message):
+    """Where the line search gives up it is looked for another way; where that fails too, nothing is made of it."""
+    found, wanted, tried = compared(1.5, 0.25, 20.0), slopes(compared(1.5, 0.25, 20.0)), []
+
+    def gives_up(*arguments, **options):
+        best = minimize(*arguments, **options)
+        tried.append(options["method"])
+        best.success = best.success and len(tried) > 1 and message != "again"
+        return best
+
+    monkeypatch.setattr("multivi_nf.held_out.compared.minimize", gives_up)
+    if message == "again":
+        with pytest.raises(NotFitted, match="slope of true on imputed differences was not found"):
+            slopes(found)
+    else:
+        np.testing.assert_allclose(slopes(found), wanted, rtol=1e-3)
+    assert tried == ["L-BFGS-B", "Nelder-Mead"]
 
 
 def test_the_error_of_an_earlier_calibration_is_not_widened_again():
