@@ -3,7 +3,7 @@
  *
  *                         ┌─ MODEL: TRAIN ─ CALIBRATE ─ EMBED ─ IMPUTE, DIFFERENTIAL ─ COLLECT ──┐
  *   CELLS ─ mosaic ─ SPLIT ─ RIDGE, PCA_KNN, DEPTH, CEILING, COBOLT ──────────────────────────────┼─ SCORE ─ PAGE
- *                         ├─ SCVI_MULTIVI, TOTALVI, MOFA, WNN (the peers' environment) ──────────┤
+ *                         ├─ SCVI_MULTIVI, TOTALVI, MOFA, WNN, MIDAS (the peers' environment) ───┤
  *                         └─ SEURAT_ACTIVITY, SEURAT_IMPUTED, SEURAT_WNN (R) ────────────────────┘
  *
  * A method that fails on a split gives a row that says so, never a lost run.
@@ -11,7 +11,7 @@
 
 include { BENCHMARK_SPLIT   } from '../modules/benchmark_split'
 include { METHOD as RIDGE ; METHOD as PCA_KNN ; METHOD as DEPTH ; METHOD as CEILING ; METHOD as COBOLT } from '../modules/benchmark_method'
-include { PEER as SCVI_MULTIVI ; PEER as TOTALVI ; PEER as MOFA ; PEER as WNN } from '../modules/benchmark_peer'
+include { PEER as SCVI_MULTIVI ; PEER as TOTALVI ; PEER as MOFA ; PEER as WNN ; PEER as MIDAS } from '../modules/benchmark_peer'
 include { SEURAT as SEURAT_ACTIVITY ; SEURAT as SEURAT_IMPUTED ; SEURAT as SEURAT_WNN } from '../modules/benchmark_seurat'
 include { BENCHMARK_COLLECT } from '../modules/benchmark_collect'
 include { BENCHMARK_SCORE   } from '../modules/benchmark_score'
@@ -81,6 +81,7 @@ workflow BENCHMARK {
     TOTALVI(ch_others.filter { run, _task -> run.method == 'totalvi' }, peer)
     MOFA(ch_others.filter { run, _task -> run.method == 'mofa' }, peer)
     WNN(ch_others.filter { run, _task -> run.method == 'wnn' }, peer)
+    MIDAS(ch_others.filter { run, _task -> run.method == 'midas' }, peer)
     SEURAT_ACTIVITY(ch_others.filter { run, _task -> run.method == 'seurat-activity' }, seurat, genes)
     SEURAT_IMPUTED(ch_others.filter { run, _task -> run.method == 'seurat-imputed' }, seurat, genes)
     SEURAT_WNN(ch_others.filter { run, _task -> run.method == 'seurat-wnn' }, seurat, genes)
@@ -90,7 +91,7 @@ workflow BENCHMARK {
     //
     ch_results = BENCHMARK_COLLECT.out.result.mix(
         RIDGE.out.result, PCA_KNN.out.result, DEPTH.out.result, CEILING.out.result, COBOLT.out.result,
-        SCVI_MULTIVI.out.result, TOTALVI.out.result, MOFA.out.result, WNN.out.result,
+        SCVI_MULTIVI.out.result, TOTALVI.out.result, MOFA.out.result, WNN.out.result, MIDAS.out.result,
         SEURAT_ACTIVITY.out.result, SEURAT_IMPUTED.out.result, SEURAT_WNN.out.result,
     ) // channel: [ run, result ]
     BENCHMARK_SCORE(ch_runs.join(ch_results).combine(ch_whole), dataset)

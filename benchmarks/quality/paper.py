@@ -122,7 +122,7 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[Task, mudata.MuData]]:
 def _methods(task: Task, names: Sequence[str]) -> list[str]:
     """The task's methods and variants among the named, or all but the variants of ours."""
     possible = plan.runs_of(task)
-    return [m for m in possible if m in names or ("all" in names and m not in task.variants)]
+    return [m for m in possible if m in names or ("all" in names and m not in (*task.variants, *plan.OPTIONAL))]
 
 
 def split_hash(task: Task) -> str:
@@ -156,11 +156,20 @@ def code_hash(method: str) -> str:
 
 
 def _peer_code(method: str) -> str:
-    """The peers' program without the other methods' functions."""
+    """The peers' program without the other methods' parts, and without what only calls them."""
     tree = ast.parse((PACKAGE / "benchmark" / "peers" / "run.py").read_text())
-    own, others = method.replace("-", "_"), {"scvi_multivi", "totalvi", "mofa", "wnn"}
-    tree.body = [node for node in tree.body if getattr(node, "name", own) == own or node.name not in others]
+    own = method.replace("-", "_")
+    others = tuple(name for name in ("scvi_multivi", "totalvi", "mofa", "wnn", "midas") if name != own)
+    calls = {"METHODS", "PACKAGES", "version", "main"}
+    tree.body = [node for node in tree.body if not (_name(node).lower().startswith(others) or _name(node) in calls)]
     return ast.dump(tree)
+
+
+def _name(node: ast.stmt) -> str:
+    """Of what a statement of a module defines; empty where it defines nothing, or more than one thing."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return node.name
+    return node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
 
 
 def known(given: argparse.Namespace, task: Task, method: str) -> bool:

@@ -18,7 +18,7 @@ from benchmarks import places
 
 from multivi_nf.benchmark.figures import ordered
 from multivi_nf.benchmark.page import SHOWN
-from multivi_nf.benchmark.plan import CONTROLS, METHODS, SETS_OF_RUNS
+from multivi_nf.benchmark.plan import CONTROLS, METHODS, OPTIONAL, SETS_OF_RUNS
 from multivi_nf.benchmark.scores import SHUFFLED
 
 RESULTS = places.RESULTS / "paper.tsv"
@@ -89,9 +89,8 @@ def _ahead(means: pd.DataFrame, shown: list[tuple[str, str, str]]) -> str:
 def _missing(rows: pd.DataFrame) -> str:
     """Methods of the experiment that have no row yet."""
     experiment = rows["experiment"].iloc[0]
-    names = [
-        m for m, of in METHODS.items() if experiment in of and m not in SETS_OF_RUNS and m not in set(rows["method"])
-    ]
+    known = {*rows["method"], *SETS_OF_RUNS, *OPTIONAL}
+    names = [m for m, of in METHODS.items() if experiment in of and m not in known]
     return f"Not computed yet: {in_words(names)}." if names else ""
 
 

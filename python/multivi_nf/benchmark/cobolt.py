@@ -94,8 +94,9 @@ class Cobolt(nn.Module):
         theta = (mean + variance.sqrt() * torch.randn_like(mean)).softmax(1)
         loss = mean.new_zeros(())
         for modality, x in counts.items():
-            of = dataset[modality]
-            logits = theta @ self.topics[modality] * (1 + self.slope[modality][of]) + self.intercept[modality][of]
+            # a product: the gradient of rows that are picked adds up in an order that hangs on the threads
+            of = nn.functional.one_hot(dataset[modality], len(self.slope[modality])).to(x.dtype)
+            logits = theta @ self.topics[modality] * (1 + of @ self.slope[modality]) + of @ self.intercept[modality]
             loss = loss - (x * logits.log_softmax(1)).sum()
         ratio = variance / self.prior_variance
         kl = 0.5 * (ratio + mean**2 / self.prior_variance - 1 - ratio.log()).sum()

@@ -52,7 +52,7 @@ def sign_of(method: str) -> str:
 
 
 def badge(method: str) -> str:
-    """Its marker in its colour, an SVG for the legend: eight colours serve fourteen methods, the sign tells apart."""
+    """Its marker in its colour, an SVG for the legend: eight colours serve all methods, the sign tells apart."""
     mark = MarkerStyle(sign_of(method))
     path = mark.get_path().transformed(mark.get_transform())
     points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in np.asarray(path.to_polygons(closed_only=True)[0]))

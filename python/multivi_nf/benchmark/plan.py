@@ -49,6 +49,7 @@ METHODS = {
     "seurat-wnn": (1, 2),
     "mofa": (1, 2, 5),
     "wnn": (5,),
+    "midas": (1, 2, 3, 4, 5),
     "ridge": (1, 3, 4),
     "pca-knn": (1, 3, 4),
     "depth": (1, 3),
@@ -60,6 +61,9 @@ METHODS = {
 for every method once more, on pairs that were shuffled."""
 
 SETS_OF_RUNS = ("ablation", "shuffled")
+
+OPTIONAL = ("midas",)
+"""Not meant by `all`: its package holds older torch than the peers' environment, and 1,000 epochs want a GPU."""
 
 CONTROLS = ("depth", "ceiling")
 """Not compared for the best: they look, or know nothing but depth."""
@@ -109,7 +113,7 @@ class Wanted:
 
 
 def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The methods of these names, in the tables' order; `all` is every one.
+    """The methods of these names, in the tables' order; `all` is every one but `OPTIONAL`.
 
     Raises
     ------
@@ -123,7 +127,7 @@ def chosen_methods(names: tuple[str, ...]) -> tuple[str, ...]:
             "there is no such method",
             f"name some of {', '.join(METHODS)}, or all",
         )
-    return tuple(name for name in METHODS if name in names or "all" in names)
+    return tuple(name for name in METHODS if name in names or ("all" in names and name not in OPTIONAL))
 
 
 def labels_of(mosaic: mudata.MuData, column: str) -> pd.Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ RATES = Several(Finite(min=0, max=100))
     "wanted",
     "multivi_nf.benchmark.plan:Wanted",
     click.option("--experiments", type=Several(Whole(min=1, max=5)), default="1,2,3,4,5", help="Of the paper's five."),
-    click.option("--methods", type=Several(click.STRING), default="all", help="Methods, or all."),
     click.option(
         "--unpaired-rates", "rates", type=RATES, default="0,25,50,75,90,99", help="Percent of the pairs taken apart."
     ),
@@ -38,10 +36,9 @@ RATES = Several(Finite(min=0, max=100))
 @click.option("--output", type=OutputFolder(SPLITS), required=True, help="Folder of splits, and plan.tsv beside them.")
 def command(mosaic: Path, labels: str | None, wanted: Wanted, output: Path) -> None:
     """Write every split of MOSAIC that the experiments ask for, and which method runs on which."""
-    from multivi_nf.benchmark.plan import chosen_methods, write_plan
+    from multivi_nf.benchmark.plan import write_plan
     from multivi_nf.mosaic.read import read_mosaic
 
-    wanted = replace(wanted, methods=chosen_methods(wanted.methods))
     plan = write_plan(read_mosaic(mosaic), labels, wanted, output)
     for row in plan.loc[plan["why"] != ""].drop_duplicates("experiment").itertuples():
         click.echo(f"WARNING: experiment {row.experiment} is left out: {row.why}", err=True)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import itertools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -77,6 +82,51 @@ def test_a_task_survives_the_disk(tasks, tmp_path):
     assert (found.labels == task.labels).all()
     assert {m: list(cells) for m, cells in found.hidden.items()} == {m: list(c) for m, c in task.hidden.items()}
     assert (found.split.mosaic["rna"].X != task.split.mosaic["rna"].X).nnz == 0
+
+
+def program():
+    """The peers' program, which is no module of the package."""
+    place = Path(runner.__file__).parent / "peers" / "run.py"
+    made = importlib.util.spec_from_file_location("peers_program", place)
+    found = importlib.util.module_from_spec(made)
+    made.loader.exec_module(found)
+    return found
+
+
+def test_midas_sees_batches_that_show_the_same_and_peaks_by_chromosome(tasks, tmp_path):
+    task = tasks["3 75% unpaired"]
+    write_task(task, tmp_path / "task")
+    data, chunks = program().midas_data(program().Task(tmp_path / "task"))
+    given = task.split.mosaic
+    shows = {m: set(given[m].obs_names) for m in given.mod}
+    for m, part in data.mod.items():
+        counts = counted(given, m)[part.obs_names, part.var_names]
+        assert (part.X != counts.X).nnz == 0
+        for cell, batch in part.obs["batch"].items():
+            real = given[m].obs.at[cell, "batch"]
+            assert batch == f"{real} {'+'.join(other for other in ('rna', 'atac') if cell in shows[other])}"
+    chromosomes = [name.split(":")[0] for name in data["atac"].var_names]
+    assert chunks == {"atac": [len(list(run)) for _, run in itertools.groupby(chromosomes)]}
+    assert len(chunks["atac"]) == len(set(chromosomes)) > 1
+
+
+def test_midas_has_one_network_for_peaks_that_name_no_chromosome(tasks, tmp_path):
+    write_task(tasks["5 simulated 7 patterns"], tmp_path / "task")
+    data, chunks = program().midas_data(program().Task(tmp_path / "task"))
+    assert chunks == {"atac": [data["atac"].n_vars]}  # not one each: 20 GB
+
+
+def test_a_peer_that_is_not_installed_says_so(tasks, tmp_path):
+    write_task(tasks["3 75% unpaired"], tmp_path / "task")
+    words = ["-I", program().__file__, "midas", tmp_path / "task", tmp_path / "result"]
+    subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True)
+    told = json.loads((tmp_path / "result" / "run.json").read_text())
+    assert told["version"] == "scmidas" and "scmidas" in told["failed"]
+
+
+def test_all_leaves_out_what_has_to_be_installed_by_hand():
+    assert "midas" not in plan.chosen_methods(("all",)) and "mofa" in plan.chosen_methods(("all",))
+    assert plan.chosen_methods(("all", "midas")) == tuple(plan.METHODS)
 
 
 def test_data_without_pairs_are_told(mosaic):

@@ -1,4 +1,4 @@
-"""Run by the peers' Python, which does not have multivi_nf: scvi-tools, MOFA+ or WNN on one split.
+"""Run by the peers' Python, which does not have multivi_nf: scvi-tools, MOFA+, WNN or MIDAS on one split.
 
 python run.py METHOD TASK RESULT [VARIANT]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import tempfile
 import traceback
 import warnings
 from importlib import metadata
@@ -27,6 +28,14 @@ warnings.filterwarnings("ignore")
 ORDER = ("rna", "atac", "protein")
 PEAKS = 3000
 """MOFA+ and WNN take the peaks that are open in most cells, as muon's tutorials advise for small sets."""
+
+MIDAS_EPOCHS = 1000
+"""Its authors call 1,000 to 2,000 typical."""
+
+MIDAS_FEWEST = 20
+"""Peaks of a chromosome, or of a contig, that has a network of its own; those of smaller ones share one."""
+
+MIDAS_NAMES = {"rna": "rna", "atac": "atac", "protein": "adt"}
 
 
 class Task:
@@ -219,8 +228,73 @@ def wnn(task: Task, folder: Path, _variant: str) -> dict:
     return {"settings": "muon, 15 neighbours, PCA 30 and LSI 2 to 31, l2-normed"}
 
 
-METHODS = {"scvi-multivi": scvi_multivi, "totalvi": totalvi, "mofa": mofa, "wnn": wnn}
-PACKAGES = {"scvi-multivi": "scvi-tools", "totalvi": "scvi-tools", "mofa": "mofapy2", "wnn": "muon"}
+def midas_data(task: Task) -> tuple[mudata.MuData, dict[str, list[int]]]:
+    """What MIDAS takes, and peaks by chromosome: cells of a batch that show the same modalities are a batch."""
+    batch = task.batch + " " + task.cells["modalities"]
+    parts, chunks = {}, {}
+    for m in task.held:
+        x, names, cells = task.counts(m), task.mosaic[m].var_names, task.mosaic[m].obs_names
+        if m == "atac":
+            chromosome = names.to_series().str.extract(r"^(.+)[:_-]\d+[_-]\d+$", expand=False).fillna("other")
+            seldom = chromosome.map(chromosome.value_counts()) < MIDAS_FEWEST
+            chromosome = chromosome.mask(seldom, "other").to_numpy(str)
+            order = np.argsort(chromosome, kind="stable")
+            x, names = x[:, order], names[order]
+            chunks[m] = np.unique(chromosome, return_counts=True)[1].tolist()
+        obs = pd.DataFrame({"batch": batch.loc[cells].to_numpy()}, index=cells)
+        parts[MIDAS_NAMES[m]] = anndata.AnnData(x, obs, pd.DataFrame(index=names))
+    return mudata.MuData(parts), chunks
+
+
+def midas(task: Task, folder: Path, _variant: str) -> dict:
+    """MIDAS with its authors' settings, the biological part of its latent space."""
+    import scmidas  # first: it is what is not there
+    from lightning import seed_everything
+
+    seed_everything(task.seed, verbose=False)
+    data, chunks = midas_data(task)
+    scmidas.MIDAS.setup_mudata(data, batch_key="batch", dims_x=chunks)
+    settings = scmidas.load_config() | {"num_workers": 0, "pin_memory": False, "persistent_workers": False}
+    # its epoch draws 10,000 cells of each batch, however many there are: an epoch is to be one look at the largest
+    settings["n_max"] = min(
+        settings["n_max"], max(part.obs["batch"].value_counts().max() for part in data.mod.values())
+    )
+    if len(chunks.get("atac", ())) == 1:  # refused with networks of chromosomes
+        settings = {key: value for key, value in settings.items() if not key.startswith("dims_") or "atac" not in key}
+    with tempfile.TemporaryDirectory() as place:
+        model = scmidas.MIDAS(data, configs=settings, save_model_path=place)
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        model.train(max_epochs=MIDAS_EPOCHS, accelerator="auto", devices=1, **quiet)
+    found = model.predict(mod_latent=True, impute=True, verbose=False)
+    latent: dict[str, list] = {name: [] for name in ("joint", *task.held)}
+    imputed: dict[str, list] = {m: [] for m in task.hidden}
+    for batch, shown in zip(model.batch_names, model.combs):  # cells in the order of the first modality shown
+        first = data[shown[0]]
+        cells = first.obs_names[first.obs["batch"] == batch]
+        for name in ("joint", *(m for m in task.held if MIDAS_NAMES[m] in shown)):
+            latent[name].append(pd.DataFrame(found[batch]["z_c"][MIDAS_NAMES.get(name, name)], cells))
+        for m in task.hidden:
+            columns = data[MIDAS_NAMES[m]].var_names
+            imputed[m].append(pd.DataFrame(found[batch]["x_impt"][MIDAS_NAMES[m]], cells, columns))
+    order = {m: task.mosaic[m].obs_names for m in task.held} | {"joint": task.names}
+    write(
+        folder,
+        {name: pd.concat(views).loc[order[name]] for name, views in latent.items()},
+        {m: pd.concat(imputed[m]).loc[cells, task.mosaic[m].var_names] for m, cells in task.hidden.items()},
+    )
+    return {"settings": f"{MIDAS_EPOCHS} epochs of the largest batch, a batch a pattern, peaks by chromosome"}
+
+
+METHODS = {"scvi-multivi": scvi_multivi, "totalvi": totalvi, "mofa": mofa, "wnn": wnn, "midas": midas}
+PACKAGES = {"scvi-multivi": "scvi-tools", "totalvi": "scvi-tools", "mofa": "mofapy2", "wnn": "muon", "midas": "scmidas"}
+
+
+def version(package: str) -> str:
+    """Name and version; the name alone where it is not installed, which a row of the table then says."""
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return package
 
 
 def main() -> None:
@@ -236,7 +310,7 @@ def main() -> None:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     about |= {
         "method": method + (f": {variant}" if variant else ""),
-        "version": f"{PACKAGES[method]} {metadata.version(PACKAGES[method])}",
+        "version": version(PACKAGES[method]),
         "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in used),
         "peak_memory": max(u.ru_maxrss for u in used) * 1024,
     }
