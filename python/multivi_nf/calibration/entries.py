@@ -86,7 +86,7 @@ class Direction:
     dispersion_factor, levels
         Factor on the counts' over-dispersion 1 / theta, and where their intervals are taken.
     shrinkage
-        Share of a peak's own rate in its imputed value.
+        Share of a gene's or peak's own mean in its imputed value; found from few pairs too.
     mean_sd, effects, effect_sd
         Error of imputed means; what imputed effects are worth by kind of groups; the same of an earlier version.
     log_score_before, ...
@@ -120,16 +120,16 @@ class Direction:
 
     def impossible(self) -> str:
         """What no fit gives, in words; empty if there is nothing."""
+        out_of_range = self.shrinkage is not None and not 0 <= self.shrinkage <= 1
+        wrong = [f"'shrinkage' is {self.shrinkage}"] if out_of_range else []
         if not self.calibrated:
-            return ""
+            return "; ".join(wrong)
         factor = 1.0 if self.dispersion_factor is None else self.dispersion_factor
-        wrong = [
+        wrong += [
             f"'{name}' is {value}"
             for name, value in (("temperature", self.temperature), ("dispersion_factor", factor))
             if value is None or not (_finite(value) and value > 0)
         ]
-        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
-            wrong.append(f"'shrinkage' is {self.shrinkage}")
         parts: dict[str, Curve | Levels | ImputedEffects | None]
         parts = {"mean_sd": self.mean_sd, "effect_sd": self.effect_sd, "levels": self.levels}
         parts |= {f"effects of {kind}": effects for kind, effects in (self.effects or {}).items()}
@@ -138,12 +138,11 @@ class Direction:
 
     def summary(self) -> str:
         """What was fitted, in a line."""
+        drawn = "" if self.shrinkage is None else f", {self.shrinkage:.0%} of each feature's own mean"
         if not self.calibrated:
-            return f"{self.n_cells} pairs, too few"
+            return f"{self.n_cells} pairs, too few to check error bars{drawn}"
         factor = 1.0 if self.dispersion_factor is None else self.dispersion_factor
-        how = f"dispersion factor {factor:.3g}"
-        if self.shrinkage is not None:
-            how = f"{self.shrinkage:.0%} of each peak's own rate"
+        how = f"dispersion factor {factor:.3g}{drawn}"
         scores = f"{self.log_score_before:.5g} -> {self.log_score_after:.5g}"
         return f"temperature {self.warmth:.3g}, {how}, log score {scores} nats a value"
 

@@ -57,7 +57,7 @@ class Assessment:
         Rows of cells with the error of the log mean that neighbours share: (rows, log means, standard deviations) for
         each calibrated direction.
     shrinkage
-        atac: (rows, share of the peak's own rate in the imputed value) for each calibrated direction.
+        (rows, share of the feature's own mean in the imputed value) for each direction that has one.
     """
 
     temperature: np.ndarray
@@ -93,8 +93,8 @@ class Calibration:
     support
         References of the out-of-support score by direction.
     rates
-        (n_peaks,) share of measured cells in which each peak is seen open at d~ (or fragments in it), towards which
-        imputed accessibility is drawn.
+        Modality to (n_batches + 1, n_features) means of its measured cells on the user's scale, by batch and, last,
+        of the reference mixture, towards which imputed values are drawn. One row, the last, in an earlier version.
     """
 
     calibrated: bool = False
@@ -105,7 +105,7 @@ class Calibration:
     notes: list[str] = field(default_factory=list)
     weights: str = ""
     support: Support | None = None
-    rates: np.ndarray | None = None
+    rates: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def none(cls) -> Calibration:
@@ -143,11 +143,12 @@ class Calibration:
         found.support = Support.load(folder / "support.safetensors")
         highest = 1.0 if model is not None and not model.counts_peaks else np.inf
         found.rates = _read_rates(folder / "rates.safetensors", highest)
-        if found.rates is None and any(entry.shrinkage for entry in found.directions.values()):
+        drawn = {name.split("->")[1] for name, entry in found.directions.items() if entry.shrinkage}
+        if lacking := sorted(drawn - set(found.rates)):
             raise _unusable(
                 folder / "rates.safetensors",
-                "it is missing",
-                "imputed accessibility cannot be drawn towards the rates of its peaks",
+                f"it has no {' and no '.join(lacking)}" if found.rates else "it is missing",
+                "imputed values cannot be drawn towards the means of their features",
             )
         if found.support is None and found.n_pairs:
             raise _unusable(
@@ -165,19 +166,20 @@ class Calibration:
         """
         folder = Path(folder)
         check_file(folder / "calibration.json", "json")
-        if self.rates is not None:
+        if self.rates:
             from safetensors.numpy import save
 
             # not save_file, which makes files that only their owner reads
-            packed = save({"atac": self.rates.astype(np.float32)}, metadata={"weights": self.weights})
+            arrays = {m: np.ascontiguousarray(rates, np.float32) for m, rates in sorted(self.rates.items())}
+            packed = save(arrays, metadata={"weights": self.weights})
             with written_whole(folder / "rates.safetensors") as temporary:
                 temporary.write_bytes(packed)
         if self.support is not None:
             self.support.save(folder / "support.safetensors", self.weights)
         parts: dict[str, str | None] = {}
         for name, part in zip(FILES, (self.rates, self.support), strict=True):
-            parts[name] = file_digest(folder / name) if part is not None else None
-            if part is None:
+            parts[name] = file_digest(folder / name) if part else None
+            if not part:
                 (folder / name).unlink(missing_ok=True)  # of a former calibration
         kept = {f.name: getattr(self, f.name) for f in fields(Content) if f.name != "files"}
         with written_whole(folder / "calibration.json") as temporary:
@@ -222,17 +224,17 @@ class Calibration:
         for sources, rows in patterns(data, index).items():
             if target in sources.split("+"):
                 continue
-            entry = self.direction(sources, target)
+            entry, known = self.direction(sources, target), self.directions.get(f"{sources}->{target}")
+            if known is not None and known.shrinkage:
+                found.shrinkage.append((rows, float(known.shrinkage)))
             if entry is None:
                 found.n_uncalibrated += len(rows)
                 found.cell_calibrated[rows] = False
-                if f"{sources}->{target}" in self.directions:
+                if known is not None:
                     # too few pairs to measure it is no reason to be surer than where it was measured
                     found.mean_error.append((rows, np.zeros(1), np.full(1, UNMEASURED_ERROR)))
             else:
                 found.temperature[rows] = entry.warmth
-                if entry.shrinkage:
-                    found.shrinkage.append((rows, float(entry.shrinkage)))
                 if (error := entry.mean_sd) is not None:
                     found.mean_error.append((rows, np.asarray(error.log_mean), np.asarray(error.sd)))
             if self.support is not None and self.support.knows(sources, target):
@@ -352,19 +354,21 @@ def _check_arrays(files: dict[str, str | None], folder: Path) -> None:
             raise _unusable(path, "it is not the one that calibration.json was written with")
 
 
-def _read_rates(path: Path, highest: float) -> np.ndarray | None:
+def _read_rates(path: Path, highest: float) -> dict[str, np.ndarray]:
     if not path.is_file():
-        return None
+        return {}
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        rates = load_file(path)["atac"]
-    except (SafetensorError, OSError, ValueError, KeyError) as problem:
+        found = {m: np.atleast_2d(rates) for m, rates in load_file(path).items()}
+    except (SafetensorError, OSError, ValueError) as problem:
         raise _unusable(path, str(problem)) from problem
-    if rates.ndim != 1 or not np.isfinite(rates).all() or (rates < 0).any() or (rates > highest).any():
-        raise _unusable(path, "it holds what is no rate")
-    return rates
+    for m, rates in found.items():
+        most = highest if m == "atac" else np.inf
+        if rates.ndim != 2 or not np.isfinite(rates).all() or (rates < 0).any() or (rates > most).any():
+            raise _unusable(path, "it holds what is no rate")
+    return found
 
 
 def patterns(data: MosaicData, index: np.ndarray) -> dict[str, np.ndarray]:

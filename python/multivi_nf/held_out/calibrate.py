@@ -2,8 +2,10 @@
 
 Per direction (sources -> target) two numbers are fitted by the held-out log score: a temperature on the variance of the
 posterior, and a factor on the counts' over-dispersion (rna, protein) or the share of each peak's own rate (atac). Pairs
-that TRAIN set apart are used, not those of early stopping. With them come the levels at which intervals of counts are
-taken, what the report draws, the errors of imputed means and effects, and the references of support.
+that TRAIN set apart are used, not those of early stopping. Where these are too few for error bars, they and the pairs
+of early stopping still tell the share of each gene's or peak's own mean that imputed values need. With them come the
+levels at which intervals of counts are taken, what the report draws, the errors of imputed means and effects, and the
+references of support.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from multivi_nf.calibration.entries import Direction
 from multivi_nf.calibration.stored import MINIMUM_PAIRS, Calibration
 from multivi_nf.calibration.support import Support
 from multivi_nf.held_out.compared import NotFitted
-from multivi_nf.held_out.fit import Fit
+from multivi_nf.held_out.fit import FEW_DRAWS, Fit, share_of_mean
 from multivi_nf.held_out.group_effects import Groups
 from multivi_nf.held_out.pairs import HeldOut
 from multivi_nf.held_out.prediction import Prediction
@@ -26,6 +28,13 @@ from multivi_nf.io.processors import threads_at_most
 from multivi_nf.io.progress import progress
 from multivi_nf.latent.cells import Cells
 from multivi_nf.training.model_folder import weights_digest
+
+DRAWN = ("rna", "atac")
+"""Modalities whose imputed values are drawn to their features' means; what a protein's counts are a mean of is not
+what is imputed, its foreground."""
+
+LEAST_PAIRS = 5
+"""Pairs that trained nothing, from which that share is found: eight tell it within 0.15."""
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -81,26 +90,37 @@ def calibrate(
     paired = held.index[sum(has[m][held.index].astype(int) for m in model.modalities) > 1]
     found = Calibration(n_pairs=len(paired), batches=sorted(set(batch[paired])), atac_depth=held.depth, weights=weights)
     # groups are of all pairs that trained nothing: validation only chose the epoch to keep
-    watched, rates = held.watched(), held.rates() if held.depth is not None and len(paired) else None
     unknown: list[str] = []
+    watched, drawn = held.watched(), [m for m in DRAWN if m in model.modalities and has[m].any()]
+    rates = {m: held.rates(m) for m in drawn if len(paired)}
     with progress("calibrate", len(pairs), "directions") as advance:
         for (sources, target), n_cells in pairs.items():
             name = f"{'+'.join(sources)}->{target}"
             if n_cells >= MINIMUM_PAIRS:
-                prediction = Prediction(held, sources, target, n_samples, rates)
+                own = rates.get(target) if target == "atac" else None
+                prediction = Prediction(held, sources, target, n_samples, own)
                 found.directions[name] = Fit(prediction.shown, prediction).fitted(n_cells)
                 try:
                     found.directions[name].effects = Groups(watched, sources, target).fit()
                 except NotFitted as problem:
                     unknown.append(f"{name}: {problem.what}; contrasts of cells imputed so have no measured error")
             elif any(_wanted({m: has[m] for m in model.modalities}, sources, target)):
-                found.directions[name] = Direction(calibrated=False, n_cells=n_cells)
+                share = _share(watched, sources, target, rates)
+                found.directions[name] = Direction(calibrated=False, n_cells=n_cells, shrinkage=share)
             advance(1)
     found.calibrated = any(entry.calibrated for entry in found.directions.values())
     found.notes = _notes(found, set(batch)) + unknown
     found.support = Support.fit(model.modalities, cells.data, held.index, seed, model) if len(paired) else None
-    found.rates = rates if any(entry.shrinkage for entry in found.directions.values()) else None
+    used = {name.split("->")[1] for name, entry in found.directions.items() if entry.shrinkage}
+    found.rates = {m: rows for m, rows in rates.items() if m in used}
     return found
+
+
+def _share(held: HeldOut, sources: tuple[str, ...], target: str, rates: dict[str, np.ndarray]) -> float | None:
+    """Share of each feature's own mean; None where fewer than `LEAST_PAIRS` tell, or of proteins."""
+    if target not in rates or len(held.measured(*sources, target)) < LEAST_PAIRS:
+        return None
+    return share_of_mean(Prediction(held, sources, target, FEW_DRAWS, rates[target], batch="own"))
 
 
 def _directions(modalities: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -16,6 +16,8 @@ from multivi_nf.imputation.decode import RNA_SCALE, Decoder
 from multivi_nf.latent.cells import Cells
 
 RATE_CELLS, LIBRARY, RATIO_CELLS = 5000, 4000, 256
+LEAST_VARIANCE = 1e-3
+"""Relative variance of a feature's mean between batches that is taken for given: 3 %."""
 LEAST_KNOWN = 50
 """Measured cells that make a library."""
 
@@ -110,26 +112,42 @@ class HeldOut:
         """(n_cells, n_latent) mean of the posterior from one modality's rows alone."""
         return self.cells.encoded(minibatch.of({target: rows})).mean
 
-    def rates(self) -> np.ndarray:
-        """(n_peaks,) share of measured cells in which a peak is seen open (fragments in it), at d~; none held out.
+    def rates(self, modality: str) -> np.ndarray:
+        """(n_batches + 1, n_features) means of measured cells on the user's scale, by batch; none held out.
 
-        Batches weigh as in the reference mixture; half a count on each peak, so that none has a rate of 0.
+        rna: counts of 10,000; atac: share of cells in which a peak is seen open (fragments in it), at d~. The last row
+        is of the reference mixture, with half a count on each feature, so that none has a rate of 0. A batch's own row
+        is drawn to it by as little as its counts are noise (a gamma prior of the variance that batches show); a batch
+        that never measured the modality has the mixture's.
         """
-        cells, config, known = self.cells, self.cells.model.config, self.known("atac")
-        chosen, weights = config.reference_weights("atac")
+        cells, config, known = self.cells, self.cells.model.config, self.known(modality)
+        chosen, weights = config.reference_weights(modality)
         batch = cells.data.batch.cpu().numpy()
-        total, level = np.zeros(config.n_features["atac"]), self.level
+        highest = 1.0 if modality == "atac" and not cells.model.counts_peaks else np.inf
+        sums = {b: self._summed(known[batch[known] == b], modality) for b in np.unique(batch[known]).tolist()}
+        nothing = np.zeros(config.n_features[modality]), 0.0
+        mixture = np.zeros(config.n_features[modality])
         for one, weight in zip(chosen.tolist(), weights.double().numpy()):
-            index = known[batch[known] == one]
-            index = index[np.argsort(cell_keys(cells.data.cells[index], 0, "rates"))[:RATE_CELLS]]
-            seen, size = np.full(len(total), 0.5), 1e-12
-            for block in cells.staged(index).blocks(index, ("atac",)):
-                counts = block.minibatch.modalities["atac"].counts
-                values = None if counts.values is None else counts.values.cpu().numpy()
-                seen += np.bincount(counts.indices.cpu().numpy(), values, minlength=len(total))
-                size += float(block.levels["atac"].double().sum()) / level
-            total += weight * (seen / size if cells.model.counts_peaks else np.minimum(seen / size, 1))
-        return total
+            seen, size = sums.get(one, nothing)
+            mixture += weight * np.minimum((seen + 0.5) / (size + 1e-12), highest)
+        rows = np.tile(mixture, (len(config.batches) + 1, 1))
+        for one in (b for b in sums if b < len(config.batches)):
+            rows[one] = np.minimum(drawn_to(mixture, *sums[one]), highest)
+        return rows
+
+    def _summed(self, index: np.ndarray, modality: str) -> tuple[np.ndarray, float]:
+        """Counts of each feature over some cells, and what turns a decoded value into as many."""
+        cells = self.cells
+        index = index[np.argsort(cell_keys(cells.data.cells[index], 0, "rates"))[:RATE_CELLS]]
+        seen, size, staged = np.zeros(cells.model.config.n_features[modality]), 0.0, cells.data.staged(index)
+        for at in blocks(len(index)):
+            minibatch = staged.minibatch(index[at])
+            counts = minibatch.modalities[modality].counts
+            values = None if counts.values is None else counts.values.cpu().numpy()
+            own = np.bincount(counts.indices.cpu().numpy(), values, minlength=len(seen))
+            seen += own
+            size += own.sum() / RNA_SCALE if modality == "rna" else float(self.sizes(minibatch, modality).sum())
+        return seen, size
 
     def library(self, index: np.ndarray, decoder: Decoder, positions: np.ndarray) -> Library | None:
         """Measured cells beside the held-out ones at `index`, by features at `positions`.
@@ -172,6 +190,19 @@ class HeldOut:
                 means.append(total[positions])
             ratio[i] = means[0] / np.maximum(means[1], 1e-12)
         return batch, np.clip(ratio, 0.1, 10)
+
+
+def drawn_to(mean: np.ndarray, seen: np.ndarray, size: float) -> np.ndarray:
+    """(n_features,) rates from counts `seen` at `size`, each drawn to `mean` by as much as its counts are noise.
+
+    The posterior mean of a gamma prior around `mean` whose relative variance is that of the counts beyond Poisson's,
+    by moments; features weigh by how well each is measured.
+    """
+    expected = size * mean
+    weight = (1 + expected) ** -2
+    beyond = (weight * ((seen - expected) ** 2 - expected)).sum() / max((weight * expected**2).sum(), 1e-300)
+    prior = 1 / max(float(beyond), LEAST_VARIANCE)
+    return mean * (seen + prior) / (expected + prior)
 
 
 def role_cells(cells: Cells, role: str) -> np.ndarray:

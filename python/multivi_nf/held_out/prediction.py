@@ -81,7 +81,7 @@ class Shown:
     uniform
         (n_cells, n_features) what counts' transforms are randomised by.
     rates
-        atac: (n_features,) each peak's own rate.
+        Each feature's own mean, (n_features,) or (n_cells, n_features); None of proteins.
     means
         Means of the counts of cells in the same state, where there are enough.
     is_probability
@@ -113,22 +113,37 @@ class Prediction:
     n_samples
         Posterior draws of a cell.
     rates
-        (n_peaks,) each peak's own rate; None without ATAC.
+        (n_batches + 1, n_features) each feature's own mean (:meth:`HeldOut.rates`); None of proteins.
+    batch
+        None: as the reference mixture shows cells. "own": as their batches do, of few cells, by more features and
+        without what neighbours show.
     """
 
     def __init__(
-        self, held: HeldOut, sources: tuple[str, ...], target: str, n_samples: int, rates: np.ndarray | None
+        self,
+        held: HeldOut,
+        sources: tuple[str, ...],
+        target: str,
+        n_samples: int,
+        rates: np.ndarray | None,
+        *,
+        batch: str | None = None,
     ) -> None:
         cells, self.n_samples = held.cells, n_samples
         pairs = held.measured(*sources, target)
         keys = cell_keys(cells.data.cells[pairs], held.seed, "calibration")
         index = np.sort(pairs[np.argsort(keys)[:MAX_CELLS]])
-        self.decoder = Decoder(cells.model, target, None, held.level)
+        self.decoder = Decoder(cells.model, target, batch, held.level)
         self.keys = cell_keys(cells.data.cells[index], held.seed, "posterior")
         self.blocks = list(cells.blocks(index, sources))
         dense = np.concatenate([b.minibatch.modalities[target].counts.dense().cpu().numpy() for b in self.blocks])
-        positions = _spread_features(dense)
-        library = held.library(index, self.decoder, positions)
+        # of few cells all features have to tell, and none is chosen for what these cells show
+        most = max(MAX_FEATURES, MAX_CELLS * MAX_FEATURES // max(len(index), 1))
+        if batch is None or rates is None:
+            positions = _spread_features(dense)
+            library = held.library(index, self.decoder, positions)
+        else:
+            positions, library = _spread_features(rates[-1:], most), None
         panel = cells.data.in_panel(index, target)
         self.shown = Shown(
             target,
@@ -139,7 +154,7 @@ class Prediction:
             np.concatenate([block.mean for block in self.blocks]),
             folds(cells.data.source.batch[index].astype(str)),
             uniforms(cell_keys(cells.data.cells[index], held.seed, "pit"), 0, len(positions)),
-            rates[positions] if rates is not None and target == "atac" else None,
+            None if rates is None else rates[self.decoder.rows_of_rates(cells.data, index)][:, positions],
             None if library is None else NeighbourMeans.of(library),
             self.decoder.is_probability,
         )
@@ -181,11 +196,11 @@ def folds(batch: np.ndarray) -> np.ndarray:
     return np.where(large[code], code, len(names))
 
 
-def _spread_features(counts: np.ndarray) -> np.ndarray:
-    """At most 500 positions of features with a count, evenly over the order of their means."""
+def _spread_features(counts: np.ndarray, most: int = MAX_FEATURES) -> np.ndarray:
+    """At most so many positions of features with a count, evenly over the order of their means."""
     mean = counts.mean(axis=0)
     order = np.argsort(mean, kind="stable")
     order = order[mean[order] > 0]
-    if len(order) <= MAX_FEATURES:
-        return np.sort(order) if len(order) else np.arange(min(counts.shape[1], MAX_FEATURES))
-    return np.sort(order[np.unique(np.linspace(0, len(order) - 1, MAX_FEATURES).astype(int))])
+    if len(order) <= most:
+        return np.sort(order) if len(order) else np.arange(min(counts.shape[1], most))
+    return np.sort(order[np.unique(np.linspace(0, len(order) - 1, most).astype(int))])

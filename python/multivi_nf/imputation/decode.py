@@ -80,11 +80,12 @@ class Decoder:
         self.is_probability = modality == "atac" and not model.counts_peaks
         self.own = batch == "own"
         device = next(model.parameters()).device
-        if batch is None or self.own:
+        self.named = None if batch is None or self.own else self._trained_batch(batch)
+        if self.named is None:
             chosen, weights = model.config.reference_weights(modality)
             self.batches, self.weights = chosen.tolist(), weights.to(device)
         else:
-            self.batches = [self._trained_batch(batch)]
+            self.batches = [self.named]
             self.weights = torch.ones(1, self.n_features, device=device)
 
     @property
@@ -109,20 +110,17 @@ class Decoder:
             )
         return config.batches.index(name)
 
-    def check_own(self, data: MosaicData, index: np.ndarray) -> None:
-        """Refuse `--batch own` where the own batch of a cell never measured the modality."""
+    def rows_of_rates(self, data: MosaicData, index: np.ndarray) -> np.ndarray:
+        """(n_cells,) row of `Calibration.rates` that tells a cell's means: its batch's, or the last, the mixture's."""
+        mixture = len(self.config.batches)
+        if self.own:
+            return np.where(self.trained(data, index), data.batch.cpu().numpy()[index], mixture)
+        return np.full(len(index), mixture if self.named is None else self.named)
+
+    def trained(self, data: MosaicData, index: np.ndarray) -> np.ndarray:
+        """(n_cells,) whether the own batch of a cell measured the modality in training."""
         cells = np.asarray([*self.config.batch_cells[self.modality], 0])
-        untrained = cells[data.batch.cpu().numpy()[index]] == 0
-        if untrained.any():
-            names = sorted(set(data.source.batch[index][untrained]))
-            raise InputError(
-                f"{option('batch', 'own')}: {int(untrained.sum()):,} cells are of batches that never measured "
-                f"{self.modality}: "
-                f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}",
-                "nothing was learnt about how these batches would have shown this modality",
-                f"leave {option('batch')} out (reference mixture), name one batch, or choose cells of measured batches "
-                f"({option('cells')})",
-            )
+        return cells[data.batch.cpu().numpy()[index]] > 0
 
     def check_panel(self, positions: np.ndarray, names: np.ndarray) -> None:
         """Refuse proteins that no batch of the mixture has in its panel."""

@@ -29,7 +29,7 @@ from multivi_nf.imputation.moments import TINY, check_interval, moments, towards
 from multivi_nf.imputation.store import Store, new_store
 from multivi_nf.io.outputs import STORE, check_folder
 from multivi_nf.io.progress import progress
-from multivi_nf.latent.cells import Block, Cells, samples, tempered
+from multivi_nf.latent.cells import Block, Cells, Codes, samples, tempered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,17 +92,18 @@ class Imputer:
         scaled = modality == "atac" and "atac" in model.modalities
         depth = cells.median_depth(calibration.atac_depth) if scaled else 1.0
         self.decoder = Decoder(model, modality, options.batch, depth)
-        if self.decoder.own:
-            self.decoder.check_own(cells.data, self.index)
+        self.mixture, self.foreign = self._mixture()
         table = model.features[model.features["modality"] == modality]
         names, symbols = table["feature"].to_numpy(str), table["symbol"].to_numpy(str)
         self.positions = choose_features(modality, names, symbols, options.features, cells.data)
-        self.decoder.check_panel(self.positions, names)
+        for decoder in (self.decoder, self.mixture):
+            decoder.check_panel(self.positions, names)
         self.predictive = None
         if options.predictive:
             self.predictive = Predictive.make(cells.data, self.decoder, self.index, options.library, calibration)
         self.assessment = calibration.assess(cells.data, self.index, modality, cells.model)
-        self.rates = calibration.rates
+        self.rates = calibration.rates.get(modality)
+        self.means = self._rows_of_means()
         self.keys = cell_keys(cells.data.cells[self.index], options.seed, "posterior")
         self.layers = ["X", "sd", "lower", "upper"]
         self.layers += ["predicted_lower", "predicted_upper"] if self.predictive else []
@@ -139,11 +140,39 @@ class Imputer:
             for part in blocks(run.stop - run.start, self._cells_decoded):
                 some = slice(run.start + part.start, run.start + part.stop)
                 at = slice(block.at.start + some.start, block.at.start + some.stop)
-                drawn = Drawn(self.decoder, z[:, some], block.codes.rows(some), at)
-                for to, columns, draws in drawn.decoded(self.positions):
-                    for name, values in self._summarised(drawn, draws, columns).items():
-                        out[name][part, to] = values
+                for decoder, rows in self._decoders(at):
+                    drawn = Drawn(decoder, z[:, some], self._known(block.codes.rows(some), at), at)
+                    for to, columns, draws in drawn.decoded(self.positions):
+                        for name, values in self._summarised(drawn, draws, columns).items():
+                            out[name][part][np.ix_(rows, to)] = values[rows]
             yield slice(block.at.start + run.start, block.at.start + run.stop), out
+
+    def _mixture(self) -> tuple[Decoder, np.ndarray]:
+        """Decodes, under "own", cells of batches that never measured the modality; and (n_cells,) which these are."""
+        decoder, none = self.decoder, np.zeros(len(self.index), bool)
+        if not decoder.own:
+            return decoder, none
+        trained = decoder.trained(self.cells.data, self.index)
+        if trained.all():
+            return decoder, none
+        return Decoder(self.cells.model, self.modality, None, decoder.depth), ~trained
+
+    @property
+    def not_own(self) -> list[str]:
+        """Batches that "own" was asked for and that never measured the modality."""
+        return sorted({str(batch) for batch in self.cells.data.source.batch[self.index[self.foreign]]})
+
+    def _known(self, codes: Codes, cells: slice) -> Codes:
+        """Covariates whose batches have parameters of this modality; the mixture does not look at a cell's own."""
+        foreign = torch.as_tensor(self.foreign[cells], device=codes.batch.device)
+        known = codes.batch.masked_fill(foreign, self.mixture.batches[0]) if foreign.any() else codes.batch
+        return Codes(known, codes.categorical, codes.continuous)
+
+    def _decoders(self, cells: slice) -> Iterator[tuple[Decoder, np.ndarray]]:
+        """What decodes which of some cells."""
+        for decoder, which in ((self.decoder, ~self.foreign[cells]), (self.mixture, self.foreign[cells])):
+            if which.any():
+                yield decoder, np.flatnonzero(which)
 
     def _summarised(self, drawn: Drawn, draws: np.ndarray, columns: np.ndarray) -> dict[str, np.ndarray]:
         """Layers of a few cells and features from (n_draws, n_cells, n_columns) decoded draws."""
@@ -155,7 +184,11 @@ class Imputer:
 
         for rows, share in self.assessment.shrinkage:
             assert self.rates is not None  # or the calibration would not have been read
-            towards(found, here(rows), self.rates[columns], share)
+            at = here(rows)
+            own = self.rates[self.means[cells][at]][:, columns]
+            towards(found, at, own, share)
+            if self.predictive is not None and at.size:
+                draws[:, at] = (1 - share) * draws[:, at] + np.float32(share) * own
         for rows, level, sd in self.assessment.mean_error:
             at = here(rows)
             if at.size:
@@ -166,6 +199,11 @@ class Imputer:
             bounds = self.predictive.bounds(drawn, draws, columns, interval)
             out |= dict(zip(("predicted_lower", "predicted_upper"), bounds, strict=True))
         return out
+
+    def _rows_of_means(self) -> np.ndarray:
+        """(n_cells,) row of `rates` that holds each cell's means; of an earlier version there is one."""
+        found = self.decoder.rows_of_rates(self.cells.data, self.index)
+        return found if self.rates is None or len(self.rates) > 1 else np.zeros_like(found)
 
     def _obs(self) -> pd.DataFrame:
         measured, found = self.cells.has[self.modality][self.index], self.assessment
@@ -187,6 +225,7 @@ class Imputer:
             "interval": options.interval,
             "seed": options.seed,
             "batch": "own" if decoder.own else [self.cells.model.config.batches[b] for b in decoder.batches],
+            "not_own": self.not_own,
             "scale": decoder.scale,
             "first_cell": int(self.index.min()),
         }
@@ -250,7 +289,8 @@ def impute(
     interval
         Coverage of `lower`, `upper`: quantiles at p (n + 1).
     batch
-        None: reference mixture. A name, or "own".
+        None: reference mixture. A name, or "own": each cell's own batch, or, where that never measured the modality
+        (`uns` names these batches), the reference mixture.
     predictive
         Also bounds of the count itself (rna, protein).
     library
@@ -309,6 +349,13 @@ def impute_to_zarr(imputer: Imputer, output: Path, dtype: str = "float32") -> No
         f"at most {_size(n_bytes)} on disk{said}",
         file=sys.stderr,
     )
+    if names := imputer.not_own:
+        print(
+            f"{output.name}: {int(imputer.foreign.sum()):,} cells are of batches that never measured "
+            f"{imputer.modality} ({', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): how these would have "
+            "shown it is not known, and they are decoded as the mixture of the batches that did",
+            file=sys.stderr,
+        )
     with new_store(output, n_bytes) as path:
         table = ad.AnnData(obs=imputer.obs, var=imputer.var, uns=imputer.uns)
         store = Store(path, table, layers, dtype, imputer.cells_a_run)

@@ -137,7 +137,7 @@ def moments(draws: np.ndarray, interval: float | None, n_threads: int | None = N
 
 
 def towards(found: Moments, rows: np.ndarray, target: np.ndarray, share: float) -> None:
-    """Draw some rows towards fixed values, in place: a weighted mean of every draw and (n_features,) `target`."""
+    """Draw some rows towards fixed values, in place: a weighted mean of every draw and `target`, a row each."""
     for values in (found.mean, found.lower, found.upper):
         values[rows] = (1 - share) * values[rows] + share * target
     found.sd[rows] *= 1 - share

@@ -40,7 +40,7 @@ def made(weights: str = "w", level: float = 0.5) -> Calibration:
         atac_depth=0.5,
         weights=weights,
         support=Support({"rna": View("rna", array, np.ones(20))}, {"rna->atac": reference}),
-        rates=np.linspace(0, 1, 7),
+        rates={"atac": np.linspace(0, 1, 14).reshape(2, 7)},
     )
 
 
@@ -66,7 +66,7 @@ def test_it_comes_back_as_it_was(folder):
     found, given = Calibration.load(folder), made()
     assert (found.directions, found.weights, found.n_pairs) == (given.directions, "w", 120)
     assert set(found.support.references) == {"rna->atac"}
-    np.testing.assert_allclose(found.rates, given.rates, rtol=1e-6)
+    np.testing.assert_allclose(found.rates["atac"], given.rates["atac"], rtol=1e-6)
 
 
 def test_of_other_weights_it_is_refused(tmp_path, mosaic):
@@ -83,7 +83,8 @@ def test_of_other_weights_it_is_refused(tmp_path, mosaic):
 def test_a_part_that_is_missing_or_of_another_calibration_is_refused(folder, tmp_path_factory, name):
     other = tmp_path_factory.mktemp("other")
     again = made()
-    again.rates, again.support.references["rna->atac"].paired = again.rates / 2, RNG.normal(size=(20, 3))
+    again.rates["atac"] /= 2
+    again.support.references["rna->atac"].paired = RNG.normal(size=(20, 3))
     again.save(other)
     shutil.copy(other / name, folder / name)
     with pytest.raises(InputError, match=f"{name} cannot be used: it is not the one"):
@@ -98,7 +99,7 @@ def test_a_kill_between_two_files_leaves_no_mixture(folder, monkeypatch):
     from multivi_nf.calibration import stored
 
     again = made("other weights")
-    again.rates = again.rates / 2
+    again.rates["atac"] /= 2
     whole = stored.written_whole
 
     def killed(path):

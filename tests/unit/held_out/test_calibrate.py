@@ -16,6 +16,7 @@ from multivi_nf.errors import InputError
 from multivi_nf.held_out.calibrate import calibrate
 from multivi_nf.held_out.compared import NotFitted
 from multivi_nf.held_out.fit import Fit
+from multivi_nf.held_out.pairs import drawn_to
 from multivi_nf.held_out.prediction import Shown
 from multivi_nf.imputation.impute import impute
 from multivi_nf.imputation.mixtures import Mixture
@@ -67,16 +68,17 @@ def test_fragments_are_drawn_to_their_peaks_rates_by_the_log_score_of_counts(fra
     for i, weight in model.config.reference_mixture("atac"):
         own = counts[free & (batch == model.config.batches[i])]
         rates = rates + weight * found.atac_depth * (own.sum(0) + 0.5) / own.sum()
-    np.testing.assert_allclose(found.rates, rates, rtol=1e-4)
-    assert (found.rates > 1).any()
+    assert set(found.rates) == {"atac"}
+    np.testing.assert_allclose(found.rates["atac"][-1], rates, rtol=1e-4)
+    assert (found.rates["atac"] > 1).any()
     found.save(tmp_path)
     again = Calibration.load(tmp_path)
-    np.testing.assert_allclose(again.rates, found.rates, rtol=1e-6)
+    np.testing.assert_allclose(again.rates["atac"], found.rates["atac"], rtol=1e-6)
     at = impute(model, mosaic, "atac", features="all", calibration=found)
     free = impute(model, mosaic, "atac", features="all")
     hidden, share = ~at.obs["measured"].to_numpy(), entry.shrinkage
     assert entry.temperature == 1.0  # or draws would be others
-    np.testing.assert_allclose(at.X[hidden], (1 - share) * free.X[hidden] + share * found.rates, rtol=2e-3)
+    np.testing.assert_allclose(at.X[hidden], (1 - share) * free.X[hidden] + share * found.rates["atac"][-1], rtol=2e-3)
     assert (at.layers["upper"][hidden] > 1).any()
 
 
@@ -182,7 +184,7 @@ def test_imputed_accessibility_is_drawn_towards_the_rates_of_its_peaks(paired, c
     assert 0 <= share < 1 and calibrated.directions["rna->atac"].temperature >= 1
     rates = np.linspace(0.1, 0.9, mosaic["atac"].n_vars)
     entry = Direction(True, temperature=1.0, shrinkage=0.25)
-    drawn = Calibration(calibrated=True, directions={"rna->atac": entry}, rates=rates, atac_depth=0.5)
+    drawn = Calibration(calibrated=True, directions={"rna->atac": entry}, rates={"atac": rates}, atac_depth=0.5)
     plain = impute(model, mosaic, "atac", features="all", calibration=Calibration(atac_depth=0.5))
     drawn.save(tmp_path)
     found = impute(model, mosaic, "atac", features="all", calibration=Calibration.load(tmp_path))
@@ -376,3 +378,79 @@ def test_effects_whose_fit_does_not_end_are_not_known_and_said(paired, monkeypat
     found = calibrate(model, mosaic, n_samples=20)
     assert found.directions["atac->rna"].calibrated and found.directions["atac->rna"].effects is None
     assert "atac->rna: no slope; contrasts of cells imputed so have no measured error" in found.notes
+
+
+@pytest.fixture(scope="module")
+def few():
+    """40 pairs, and a decoder that is bold and wrong: its loadings are noise."""
+    mosaic = patterned_mosaic(n=160, genes=30, peaks=40, patterns=("rna+atac", "rna", "atac", "rna"))
+    model = with_split(make_model(mosaic, n_hidden=8), mosaic)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for m in ("rna", "atac"):
+            weight = model.generative[m].output.weight
+            weight.copy_(2 * torch.randn(weight.shape, generator=draw))
+    return mosaic, model, calibrate(model, mosaic)
+
+
+def test_of_few_pairs_imputed_values_are_drawn_to_their_own_batches_means(few, tmp_path):
+    mosaic, model, found = few
+    assert not found.calibrated and set(found.rates) == {"rna", "atac"}
+    found.save(tmp_path)
+    found = Calibration.load(tmp_path, model)
+    held = model.split.loc[model.split["split"] == "calibration", "cell"]
+    for direction, target in (("atac->rna", "rna"), ("rna->atac", "atac")):
+        share = found.directions[direction].shrinkage
+        assert share >= 0.3 and not found.directions[direction].calibrated
+        rates = found.rates[target]
+        plain, drawn = (
+            impute(model, mosaic, target, features="all", batch="own", calibration=c)
+            for c in (Calibration(atac_depth=found.atac_depth), found)
+        )
+        hidden = ~plain.obs["measured"].to_numpy()
+        rows = [model.config.batches.index(b) for b in mosaic.obs["batch"][hidden]]
+        assert hidden.any()
+        np.testing.assert_allclose(drawn.X[hidden], (1 - share) * plain.X[hidden] + share * rates[rows], rtol=1e-4)
+        np.testing.assert_array_equal(drawn.X[plain.obs["measured"]], plain.X[plain.obs["measured"]])
+    shown = mosaic["rna"][~mosaic["rna"].obs_names.isin(held)]
+    profile = shown.X.toarray().sum(0)
+    expected = 1e4 * (profile + 0.5) / profile.sum()
+    assert np.corrcoef(found.rates["rna"][-1], expected)[0, 1] > 0.99
+
+
+def test_of_few_pairs_bounds_of_counts_are_of_the_values_that_are_shown(few):
+    mosaic, model, found = few
+    entry = Direction(False, 8, shrinkage=0.95)
+    nearly = Calibration(directions={"atac->rna": entry}, rates=found.rates)
+    rows = ~impute(model, mosaic, "rna", features="all").obs["measured"].to_numpy()
+    bounds = impute(model, mosaic, "rna", features="all", predictive=True, calibration=nearly).layers
+    spread = bounds["predicted_upper"][rows].std(0).mean()
+    plain = impute(model, mosaic, "rna", features="all", predictive=True).layers
+    assert spread < 0.5 * plain["predicted_upper"][rows].std(0).mean(), "means are nearly the same for all cells"
+
+
+def test_a_batchs_own_means_are_drawn_to_the_mixtures_by_their_noise():
+    rng = np.random.default_rng(0)
+    mean = rng.gamma(2.0, 1.0, 2000)
+    alike, apart = mean, mean * rng.gamma(1 / 0.2, 0.2, 2000)
+    for truth, nearer in ((alike, mean), (apart, apart)):
+        seen = rng.poisson(20 * truth)
+        found = drawn_to(mean, seen, 20.0)
+        assert np.abs(found - truth).mean() < np.abs(seen / 20 - truth).mean()
+        assert np.abs(found - nearer).mean() < 0.25
+    np.testing.assert_allclose(drawn_to(mean, np.zeros(2000), 0.0), mean)
+
+
+def test_a_share_is_found_from_five_pairs_on(few):
+    mosaic, model, _ = few
+    held = model.split.copy()
+    calibration = held.index[held["split"] == "calibration"]
+    held.loc[held["split"] == "validation", "split"] = "train"
+    held.loc[calibration[4:], "split"] = "train"
+    model, former = model, model.split
+    try:
+        model.split = held
+        found = calibrate(model, mosaic)
+    finally:
+        model.split = former
+    assert found.n_pairs == 4 and found.directions["atac->rna"].shrinkage is None and not found.rates

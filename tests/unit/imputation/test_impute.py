@@ -179,8 +179,12 @@ def test_batch_named_and_own(model, mosaic):
     measured = list(mosaic.obs_names[mosaic.obs["batch"] == "s1"])
     own = impute(model, mosaic, "rna", batch="own", n_samples=40, features="all", cells=measured)
     np.testing.assert_allclose(own.X, named[measured].X, rtol=1e-5)
-    with pytest.raises(InputError, match="never measured rna: s2"):
-        impute(model, mosaic, "rna", batch="own", n_samples=40)
+    every, mixture = (impute(model, mosaic, "rna", batch=b, n_samples=40, features="all") for b in ("own", None))
+    foreign = (mosaic.obs["batch"] == "s2").to_numpy()
+    np.testing.assert_array_equal(every.X[foreign], mixture.X[foreign])
+    np.testing.assert_allclose(every[measured].X, named[measured].X, rtol=1e-5)
+    told = [json.loads(found.uns["multivi_nf"])["not_own"] for found in (every, own, mixture)]
+    assert told == [["s2"], [], []]
     with pytest.raises(InputError, match="'s2' never measured rna"):
         impute(model, mosaic, "rna", batch="s2", n_samples=40)
     with pytest.raises(InputError, match="'nobody' is not known"):
