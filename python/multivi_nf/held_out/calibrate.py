@@ -91,7 +91,8 @@ def calibrate(
     found = Calibration(n_pairs=len(paired), batches=sorted(set(batch[paired])), atac_depth=held.depth, weights=weights)
     # groups are of all pairs that trained nothing: validation only chose the epoch to keep
     unknown: list[str] = []
-    watched, drawn = held.watched(), [m for m in DRAWN if m in model.modalities and has[m].any()]
+    watched, few = held.watched(), {t for (_, t), n in pairs.items() if n < MINIMUM_PAIRS}
+    drawn = [m for m in DRAWN if m in model.modalities and has[m].any() and (m == "atac" or m in few)]
     rates = {m: held.rates(m) for m in drawn if len(paired)}
     with progress("calibrate", len(pairs), "directions") as advance:
         for (sources, target), n_cells in pairs.items():
