@@ -112,7 +112,7 @@ class Decoder:
 
     def rows_of_rates(self, data: MosaicData, index: np.ndarray) -> np.ndarray:
         """(n_cells,) row of `Calibration.rates` that tells a cell's means: its batch's, or the last, the mixture's."""
-        mixture = len(self.config.batches)
+        mixture = -1
         if self.own:
             return np.where(self.trained(data, index), data.batch.cpu().numpy()[index], mixture)
         return np.full(len(index), mixture if self.named is None else self.named)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -87,10 +88,7 @@ def test_a_task_survives_the_disk(tasks, tmp_path):
 def program():
     """The peers' program, which is no module of the package."""
     place = Path(runner.__file__).parent / "peers" / "run.py"
-    made = importlib.util.spec_from_file_location("peers_program", place)
-    found = importlib.util.module_from_spec(made)
-    made.loader.exec_module(found)
-    return found
+    return SimpleNamespace(**runpy.run_path(str(place), run_name="peers_program"))
 
 
 def test_midas_sees_batches_that_show_the_same_and_peaks_by_chromosome(tasks, tmp_path):
