@@ -26,14 +26,14 @@ MOST, LEAST = 800, 20
 """Cells that are scored, and cells of a stratum that counts."""
 
 
-def mosaic_of(cells: int, seed: int):
+def mosaic_of(cells: int, seed: int, genes: int = GENES, peaks: int = PEAKS):
     """The mosaic of RNA and ATAC, and its truth."""
     import mudata
 
     from multivi_nf.simulate import PRESETS, simulated_mosaic
 
     base = PRESETS["default"]
-    size = {"genes": GENES, "peaks": PEAKS, "atac_fragments": base.atac_fragments * PEAKS / base.peaks}
+    size = {"genes": genes, "peaks": peaks, "atac_fragments": base.atac_fragments * peaks / base.peaks}
     mosaic, truth = simulated_mosaic(replace(base, cells=cells, seed=seed, **size))
     parts = {m: mosaic[m].copy() for m in ("rna", "atac")}
     with mudata.set_options(pull_on_update=False):
@@ -85,7 +85,7 @@ def score(found, truth, mosaic) -> dict[str, float | str]:
     }
 
 
-def measured(cells: int, seed: int, keep: Path | None) -> dict[str, float | str]:
+def measured(cells: int, seed: int, keep: Path | None, genes: int, peaks: int) -> dict[str, float | str]:
     """Train (or take the kept model), calibrate, impute and score."""
     from benchmarks.quality.common import keeping
 
@@ -93,9 +93,11 @@ def measured(cells: int, seed: int, keep: Path | None) -> dict[str, float | str]
     from multivi_nf.held_out.calibrate import calibrate
     from multivi_nf.imputation.impute import impute
 
-    mosaic, truth = mosaic_of(cells, seed)
+    mosaic, truth = mosaic_of(cells, seed, genes, peaks)
     none = pd.Series(mosaic.obs_names, index=mosaic.obs_names)
-    model = keeping(keep, f"coverage-{cells}-{seed}", Split(mosaic, none, none), seed)
+    model = keeping(
+        keep, f"coverage-{cells}-{seed}{'' if genes == GENES else f'-{genes}'}", Split(mosaic, none, none), seed
+    )
     started = time.process_time()
     calibration = calibrate(model, mosaic)
     good = truth.cells.index[~(truth.cells["doublet"].astype(bool) | truth.cells["dying"].astype(bool))]
@@ -113,6 +115,8 @@ def main() -> None:
     arguments.add_argument("--cells", type=int, nargs="+", default=[500, 2000, 20000])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--keep", type=Path, help="folder of trained models")
+    arguments.add_argument("--genes", type=int, default=GENES)
+    arguments.add_argument("--peaks", type=int, default=PEAKS)
     arguments.add_argument("--note", default="", help="written beside each row")
     chosen = arguments.parse_args()
     import torch
@@ -120,7 +124,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for cells in chosen.cells:
         for seed in chosen.seeds:
-            row = {"cells": cells, "seed": seed, "note": chosen.note} | measured(cells, seed, chosen.keep)
+            row = {"cells": cells, "seed": seed, "note": chosen.note} | measured(
+                cells, seed, chosen.keep, chosen.genes, chosen.peaks
+            )
             frame = pd.DataFrame([row]).round(4)
             print(frame.drop(columns="strata").to_string(index=False), flush=True)
             RESULTS.parent.mkdir(exist_ok=True)

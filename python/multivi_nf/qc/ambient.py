@@ -149,7 +149,8 @@ def _agreeing(share: float, seen: np.ndarray, expected: np.ndarray) -> int:
     """Count the pairs of gene and group that are seen at the ambient share; 0 where they do not stand apart.
 
     Genes that are absent gather at the share, and those that are expressed a little lie above it: where the next step
-    of the ratio holds as many pairs, the low end is only the tail of what is expressed.
+    of the ratio holds as many pairs, the low end is only the tail of what is expressed. Of a high share that step is
+    cut short by what all groups express alike; then as many pairs count as the part of it that is left would hold.
     """
     if share > _RESOLVED:
         return 0  # every gene of cells that are alike is seen at about its share of the whole
@@ -157,7 +158,8 @@ def _agreeing(share: float, seen: np.ndarray, expected: np.ndarray) -> int:
     measured = share * expected >= _SEEN
     at = int((measured & (ratio > share / _STEP) & (ratio <= share * _STEP)).sum())
     above = int((measured & (ratio > share * _STEP) & (ratio <= min(share * _STEP**3, _WHOLE))).sum())
-    return at if at > above else 0
+    left = min(1.0, np.log(_WHOLE / (share * _STEP)) / (2 * np.log(_STEP)))
+    return at if at * left > above else 0
 
 
 def _piled(choose: np.ndarray, seen: np.ndarray, expected: list[np.ndarray]) -> tuple[float, float, float, int] | None:

@@ -64,6 +64,18 @@ def test_no_soup_at_all_is_a_small_bound():
     assert found.share < 0.01 and told(found, "s")[1] == []
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_types_that_express_the_same_genes_more_or_less_give_a_bound(seed):
+    """An organ of like cells: the least of ratios that thin out is no share, whether or not it is below a third."""
+    rng = np.random.default_rng(seed)
+    mean = rng.gamma(2.0, 1, 1000) * np.exp(rng.normal(0, 0.3, (4, 1000)))
+    mean /= mean.sum(1, keepdims=True)
+    counts = rng.poisson(mean[rng.integers(0, 4, 800)] * 3000)
+    found = estimate_ambient(sparse.csr_matrix(counts.astype(np.int32)), seed)
+    assert 0.2 < found.share <= 0.4, "a share at which the pile-up of a high share is not asked for"
+    assert not found.is_estimate and told(found, "s")[1] == []
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_cells_that_are_alike_give_no_estimate(seed):
     """Negative control: without a gene that is absent from some cells the share cannot be known, and is not claimed."""

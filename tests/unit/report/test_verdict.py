@@ -121,6 +121,18 @@ def test_counts_that_tell_cells_apart_or_do_not(effect, depth, level, monkeypatc
     assert found.level == level, found.answer
 
 
+def test_cells_of_a_few_counts_are_not_told_apart_though_all_of_them_show_an_axis(monkeypatch):
+    rng, kind = np.random.default_rng(4), types()
+    rate = rng.gamma(0.7, 1, 300) * np.exp(1.15 * rng.normal(size=(3, 300)))[kind]
+    found = {}
+    for depth in (4, 25):
+        counts = sp.csr_matrix(rng.poisson(depth * rate / rate.sum(1, keepdims=True)))
+        monkeypatch.setattr(gather, "read_counts", lambda path, modality, cells, counts=counts: counts)
+        found[depth] = lines.counts(made(places(kind)))
+    assert found[4].value > 0.15 and found[4].level == "poor", found[4].answer
+    assert found[25].value > found[4].value and found[25].level != "poor", found[25].answer
+
+
 def test_a_sample_of_empty_droplets_is_named(monkeypatch):
     rng, kind = np.random.default_rng(5), types()
     counts = counts_of(kind, np.zeros(N, int))

@@ -18,6 +18,8 @@ reach 0.75 to 0.95, cells of one type 0.8; empty droplets and antibodies that bi
 SAME_FEATURES = (0.5, 0.25)
 """Correlation of mean profiles from which batches' features agree (two laboratories 0.63 to 0.94), and below which not
 (names permuted 0)."""
+FEW_COUNTS = 10.0
+"""Median counts of a cell below which it is no use that many cells together show an axis: three counts place none."""
 MOST_SAMPLES = 24
 """Samples looked at by themselves, the largest."""
 DOUBLETS = (0.15, 0.25)
@@ -61,8 +63,9 @@ def counts(results: Results) -> Finding | None:
     if not found:
         return None
     value, where, median = min(found)
+    level = graded(value, *STRUCTURE)
     return Question("Do counts tell cells apart?", f"{STRUCTURE[0]:g} or more").answered(
-        graded(value, *STRUCTURE),
+        "poor" if level == "look" and median < FEW_COUNTS else level,
         f"what separates cells in one half of their counts is there in the other with a reliability of {value:.2f} in "
         f"{where}, the least of any (median {median:,.0f} counts a cell)",
         "its cells are told apart by little more than noise: look at its depth, whether its barcodes are cells, and "
