@@ -44,10 +44,18 @@ CANDIDATES = 4
 """Ways of splitting the groups that are compared, the slowest to mix first."""
 
 
-CONTENT = {"joint": 2.0, "leading": 2.0, "alone": 1.2, "measured": 1.3}
+CONTENT = {"joint": 1.5, "leading": 1.5, "alone": 1.2, "measured": 1.3}
 """By comparison, and `alone` for the means of a model of one modality: a penalty is content at this many times what it
-costs where groups mix as chance would have it, see `chance`. What labs do not all measure tells fine types that the
-modality they share does not: asked for more, models of several modalities lose these."""
+costs where groups mix as chance would have it, see `chance`."""
+
+AT_FIRST = {"joint": 2.0, "leading": 2.0}
+"""The same while types form: from there it falls to `CONTENT` as the alignment of modalities sets in
+(`LocalMixing.asked`). What labs do not all measure tells fine types that the modality they share does not, and asked
+for more before types are there, models of several modalities lose these. Where little parts batches they mix by
+themselves once types are there, and no penalty acts; labs that lie far apart are still pulled."""
+
+HEARD = 3.0
+"""Nats that a neighbourhood full of strangers costs, from which the cost rises as their logarithm only: 95 %."""
 
 DUAL_RATE = 0.02
 """How fast, a step, a penalty's strength rises from 0 to the full one while not content, and falls while it is."""
@@ -114,12 +122,15 @@ class LocalMixing:
         over cells with counterparts of the penalty over what it is content with, and their number.
     steps
         Steps taken.
+    asked
+        Share of the way from `AT_FIRST` to `CONTENT`, of the step that runs; training sets it (`Schedule.types_there`).
     """
 
     def __init__(self, shapes: dict[str, tuple[int, int]], device: torch.device | str = "cpu") -> None:
         self.shapes = shapes
         self.device = torch.device(device)
         self.steps = 0
+        self.asked = 1.0
         self.sums = {name: Sums.empty(*shape, self.device) for name, shape in shapes.items()}
         self.forget()
 
@@ -152,7 +163,8 @@ class LocalMixing:
             counterparts neither pay nor count; for the others these numbers say what is expected in a model of one
             modality. None: groups are alike.
         note
-            Add what was seen to the running sums (training).
+            Add what was seen to the running sums (training). Otherwise it is content with what it will be at the end,
+            so that epochs can be compared.
         """
         stratum = torch.zeros_like(group) if stratum is None else stratum
         known = (group >= 0) & (stratum >= 0)
@@ -181,13 +193,18 @@ class LocalMixing:
                 one = sums.table[:, sums.side].sum(1) / sums.table.sum(1).clamp(min=1e-12)
                 expected = weight @ one[stratum].to(weight.dtype)
             cost, free = penalty(weight, sums.side[group], expected, floor)
-            content = CONTENT["alone" if alone else name] * chance(weight)
+            content = self._content("alone" if alone else name, falling=note) * chance(weight)
             if note:
                 # who has no counterpart cannot be mixed: it must not keep the strength up for all others
                 ratio = torch.where(free, cost.detach() / content, 0.0).sum()
                 seen = torch.stack([ratio, free.sum()]).double()
                 self._note(name, weight.detach().double(), (group, stratum), drawn, seen)
         return cost.mean() * share, content * share
+
+    def _content(self, name: str, *, falling: bool) -> float:
+        """How many times `chance` a comparison is content with."""
+        last = CONTENT[name]
+        return last + (1 - self.asked) * (AT_FIRST.get(name, last) - last) if falling else last
 
     @staticmethod
     def _drawn(amount: torch.Tensor, side: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -263,13 +280,18 @@ def neighbourhood(mean: torch.Tensor, sharpness: float = 2.0) -> torch.Tensor:
 
     Gradients flow through both ends of a distance, none through its scale.
     """
+    return torch.softmax(_logits(mean, sharpness), 1)
+
+
+def _logits(mean: torch.Tensor, sharpness: float) -> torch.Tensor:
+    """(n, n) -k |mu_i - mu_j|^2 / s_i, minus infinity on the diagonal; see `neighbourhood`."""
     n = mean.shape[0]
     itself = torch.eye(n, dtype=torch.bool, device=mean.device)
     norm = mean.square().sum(1)
     square = (norm.unsqueeze(1) + norm - 2 * mean @ mean.T).clamp(min=0)
     others = square.detach().masked_fill(itself, math.inf)
     scale = others.kthvalue(min(RANK, n - 1), dim=1).values.clamp(min=1e-6)
-    return torch.softmax((-sharpness * square / scale.unsqueeze(1)).masked_fill(itself, -math.inf), 1)
+    return (-sharpness * square / scale.unsqueeze(1)).masked_fill(itself, -math.inf)
 
 
 def strangers(
@@ -282,9 +304,11 @@ def strangers(
     """Scalar: how much of cells' neighbourhoods are others' that are known to be of another kind, nats a cell.
 
     Two cells of two groups are strangers if neither has counterparts in the other's and one of them is told apart.
-    With u_i the sum of W_ij over the strangers j of i, the mean of -ln(1 - u_i), u_i at most 1 - `SURE_FLOOR`. Without
-    it what makes one map of groups lays types of which each group has one over each other, where they are alike: a
-    decoder that knows the group need not be told.
+    With u_i the sum of W_ij over the strangers j of i and c_i = -ln(1 - u_i), the mean of c_i, where c_i is over m =
+    `HEARD` of m + ln(1 + c_i - m): a cell among strangers alone is pushed like others, without end neither in cost nor
+    in gradient. A cell all others of which are strangers has nowhere to go and costs nothing. Without it what makes one
+    map of groups lays types of which each group has one over each other, where they are alike: a decoder that knows the
+    group need not be told.
 
     Parameters
     ----------
@@ -303,9 +327,14 @@ def strangers(
     mean, group = mean[known], group[known]
     none, told = counterparts[known][:, group] == 0, told_apart[known][:, group]
     none = ((told & none.T) | (none & told.T)) & (group.unsqueeze(1) != group)
+    n = len(mean)
+    none &= none.sum(1, keepdim=True) < n - 1
     with torch.autocast(mean.device.type, enabled=False):
-        weight = neighbourhood(mean if mean.dtype == torch.float64 else mean.float(), sharpness)
-        return -(1 - (weight * none).sum(1)).clamp(min=SURE_FLOOR).log().mean()
+        logits = _logits(mean if mean.dtype == torch.float64 else mean.float(), sharpness)
+        # of logarithms: 1 - u would round to 0, without a gradient
+        cost = logits.logsumexp(1) - logits.masked_fill(none, -math.inf).logsumexp(1)
+        beyond = (cost - HEARD).clamp(min=0)
+        return (cost - beyond + beyond.log1p()).mean()
 
 
 def chance(weight: torch.Tensor) -> torch.Tensor:

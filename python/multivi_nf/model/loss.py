@@ -249,7 +249,7 @@ def mixing_terms(
     -------
     Penalties, nats a cell, and what is charged of them for each nat of reconstruction: in training at the strength at
     which each acts, in evaluation what exceeds that with which a penalty is content, at full strength, so that epochs
-    can be compared. What strangers cost is added to the penalty, and in evaluation what both exceed is charged.
+    can be compared. What strangers cost is added to that, whatever the penalty leaves over.
     ``batch_mixing`` is the mean of two penalties, of the joint means and of those of the modality that leads, each
     with sides of its own. ``modality_mixing`` asks the joint means in which modalities a cell was measured, beyond
     what its neighbours' batches make expected: otherwise batches that differ in modalities would be charged twice.
@@ -282,7 +282,7 @@ def mixing_terms(
             # strangers at full strength, as soon as mixing acts at all
             acting = s * cost + (s / SOON).clamp(max=1) * away
         else:
-            acting = (cost + away - content).clamp(min=0)
+            acting = (cost - content).clamp(min=0) + away
         charged = charged + INTEGRATION_SHARE * strength[name] * acting
     found = {}
     if "joint" in costs:

@@ -19,6 +19,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix, Source
+from multivi_nf.io.processors import threads_at_most
 from multivi_nf.reduction import unit_rows
 from multivi_nf.training.directions import N_DIRECTIONS, Directions, leading
 from multivi_nf.training.sisters import not_told_apart
@@ -70,6 +71,7 @@ def counterparts(
     return looked_at(source, batches, among=among, seed=seed)[0]
 
 
+@threads_at_most(1)
 def looked_at(
     source: Source, batches: Sequence[str], *, among: np.ndarray | None = None, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +244,8 @@ def _uncontradicted(places: list[np.ndarray], near: list[np.ndarray], told_apart
     """By batch (n_members, n_batches) who is told apart, if nobody whom a cell has in a third batch says otherwise.
 
     Donors differ in single kinds of cells too. But if those of a third batch are of a cell's kind and of that of cells
-    there, these are of one kind: then the nearest of the third batch have counterparts in both.
+    there, these are of one kind: then the nearest of the third batch have counterparts in both. What is said of cells
+    here is true of those there that lie among them, whom a third batch may not have been asked about.
 
     Parameters
     ----------
@@ -251,13 +254,21 @@ def _uncontradicted(places: list[np.ndarray], near: list[np.ndarray], told_apart
     near, told_apart
         By batch (n_members, n_batches) bool: who has counterparts by places, and who is told apart by profiles.
     """
-    has, out = [n & ~t for n, t in zip(near, told_apart)], [t.copy() for t in told_apart]
-    for a, b in ((a, b) for a, told in enumerate(told_apart) for b in np.flatnonzero(told.any(0))):
+    has = [n & ~t for n, t in zip(near, told_apart)]
+    pairs = [(a, b) for a, told in enumerate(told_apart) for b in np.flatnonzero(told.any(0))]
+    heard = [np.zeros_like(t) for t in told_apart]
+    for a, b in pairs:
         for c in (c for c, place in enumerate(places) if len(place) and c not in (a, b)):
             asking = np.flatnonzero(told_apart[a][:, b] & has[a][:, c])
             if asking.size:
                 said = has[c][closest(places[a][asking], places[c]), b].mean(1)
-                out[a][asking[said >= 0.5], b] = False
+                heard[a][asking[said >= 0.5], b] = True
+    out = [t & ~h for t, h in zip(told_apart, heard)]
+    for a, b in pairs:
+        asking = np.flatnonzero(out[a][:, b])
+        if asking.size and heard[b][:, a].any():
+            said = heard[b][closest(places[a][asking], places[b]), a].mean(1)
+            out[a][asking[said >= 0.5], b] = False
     return out
 
 

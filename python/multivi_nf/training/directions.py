@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from multivi_nf.data.source import Matrix
+from multivi_nf.io.processors import threads_at_most
 from multivi_nf.reduction import inverse_frequency, log_levelled, nearest, principal, unit_rows
 
 N_DIRECTIONS = 30
@@ -79,6 +80,7 @@ class Directions:
         return _levelled(counts, total, self.median, self.weight, matrix.values is None)
 
 
+@threads_at_most(1)
 def first_layer(
     matrix: Matrix,
     n_hidden: int,

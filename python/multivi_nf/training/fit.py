@@ -194,6 +194,9 @@ class Training:
         covariates += (config.labels,) if config.labels is not None and config.guided else ()
         parts = fingerprint(self.data.source, covariates)
         parts["split"] = digest(self.roles)
+        # who has counterparts follows from the data by a rule, which another version may have changed
+        looked_at = (self.data.counterparts, self.data.told_apart)
+        parts["counterparts"] = digest(*(t.numpy() for t in looked_at if t is not None))
         parts["initial weights"] = digest(*(t.detach().cpu().numpy() for t in self.model.state_dict().values()))
         return {"data": parts, "model": as_json(config), "training": self.settings.to_dict()}
 

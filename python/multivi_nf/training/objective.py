@@ -64,6 +64,8 @@ class Objective:
         share, start = at.step / at.n_steps, self.settings.adversary_warmup
         self._kl_weight = self.plan.kl_weight(at.epoch, share)
         self._alignment_weight = self.plan.alignment_weight(at.epoch, share)
+        if self.mixing is not None:
+            self.mixing.asked = self.plan.types_there(at.epoch, share)
         self._adversary_weight = 0.0 if at.epoch < start or not self.optimisers.rivals else None
         self.optimisers.set_rates(at.factor * self.plan.rate(at))
 

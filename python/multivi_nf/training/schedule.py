@@ -52,8 +52,12 @@ class Schedule:
 
     def alignment_weight(self, epoch: int, share: float = 0.0) -> float:
         """Weight of the alignment: 0 in the KL warm-up, then a straight line to the model's."""
+        return self.alignment * self.types_there(epoch, share)
+
+    def types_there(self, epoch: int, share: float = 0.0) -> float:
+        """How far types have formed: 0 in the KL warm-up, then a straight line to 1 as long as alignment warms up."""
         done, length = epoch + share - self.settings.kl_warmup, self.settings.alignment_warmup
-        return self.alignment * (min(max(done / length, 0.0), 1.0) if length else 1.0)
+        return min(max(done / length, 0.0), 1.0) if length else 1.0
 
     def rate(self, at: Place) -> float:
         """Factor on the learning rate.

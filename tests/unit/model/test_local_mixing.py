@@ -8,9 +8,12 @@ import torch
 
 from multivi_nf.model.encoding import Noise
 from multivi_nf.model.local_mixing import (
+    AT_FIRST,
     CONTENT,
     FLOOR,
+    HEARD,
     REFRESH,
+    SHARPNESS,
     SURE_FLOOR,
     LocalMixing,
     chance,
@@ -376,6 +379,42 @@ def test_chance_is_what_random_sides_cost(share):
     assert float(torch.stack(costs).mean()) == pytest.approx(float(chance(weight)), rel=0.5)
 
 
+@pytest.mark.parametrize("name", ["joint", "leading", "measured"])
+def test_what_it_is_content_with_falls_as_types_form_and_in_evaluation_is_that_of_the_end(name):
+    mean, group = two_clouds(60, 0.6)
+    first, ratios = AT_FIRST.get(name, CONTENT[name]), []
+    assert first >= CONTENT[name]
+    for asked, times in ((0.0, first), (0.5, (first + CONTENT[name]) / 2), (1.0, CONTENT[name])):
+        mixing = LocalMixing({"joint": (1, 2), "leading": (1, 2), "measured": (1, 2)})
+        mixing.sums[name].side = torch.tensor([False, True])
+        mixing.asked = asked
+        ended = mixing.charge(name, mean, group, note=False)
+        cost, content = mixing.charge(name, mean, group, note=True)
+        at_chance = float(chance(neighbourhood(mean, SHARPNESS[name])))
+        assert float(content) == pytest.approx(times * at_chance, rel=1e-9)
+        assert float(ended[1]) == pytest.approx(CONTENT[name] * at_chance, rel=1e-9)
+        assert float(ended[0]) == float(cost) > 0
+        ratios.append(float(mixing.pending[name][-1, 0]) * times)
+    assert ratios == pytest.approx([ratios[0]] * 3), "what moves the strength is measured against it"
+
+
+def test_what_strangers_cost_is_not_hidden_by_what_a_penalty_leaves_over(model, minibatch, generator):
+    """Validation charges them in full also where batches mix better than a penalty asks for."""
+    everyone = list(range(24))
+    plain = minibatch({"rna": everyone}, 24)
+    told = torch.nn.functional.one_hot(plain.batch.clamp(min=0), 3) == 0
+    cells = replace(plain, counterparts=1.0 - told.float(), told_apart=told)
+    made = model(("rna",), dropout=0.0, adversary="none").double().eval()
+    q = made.encode(cells)
+    posteriors = made.stack(cells.n_cells, cells, q)
+    away = strangers(made.fuse(cells, q).mean, cells.batch, cells.counterparts, told, 2.0)
+    mixing = LocalMixing(comparisons(made.config))
+    mixing.charge = lambda *_, **__: (torch.tensor(0.1), torch.tensor(5.0))
+    with torch.no_grad():
+        _, pull = mixing_terms(made, cells, posteriors, mixing)
+    assert float(pull) == pytest.approx(0.05 * float(away), rel=1e-9) and float(away) > 0.1
+
+
 def test_what_has_no_counterpart_does_not_keep_the_strength_up():
     """Half of the cells mix; the other half is a type that side True alone has, far away."""
     mixing = LocalMixing({"joint": (1, 2)})
@@ -509,7 +548,8 @@ def test_strangers_are_charged_by_their_share_of_each_neighbourhood():
     weight, costs = neighbourhood(mean, 2.0), []
     for i in range(20):
         u = sum(float(weight[i, j]) for j in range(20) if alone[i] and alone[j] and group[i] != group[j])
-        costs.append(-math.log(max(1 - u, SURE_FLOOR)))
+        c = -math.log(1 - u)
+        costs.append(c if c < HEARD else HEARD + math.log(1 + c - HEARD))
     assert float(found) == pytest.approx(sum(costs) / 20, rel=1e-6) and max(costs) > 0.1
 
 
@@ -545,7 +585,8 @@ def test_gradients_of_strangers_agree_with_finite_differences():
         square = (z.unsqueeze(1) - z).square().sum(2).masked_fill(torch.eye(16, dtype=torch.bool), math.inf)
         weight = torch.softmax(-2 * square / scale.unsqueeze(1), 1)
         none = alone & alone.unsqueeze(1) & (group.unsqueeze(1) != group)
-        return -(1 - (weight * none).sum(1)).clamp(min=SURE_FLOOR).log().mean()
+        cost = -(1 - (weight * none).sum(1)).log()
+        return torch.where(cost < HEARD, cost, HEARD + (cost - HEARD).clamp(min=0).log1p()).mean()
 
     z = mean.clone().requires_grad_()
     (ours,) = torch.autograd.grad(strangers(z, group, *apart(group, alone), 2.0), z)
@@ -556,6 +597,36 @@ def test_gradients_of_strangers_agree_with_finite_differences():
             change[i, k] = step
             numeric[i, k] = (at(mean + change) - at(mean - change)) / (2 * step)
     assert torch.allclose(ours, numeric, rtol=1e-5, atol=1e-8) and float(ours.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("gap", [4.0, 40.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cells_among_strangers_alone_are_pushed_as_well_and_not_without_end(gap, dtype):
+    """Cell 0 of one group lies among six of the other, of another kind; all else is far off."""
+    mean = torch.randn(30, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    mean[7:] += gap
+    group = ((torch.arange(30) > 0) & (torch.arange(30) < 7)).long()
+    one, two = torch.ones(30, 2), torch.zeros(30, 2, dtype=torch.bool)
+    one[:7, :] = torch.nn.functional.one_hot(group[:7], 2).float()
+    two[:7] = one[:7] == 0
+    z = mean.clone().requires_grad_()
+    cost = strangers(z, group, one, two, 2.0)
+    (pull,) = torch.autograd.grad(cost, z)
+    assert float(neighbourhood(mean)[0, 1:7].sum()) > 0.95, "control"
+    assert HEARD / 30 < float(cost.detach()) < 3 * HEARD / 30 + 0.3 and bool(pull.isfinite().all())
+    assert 1e-3 < float(pull[0].norm()) < 10
+
+
+def test_whose_others_are_all_strangers_pays_nothing():
+    mean, group = two_clouds(7, 0.3, share=1 / 7)
+    lone = torch.ones(7, dtype=torch.bool)
+    z = mean.clone().requires_grad_()
+    cost = strangers(z, group, *apart(group, lone), 2.0)
+    (pull,) = torch.autograd.grad(cost, z)
+    weight, of_one = neighbourhood(mean), int((group == 1).nonzero()[0])
+    u = [float(weight[i, of_one]) for i in range(7) if i != of_one]
+    assert float(cost.detach()) == pytest.approx(sum(-math.log(1 - x) for x in u) / 7, rel=1e-9)
+    assert bool(pull.isfinite().all()) and int((group == 1).sum()) == 1
 
 
 def test_steps_down_the_gradient_part_strangers():

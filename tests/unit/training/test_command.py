@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from multivi_nf.commands import train as train_command
 from multivi_nf.commands.train import _with_torchrun, command
+from multivi_nf.data.source import source_of
 from multivi_nf.errors import InputError
 from multivi_nf.training import MultiVI
 
@@ -120,6 +121,39 @@ def test_two_processes_train_as_one(file, tmp_path):
     np.testing.assert_allclose(a["validation_loss"], b["validation_loss"], rtol=0.02)
     np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=0.02)
     assert done.stderr.count("epoch 1/8") == 1, "one process speaks"
+
+
+def test_two_processes_keep_strangers_apart_as_one(tmp_path):
+    """Of two sisters each batch has one: they pay, as soon as batches are mixed, in both processes' cells alike."""
+    from tests.unit.training.test_counterparts import world
+
+    from multivi_nf.training.counterparts import looked_at
+
+    common = {f"t{i}": 60 + 10 * i for i in range(5)}
+    mosaic, kind, batch = world({"a": {"shared": 100, **common}, "b": {"sister": 80, **common}})
+    mosaic.uns["multivi_nf"] = "{}"
+    mosaic.write(tmp_path / "mosaic.h5mu")
+    arguments = [tmp_path / "mosaic.h5mu", "--max-epochs", 4, *SMALL, "--batch-size", 140, "--batch-integration", 4]
+    run(*arguments, "--output", tmp_path / "one")
+    done = subprocess.run(
+        shell(*arguments, "--output", tmp_path / "two", "--n-devices", 2),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    split = MultiVI.load(tmp_path / "one").split.set_index("cell")["split"].loc[mosaic.obs_names]
+    _, told_apart = looked_at(source_of(mosaic), ("a", "b"), among=(split == "train").to_numpy(), seed=0)
+    lone = np.isin(kind, ("shared", "sister"))
+    assert told_apart[lone].any(1).mean() > 0.8 and told_apart[~lone].any(1).mean() < 0.1
+    a, b = (pd.read_csv(tmp_path / m / "history.tsv", sep="\t") for m in ("one", "two"))
+    assert len(a) == len(b)
+    for column in ("train_loss", "validation_loss"):
+        np.testing.assert_allclose(a[column], b[column], rtol=0.02)
+    # neighbours are sought among a process's own cells, which are half as many
+    np.testing.assert_allclose(a["integration"], b["integration"], rtol=0.5)
+    for table in (a, b):
+        assert table["integration"][0] > 0.2, "without strangers it is 0.04: the strength has only begun to rise"
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75])

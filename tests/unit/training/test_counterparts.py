@@ -6,9 +6,11 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from multivi_nf.data.source import source_of
 from multivi_nf.training import counterparts as room
@@ -116,7 +118,8 @@ def test_of_three_batches_two_that_have_a_sister_keep_each_other_and_are_told_ap
 def test_who_is_told_apart_is_not_where_those_of_a_third_batch_are_of_both_kinds(agrees):
     """Two kinds, at right angles; cells of the first in batches 0 and 1 are told apart; batch 2 has all, 3 is empty.
 
-    What cells of the other kind in the third batch have, and cells of the own kind that one has none of, say nothing.
+    What cells of the other kind in the third batch have says nothing. A cell that has none there is told by those that
+    it lies among in the other batch.
     """
     places = [np.repeat(np.eye(2, dtype=np.float32), 6, 0) for _ in range(3)] + [np.zeros((0, 2), np.float32)]
     first = np.arange(12) < 6
@@ -126,12 +129,24 @@ def test_who_is_told_apart_is_not_where_those_of_a_third_batch_are_of_both_kinds
     near[2][first, :2] = agrees
     near[0][0, 2] = False
     out = room._uncontradicted(places, near, told)
-    left = np.zeros(12, dtype=bool)
-    left[0] = True
-    np.testing.assert_array_equal(out[0][:, 1], left if agrees else first)
+    np.testing.assert_array_equal(out[0][:, 1], first & ~np.full(12, agrees))
     np.testing.assert_array_equal(out[1][:, 0], first & ~np.full(12, agrees))
-    assert not out[2].any() and sum(o.sum() for o in out) == (1 if agrees else 12)
+    assert not out[2].any() and sum(o.sum() for o in out) == (0 if agrees else 12)
     assert told[0][first, 1].all(), "what was given stays"
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_what_a_third_batch_says_to_one_of_two_is_true_of_the_other(asked):
+    """Of batches 0 and 1 the first alone has counterparts in 2, whose cells are of the kind that the second has."""
+    places = [np.repeat(np.eye(2, dtype=np.float32), 6, 0) for _ in range(3)]
+    first, other = np.arange(12) < 6, 1 - asked
+    near = [np.zeros((12, 3), dtype=bool) for _ in places]
+    told = [np.zeros((12, 3), dtype=bool) for _ in places]
+    told[0][:, 1] = told[1][:, 0] = True
+    near[asked][first, 2] = near[2][first, other] = True
+    out = room._uncontradicted(places, near, told)
+    np.testing.assert_array_equal(out[asked][:, other], ~first)
+    np.testing.assert_array_equal(out[other][:, asked], ~first)
 
 
 @pytest.mark.parametrize("modality", ["atac", "protein"])
@@ -316,6 +331,49 @@ def test_of_many_cells_some_are_looked_at_and_the_others_ask_these(monkeypatch):
     for name in ("shared", "other"):
         here = (batch == "a") & (kind == name)
         assert some[here, 1].mean() == pytest.approx(whole[here, 1].mean(), rel=0.25)
+
+
+def test_counterparts_are_found_by_one_thread(monkeypatch):
+    """A checkpoint's identity holds them: sums of shares may not be added up in another order."""
+    made, _, _ = world(TWO)
+    seen, whole = set(), room._masses
+
+    def masses(*arguments):
+        seen.update(pool["num_threads"] for pool in threadpool_info())
+        seen.add(torch.get_num_threads())
+        return whole(*arguments)
+
+    monkeypatch.setattr(room, "_masses", masses)
+    torch.set_num_threads(2)
+    with threadpool_limits(2):
+        room.looked_at(source_of(made), ("a", "b"))
+        assert 2 in {pool["num_threads"] for pool in threadpool_info()}, "control, and given back"
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert seen and seen <= {0, 1}
+
+
+def test_a_checkpoint_belongs_to_its_counterparts(mosaic):
+    from multivi_nf.data.mosaic_data import MosaicData
+    from multivi_nf.training import MultiVI
+    from multivi_nf.training.checkpoint.run import Keeping
+    from multivi_nf.training.fit import Training
+    from multivi_nf.training.progress import Reporter
+    from multivi_nf.training.settings import settings_for
+
+    model = MultiVI.from_mosaic(mosaic, n_hidden=8, n_latent=2)
+    parts, one = [], torch.ones(mosaic.n_obs, 2)
+    another, told = one.clone(), torch.zeros(mosaic.n_obs, 2, dtype=torch.bool)
+    another[3, 1] = 0
+    for found, apart in ((one, None), (another, None), (another, told), (one.clone(), None)):
+        data = MosaicData(mosaic, model)
+        data.counterparts, data.told_apart = found, apart
+        roles, how = np.full(data.n_cells, "train"), settings_for(100, kl_warmup=1)
+        run = Training(model, data, roles, how, torch.device("cpu"), Reporter(quiet=True), Keeping())
+        parts.append(run.identity()["data"])
+    for changed in parts[1:3]:
+        assert {k for k in changed if parts[0][k] != changed[k]} == {"counterparts"}
+    assert parts[1] != parts[2] and parts[3] == parts[0]
 
 
 def test_training_looks_at_its_own_cells_once_and_not_where_there_is_nothing_to_integrate(monkeypatch, mosaic):

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from multivi_nf.data.source import Matrix
+from multivi_nf.training import directions
 from multivi_nf.training.directions import first_layer
 
 
@@ -54,6 +56,21 @@ def test_a_random_layer_does_not():
     unit = leading_unit((random.standard_normal((counts.shape[1], 16)), 0.0), np.log1p(counts))
     assert abs(np.corrcoef(unit, np.log1p(counts.sum(1)))[0, 1]) > 0.8
     assert abs(np.corrcoef(unit, kind)[0, 1]) < 0.5
+
+
+def test_a_layer_is_computed_by_one_thread(monkeypatch):
+    """A checkpoint's identity holds the weights that a run starts with: sums may not be added in another order."""
+    seen, whole = set(), directions.leading
+
+    def leading(*arguments, **more):
+        seen.update(pool["num_threads"] for pool in threadpool_info())
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(directions, "leading", leading)
+    with threadpool_limits(2):
+        first_layer(matrix_of(two_types(binary=False)[0]), 16)
+        assert 2 in {pool["num_threads"] for pool in threadpool_info()}, "control, and given back"
+    assert seen and seen <= {0, 1}
 
 
 def test_units_have_mean_zero_and_variance_one_on_average():

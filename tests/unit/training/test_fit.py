@@ -88,7 +88,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(mosaic, tmp_path, monkeypa
     architecture = {"fusion": fusion}
     if strangers:
         for name in ("joint", "leading"):  # never content: mixing acts from the first steps
-            monkeypatch.setitem(local_mixing.CONTENT, name, 1e-3)
+            for times in (local_mixing.CONTENT, local_mixing.AT_FIRST):
+                monkeypatch.setitem(times, name, 1e-3)
         monkeypatch.setattr(fit, "looked_at", lambda *_, **how: (told_apart(*_, **how)[0], np.zeros(1, dtype=bool)))
         without = fitted(mosaic, architecture)
         monkeypatch.setattr(fit, "looked_at", told_apart)
@@ -172,6 +173,25 @@ def test_best_weights_are_kept_and_never_from_the_warm_up(mosaic, monkeypatch):
     assert model.history["alignment_weight"][:5] == [0.0, 0.0, 0.0, 0.5, 1.0]
     assert model.history.best_epoch == 7
     assert all(torch.equal(v, weights[6][k]) for k, v in model.state_dict().items())
+
+
+def test_more_mixing_is_asked_for_as_the_alignment_sets_in(mosaic, monkeypatch):
+    from multivi_nf.model.local_mixing import LocalMixing
+
+    asked, step = [], LocalMixing.step
+
+    def stepped(self: LocalMixing) -> None:
+        asked.append(self.asked)
+        step(self)
+
+    monkeypatch.setattr(LocalMixing, "step", stepped)
+    model = fitted(mosaic, {"kl_warmup": 2, "alignment_weight": 0.0}, max_epochs=8)
+    n = len(asked) // len(model.history)
+    ramp = [i / (2 * n) for i in range(2 * n)]
+    assert asked[: 6 * n] == pytest.approx([0.0] * (2 * n) + ramp + [1.0] * (2 * n)) and n > 1
+    asked.clear()
+    fitted(mosaic, {"kl_warmup": 0}, max_epochs=2)
+    assert set(asked) == {1.0}
 
 
 def test_training_stops_early_when_the_validation_loss_no_longer_falls(mosaic, monkeypatch):
