@@ -1,13 +1,16 @@
 """CPU seconds and peak memory of every step of the whole pipeline, against the number of cells.
 
     python -m benchmarks.speed.growth --folder DIR [--cells 2000 20000 200000] [--genes 10000] [--peaks 60000]
+    python -m benchmarks.speed.growth --folder DIR --cells 200000 --epochs 2 --few --one   within an hour
 
 Each size is a simulated mosaic (the simulator's seven samples: pairs, RNA, ATAC, RNA with proteins; matrices, not
 fragments), run through Nextflow on this machine with `--max_epochs 5`. A step's cost is what its tasks measured
 themselves (`pipeline_info/resources`): CPU seconds summed over tasks, the largest peak memory. Of TRAIN an epoch's
-seconds (clock) are given too. Rows go to `benchmarks/results/growth.tsv`; a size that has rows of the same features
-is not run again, and one that was broken off is gone on with (`-resume`). With two sizes exponents follow: the slope
-of log CPU seconds over log cells between the two largest, and bytes a cell more. Named are steps above 1.1, or 2 kB.
+seconds (clock) are given too. Rows go to `benchmarks/results/growth.tsv`, those of the steps that were done even where
+the run was broken off, which is gone on with (`-resume`). With --few 40 genes are imputed instead of all and proteins,
+with --one a task runs at a time, on one processor; `run` says so. A size that has rows of the same features and kind
+of run for every step is not run again. With two sizes exponents follow: the slope of log CPU seconds over log cells
+between the two largest, and bytes a cell more. Named are steps above 1.1, or 2 kB.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,30 +35,55 @@ LARGEST_EXPONENT, BYTES_A_CELL = 1.1, 2000
 LEAST_SECONDS = 1.0
 """CPU seconds of a step beyond those at the smaller size, from which an exponent tells of more than its start."""
 SIZE = ["cells", "genes", "peaks"]
+LAST = "report"
+"""The step without whose row a size was not run to its end."""
+ONE = "executor.cpus = 1\nprocess.resourceLimits = [cpus: 1, memory: 14.GB]\n"
 
 
-def run(folder: Path, cells: int, genes: int, peaks: int) -> list[dict]:
-    """Simulate and run a size; rows of its steps."""
-    data, out = folder / "data", folder / "results"
+@dataclass(frozen=True)
+class Kind:
+    """What is run, beside the size: epochs, whether 40 genes are imputed alone, and whether tasks run one by one."""
+
+    epochs: int = EPOCHS
+    few: bool = False
+    one: bool = False
+
+    @property
+    def told(self) -> str:
+        """As in the table's column `run`."""
+        return f"{self.epochs} epochs" + (", 40 genes imputed" if self.few else "")
+
+
+def run(folder: Path, size: dict[str, int], kind: Kind) -> list[dict]:
+    """Simulate and run a size; rows of its steps, of those that were done where it was broken off."""
+    data, out = folder / "data", folder / f"results_{kind.epochs}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (data / "samplesheet.csv").is_file():
-        sizes = ["--cells", cells, "--genes", genes, "--peaks", peaks]
+        sizes = [word for name, number in size.items() for word in (f"--{name}", number)]
         order = [BIN / "multivi-nf", "simulate", "--outdir", data, *sizes, "--no-fragments"]
         subprocess.run([str(word) for word in order], check=True)
     order = [BIN / "nextflow", "run", ROOT, "-resume", "--input", data / "samplesheet.csv", "--outdir", out]
     order += ["--chrom_sizes", data / "genome/chrom.sizes", "--tss", data / "genome/tss.bed"]
-    order += ["--max_epochs", EPOCHS, "--device", "cpu"]
-    subprocess.run([str(word) for word in order], check=True, cwd=folder, env=os.environ | {"NXF_ANSI_LOG": "false"})
-    size = {"cells": cells, "genes": genes, "peaks": peaks}
+    order += ["--max_epochs", kind.epochs, "--device", "cpu"]
+    if kind.few:
+        order += ["--impute", "rna", "--impute_features", data / "markers.txt"]
+    if kind.one:
+        (folder / "one.config").write_text(ONE)
+        order += ["-c", folder / "one.config"]
+    done = subprocess.run([str(word) for word in order], cwd=folder, env=os.environ | {"NXF_ANSI_LOG": "false"})
+    if done.returncode:
+        print(f"the run ended with {done.returncode}: rows of what was done follow", file=sys.stderr)
     rows: dict[str, dict] = {}
     for path in sorted(out.rglob("*.resources.json")):
         task = json.loads(path.read_text())
-        row = rows.setdefault(task["step"], size | {"step": task["step"], "tasks": 0, "cpu_s": 0.0, "peak_GB": 0.0})
+        start = size | {"run": kind.told, "step": task["step"], "tasks": 0, "cpu_s": 0.0, "peak_GB": 0.0}
+        row = rows.setdefault(task["step"], start)
         row["tasks"] += 1
         row["cpu_s"] = round(row["cpu_s"] + task["cpu_seconds"], 2)
         row["peak_GB"] = round(max(row["peak_GB"], task["peak_memory"] / 1e9), 3)
-    history = pd.read_csv(out / "model/history.tsv", sep="\t")
-    rows["train"]["epoch_wall_s"] = round(float(np.median(history["seconds"])), 2)
+    if "train" in rows:
+        history = pd.read_csv(out / "model/history.tsv", sep="\t")
+        rows["train"]["epoch_wall_s"] = round(float(np.median(history["seconds"])), 2)
     return list(rows.values())
 
 
@@ -94,18 +123,26 @@ def main() -> None:
     options.add_argument("--cells", type=int, nargs="+", default=[2000, 20_000, 200_000])
     options.add_argument("--genes", type=int, default=10_000)
     options.add_argument("--peaks", type=int, default=60_000)
+    options.add_argument("--epochs", type=int, default=EPOCHS)
+    options.add_argument("--few", action="store_true", help="Impute 40 genes alone.")
+    options.add_argument("--one", action="store_true", help="One task at a time, on one processor.")
     options.add_argument("--results", type=Path, default=RESULTS)
     chosen = options.parse_args()
-    kind = {"genes": chosen.genes, "peaks": chosen.peaks}
+    features = {"genes": chosen.genes, "peaks": chosen.peaks}
+    kind = Kind(chosen.epochs, chosen.few, chosen.one)
     for cells in chosen.cells:
-        known = pd.read_csv(chosen.results, sep="\t") if chosen.results.exists() else pd.DataFrame(columns=SIZE)
-        if (known[SIZE] == [cells, *kind.values()]).all(axis=1).any():
+        known = (
+            pd.read_csv(chosen.results, sep="\t") if chosen.results.exists() else pd.DataFrame(columns=[*SIZE, "run"])
+        )
+        same = (known[[*SIZE, "run"]] == [cells, *features.values(), kind.told]).all(axis=1)
+        if LAST in known.loc[same, "step"].to_numpy() if len(known) else False:
             continue
         name = f"{cells}_{chosen.genes}_{chosen.peaks}"
-        rows = pd.DataFrame(run(chosen.folder.absolute() / name, cells, **kind))
-        pd.concat([known, rows] if len(known) else [rows]).to_csv(chosen.results, sep="\t", index=False)
+        rows = pd.DataFrame(run(chosen.folder.absolute() / name, {"cells": cells, **features}, kind))
+        rest = known[~same]
+        pd.concat([rest, rows] if len(rest) else [rows]).to_csv(chosen.results, sep="\t", index=False)
     table = pd.read_csv(chosen.results, sep="\t")
-    table = table[(table[list(kind)] == list(kind.values())).all(axis=1)]
+    table = table[(table[list(features)] == list(features.values())).all(axis=1) & (table["run"] == kind.told)]
     print(table.to_string(index=False))
     if table["cells"].nunique() > 1:
         print(exponents(table).to_string(index=False))
