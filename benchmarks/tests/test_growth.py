@@ -30,12 +30,14 @@ def test_exponents_and_bytes_of_the_two_largest_sizes_name_what_grows_too_fast()
 
 
 def test_a_size_that_has_its_rows_is_not_run_again(tmp_path, monkeypatch, capsys):
-    ran = []
+    ran: list[int] = []
+    broken_off = False
 
-    def run(folder: Path, cells: int, genes: int, peaks: int) -> list[dict]:
-        ran.append(cells)
-        size = {"cells": cells, "genes": genes, "peaks": peaks}
-        return [size | {"step": "train", "tasks": 1, "cpu_s": 0.1 * cells, "peak_GB": 1.0, "epoch_wall_s": 1.0}]
+    def run(folder: Path, size: dict[str, int], kind: growth.Kind) -> list[dict]:
+        ran.append(size["cells"])
+        costs = {"tasks": 1, "cpu_s": 0.1 * size["cells"], "peak_GB": 1.0}
+        done = ["train"] if broken_off else ["train", "report"]
+        return [size | {"run": kind.told, "step": step} | costs for step in done]
 
     monkeypatch.setattr(growth, "run", run)
     for genes in (5, 5, 7):
@@ -43,5 +45,16 @@ def test_a_size_that_has_its_rows_is_not_run_again(tmp_path, monkeypatch, capsys
         monkeypatch.setattr(sys, "argv", [*map(str, order), "--results", str(tmp_path / "growth.tsv")])
         growth.main()
     assert ran == [10, 100, 10, 100]
-    assert len(pd.read_csv(tmp_path / "growth.tsv", sep="\t")) == 4
+    assert len(pd.read_csv(tmp_path / "growth.tsv", sep="\t")) == 8
+    # another kind of run has rows of its own; one that was broken off keeps what was done, and is gone on with
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--epochs", "2", "--few"])
+    broken_off = True
+    growth.main()
+    assert ran[4:] == [10, 100]
+    broken_off = False
+    growth.main()
+    growth.main()
+    assert ran[6:] == [10, 100]
+    found = pd.read_csv(tmp_path / "growth.tsv", sep="\t")
+    assert found.groupby("run").size().to_dict() == {"5 epochs": 8, "2 epochs, 40 genes imputed": 4}
     assert "train" in capsys.readouterr().out

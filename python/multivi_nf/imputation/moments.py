@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from multivi_nf.errors import InputError, option
+from multivi_nf.io.processors import threads_given
 
 TINY = 1e-12
 _COLUMNS = 256
@@ -167,16 +167,10 @@ def with_mean_error(found: Moments, rows: np.ndarray, sd: np.ndarray, interval: 
 
 def share_out(work: Callable[[int, int], None], n_cells: int, n_threads: int | None) -> None:
     """Call `work(begin, end)` for runs of cells, one a thread."""
-    n_threads = max(1, min(n_threads or default_threads(), n_cells))
+    n_threads = max(1, min(n_threads or threads_given(), n_cells))
     edges = np.linspace(0, n_cells, n_threads + 1).astype(int)
     if n_threads == 1:
         work(0, n_cells)
         return
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(work, edges[:-1].tolist(), edges[1:].tolist()))
-
-
-def default_threads() -> int:
-    """Threads that torch would use, which follow OMP_NUM_THREADS and the cores this process may run on."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    return int(named) if named.isdecimal() and int(named) > 0 else len(os.sched_getaffinity(0))

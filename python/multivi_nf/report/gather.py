@@ -18,6 +18,7 @@ from multivi_nf.io.limits import check_columns, object_in, read_bytes, read_obje
 from multivi_nf.io.stores import check_store, open_store
 from multivi_nf.modalities import MODALITIES
 from multivi_nf.mosaic.read import embedded
+from multivi_nf.mosaic.rows import chosen, rows_by_rows
 from multivi_nf.report import facts
 
 QC_ROWS = 20_000
@@ -209,9 +210,7 @@ def read_counts(path: Path, modality: str, cells: pd.Index) -> sp.csr_matrix:
         place = names.get_indexer(cells)
         if (place < 0).any():
             raise ValueError(f"cells that obs says have {modality} are not in mod/{modality}")
-        order = np.argsort(place, kind="stable")
-        found = sp.csr_matrix(ad.io.sparse_dataset(group["X"])[place[order]])
-    return found[np.argsort(order, kind="stable")]
+        return chosen(rows_by_rows(ad.io.sparse_dataset(group["X"])), place)
 
 
 def read_contrast(path: Path) -> pd.DataFrame:

@@ -148,6 +148,22 @@ def test_counts_of_some_cells_are_read_in_the_order_asked_for(results_folder):
     cells = whole.obs_names[[7, 3, 30, 4]]
     found = read_counts(results_folder / "multivi.h5mu", "atac", cells)
     np.testing.assert_array_equal(found.toarray(), whole[cells].X.toarray())
+    assert found.dtype == whole.X.dtype
+
+
+def test_counts_by_column_are_those_by_row(results_folder, tmp_path):
+    import anndata as ad
+
+    path = Path(shutil.copy(results_folder / "multivi.h5mu", tmp_path))
+    by_row = read_h5mu(path)["atac"]
+    cells = by_row.obs_names[[7, 3, 30, 4, 7]]
+    with h5py.File(path, "r+") as file:
+        del file["mod/atac/X"]
+        ad.io.write_elem(file["mod/atac"], "X", by_row.X.tocsc())
+    found, expected = (read_counts(one, "atac", cells) for one in (path, results_folder / "multivi.h5mu"))
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
+    np.testing.assert_array_equal(found.toarray(), by_row[cells[:4]].X.toarray()[[0, 1, 2, 3, 0]])
 
 
 @pytest.mark.parametrize("forged", ["no values", "cells of another"])
