@@ -230,6 +230,41 @@ def test_validation_has_the_same_noise_in_every_epoch(mosaic):
     assert len(set(model.history["rna"])) == 3
 
 
+def test_the_loss_of_so_many_validation_cells_is_looked_at_and_pairs_among_all(mosaic, monkeypatch):
+    """What each validated minibatch was given; the same cells in every epoch, and all without a limit."""
+    validated: list[int] = []
+    pairs: list[int] = []
+    measure, held = Objective.validate, loop.HeldPairs
+
+    def noted(self, minibatch, n_cells, seed):
+        validated.append(n_cells)
+        return measure(self, minibatch, n_cells, seed)
+
+    monkeypatch.setattr(Objective, "validate", noted)
+    monkeypatch.setattr(
+        loop, "HeldPairs", lambda m, data, cells, seed: pairs.append(len(cells)) or held(m, data, cells, seed)
+    )
+    whole = fitted(mosaic, max_epochs=2)
+    n = int((whole.split["split"] == "validation").sum())
+    assert sum(validated) == 2 * n and pairs == [n] and n > 8
+    monkeypatch.setattr(loop, "VALIDATED", 8)
+    validated.clear()
+    limited, again = (fitted(mosaic, max_epochs=2, learning_rate=1e-30) for _ in range(2))
+    assert validated == [8] * 4 and pairs == [n] * 3
+    losses = limited.history["validation_loss"]
+    assert losses[0] == losses[1] == again.history["validation_loss"][0] != whole.history["validation_loss"][0]
+    assert limited.split.equals(whole.split)
+
+
+def test_the_cells_that_are_looked_at_are_seeded_and_in_order():
+    cells = np.arange(0, 9000, 2)
+    some = loop.looked_at(cells, 0)
+    assert len(some) == loop.VALIDATED == len(np.unique(some)) and np.isin(some, cells).all()
+    assert (np.diff(some) > 0).all()
+    assert np.array_equal(some, loop.looked_at(cells, 0)) and not np.array_equal(some, loop.looked_at(cells, 1))
+    assert np.array_equal(loop.looked_at(cells[:1000], 0), cells[:1000])
+
+
 @pytest.mark.parametrize(
     "error",
     [
